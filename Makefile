@@ -1,0 +1,49 @@
+# `make simulate` runs the main job, `make test` what CI runs. Both set up .venv first.
+#
+# TORCH_INDEX: extra package index to take torch and torchvision from, for instance PyTorch's
+# CPU wheels, which are about ten times smaller than the default (CUDA) ones:
+#   make simulate TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: simulate test test-slow lint audit clean
+
+simulate: $(VENV)/.installed
+	$(BIN)/codream-secure simulate --clients 10 --dp-eps 8
+
+test: lint
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+audit: $(VENV)/.installed-test
+	HYPOTHESIS_PROFILE=audit $(BIN)/python -m pytest tests/protocols -m ""
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("codream-secure needs Python 3.11 or newer; name one with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+ifneq ($(TORCH_INDEX),)
+	$(PIP) --index-url $(TORCH_INDEX) torch torchvision
+endif
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.installed
+	$(PIP) --editable '.[test,audit]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

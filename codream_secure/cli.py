@@ -1,0 +1,125 @@
+"""The command line: parse, call one function, map errors to exit codes.
+
+Exit codes: 0 done; 2 bad input; 3 done, but too many dropouts left a round without dreams;
+130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codream_secure._version import __version__
+from codream_secure.config import Config, Setting, load_toml, resolve, settings
+from codream_secure.errors import UserError
+
+if TYPE_CHECKING:
+    from codream_secure.report.run_folder import RunFolder
+    from codream_secure.simulation import Simulation
+
+EXIT_BAD_INPUT = 2
+EXIT_DROPOUTS = 3
+EXIT_INTERRUPTED = 130
+
+_EXAMPLES = """\b
+Examples:
+  codream-secure simulate --clients 10 --dp-eps 8
+  codream-secure simulate --partition dirichlet:0.5
+  codream-secure simulate --models resnet8,lenet5,mlp --dropout 0.1
+  codream-secure simulate --dataset my-images.npz --json
+"""
+
+
+def _as_option(setting: Setting) -> Callable[[Any], Any]:
+    name = setting.name.replace("_", "-")
+    help_text = setting.help
+    if setting.default is not None:
+        help_text += f"  [default: {setting.default}]"
+    if setting.kind is bool:
+        return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=help_text)
+    kind = click.Choice(setting.choices) if setting.choices else setting.kind
+    return click.option(f"--{name}", setting.name, type=kind, default=None, help=help_text)
+
+
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(settings()):
+        command = _as_option(setting)(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="codream-secure")
+def cli() -> None:
+    """Learn together through dreams; the server sees nothing but sums."""
+
+
+@cli.command(epilog=_EXAMPLES)
+@_run_options
+@click.option(
+    "--config",
+    "config_file",
+    type=Path,
+    help="TOML file with options as keys, underscores for dashes; the command line wins",
+)
+@click.option(
+    "--out", type=Path, help="folder for the results, new or empty  [default: runs/<time>-<name>]"
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="print summary.json on stdout and nothing else"
+)
+@click.option("--quiet", is_flag=True, help="no progress display and no table")
+def simulate(
+    config_file: Path | None, out: Path | None, *, as_json: bool, quiet: bool, **options: object
+) -> None:
+    """Run a whole federation on this machine."""
+    given = {name: value for name, value in options.items() if value is not None}
+    from_file = load_toml(config_file) if config_file else {}
+    config = resolve(Config.from_options(from_file | given))
+    sys.exit(_simulate(config, out, as_json=as_json, quiet=quiet))
+
+
+def _simulate(config: Config, out: Path | None, *, as_json: bool, quiet: bool) -> int:
+    # torch takes seconds to import: only now, so that --help and bad options answer at once.
+    from rich.console import Console  # noqa: PLC0415
+
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.run_folder import RunFolder, default_folder  # noqa: PLC0415
+    from codream_secure.report.summary import summarise  # noqa: PLC0415
+    from codream_secure.report.table import summary_table  # noqa: PLC0415
+    from codream_secure.simulation import Simulation  # noqa: PLC0415
+
+    with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
+        simulation = Simulation(config, progress=progress)
+        folder = RunFolder(out or default_folder(config))
+        code = _run(simulation, folder)
+    summary = summarise(simulation)
+    folder.finish(simulation, summary)
+    if as_json:
+        click.echo(json.dumps(summary))
+    elif not quiet:
+        console = Console()
+        console.print(summary_table(summary))
+        console.print(f"written to {folder.path}", highlight=False)
+    return code
+
+
+def _run(simulation: "Simulation", folder: "RunFolder") -> int:
+    folder.start(simulation.config)
+    try:
+        for measurement in simulation.rounds():
+            folder.append(measurement, {"aborted_steps": simulation.aggregator.aborted_steps})
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_DROPOUTS if simulation.unlabelled_rounds else 0
+
+
+def entry_point() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        cli.main(prog_name="codream-secure", standalone_mode=True)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)

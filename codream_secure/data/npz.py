@@ -1,0 +1,146 @@
+"""Reading a user's `.npz` file: everything that can be wrong with it is said in one line."""
+
+import tokenize
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codream_secure.errors import UserError
+
+KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
+MAX_CHANNELS: Final = 4
+MAX_CLASSES: Final = 65_536
+
+_GREY_AXES: Final = 3
+_COLOUR_AXES: Final = 4
+# What numpy and zipfile raise for a file that is not what it says it is.
+_FORMAT_ERRORS: Final = (
+    ValueError,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrays:
+    """The four arrays of a file, checked and converted; shapes and types as in `Dataset`."""
+
+    x_train: NDArray[np.float32]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.float32]
+    y_test: NDArray[np.int64]
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read and check the four arrays of a file.
+
+    Args:
+        path: The file; `load_dataset` says what it must hold. Other arrays in it are ignored.
+
+    Returns:
+        Images as float32 N x C x H x W in [0, 1], labels as int64.
+
+    Raises:
+        UserError: The file is missing, is no readable `.npz` file, or an array is not as it
+            must be.
+    """
+    raw = _read_arrays(path)
+    images = {key: _images(path, key, raw[key]) for key in ("x_train", "x_test")}
+    labels = {key: _labels(path, key, raw[key]) for key in ("y_train", "y_test")}
+    for split in ("train", "test"):
+        x, y = images[f"x_{split}"], labels[f"y_{split}"]
+        if len(x) != len(y):
+            text = f"x_{split} has {len(x)} images and y_{split} {len(y)} labels; make them equal"
+            raise _error(path, text)
+    shapes = [images[key].shape[1:] for key in ("x_train", "x_test")]
+    if shapes[0] != shapes[1]:
+        text = f"train and test images differ in shape (C, H, W): {shapes[0]} and {shapes[1]}"
+        raise _error(path, text)
+    if max(int(array.max()) for array in labels.values()) == 0:
+        raise _error(path, "all labels are 0; a dataset needs two classes or more")
+    return Arrays(images["x_train"], labels["y_train"], images["x_test"], labels["y_test"])
+
+
+def _error(path: Path, text: str) -> UserError:
+    return UserError(f"{path}: {text}")
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # Opened here, so that it is closed even where numpy fails half way.
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise _error(path, "not a complete .npz file; write it with numpy.savez")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                missing = [key for key in KEYS if key not in archive]
+                if missing:
+                    text = f"no array {', '.join(missing)}; it must hold {', '.join(KEYS)}"
+                    raise _error(path, text)
+                return {key: np.asarray(archive[key]) for key in KEYS}
+    except FileNotFoundError as error:
+        raise _error(path, "no such file; check the path given as dataset") from error
+    except MemoryError as error:
+        raise _error(path, "its arrays do not fit in memory; use fewer images") from error
+    except OSError as error:
+        text = f"cannot be read ({error.strerror or 'damaged'}); check the file"
+        raise _error(path, text) from error
+    except _FORMAT_ERRORS as error:
+        text = "damaged, or holds Python objects; write plain arrays with numpy.savez"
+        raise _error(path, text) from error
+
+
+def _images(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    if array.ndim == _GREY_AXES:
+        array = array[..., None]
+    if array.ndim != _COLOUR_AXES or not 1 <= array.shape[-1] <= MAX_CHANNELS:
+        text = (
+            f"{key} has shape {array.shape}; images must be N x H x W, or N x H x W x C with the"
+            f" 1 to {MAX_CHANNELS} channels last"
+        )
+        raise _error(path, text)
+    if array.size == 0:
+        raise _error(path, f"{key} is empty (shape {array.shape}); both splits need images")
+    pixels = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32) / np.float32(255)
+    if pixels.dtype.kind != "f":
+        text = f"{key} has type {array.dtype}; store pixels as uint8, or as floats in [0, 1]"
+        raise _error(path, text)
+    if not np.isfinite(pixels).all():
+        raise _error(path, f"{key} has NaN or infinite pixels; remove those images or mend them")
+    if pixels.min() < 0 or pixels.max() > 1:
+        text = (
+            f"{key} has pixels from {pixels.min():g} to {pixels.max():g}; bring them to [0, 1]"
+            " (divide by the greatest possible pixel, undo any normalisation) or store uint8"
+        )
+        raise _error(path, text)
+    return np.asarray(pixels, dtype=np.float32)
+
+
+def _labels(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.int64]:
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        text = (
+            f"{key} has type {array.dtype} and shape {array.shape}; labels must be one integer"
+            " per image, 0 for the first class"
+        )
+        raise _error(path, text)
+    if array.size == 0:
+        raise _error(path, f"{key} is empty; both splits need examples")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= MAX_CLASSES:
+        text = f"{key} has labels from {low} to {high}; number the K classes 0 to K-1"
+        raise _error(path, f"{text} (K at most {MAX_CLASSES})")
+    return array.astype(np.int64)

@@ -1,0 +1,1 @@
+"""How dreams are made: losses, the teacher's gradient, the server's synthesis."""

@@ -1,0 +1,159 @@
+"""One participant's model and the steps by which it learns."""
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from codream_secure.privacy.dpsgd import PrivateTrainer
+
+
+def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return T^2 * KL(targets || softmax(logits / T)), mean over the batch (CoDream Eq. 5).
+
+    Args:
+        logits: the student's, float, shape (B, classes).
+        targets: probabilities that were already softened, float, shape (B, classes).
+        temperature: T > 0.
+    """
+    log_p = F.log_softmax(logits / temperature, dim=1)
+    return F.kl_div(log_p, targets, reduction="batchmean") * temperature**2
+
+
+class BatchStream:
+    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch: int, shuffle: torch.Generator) -> None:
+        self._x, self._y = x, y
+        self._batch = min(batch, len(x))
+        self._shuffle = shuffle
+        self._batches = self._epochs()
+
+    def _epochs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            order = torch.randperm(len(self._x), generator=self._shuffle).to(self._x.device)
+            # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
+            for start in range(0, len(order) - self._batch + 1, self._batch):
+                rows = order[start : start + self._batch]
+                yield self._x[rows], self._y[rows]
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch."""
+        return next(self._batches)
+
+
+class Learner(Protocol):
+    """What knowledge acquisition needs of a participant, private or not."""
+
+    model: nn.Module
+    local_steps: int  # cross-entropy steps taken so far
+
+    def frozen_copy(self) -> nn.Module:
+        """Return a copy in eval mode whose parameters take no gradient."""
+
+    def local_step(self) -> None:
+        """Take one cross-entropy step on local data."""
+
+    def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take one step towards the soft labels of public dreams."""
+
+    def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take one step on public dreams and local data together."""
+
+
+class PlainLearner:
+    """Learns without differential privacy, with one optimizer for local data and dreams.
+
+    Args:
+        model: trained in place.
+        data: local batches, or None for a student that sees dreams alone.
+        learning_rate: of Adam.
+    """
+
+    def __init__(self, model: nn.Module, data: BatchStream | None, learning_rate: float) -> None:
+        self.model = model
+        self.local_steps = 0
+        self._data = data
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=True)
+        model.train()
+
+    def frozen_copy(self) -> nn.Module:
+        """Return a copy in eval mode whose parameters take no gradient."""
+        return copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
+
+    def _local_loss(self) -> Tensor:
+        if self._data is None:
+            raise ValueError("this learner has no local data")
+        self.local_steps += 1
+        x, y = self._data.next()
+        return F.cross_entropy(self.model(x), y)
+
+    def _descend(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+    def local_step(self) -> None:
+        """Take one cross-entropy step on local data."""
+        self._descend(self._local_loss())
+
+    def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take one step towards the soft labels of public dreams."""
+        self._descend(distillation_loss(self.model(dreams), targets, temperature))
+
+    def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take one step on both losses; two forward passes, so that BatchNorm does not mix them."""
+        loss = distillation_loss(self.model(dreams), targets, temperature)
+        self._descend(loss + self._local_loss())
+
+
+class PrivateLearner:
+    """Learns under example-level DP: every gradient of local data goes through DP-SGD.
+
+    Dreams and their labels are public, so distillation uses an optimizer of its own, without
+    hooks and without noise. A joint step is a distillation step; `acquire` spreads the private
+    steps between them.
+
+    Args:
+        trainer: owns the model and the privacy budget.
+        data: all local examples and labels; Poisson sampling happens inside the trainer.
+        learning_rate: of Adam on dreams.
+
+    Guarantee:
+        Local data is touched by `local_step` alone, each charged to the trainer's budget.
+    """
+
+    def __init__(
+        self, trainer: "PrivateTrainer", data: tuple[Tensor, Tensor], learning_rate: float
+    ) -> None:
+        self.model = trainer.model
+        self.local_steps = 0
+        self._trainer = trainer
+        self._x, self._y = data
+        self._optimizer = torch.optim.Adam(trainer.public_parameters(), lr=learning_rate)
+
+    def frozen_copy(self) -> nn.Module:
+        """Return a copy without hooks in eval mode whose parameters take no gradient."""
+        return self._trainer.frozen_copy()
+
+    def local_step(self) -> None:
+        """Take one step of DP-SGD; it is charged before anything is computed."""
+        self.local_steps += 1
+        self._trainer.step(self._x, self._y)
+
+    def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take one step towards the soft labels of public dreams."""
+        with self._trainer.without_hooks():
+            self._optimizer.zero_grad()
+            loss = distillation_loss(self.model(dreams), targets, temperature)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+
+    def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
+        """Take the public half of a joint step."""
+        self.distillation_step(dreams, targets, temperature)

@@ -1,0 +1,110 @@
+"""The observer of a simulation: it may look into clients, and tells nobody who takes part.
+
+Per-client accuracies are facts about the simulation, not something the protocol carries. Nothing
+here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Scaled images, float32 (N, C, H, W), and labels, int64 (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Accuracies at the end of a round, fractions 0..1.
+
+    ``clients`` and ``independent`` hold one test accuracy per client. ``validation`` is the mean
+    over clients of the accuracy on their own validation part; None under DP.
+    """
+
+    round: int
+    clients: tuple[float, ...]
+    independent: tuple[float, ...]
+    server: float
+    validation: float | None
+
+    @property
+    def clients_mean(self) -> float:
+        """Mean test accuracy of the clients."""
+        return float(np.mean(self.clients))
+
+    @property
+    def clients_std(self) -> float:
+        """Population standard deviation over clients."""
+        return float(np.std(self.clients))
+
+    @property
+    def independent_mean(self) -> float:
+        """Mean test accuracy of independent training."""
+        return float(np.mean(self.independent))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, examples: Examples, batch: int = 1024) -> float:
+    """Return the fraction of examples whose label has the largest logit.
+
+    The model is evaluated in eval mode and left in the mode it was in.
+    """
+    was_training = model.training
+    model.eval()
+    pairs = zip(examples.x.split(batch), examples.y.split(batch), strict=True)
+    correct = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in pairs)
+    model.train(was_training)
+    return correct / len(examples.y)
+
+
+class Observer:
+    """Measures models on the test set and on clients' validation parts.
+
+    Args:
+        test: the dataset's test part; used here and nowhere else.
+        validation: by client id; empty under DP.
+    """
+
+    def __init__(self, test: Examples, validation: Mapping[int, Examples]) -> None:
+        self._test = test
+        self._validation = validation
+        self.history: list[Measurement] = []
+
+    def measure(
+        self,
+        round_number: int,
+        clients: Mapping[int, nn.Module],
+        independent: Mapping[int, nn.Module],
+        server: nn.Module,
+    ) -> Measurement:
+        """Measure everybody and remember the result in ``history``."""
+        on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
+        measurement = Measurement(
+            round=round_number,
+            clients=tuple(accuracy(model, self._test) for model in clients.values()),
+            independent=tuple(accuracy(model, self._test) for model in independent.values()),
+            server=accuracy(server, self._test),
+            validation=float(np.mean(on_own)) if on_own else None,
+        )
+        self.history.append(measurement)
+        return measurement
+
+    def reported(self) -> Measurement | None:
+        """Return the measurement that a report quotes.
+
+        The round with the best mean validation accuracy, the later one of equals; under DP,
+        where there is no validation part, the last round. The test accuracy plays no part.
+        """
+        if not self.history:
+            return None
+        scored = [m for m in self.history if m.validation is not None]
+        if not scored:
+            return self.history[-1]
+        return max(scored, key=lambda m: (m.validation, m.round))

@@ -1,0 +1,1 @@
+"""Differential privacy: accounting, DP-SGD and the plan of a run."""

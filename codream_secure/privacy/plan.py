@@ -1,0 +1,100 @@
+"""The private steps of a whole run, fixed before it starts: how many, when, with what noise."""
+
+from typing import TYPE_CHECKING, Self
+
+from codream_secure.config import Config
+from codream_secure.privacy.accounting import (
+    Guarantee,
+    PrivacyBudget,
+    guarantee_for,
+    noise_multiplier_for,
+)
+from codream_secure.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from codream_secure.privacy.dpsgd import PrivateTrainer
+
+
+class PrivacyPlan:
+    """Spreads ``dp_steps`` private steps over warm-up and rounds, with one noise multiplier.
+
+    Every number here is public and none depends on how many examples a client has: the sampling
+    rate is ``dp_batch`` over an even share of the training part.
+
+    Args:
+        config: resolved, with ``dp_eps`` set.
+        examples: training examples of all clients together; public.
+
+    Guarantee:
+        The noise multiplier is computed once for all ``dp_steps`` steps. Charging it again a
+        round, as `PrivacyEngine.make_private_with_epsilon` invites, would overspend.
+    """
+
+    def __init__(self, config: Config, examples: int) -> None:
+        privacy = config.privacy
+        if privacy.dp_eps is None:
+            raise ValueError("no privacy was asked for")
+        share = examples // config.data.clients
+        batch = min(privacy.dp_batch or share, share)
+        self.seed = config.run.seed
+        self.sampling_rate = batch / share
+        self.noise_multiplier = noise_multiplier_for(
+            privacy.dp_eps, privacy.dp_delta, self.sampling_rate, privacy.dp_steps
+        )
+        self._batch = batch
+        self._settings = privacy
+        self._rounds = config.dream.rounds or 1
+        self._budgets: dict[tuple[str, int], PrivacyBudget] = {}
+
+    @classmethod
+    def of(cls, config: Config, examples: int) -> Self | None:
+        """Return the plan of a resolved configuration; None without DP."""
+        return cls(config, examples) if config.private else None
+
+    @property
+    def warmup_steps(self) -> int:
+        """Private steps before the first round."""
+        return round(self._settings.dp_warmup * self._settings.dp_steps)
+
+    def round_steps(self, number: int) -> int:
+        """Return the private steps of round ``number`` (from 1); all rounds use up the rest."""
+        rest = self._settings.dp_steps - self.warmup_steps
+        return rest * number // self._rounds - rest * (number - 1) // self._rounds
+
+    def trainer(self, model: "nn.Module", role: str, client: int) -> "PrivateTrainer":
+        """Return a DP-SGD trainer with a budget of its own.
+
+        Args:
+            model: trained in place; no BatchNorm.
+            role: "client", or "twin" for independent training, whose cost is its own.
+            client: id.
+        """
+        from codream_secure.privacy.dpsgd import PrivateTrainer  # noqa: PLC0415 - opacus is slow
+
+        budget = PrivacyBudget(self._settings.dp_steps)
+        self._budgets[role, client] = budget
+        seed = None if self.seed is None else derive_seed(self.seed, "dp", role, client)
+        return PrivateTrainer(
+            model,
+            clip=self._settings.dp_clip,
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            expected_batch=self._batch,
+            learning_rate=self._settings.dp_lr,
+            budget=budget,
+            seed=seed,
+        )
+
+    def guarantee(self) -> Guarantee:
+        """Return what the clients' runs cost so far: the maximum over clients of steps charged."""
+        budgets = [b for (role, _), b in self._budgets.items() if role == "client"]
+        return guarantee_for(
+            budgets,
+            noise_multiplier=self.noise_multiplier,
+            sampling_rate=self.sampling_rate,
+            clip=self._settings.dp_clip,
+            delta=self._settings.dp_delta,
+            noise_source="os" if self.seed is None else "seeded",
+        )

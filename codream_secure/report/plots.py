@@ -1,0 +1,63 @@
+"""Pictures of a run: the dreams, and accuracy over rounds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from codream_secure.dreaming.synthesis import LabelledDreams
+from codream_secure.observer import Measurement
+
+_COLUMNS = 10
+_ROWS = 5
+_GREY_CHANNELS = 1
+_RGB_CHANNELS = 3
+
+
+def draw_dreams(dreams: LabelledDreams, path: Path) -> None:
+    """Draw up to 50 dreams sorted by their label, with label and confidence above each.
+
+    Colour images of three channels are drawn in colour; of two or four channels, the first.
+    """
+    labels = dreams.targets.argmax(dim=1).numpy()
+    confidence = dreams.targets.max(dim=1).values.numpy()
+    order = np.argsort(labels, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), _COLUMNS * _ROWS)).astype(int)]
+    rows = -(-len(chosen) // _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS, 1.25 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, index in zip(axes.flat, chosen, strict=False):
+        image = dreams.pixels[index]
+        if len(image) == _RGB_CHANNELS:
+            axis.imshow(image.transpose(1, 2, 0))
+        else:
+            axis.imshow(image[0], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{labels[index]}: {confidence[index]:.0%}", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
+    """Draw test accuracy over rounds: clients with their spread, independent training, student."""
+    rounds = [m.round for m in history]
+    mean = np.array([m.clients_mean for m in history])
+    spread = np.array([m.clients_std for m in history])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot(rounds, mean, marker="o", label="Co-Dream clients (mean ± std)")
+    axis.fill_between(rounds, mean - spread, mean + spread, alpha=0.2)
+    axis.plot(rounds, [m.server for m in history], marker="s", label="server student (dreams only)")
+    axis.plot(
+        rounds, [m.independent_mean for m in history], marker="x", label="independent training"
+    )
+    axis.set_xlabel("round")
+    axis.set_xticks(rounds)
+    axis.set_ylabel("test accuracy (observer's)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)

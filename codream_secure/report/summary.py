@@ -1,0 +1,95 @@
+"""The summary of a run: what summary.json holds and the table shows."""
+
+from typing import Any
+
+import msgspec
+from torch import nn
+
+from codream_secure.observer import Measurement
+from codream_secure.simulation import Simulation
+
+SCHEMA_VERSION = 1
+
+
+def encoded_state(model: nn.Module) -> bytes:
+    """Encode a model as a FedAvg client would send it: float32 values, buffers included."""
+    state = {
+        name: value.detach().float().cpu().contiguous().numpy().tobytes()
+        for name, value in model.state_dict().items()
+    }
+    return msgspec.msgpack.encode(state)
+
+
+def summarise(simulation: Simulation) -> dict[str, Any]:
+    """Return the summary of what a simulation has done so far, in JSON's own types.
+
+    Accuracies are the observer's, measured on the test set after the reported round, and not
+    covered by epsilon; they are null when no round was finished.
+    """
+    config = simulation.config
+    reported = simulation.observer.reported()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "method": config.dream.method,
+        "dataset": config.data.dataset,
+        "partition": config.data.partition,
+        "clients": config.data.clients,
+        "models": list(simulation.model_names),
+        "seed": config.run.seed or 0,
+        "secure": config.secure.secure,
+        "threat_model": "semi-honest" if config.secure.secure else None,
+        "threshold": simulation.aggregator.threshold,
+        "rounds": config.dream.rounds,
+        "rounds_finished": len(simulation.observer.history),
+        "reported_round": reported.round if reported else None,
+        "bits": config.dream.bits,
+        "label_bits": config.learning.label_bits,
+        "round_trips_per_step": simulation.aggregator.round_trips,
+        "aggregation_steps": simulation.aggregator.steps,
+        "aborted_steps": simulation.aggregator.aborted_steps,
+        "unlabelled_rounds": simulation.unlabelled_rounds,
+        "accuracy": _accuracy(reported),
+        "privacy": _privacy(simulation),
+        "bytes": _bytes(simulation),
+        "seconds": _seconds(simulation),
+    }
+
+
+def _accuracy(reported: Measurement | None) -> dict[str, float | None]:
+    names = ("independent_mean", "clients_mean", "clients_std", "server")
+    return {name: getattr(reported, name) if reported else None for name in names}
+
+
+def _privacy(simulation: Simulation) -> dict[str, Any] | None:
+    guarantee = simulation.guarantee()
+    return None if guarantee is None else dict(msgspec.to_builtins(guarantee))
+
+
+def _bytes(simulation: Simulation) -> dict[str, Any]:
+    ledger = simulation.ledger
+    up, down = ledger.per_client("up"), ledger.per_client("down")
+    homogeneous = len(set(simulation.model_names)) == 1
+    rounds = len(simulation.observer.history)
+    fedavg = len(encoded_state(simulation.server_model())) * rounds if homogeneous else None
+    return {
+        "per_client_up": up,
+        "per_client_down": down,
+        "by_phase": ledger.by_phase(),
+        "fedavg_per_client_up": fedavg,
+        "fedavg_per_client_down": fedavg,
+        # FedAvg moves 2 x rounds x 4 bytes a parameter.
+        "equal_at_parameters": round((up + down) / (8 * rounds)) if rounds else None,
+    }
+
+
+def _seconds(simulation: Simulation) -> dict[str, float]:
+    """Return seconds by activity; the rest of ``total`` is set-up and measuring."""
+    spent = simulation.stopwatch.seconds
+    return {
+        "total": round(simulation.stopwatch.total, 3),
+        "local_training": round(spent["local_training"], 3),
+        "dreaming": round(spent["dreaming"] + spent["answering"], 3),
+        "secure_aggregation": round(spent["secure_aggregation"], 3),
+        "acquisition": round(spent["acquisition"], 3),
+        "independent": round(spent["independent"], 3),
+    }

@@ -1,0 +1,124 @@
+"""The table that a run ends with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "- (models differ)"
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} B"
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """Return the table of one run's summary."""
+    table = Table(title=_title(summary), title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for rows in (_accuracy_rows, _privacy_rows, _byte_rows, _protocol_rows, _time_rows):
+        for name, value in rows(summary):
+            table.add_row(name, value)
+        table.add_section()
+    return table
+
+
+def _title(s: Mapping[str, Any]) -> str:
+    models = ", ".join(dict.fromkeys(s["models"]))
+    return f"{s['method']} on {s['dataset']}, {s['partition']}: {s['clients']} clients ({models})"
+
+
+def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    accuracy = s["accuracy"]
+    chosen = "last round" if s["privacy"] else "round chosen on validation data"
+    return [
+        (
+            "test accuracy (observer's)",
+            f"after round {s['reported_round']} of {s['rounds']}, {chosen}",
+        ),
+        ("  independent training", _percent(accuracy["independent_mean"])),
+        (
+            "  Co-Dream clients",
+            f"{_percent(accuracy['clients_mean'])} ± {_percent(accuracy['clients_std'])}",
+        ),
+        ("  server student", _percent(accuracy["server"])),
+    ]
+
+
+def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    privacy = s["privacy"]
+    if privacy is None:
+        return [("differential privacy", "none (turn on with --dp-eps)")]
+    rows = [
+        (
+            "differential privacy",
+            f"ε = {privacy['epsilon']:.3f}, δ = {privacy['delta']:g} ({privacy['accountant']})",
+        ),
+        ("  unit", privacy["unit"]),
+        ("  adjacency", privacy["adjacency"]),
+        (
+            "  DP-SGD",
+            f"{privacy['steps']} steps, noise multiplier {privacy['noise_multiplier']:.3f}, "
+            f"clip {privacy['clip']:g}, sampling rate {privacy['sampling_rate']:g}",
+        ),
+        ("  noise source", privacy["noise_source"]),
+    ]
+    if privacy["noise_source"] == "seeded":
+        rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
+    return rows
+
+
+def _byte_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    sizes = s["bytes"]
+    rows = [
+        (
+            "bytes per client",
+            f"{_size(sizes['per_client_up'])} up, {_size(sizes['per_client_down'])} down",
+        )
+    ]
+    rows += [
+        (f"  {phase}", f"{_size(count['up'])} up, {_size(count['down'])} down")
+        for phase, count in sizes["by_phase"].items()
+        if count["up"] or count["down"]
+    ]
+    fedavg = sizes["fedavg_per_client_up"]
+    rows.append(
+        ("  FedAvg, same rounds", _size(fedavg) + (" each way" if fedavg is not None else ""))
+    )
+    if sizes["equal_at_parameters"] is not None:
+        rows.append(("  equal to FedAvg at", f"{sizes['equal_at_parameters']:,} parameters"))
+    return rows
+
+
+def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    how = (
+        f"masked ({s['threat_model']}, threshold {s['threshold']} of {s['clients']})"
+        if s["secure"]
+        else "IN THE CLEAR (--no-secure): the server sees every client's input"
+    )
+    return [
+        ("aggregation", how),
+        ("  round trips a step", str(s["round_trips_per_step"])),
+        ("  steps aborted", f"{s['aborted_steps']} of {s['aggregation_steps']}"),
+    ]
+
+
+def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+    seconds = s["seconds"]
+    share = seconds["secure_aggregation"] / seconds["total"] if seconds["total"] else 0.0
+    rows = [("seconds", f"{seconds['total']:.1f}")]
+    rows += [
+        (f"  {name.replace('_', ' ')}", f"{value:.1f}")
+        for name, value in seconds.items()
+        if name != "total"
+    ]
+    rows.append(("  share of aggregation", _percent(share)))
+    return rows

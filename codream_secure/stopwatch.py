@@ -1,0 +1,37 @@
+"""Wall time by activity, for the report. Nested activities are not counted twice."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Adds up seconds per activity; an inner activity pauses the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._stack: list[str] = []
+        self._start = self._since = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the watch was made."""
+        return time.perf_counter() - self._start
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        if self._stack:
+            self.seconds[self._stack[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def measure(self, activity: str) -> Iterator[None]:
+        """Charge the time spent inside the block to ``activity``."""
+        self._charge()
+        self._stack.append(activity)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._stack.pop()

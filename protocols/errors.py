@@ -1,0 +1,59 @@
+"""The error tree: whose fault it was, and nothing about any secret (SPEC 6.6)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from protocols.params import Phase
+
+
+class SecAggError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(SecAggError, ValueError):
+    """Parameters that no aggregation can run under."""
+
+
+class DecodeError(SecAggError):
+    """Bytes that are not the canonical encoding of an allowed message."""
+
+
+class LocalProtocolError(SecAggError):
+    """The caller misused a session: wrong order, repeated step, wrong input."""
+
+
+class RemoteProtocolError(SecAggError):
+    """A peer broke the protocol.
+
+    Attributes:
+        peer: the client at fault; None stands for the server.
+        phase: the round in which it was noticed.
+    """
+
+    def __init__(self, peer: int | None, phase: Phase, message: str) -> None:
+        self.peer = peer
+        self.phase = phase
+        who = "server" if peer is None else f"client {peer}"
+        super().__init__(f"{who}, {phase}: {message}")
+
+
+class NotEnoughSurvivors(SecAggError):  # noqa: N818 - an outcome of the protocol, named as one
+    """Fewer clients than the threshold are left; no sum, not even a partial one, exists.
+
+    Attributes:
+        phase: the round that ended below the threshold.
+        alive: how many clients sent their message of that round.
+        needed: the threshold.
+    """
+
+    def __init__(self, phase: Phase, alive: int, needed: int) -> None:
+        self.phase = phase
+        self.alive = alive
+        self.needed = needed
+        super().__init__(f"{phase}: {alive} clients left, {needed} needed")
+
+
+class CryptoError(SecAggError):
+    """A cryptographic check failed. Says no more, by design."""

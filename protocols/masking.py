@@ -1,0 +1,65 @@
+"""Double masking: self and pairwise masks over all sections (SPEC 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols import prg
+from protocols.context import u64
+from protocols.keys import KeyPair, hkdf
+from protocols.params import AggregationParams
+
+
+def mask_key_pair(seed: bytes, client: int, off0: bytes) -> KeyPair:
+    """The mask key pair of a client, derived from the 32-byte seed that is shared (SPEC 3.4)."""
+    return KeyPair.from_private_bytes(hkdf(seed, "mask key", u64(client), off0))
+
+
+def self_mask_key(seed: bytes, client: int, on: bytes) -> bytes:
+    """Key of a client's self mask; 32 secret bytes."""
+    return hkdf(seed, "self", u64(client), on)
+
+
+def pair_mask_key(own: KeyPair, client: int, peer: int, peer_public: bytes, on: bytes) -> bytes:
+    """Key of the mask that `client` and `peer` share, the same from both sides.
+
+    Raises:
+        CryptoError: the peer's public key has low order.
+    """
+    low, high = sorted((client, peer))
+    return hkdf(own.agree(peer_public), "pair", u64(low), u64(high), on)
+
+
+def pair_sign(client: int, peer: int) -> int:
+    """+1 if `client` adds the common mask, -1 if it subtracts it."""
+    return 1 if client > peer else -1
+
+
+class MaskedSum:
+    """Vectors of all sections plus signed masks, reduced mod p once at the end.
+
+    Args:
+        params: sections and fields.
+        vectors: per section, unsigned integers of shape (length,); copied.
+    """
+
+    def __init__(
+        self, params: AggregationParams, vectors: Sequence[NDArray[np.unsignedinteger]]
+    ) -> None:
+        self._names = [section.name.encode() for section in params.sections]
+        self._fields = [params.field(section) for section in params.sections]
+        self._totals = [vector.astype(np.int64) for vector in vectors]
+
+    def add(self, key: bytes, sign: int) -> None:
+        """Add sign * mask(key), every section from its own PRG key."""
+        parts = zip(self._names, self._fields, self._totals, strict=True)
+        for index, (name, field, total) in enumerate(parts):
+            prg.accumulate(total, hkdf(key, "section", u64(index), name), field, sign)
+
+    def reduced(self) -> tuple[NDArray[np.uint32], ...]:
+        """Per section, uint32 entries in [0, p)."""
+        pairs = zip(self._fields, self._totals, strict=True)
+        return tuple(field.reduce(total) for field, total in pairs)

@@ -1,0 +1,126 @@
+"""Clip, unbiased stochastic rounding to q bits, decoding of a sum, and the clip rule (SPEC 7)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.errors import ConfigError, LocalProtocolError
+from protocols.keys import hkdf
+from protocols.prg import keystream
+
+# SPEC 7.4. The first clip of a section kind, and the range that clients accept.
+CLIP_START = 1.0
+CLIP_MIN = 2.0**-20
+CLIP_MAX = 2.0**20
+# A clip may at most double or halve from one sum to the next.
+CLIP_MAX_RATIO = 2.0
+# Half-width of the clipped range, in standard deviations of one of n uncorrelated inputs.
+CLIP_DEVIATIONS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """Maps [-clip, clip] to the integers 0..2**bits - 1 and sums of them back (SPEC 7.1, 7.2).
+
+    Args:
+        bits: q, 1..24.
+        clip: c > 0, finite; the same public number for all clients.
+
+    Raises:
+        ConfigError: a parameter is out of range.
+    """
+
+    bits: int
+    clip: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 24:
+            raise ConfigError(f"quantizer bits must be 1..24, not {self.bits}")
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise ConfigError(f"clip must be finite and above 0, not {self.clip}")
+
+    @property
+    def levels(self) -> int:
+        """Return L = 2**bits - 1, the largest quantized value."""
+        return 2**self.bits - 1
+
+    @property
+    def resolution(self) -> float:
+        """Return the distance 2c / L between neighbouring levels, in units of the input."""
+        return 2 * self.clip / self.levels
+
+    def encode(
+        self, values: NDArray[np.floating], *, seed: bytes, step: int, section: str
+    ) -> NDArray[np.uint32]:
+        """Clip and round a vector, unbiased for every value inside the clip.
+
+        Args:
+            values: any float dtype and shape; flattened in C order.
+            seed: 32 secret bytes of this client.
+            step: protocol step; with ``section`` it selects the rounding stream (SPEC 7.3).
+            section: name of the section.
+
+        Returns:
+            uint32, shape (values.size,), in 0..2**bits - 1.
+
+        Raises:
+            LocalProtocolError: a value is NaN or infinite.
+
+        Guarantees:
+            Depends on the arguments only, so results do not depend on scheduling.
+            |E[decoded] - clip(value)| <= 2**-32 * resolution, and |decoded - clip(value)| is
+            below the resolution.
+        """
+        flat = np.asarray(values, dtype=np.float64).ravel()
+        if not np.isfinite(flat).all():
+            raise LocalProtocolError("input contains NaN or infinity; nothing was sent")
+        scaled = (np.clip(flat, -self.clip, self.clip) + self.clip) / self.resolution
+        rounded = np.floor(scaled + _rounding_stream(seed, step, section, flat.size))
+        return np.minimum(rounded, self.levels).astype(np.uint32)
+
+    def decode_sum(self, total: NDArray[np.integer], count: int) -> NDArray[np.float64]:
+        """Return the real sum of ``count`` clipped inputs from the integer sum of their codes.
+
+        Args:
+            total: integer sums, each in 0..count * (2**bits - 1).
+            count: number of summed clients.
+
+        Returns:
+            float64, the shape of ``total``.
+
+        Guarantees:
+            |result - sum of clipped inputs| < count * resolution always; its error is zero-mean
+            with variance at most count * resolution**2 / 4 a coordinate (SPEC 7.2).
+        """
+        return total * self.resolution - count * self.clip
+
+
+def _rounding_stream(seed: bytes, step: int, section: str, length: int) -> NDArray[np.float64]:
+    """Return numbers in [0, 1) on a grid of 2**-32 (SPEC 7.3)."""
+    key = hkdf(seed, "rounding", step.to_bytes(8, "big"), section.encode())
+    words = keystream(key, 4 * length).view("<u4")
+    return words * 2.0**-32
+
+
+def next_clip(quantizer: Quantizer, mean: NDArray[np.float64], count: int) -> float:
+    """Return the clip of the next step from the decoded mean of this one (SPEC 7.4).
+
+    The spread of the mean, less the variance that rounding can have added, times sqrt(count)
+    bounds the spread of one client's input when inputs are uncorrelated. Everything used is
+    public: a sum that the server learned anyway.
+
+    Args:
+        quantizer: of the step that was decoded.
+        mean: decoded sum divided by ``count``.
+        count: number of summed clients.
+
+    Returns:
+        a clip in [CLIP_MIN, CLIP_MAX], within a factor of CLIP_MAX_RATIO of the last one.
+    """
+    rounding_variance = quantizer.resolution**2 / (4 * count)
+    signal = math.sqrt(max(float(np.square(mean).mean()) - rounding_variance, 0.0))
+    wanted = CLIP_DEVIATIONS * math.sqrt(count) * signal
+    low, high = quantizer.clip / CLIP_MAX_RATIO, quantizer.clip * CLIP_MAX_RATIO
+    return min(max(wanted, low, CLIP_MIN), high, CLIP_MAX)

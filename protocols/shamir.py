@@ -1,0 +1,107 @@
+"""Shamir t-of-n sharing of 32-byte secrets over p = 2^256 - 189 (SPEC 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from protocols.errors import ConfigError, DecodeError
+from protocols.keys import Entropy, draw
+
+P = 2**256 - 189
+SIZE = 32
+
+
+def draw_element(entropy: Entropy) -> bytes:
+    """A uniform field element as 32 bytes big-endian, by rejection (once in 2^248 draws)."""
+    while True:
+        candidate = draw(entropy, SIZE)
+        if int.from_bytes(candidate, "big") < P:
+            return candidate
+
+
+def decode_element(data: bytes) -> int:
+    """The field element of a 32-byte encoding.
+
+    Raises:
+        DecodeError: wrong size, or not below p.
+    """
+    value = int.from_bytes(data, "big")
+    if len(data) != SIZE or value >= P:
+        raise DecodeError("not an encoding of a field element")
+    return value
+
+
+def split(
+    secret: bytes, threshold: int, points: Iterable[int], entropy: Entropy
+) -> dict[int, bytes]:
+    """Share a secret so that any `threshold` shares rebuild it and fewer say nothing about it.
+
+    Args:
+        secret: 32 bytes encoding an element below p.
+        threshold: shares needed, at least 1.
+        points: distinct x coordinates, roster index + 1, hence never 0.
+        entropy: source of the threshold - 1 coefficients.
+
+    Returns:
+        x -> share, 32 bytes each.
+
+    Raises:
+        ConfigError: too few, repeated or zero points.
+        DecodeError: the secret is not a field element.
+    """
+    xs = tuple(points)
+    _check_points(xs, threshold)
+    coefficients = [decode_element(draw_element(entropy)) for _ in range(threshold - 1)]
+    coefficients.append(decode_element(secret))
+    return {x: _evaluate(coefficients, x).to_bytes(SIZE, "big") for x in xs}
+
+
+def reconstruct(shares: Mapping[int, bytes], threshold: int) -> bytes:
+    """Rebuild a secret from `threshold` shares, those of the smallest x.
+
+    Args:
+        shares: x -> share; at least `threshold` of them.
+        threshold: the number the secret was shared with.
+
+    Raises:
+        ConfigError: too few shares, or a zero x.
+        DecodeError: a share is not a field element.
+    """
+    xs = tuple(sorted(shares)[:threshold])
+    _check_points(xs, threshold)
+    weights = lagrange_at_zero(xs)
+    terms = (w * decode_element(shares[x]) for w, x in zip(weights, xs, strict=True))
+    return (sum(terms) % P).to_bytes(SIZE, "big")
+
+
+@lru_cache(maxsize=32)
+def lagrange_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
+    """Lagrange coefficients at 0 for the answering set `xs`.
+
+    One set answers for all secrets of an aggregation, so the modular inverses are computed once.
+    """
+    weights = []
+    for x in xs:
+        above = below = 1
+        for other in xs:
+            if other != x:
+                above = above * other % P
+                below = below * (other - x) % P
+        weights.append(above * pow(below, -1, P) % P)
+    return tuple(weights)
+
+
+def _check_points(xs: Sequence[int], threshold: int) -> None:
+    if threshold < 1 or len(xs) < threshold:
+        raise ConfigError("fewer share points than the threshold")
+    if len(set(xs)) != len(xs) or any(not 0 < x < P for x in xs):
+        raise ConfigError("share points must be distinct and not zero")
+
+
+def _evaluate(coefficients: Sequence[int], x: int) -> int:
+    """Horner; highest coefficient first, the secret last."""
+    value = 0
+    for coefficient in coefficients:
+        value = (value * x + coefficient) % P
+    return value
