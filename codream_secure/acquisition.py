@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codream_secure.learner import Learner
-from codream_secure.messages import LabelKind, LabelRequest
+from codream_secure.messages import LabelRequest
 
 AcquisitionOrder = Literal["joint", "two-stage"]
 
@@ -38,7 +38,8 @@ def label_contribution(
             values = logits.clamp(-request.clip, request.clip)
         else:
             values = (logits / request.temperature).softmax(dim=1) - 0.5
-    return values.double().cpu().numpy().ravel()
+    contribution: NDArray[np.float64] = values.double().cpu().numpy().ravel()
+    return contribution
 
 
 def soft_targets(mean: NDArray[np.float64], request: LabelRequest) -> Tensor:
@@ -82,7 +83,7 @@ class DreamBuffer:
         targets = torch.cat([targets for _, targets in self._batches])
         for _ in range(count):
             order = torch.randperm(len(dreams), generator=shuffle).to(dreams.device)
-            for rows in order.split(batch):
+            for rows in torch.split(order, batch):
                 yield dreams[rows], targets[rows]
 
 

@@ -23,6 +23,7 @@ from codream_secure.messages import (
     encode,
     sections,
 )
+from codream_secure.parallel import in_parallel
 from codream_secure.seeds import derive_seed
 from codream_secure.stopwatch import Stopwatch
 from protocols.driver import DropSchedule, Tap, run_aggregation
@@ -155,7 +156,8 @@ class Aggregator(ABC):
             self._meters.ledger.record("broadcast", "down", len(broadcast))
         senders = [c for c in present if drops.drops.get(c) is not Phase.MASKED_INPUT]
         with self._meters.stopwatch.measure("answering"):
-            return {c: self._clients[c](broadcast, step) for c in senders}
+            answers = in_parallel(lambda c: self._clients[c](broadcast, step), senders)
+            return dict(zip(senders, answers, strict=True))
 
     @abstractmethod
     def _aggregate(
@@ -288,4 +290,4 @@ class PlainAggregator(Aggregator):
 
     @staticmethod
     def _total(vectors: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-        return np.sum(vectors, axis=0, dtype=np.uint64).astype(np.uint32)
+        return np.asarray(np.sum(vectors, axis=0, dtype=np.uint64), dtype=np.uint32)

@@ -17,7 +17,7 @@ import tomli_w
 from codream_secure.errors import UserError
 
 
-def _option(default: object, help_text: str, **limits: float) -> Any:  # noqa: ANN401
+def _option(default: object, help_text: str, /, **limits: float) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"help": help_text, **limits})
 
 
@@ -83,7 +83,7 @@ class LearningConfig:
         "joint", "distil and learn locally together, or one after the other"
     )
     kd_temperature: float = _option(4.0, "distillation temperature", above=0)
-    kd_epochs: int = _option(40, "distillation epochs over the buffer a round", min=0)
+    kd_epochs: int = _option(20, "distillation epochs over the buffer a round", min=0)
     kd_batch: int = _option(128, "dreams in a distillation step", min=1)
     buffer: int = _option(4, "dream batches kept, first in first out", min=1)
     learning_rate: float = _option(3e-3, "Adam's step size on models", above=0)
@@ -137,7 +137,7 @@ class RunConfig:
     )
 
 
-_CONCERNS: dict[str, type] = {
+_CONCERNS: dict[str, type[Any]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "dream": DreamConfig,

@@ -24,6 +24,10 @@ def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Te
     return F.kl_div(log_p, targets, reduction="batchmean") * temperature**2
 
 
+def _frozen_copy(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+
+
 class BatchStream:
     """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation."""
 
@@ -83,7 +87,7 @@ class PlainLearner:
 
     def frozen_copy(self) -> nn.Module:
         """Return a copy in eval mode whose parameters take no gradient."""
-        return copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
+        return _frozen_copy(self.model)
 
     def _local_loss(self) -> Tensor:
         if self._data is None:
@@ -134,11 +138,11 @@ class PrivateLearner:
         self.local_steps = 0
         self._trainer = trainer
         self._x, self._y = data
-        self._optimizer = torch.optim.Adam(trainer.public_parameters(), lr=learning_rate)
+        self._optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
 
     def frozen_copy(self) -> nn.Module:
-        """Return a copy without hooks in eval mode whose parameters take no gradient."""
-        return self._trainer.frozen_copy()
+        """Return a copy in eval mode whose parameters take no gradient."""
+        return _frozen_copy(self.model)
 
     def local_step(self) -> None:
         """Take one step of DP-SGD; it is charged before anything is computed."""
@@ -147,12 +151,10 @@ class PrivateLearner:
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step towards the soft labels of public dreams."""
-        with self._trainer.without_hooks():
-            self._optimizer.zero_grad()
-            loss = distillation_loss(self.model(dreams), targets, temperature)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimizer.step()
-            self._optimizer.zero_grad()
+        self._optimizer.zero_grad()
+        loss = distillation_loss(self.model(dreams), targets, temperature)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take the public half of a joint step."""

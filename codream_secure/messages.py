@@ -89,7 +89,7 @@ def decode_request(data: bytes) -> Request:
         RequestRefused: the bytes are no canonical request of this version.
     """
     try:
-        request = _REQUEST_DECODER.decode(data)
+        request: Request = _REQUEST_DECODER.decode(data)
     except msgspec.DecodeError as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION or encode(request) != data:

@@ -58,7 +58,7 @@ def accuracy(model: nn.Module, examples: Examples, batch: int = 1024) -> float:
     """
     was_training = model.training
     model.eval()
-    pairs = zip(examples.x.split(batch), examples.y.split(batch), strict=True)
+    pairs = zip(torch.split(examples.x, batch), torch.split(examples.y, batch), strict=True)
     correct = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in pairs)
     model.train(was_training)
     return correct / len(examples.y)

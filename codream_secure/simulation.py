@@ -4,13 +4,14 @@ Read `Simulation.rounds` first: it is the run from beginning to end.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from codream_secure.acquisition import AcquisitionSettings, DreamBuffer, acquire, distil
@@ -25,7 +26,7 @@ from codream_secure.client import Client, Policy
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, resolve
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.data.partition import partition, split_validation
+from codream_secure.data.partition import Indices, partition, split_validation
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.synthesis import (
     ClipState,
@@ -35,8 +36,9 @@ from codream_secure.dreaming.synthesis import (
 )
 from codream_secure.errors import UserError
 from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLearner
-from codream_secure.models import build_model
+from codream_secure.models import Norm, build_model
 from codream_secure.observer import Examples, Measurement, Observer
+from codream_secure.parallel import in_parallel, one_core_each
 from codream_secure.privacy.accounting import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.seeds import derive_bytes, derive_seed, generator
@@ -70,9 +72,16 @@ class NoProgress:
 class Member:
     """One client of the simulation, its data for the observer, and its independent twin."""
 
+    identity: int
     client: Client
     twin: Learner
     validation: Examples | None
+
+
+def _train_twin(member: Member) -> None:
+    """Let independent training take as many local steps as the client has taken."""
+    while member.twin.local_steps < member.client.learner.local_steps:
+        member.twin.local_step()
 
 
 def choose_device(name: str) -> torch.device:
@@ -145,31 +154,34 @@ class Simulation:
 
     def rounds(self) -> Iterator[Measurement]:
         """Run round after round; each yields what the observer measured."""
-        with self.stopwatch.measure("local_training"):
-            self._warm_up()
-        for number in range(1, self._rounds + 1):
-            with self.stopwatch.measure("dreaming"):
-                labelled = self._dream(number)
-            with self.stopwatch.measure("acquisition"):
-                self._acquire(number, labelled)
-            with self.stopwatch.measure("observing"):
-                measurement = self._measure(number)
-            yield measurement
+        with one_core_each():
+            with self.stopwatch.measure("local_training"):
+                self._warm_up()
+            for number in range(1, self._rounds + 1):
+                with self.stopwatch.measure("dreaming"):
+                    labelled = self._dream(number)
+                with self.stopwatch.measure("acquisition"):
+                    self._acquire(number, labelled)
+                yield self._measure(number)
 
     def _warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
-        self._progress.start("local training", len(self._members))
-        for member in self._members.values():
+
+        def train(member: Member) -> None:
             for _ in range(self._warmup_steps):
                 member.client.learner.local_step()
-            self._train_twin(member)
-            self._progress.advance()
 
-    def _train_twin(self, member: Member) -> None:
-        """Let independent training catch up in local steps; its time is not the method's."""
+        self._for_each_member("local training", train)
+
+    def _for_each_member(self, activity: str, work: Callable[[Member], None]) -> None:
+        """Let every member do ``work``, then let the independent twins catch up."""
+        self._progress.start(activity, len(self._members))
+        for _ in in_parallel(work, self._members.values()):
+            self._progress.advance()
         with self.stopwatch.measure("independent"):
-            while member.twin.local_steps < member.client.learner.local_steps:
-                member.twin.local_step()
+            self._progress.start("independent training, to compare", len(self._members))
+            for _ in in_parallel(_train_twin, self._members.values()):
+                self._progress.advance()
 
     def _dream(self, number: int) -> list[LabelledDreams]:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
@@ -208,18 +220,14 @@ class Simulation:
         for item in labelled:
             self._buffer.add(self._scale.from_pixels(item.pixels), item.targets.to(self._device))
         settings = self._acquisition_settings(number)
-        self._progress.start(
-            f"round {number} of {self._rounds}: knowledge acquisition", len(self._members) + 1
-        )
-        for c, member in self._members.items():
-            shuffle = generator(self._seed, "acquisition", number, c)
+
+        def learn(member: Member) -> None:
+            shuffle = generator(self._seed, "acquisition", number, member.identity)
             acquire(member.client.learner, self._buffer, settings, shuffle)
-            self._train_twin(member)
-            self._progress.advance()
-        distil(
-            self._student, self._buffer, settings, generator(self._seed, "acquisition", number, "s")
-        )
-        self._progress.advance()
+
+        self._for_each_member(f"round {number} of {self._rounds}: knowledge acquisition", learn)
+        shuffle = generator(self._seed, "acquisition", number, "server")
+        distil(self._student, self._buffer, settings, shuffle)
 
     def _measure(self, number: int) -> Measurement:
         return self.observer.measure(
@@ -266,7 +274,7 @@ class Simulation:
 
     def _model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
         seed = derive_seed(self._seed, "model", *owner) if seeded else None
-        norm = "group" if self.config.model.norm == "group" else "batch"
+        norm: Norm = "group" if self.config.model.norm == "group" else "batch"
         model = build_model(name, self.spec, width=self.config.model.width, norm=norm, seed=seed)
         return model.to(self._device)
 
@@ -280,7 +288,7 @@ class Simulation:
         )
         return {c: self._build_member(c, parts[c]) for c in self.roster}
 
-    def _build_member(self, c: int, rows: np.ndarray) -> Member:  # type: ignore[type-arg]
+    def _build_member(self, c: int, rows: Indices) -> Member:
         validation = None
         labels = self._dataset.y_train
         if self.config.data.validation:
@@ -295,7 +303,7 @@ class Simulation:
             derive_bytes(self._seed, "rounding", c),
             Policy(allow_feature_statistics=not self.config.private),
         )
-        return Member(client, self._learner(c, local, "twin"), validation)
+        return Member(c, client, self._learner(c, local, "twin"), validation)
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
         """Build a client's learner or its twin's: same first weights, streams of their own."""
@@ -328,7 +336,7 @@ class Simulation:
         }
         return Observer(self._examples(data.x_test, data.y_test), validation)
 
-    def _examples(self, images: np.ndarray, labels: np.ndarray) -> Examples:  # type: ignore[type-arg]
+    def _examples(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Examples:
         return Examples(
             self._scale.scale(torch.from_numpy(images)), torch.from_numpy(labels).to(self._device)
         )

@@ -17,6 +17,7 @@ from protocols.params import AggregationParams, Phase
 from protocols.server import ServerSession
 
 Direction = Literal["up", "down"]
+Answer = Callable[[int], bytes]
 Tap = Callable[[Phase, Direction, int, bytes], None]
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
 
@@ -59,8 +60,8 @@ def run_aggregation(
     """Run all four rounds between real sessions over real bytes (SPEC 6).
 
     Args:
-        inputs: client -> section name -> unsigned integers of shape (length,), below 2^bits.
-            Clients that drop at or before the masked input may be missing.
+        inputs: client -> section name -> unsigned integers of shape (length,), below 2^bits;
+            not needed of clients that drop at or before the masked input.
         params: agreed by all parties.
         drops: who falls silent, and when.
         entropy: source of all secrets; None asks the operating system.
@@ -71,7 +72,7 @@ def run_aggregation(
 
     Raises:
         NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
-        LocalProtocolError: an input is missing or does not fit the parameters.
+        LocalProtocolError: an input is missing or does not fit.
     """
     counts: ByteCounts = {phase: {"up": {}, "down": {}} for phase in Phase}
 
@@ -84,9 +85,7 @@ def run_aggregation(
     server = ServerSession(params)
     clients = {u: ClientSession(params, u, entropy or os.urandom) for u in params.roster}
 
-    def run_round(
-        phase: Phase, waiting: Iterable[int], answer: Callable[[int], bytes]
-    ) -> dict[int, bytes]:
+    def run_round(phase: Phase, waiting: Iterable[int], answer: Answer) -> dict[int, bytes]:
         for u in waiting:
             if not drops.silent(u, phase):
                 server.receive(u, carry(phase, "up", u, answer(u)))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, LocalProtocolError
 from protocols.keys import hkdf
+from protocols.params import MAX_INPUT_BITS
 from protocols.prg import keystream
 
 # SPEC 7.4. The first clip of a section kind, and the range that clients accept.
@@ -36,15 +37,15 @@ class Quantizer:
     clip: float
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 24:
-            raise ConfigError(f"quantizer bits must be 1..24, not {self.bits}")
+        if not 1 <= self.bits <= MAX_INPUT_BITS:
+            raise ConfigError(f"quantizer bits must be 1..{MAX_INPUT_BITS}, not {self.bits}")
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip must be finite and above 0, not {self.clip}")
 
     @property
     def levels(self) -> int:
         """Return L = 2**bits - 1, the largest quantized value."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     @property
     def resolution(self) -> float:
@@ -94,7 +95,7 @@ class Quantizer:
             |result - sum of clipped inputs| < count * resolution always; its error is zero-mean
             with variance at most count * resolution**2 / 4 a coordinate (SPEC 7.2).
         """
-        return total * self.resolution - count * self.clip
+        return np.asarray(total, dtype=np.float64) * self.resolution - count * self.clip
 
 
 def _rounding_stream(seed: bytes, step: int, section: str, length: int) -> NDArray[np.float64]:
@@ -108,8 +109,9 @@ def next_clip(quantizer: Quantizer, mean: NDArray[np.float64], count: int) -> fl
     """Return the clip of the next step from the decoded mean of this one (SPEC 7.4).
 
     The spread of the mean, less the variance that rounding can have added, times sqrt(count)
-    bounds the spread of one client's input when inputs are uncorrelated. Everything used is
-    public: a sum that the server learned anyway.
+    bounds the spread of one client's input when inputs are uncorrelated. (With one bit a
+    saturated input cannot be told from a rounded one, and only what clients share is seen.)
+    Everything used is public: a sum that the server learned anyway.
 
     Args:
         quantizer: of the step that was decoded.

@@ -1,4 +1,4 @@
-"""Shamir t-of-n sharing of 32-byte secrets over p = 2^256 - 189 (SPEC 5.1)."""
+"""Shamir t-of-n sharing of 32-byte secrets over p = 2^256 - 189 (SPEC 3.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R_bn: the distance between a dream batch's feature statistics and a teacher's BatchNorm memory."""
+"""R_bn: the distance of a dream batch's feature statistics from a teacher's BatchNorm memory."""
 
 from types import TracebackType
 from typing import Self

@@ -66,8 +66,10 @@ def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("  adjacency", privacy["adjacency"]),
         (
             "  DP-SGD",
-            f"{privacy['steps']} steps, noise multiplier {privacy['noise_multiplier']:.3f}, "
-            f"clip {privacy['clip']:g}, sampling rate {privacy['sampling_rate']:g}",
+            (
+                f"{privacy['steps']} steps, noise multiplier {privacy['noise_multiplier']:.3f}, "
+                f"clip {privacy['clip']:g}, sampling rate {privacy['sampling_rate']:g}"
+            ),
         ),
         ("  noise source", privacy["noise_source"]),
     ]

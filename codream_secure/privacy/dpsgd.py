@@ -1,0 +1,160 @@
+"""DP-SGD of a local model: Opacus' hooks and clipping, our source of randomness."""
+
+import secrets
+
+import numpy as np
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codream_secure.errors import UserError
+from codream_secure.privacy.accounting import PrivacyBudget
+
+
+def check_private_model(model: nn.Module) -> None:
+    """Refuse a model whose per-example gradients are not per example.
+
+    Opacus' validator looks at trainable layers by exact type only: a frozen BatchNorm, one
+    without affine parameters or a subclass passes it, and still learns batch statistics.
+
+    Raises:
+        UserError: names the layer and the way out.
+    """
+    for name, layer in model.named_modules():
+        is_batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
+        if is_batch_norm or getattr(layer, "track_running_stats", False):
+            raise UserError(
+                f"layer {name or type(layer).__name__!r} keeps batch statistics, which are not "
+                "private; use --norm group or a model without normalization"
+            )
+    errors = ModuleValidator.validate(model, strict=False)
+    if errors:
+        raise UserError(f"the model cannot be trained with DP-SGD: {errors[0]}")
+
+
+def randomness(seed: int | None) -> np.random.Generator:
+    """Return the generator of noise and Poisson draws.
+
+    Args:
+        seed: for experiments; None takes a 256-bit key from the operating system. (A CPU
+            torch.Generator would use 32 bits of its seed.)
+
+    Returns:
+        A Philox generator. It is fully keyed but no cryptographic sampler, and its normals are
+        floating-point numbers (Mironov, CCS 2012): limits that SECURITY.md states.
+    """
+    entropy = secrets.randbits(256) if seed is None else seed
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+
+
+class _Optimizer(DPOptimizer):
+    """Opacus' optimizer with noise from a fully keyed generator."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        clip: float,
+        expected_batch: int,
+        draw: np.random.Generator,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clip,
+            expected_batch_size=expected_batch,
+            loss_reduction="mean",
+        )
+        self._draw = draw
+
+    def add_noise(self) -> None:
+        """Store clipped sum plus N(0, (noise_multiplier * clip)^2) in ``p.grad``."""
+        std = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            normal = self._draw.standard_normal(p.shape, dtype=np.float32)
+            noise = torch.from_numpy(np.asarray(normal)).to(p.summed_grad)
+            p.grad = (p.summed_grad + std * noise).view_as(p)
+
+
+class PrivateTrainer:
+    """Trains one model by DP-SGD (Abadi et al., CCS 2016).
+
+    Args:
+        model: trained in place; must pass `check_private_model`.
+        clip: L2 bound C of one example's gradient.
+        noise_multiplier: standard deviation of the noise over C.
+        sampling_rate: Poisson rate q, public.
+        expected_batch: the public denominator of the sum. Never q times the client's own number
+            of examples: that number is private when examples are added or removed.
+        learning_rate: of SGD.
+        budget: charged before every step.
+        seed: None takes noise and draws from the operating system.
+
+    Raises:
+        UserError: the model cannot be trained privately.
+
+    Guarantee:
+        ``steps`` calls of `step` are the T-fold composition of the Poisson-sampled Gaussian
+        mechanism with sensitivity C (adding or removing one example) and noise multiplier as
+        given; ``budget`` bounds T. What else is done to ``model`` between steps must not depend
+        on private data (distillation on dreams does not).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        clip: float,
+        noise_multiplier: float,
+        sampling_rate: float,
+        expected_batch: int,
+        learning_rate: float,
+        budget: PrivacyBudget,
+        seed: int | None,
+    ) -> None:
+        check_private_model(model)
+        self.model = model
+        self._budget = budget
+        self._rate = sampling_rate
+        self._draw = randomness(seed)
+        # Hooks are on inside `step` alone: outside it the model is an ordinary module, so that
+        # public training leaves no per-example gradients and copies carry no hooks.
+        self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
+        self._hooked.remove_hooks()
+        self._optimizer = _Optimizer(
+            torch.optim.SGD(model.parameters(), lr=learning_rate),
+            noise_multiplier=noise_multiplier,
+            clip=clip,
+            expected_batch=expected_batch,
+            draw=self._draw,
+        )
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Draw a Poisson batch of the client's examples and take one noisy step.
+
+        An empty draw takes the step with noise alone.
+
+        Args:
+            x: all local images, scaled, float32, shape (N, C, H, W).
+            y: their labels, int64, shape (N,).
+
+        Raises:
+            BudgetExhausted: all steps are spent; nothing was computed.
+        """
+        self._budget.charge()
+        drawn = torch.from_numpy(self._draw.random(len(y)) < self._rate).to(x.device)
+        # A full backward hook wants an input with a gradient.
+        batch = x[drawn].requires_grad_()
+        self._optimizer.zero_grad()
+        self._hooked.add_hooks(loss_reduction="sum", batch_first=True)
+        try:
+            loss = F.cross_entropy(self._hooked(batch), y[drawn], reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+        finally:
+            self._hooked.remove_hooks()
+            self._optimizer.zero_grad()

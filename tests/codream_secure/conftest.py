@@ -1,0 +1,33 @@
+"""What tests of the learning side share: tiny federations that run in a second."""
+
+import pytest
+
+from codream_secure.config import Config
+from codream_secure.parallel import one_core_each
+
+TINY = {
+    "clients": 4,
+    "rounds": 1,
+    "dreams": 6,
+    "dream_steps": 2,
+    "warmup_epochs": 1,
+    "kd_epochs": 1,
+    "models": "linear",
+    "seed": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_core_each():
+        yield
+
+
+@pytest.fixture
+def tiny():
+    """Return a function that builds the configuration of a tiny run."""
+
+    def build(**options):
+        return Config.from_options({**TINY, **options})
+
+    return build

@@ -1,0 +1,167 @@
+"""The door between dreaming and the protocol: masked and plain sums are the same sums."""
+
+import numpy as np
+import pytest
+
+from codream_secure.aggregation import (
+    AggregationSettings,
+    Meters,
+    PlainAggregator,
+    SecureAggregator,
+)
+from codream_secure.communication import ByteLedger
+from codream_secure.errors import StepAborted, UserError
+from codream_secure.messages import VERSION, DreamRequest, LabelRequest
+from protocols.params import Phase
+
+
+def dream_request(step=0):
+    return DreamRequest(
+        version=VERSION,
+        round=1,
+        batch=0,
+        dream_step=step,
+        shape=(2, 1, 4, 4),
+        dreams=bytes(32),
+        bits=4,
+        clip=1.0,
+        entropy_weight=1.0,
+        bn_weight=0.0,
+        balance_weight=0.0,
+    )
+
+
+def label_request():
+    return LabelRequest(
+        version=VERSION,
+        round=1,
+        batch=0,
+        shape=(2, 1, 4, 4),
+        dreams=bytes(32),
+        bits=8,
+        clip=0.5,
+        kind="probabilities",
+        temperature=4.0,
+        classes=3,
+    )
+
+
+def build(secure, n=5, dropout=0.0, threshold=None, seed=0, tap=None):
+    """Clients whose answer is a bit of their own (2**(id % 4)), so that a sum names who is in."""
+
+    def answer(identity):
+        def codes(broadcast, step):
+            name, size = ("gradient", 32) if b"dreams" in broadcast[:12] else ("labels", 6)
+            return {name: np.full(size, 1 << (identity % 4), np.uint32)}
+
+        return codes
+
+    roster = tuple(range(n))
+    settings = AggregationSettings(roster=roster, threshold=threshold, dropout=dropout, seed=seed)
+    meters = Meters(ByteLedger(roster))
+    clients = {c: answer(c) for c in roster}
+    if secure:
+        aggregator = SecureAggregator(clients, settings, meters, session=bytes(32), tap=tap)
+    else:
+        aggregator = PlainAggregator(clients, settings, meters)
+    return aggregator, meters
+
+
+def outcomes(aggregator, steps=25):
+    for step in range(steps):
+        try:
+            total = aggregator.sum(dream_request(step))
+            yield total.count, total.totals["gradient"].tolist()
+        except StepAborted:
+            yield None
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.3])
+def test_masked_and_plain_sums_agree_for_every_dropout_pattern(dropout):
+    masked, _ = build(secure=True, dropout=dropout)
+    plain, _ = build(secure=False, dropout=dropout)
+    assert list(outcomes(masked)) == list(outcomes(plain))
+    assert masked.aborted_steps == plain.aborted_steps
+    if dropout == 0.3:
+        assert 0 < masked.aborted_steps < 25
+
+
+def test_all_four_rounds_see_dropouts_at_the_asked_rate():
+    settings = AggregationSettings(roster=tuple(range(10)), dropout=0.2, seed=3)
+    drops = [drop for step in range(400) for drop in settings.drops(step).drops.values()]
+    assert len(drops) == pytest.approx(800, rel=0.15)
+    for phase in Phase:
+        assert drops.count(phase) == pytest.approx(200, rel=0.25)
+
+
+def test_an_aborted_step_uses_up_its_number_and_is_counted():
+    aggregator, _ = build(secure=True, dropout=1.0)
+    for expected in (1, 2):
+        with pytest.raises(StepAborted):
+            aggregator.sum(dream_request())
+        assert (aggregator.steps, aggregator.aborted_steps) == (expected, expected)
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_the_ledger_counts_every_encoded_message(secure):
+    seen = {}
+
+    def tap(phase, direction, client, message):
+        seen[phase, direction] = seen.get((phase, direction), 0) + len(message)
+
+    aggregator, meters = build(secure=secure, tap=tap if secure else None)
+    aggregator.sum(dream_request())
+    phases = meters.ledger.by_phase()
+    assert phases["broadcast"]["down"] > 32
+    assert phases["masked_input"]["up"] > 32 * 4 / 8
+    if secure:
+        for (phase, direction), size in seen.items():
+            assert phases[phase][direction] == round(size / 5)
+    else:
+        assert sum(phases[p]["up"] for p in ("advertise_keys", "share_keys", "unmasking")) == 0
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_labels_are_counted_under_their_own_phase_both_ways(secure):
+    aggregator, meters = build(secure=secure)
+    aggregator.sum(label_request())
+    phases = meters.ledger.by_phase()
+    assert phases["labels"]["up"] > 0
+    assert phases["labels"]["down"] > 0
+    assert phases["masked_input"]["up"] == 0
+
+
+def test_bytes_of_aborted_steps_count_too():
+    aggregator, meters = build(secure=True, dropout=0.9, seed=1)
+    with pytest.raises(StepAborted):
+        aggregator.sum(dream_request())
+    assert meters.ledger.per_client("up") > 0
+
+
+def test_two_clients_are_refused_under_masks_and_fine_in_the_clear():
+    with pytest.raises(UserError, match="at least 3 clients"):
+        build(secure=True, n=2)
+    plain, _ = build(secure=False, n=2)
+    assert plain.sum(dream_request()).count == 2
+
+
+def test_clients_that_are_gone_before_masking_compute_nothing():
+    asked = []
+    roster = tuple(range(6))
+    settings = AggregationSettings(roster=roster, dropout=0.25, threshold=4, seed=2)
+
+    def answer(identity):
+        def codes(broadcast, step):
+            asked.append((step, identity))
+            return {"gradient": np.zeros(32, np.uint32)}
+
+        return codes
+
+    aggregator = SecureAggregator(
+        {c: answer(c) for c in roster}, settings, Meters(ByteLedger(roster)), session=bytes(32)
+    )
+    list(outcomes(aggregator, 20))
+    early = {Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS, Phase.MASKED_INPUT}
+    for step in range(20):
+        gone = {c for c, phase in settings.drops(step).drops.items() if phase in early}
+        assert not gone & {identity for at, identity in asked if at == step}

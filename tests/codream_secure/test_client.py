@@ -1,0 +1,164 @@
+"""What a client answers, and what it refuses."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from codream_secure.client import Client, Policy
+from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.teacher import LossWeights, dream_gradient
+from codream_secure.errors import RequestRefused
+from codream_secure.messages import VERSION, DreamRequest, LabelRequest, encode
+from codream_secure.models import build_model
+from protocols.quantization import Quantizer
+
+SCALE = PixelScale(Scaling((0.5,), (0.5,)))
+MODEL = build_model("resnet8", InputSpec(1, 8, 8, 10), norm="batch", seed=0).eval()
+MODEL.requires_grad_(False)
+
+
+def dream_request(**changes):
+    values = {
+        "version": VERSION,
+        "round": 1,
+        "batch": 0,
+        "dream_step": 0,
+        "shape": (2, 1, 8, 8),
+        "dreams": bytes(range(128)),
+        "bits": 8,
+        "clip": 1.0,
+        "entropy_weight": 1.0,
+        "bn_weight": 10.0,
+        "balance_weight": 1.0,
+    }
+    return DreamRequest(**(values | changes))
+
+
+def label_request(**changes):
+    values = {
+        "version": VERSION,
+        "round": 1,
+        "batch": 0,
+        "shape": (2, 1, 8, 8),
+        "dreams": bytes(range(128)),
+        "bits": 8,
+        "clip": 0.5,
+        "kind": "probabilities",
+        "temperature": 4.0,
+        "classes": 10,
+    }
+    return LabelRequest(**(values | changes))
+
+
+def client(**policy):
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL)
+    return Client(learner, SCALE, bytes(32), Policy(**policy))
+
+
+def test_the_answer_is_the_quantized_gradient_at_the_broadcast_pixels():
+    request = dream_request()
+    codes = client().answer(encode(request), step=5)["gradient"]
+    dreams = SCALE.from_pixels(np.frombuffer(request.dreams, np.uint8).reshape(request.shape))
+    weights = LossWeights(entropy=1.0, feature_statistics=10.0, class_balance=1.0)
+    gradient = dream_gradient(MODEL, dreams, weights).numpy()
+    quantizer = Quantizer(8, 1.0)
+    expected = quantizer.encode(gradient, seed=bytes(32), step=5, section="gradient")
+    assert (codes == expected).all()
+
+
+def test_labels_are_quantized_probabilities():
+    codes = client().answer(encode(label_request(bits=12)), step=0)["labels"]
+    decoded = Quantizer(12, 0.5).decode_sum(codes, 1).reshape(2, 10) + 0.5
+    assert decoded.sum(1) == pytest.approx([1, 1], abs=0.01)
+
+
+def test_a_broadcast_is_answered_once():
+    one = client()
+    one.answer(encode(dream_request()), step=0)
+    with pytest.raises(RequestRefused, match="answered before"):
+        one.answer(encode(dream_request()), step=1)
+    one.answer(encode(dream_request(dream_step=1)), step=1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (dream_request(clip=1e9), "clip"),
+        (dream_request(clip=0.0), "clip"),
+        (dream_request(clip=float("nan")), "clip"),
+        (dream_request(bits=17), "bits"),
+        (label_request(bits=0), "bits"),
+        (dream_request(version=2), "version"),
+        (dream_request(dreams=bytes(5)), "shape"),
+    ],
+)
+def test_requests_outside_the_policy_are_refused(request_, reason):
+    with pytest.raises(RequestRefused, match=reason):
+        client().answer(encode(request_), step=0)
+
+
+def test_under_dp_feature_statistics_are_refused():
+    private = client(allow_feature_statistics=False)
+    with pytest.raises(RequestRefused, match="not private"):
+        private.answer(encode(dream_request()), step=0)
+    private.answer(encode(dream_request(bn_weight=0.0)), step=0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        encode(dream_request())[:-1],
+        encode(dream_request()) + b"\x00",
+        msgspec.msgpack.encode(["soft_labels", 1, 1, 0, 3, b""]),
+        msgspec.json.encode(dream_request()),
+    ],
+)
+def test_bytes_that_are_no_request_are_refused(data):
+    with pytest.raises(RequestRefused):
+        client().answer(data, step=0)
+
+
+def test_a_refused_request_computes_nothing(monkeypatch):
+    def fail(*_):
+        raise AssertionError("computed")
+
+    one = client()
+    monkeypatch.setattr("codream_secure.client.dream_gradient", fail)
+    with pytest.raises(RequestRefused):
+        one.answer(encode(dream_request(clip=1e9)), step=0)
+
+
+def test_the_teacher_is_a_copy_until_it_is_frozen_again():
+    model = build_model("linear", InputSpec(1, 8, 8, 10), norm="batch", seed=0)
+    copies = iter(
+        [model.eval(), build_model("linear", InputSpec(1, 8, 8, 10), norm="batch", seed=1)]
+    )
+    learner = SimpleNamespace(frozen_copy=lambda: next(copies))
+    one = Client(learner, SCALE, bytes(32), Policy())
+    first = one.answer(encode(label_request()), step=0)["labels"]
+    one.freeze_teacher()
+    second = one.answer(encode(label_request(round=2)), step=0)["labels"]
+    assert (first != second).any()
+
+
+def test_policy_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Policy().max_bits = 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_answers_on_a_gpu_match_the_cpu_within_rounding():
+    scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL.cuda())
+    on_gpu = Client(learner, scale, bytes(32), Policy()).answer(encode(label_request()), 0)
+    MODEL.cpu()
+    on_cpu = client().answer(encode(label_request()), 0)
+    assert np.abs(on_gpu["labels"].astype(int) - on_cpu["labels"].astype(int)).max() <= 1

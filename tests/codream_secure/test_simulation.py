@@ -1,0 +1,93 @@
+"""Whole tiny runs."""
+
+import numpy as np
+import pytest
+
+from codream_secure.simulation import Simulation
+
+
+def run(config):
+    simulation = Simulation(config)
+    history = list(simulation.rounds())
+    return simulation, history
+
+
+def dreams_of(simulation):
+    return [(d.pixels.tobytes(), d.targets.numpy().tobytes()) for d in simulation.dreams]
+
+
+@pytest.mark.parametrize("models", ["resnet8", "mlp,linear"])
+@pytest.mark.parametrize("dropout", [0.0, 0.15])
+def test_masks_change_no_bit_of_dreams_labels_or_models(tiny, models, dropout):
+    masked, with_masks = run(tiny(models=models, dropout=dropout, rounds=2))
+    plain, without = run(tiny(models=models, dropout=dropout, rounds=2, secure=False))
+    assert dreams_of(masked) == dreams_of(plain)
+    assert with_masks == without
+    assert masked.aggregator.aborted_steps == plain.aggregator.aborted_steps
+
+
+def test_a_run_is_reproducible_from_its_seed(tiny):
+    first, again = run(tiny(models="resnet8")), run(tiny(models="resnet8"))
+    assert dreams_of(first[0]) == dreams_of(again[0])
+    assert first[1] == again[1]
+    other = run(tiny(models="resnet8", seed=1))
+    assert dreams_of(first[0]) != dreams_of(other[0])
+
+
+def test_different_architectures_learn_in_one_federation(tiny):
+    simulation, history = run(tiny(models="resnet8,lenet5,mlp"))
+    assert simulation.model_names == ("resnet8", "lenet5", "mlp", "resnet8")
+    assert len(history[-1].clients) == 4
+
+
+def test_independent_training_takes_as_many_local_steps(tiny):
+    simulation, _ = run(tiny(rounds=2, local_epochs=1))
+    for member in simulation._members.values():
+        assert member.twin.local_steps == member.client.learner.local_steps > 0
+
+
+def test_a_run_with_too_many_dropouts_goes_on_without_dreams(tiny):
+    simulation, history = run(tiny(dropout=1.0, rounds=2))
+    assert simulation.unlabelled_rounds == 2
+    assert simulation.aggregator.aborted_steps == simulation.aggregator.steps > 0
+    assert len(history) == 2
+    assert simulation.dreams == []
+
+
+def test_the_reported_round_is_chosen_on_validation_and_never_on_test(tiny):
+    simulation, _ = run(tiny(rounds=3, dreams=16))
+    history = simulation.observer.history
+    best = max(m.validation for m in history)
+    assert simulation.observer.reported().validation == best
+    assert all(m.validation is not None for m in history)
+
+
+def test_clients_learn_from_dreams(tiny):
+    """Not a benchmark: a federation whose clients each know few classes must gain a lot."""
+    config = tiny(
+        clients=5,
+        models="resnet8",
+        partition="dirichlet:0.1",
+        rounds=2,
+        dreams=64,
+        dream_steps=10,
+        kd_epochs=15,
+        warmup_epochs=10,
+    )
+    _, history = run(config)
+    assert history[-1].clients_mean > history[-1].independent_mean + 0.1
+    assert history[-1].server > 0.5
+
+
+@pytest.mark.parametrize("labels", ["probabilities", "logits"])
+@pytest.mark.parametrize("acquisition", ["joint", "two-stage"])
+def test_label_kinds_and_orders_run(tiny, labels, acquisition):
+    simulation, _ = run(tiny(labels=labels, acquisition=acquisition, local_epochs=1))
+    targets = simulation.dreams[0].targets.numpy()
+    assert targets.sum(1) == pytest.approx(np.ones(6), abs=1e-5)
+
+
+def test_several_batches_a_round(tiny):
+    simulation, _ = run(tiny(dream_batches=3))
+    assert len(simulation.dreams) == 3
+    assert len({d.pixels.tobytes() for d in simulation.dreams}) == 3

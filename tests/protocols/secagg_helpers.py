@@ -1,0 +1,125 @@
+"""Parameters, inputs and half-run aggregations shared by the tests of this folder."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+
+import protocols
+from protocols.client import ClientSession
+from protocols.params import AggregationParams, Phase, Section, default_threshold
+from protocols.server import ServerSession
+
+ROOM = Path(protocols.__file__).parent
+
+
+def make_params(
+    n: int = 4, *sections: tuple[str, int, int], **changes: object
+) -> AggregationParams:
+    sections = sections or (("g", 5, 4),)
+    values: dict[str, object] = {
+        "session": bytes(32),
+        "step": 7,
+        "kind": "gradient",
+        "roster": tuple(range(10, 10 + 3 * n, 3)),
+        "threshold": default_threshold(n),
+        "sections": tuple(
+            Section(name=name, length=length, bits=bits, clip=1.0)
+            for name, length, bits in sections
+        ),
+        "broadcast_digest": b"d" * 32,
+    }
+    return AggregationParams(**{**values, **changes})
+
+
+def make_inputs(params: AggregationParams, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return {
+        u: {s.name: rng.integers(0, 2**s.bits, s.length, dtype=np.uint32) for s in params.sections}
+        for u in params.roster
+    }
+
+
+def plain_sum(inputs, survivors, params) -> dict[str, list[int]]:
+    return {
+        s.name: [sum(int(inputs[u][s.name][i]) for u in survivors) for i in range(s.length)]
+        for s in params.sections
+    }
+
+
+def fixed_entropy(seed: bytes = b"fixed") -> Callable[[int], bytes]:
+    """SHA-256 in counter mode; for tests that compare bytes."""
+    counter = 0
+
+    def entropy(size: int) -> bytes:
+        nonlocal counter
+        out = b""
+        while len(out) < size:
+            out += hashlib.sha256(seed + counter.to_bytes(8, "big")).digest()
+            counter += 1
+        return out[:size]
+
+    return entropy
+
+
+class Run:
+    """Sessions and the replies of the rounds run so far; nobody drops."""
+
+    def __init__(self, params: AggregationParams, upto: Phase | None = None, **mixed) -> None:
+        """`mixed["params_of"]` gives single clients parameters of their own."""
+        self.params = params
+        own = mixed.get("params_of", {})
+        entropy = fixed_entropy()
+        self.server = ServerSession(params)
+        self.clients = {u: ClientSession(own.get(u, params), u, entropy) for u in params.roster}
+        self.inputs = make_inputs(params)
+        self.replies: dict[int, bytes] = {}
+        self.sent: dict[int, bytes] = {}
+        for phase in Phase if upto else ():
+            self.round(phase)
+            if phase == upto:
+                break
+
+    def answer(self, u: int, phase: Phase) -> bytes:
+        client, reply = self.clients[u], self.replies.get(u, b"")
+        match phase:
+            case Phase.ADVERTISE_KEYS:
+                return client.advertise_keys()
+            case Phase.SHARE_KEYS:
+                return client.share_keys(reply)
+            case Phase.MASKED_INPUT:
+                return client.masked_input(reply, self.inputs[u])
+            case Phase.UNMASKING:
+                return client.unmask(reply)
+
+    def round(self, phase: Phase, silent: frozenset[int] = frozenset()) -> None:
+        waiting = self.replies or self.params.roster
+        self.sent = {u: self.answer(u, phase) for u in waiting if u not in silent}
+        for u, data in self.sent.items():
+            self.server.receive(u, data)
+        self.replies = self.server.end_round()
+
+
+@st.composite
+def aggregations(draw) -> tuple[AggregationParams, dict, dict[int, Phase]]:
+    """Parameters, inputs and any drop pattern."""
+    n = draw(st.integers(3, 12))
+    count = draw(st.integers(1, 3))
+    sections = [(f"s{i}", draw(st.integers(1, 40)), draw(st.integers(1, 16))) for i in range(count)]
+    ids = draw(st.sets(st.integers(0, 2**64 - 1), min_size=n, max_size=n))
+    threshold = draw(st.integers(n // 2 + 1, n))
+    params = make_params(n, *sections, roster=tuple(sorted(ids)), threshold=threshold)
+    extremes = draw(st.booleans())
+    inputs = make_inputs(params, draw(st.integers(0, 2**32)))
+    if extremes:
+        inputs = {
+            u: {s.name: np.full(s.length, 2**s.bits - 1, np.uint32) for s in params.sections}
+            for u in params.roster
+        }
+    spare = n - threshold
+    # About half the patterns stay at or above the threshold.
+    limit = draw(st.sampled_from([spare, spare, n]))
+    dropping = draw(st.sets(st.sampled_from(params.roster), max_size=limit))
+    return params, inputs, {u: draw(st.sampled_from(list(Phase))) for u in sorted(dropping)}

@@ -1,0 +1,203 @@
+"""GF(p), the bit stream and the mask expansion, against slow plain Python."""
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from protocols import prg
+from protocols.errors import ConfigError, DecodeError
+from protocols.field import PrimeField
+from protocols.packing import pack, packed_size, unpack
+
+WIDTHS = range(2, 33)
+bits_of_field = st.integers(2, 32)
+
+
+def is_prime(value: int) -> bool:
+    return value > 1 and all(value % d for d in range(2, int(value**0.5) + 1))
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_p_is_the_largest_prime_below_two_to_the_b(bits):
+    p = PrimeField(bits).p
+    assert is_prime(p)
+    assert not any(is_prime(q) for q in range(p + 1, 2**bits))
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 33])
+def test_field_width_is_checked(bits):
+    with pytest.raises(ConfigError):
+        PrimeField(bits)
+
+
+@given(st.integers(1, 300), st.integers(1, 24))
+def test_for_sum_is_the_smallest_field_without_overflow(terms, bits):
+    largest = terms * (2**bits - 1)
+    fits = [b for b in WIDTHS if PrimeField(b).p > largest]
+    if fits:
+        assert PrimeField.for_sum(terms, bits).bits == fits[0]
+    else:
+        with pytest.raises(ConfigError):
+            PrimeField.for_sum(terms, bits)
+
+
+def test_for_sum_examples():
+    assert PrimeField.for_sum(17, 4).bits == 9  # 255 > 251
+    assert PrimeField.for_sum(3, 1).bits == 3  # 3 = p_2
+    assert PrimeField.for_sum(10, 2).p == 31
+    for terms, bits in [(0, 4), (3, 0), (300, 24)]:
+        with pytest.raises(ConfigError):
+            PrimeField.for_sum(terms, bits)
+
+
+@st.composite
+def field_and_vectors(draw):
+    field = PrimeField(draw(bits_of_field))
+    element = st.one_of(st.integers(0, field.p - 1), st.sampled_from([0, 1, field.p - 1]))
+    pairs = draw(st.lists(st.tuples(element, element), max_size=20))
+    a, b = (np.array([pair[i] for pair in pairs], dtype=np.uint32) for i in (0, 1))
+    return field, a, b
+
+
+@given(field_and_vectors())
+def test_field_operations_match_integers(case):
+    field, a, b = case
+    pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+    assert field.add(a, b).tolist() == [(x + y) % field.p for x, y in pairs]
+    assert field.subtract(a, b).tolist() == [(x - y) % field.p for x, y in pairs]
+    assert field.negate(a).tolist() == [-x % field.p for x, _ in pairs]
+    assert field.add(a, b).dtype == field.negate(a).dtype == np.uint32
+    assert field.contains(a)
+    assert not field.contains(np.append(a, np.uint32(field.p)))
+    signed = a.astype(np.int64) - 3 * b.astype(np.int64)
+    assert field.reduce(signed).tolist() == [(x - 3 * y) % field.p for x, y in pairs]
+
+
+@st.composite
+def packable(draw):
+    bits = draw(st.integers(1, 32))
+    elements = st.integers(0, 2**bits - 1)
+    return bits, draw(hnp.arrays(np.uint32, st.integers(0, 50), elements=elements))
+
+
+@given(packable())
+def test_packing_is_the_lsb_first_stream(case):
+    bits, values = case
+    stream = sum(int(v) << (i * bits) for i, v in enumerate(values))
+    data = pack(values, bits)
+    assert data == stream.to_bytes((len(values) * bits + 7) // 8, "little")
+    assert len(data) == packed_size(len(values), bits)
+    back = unpack(data, bits, len(values))
+    assert back.dtype == np.uint32
+    assert np.array_equal(back, values)
+
+
+@given(packable(), st.data())
+def test_unpack_refuses_wrong_sizes_and_padding(case, data):
+    bits, values = case
+    packed = pack(values, bits)
+    for wrong in (packed + b"\0", packed[:-1] if packed else b"\1"):
+        with pytest.raises(DecodeError, match="size"):
+            unpack(wrong, bits, len(values))
+    used = len(values) * bits % 8
+    if used:
+        bit = data.draw(st.integers(used, 7))
+        with pytest.raises(DecodeError, match="padding"):
+            unpack(packed[:-1] + bytes([packed[-1] | 1 << bit]), bits, len(values))
+
+
+def test_pack_refuses_what_does_not_fit():
+    with pytest.raises(ConfigError):
+        pack(np.array([8], dtype=np.uint32), 3)
+    for bits in (0, 33):
+        with pytest.raises(ConfigError):
+            packed_size(1, bits)
+
+
+def slow_expand(key: bytes, field: PrimeField, length: int) -> list[int]:
+    """SPEC 4.2, word by word; also says which positions were filled in order of rejection."""
+    width = 1 if field.bits <= 8 else 2 if field.bits <= 16 else 4
+    size = width * (4 * length + 400)
+    stream = prg.keystream(key, size).tobytes()
+    words = [int.from_bytes(stream[i : i + width], "little") for i in range(0, size, width)]
+    limit = 2 ** (8 * width) // field.p * field.p
+    result = [word % field.p if word < limit else None for word in words[:length]]
+    spare = (word % field.p for word in words[length:] if word < limit)
+    return [next(spare) if value is None else value for value in result]
+
+
+@given(st.binary(min_size=32, max_size=32), bits_of_field, st.integers(0, 700))
+def test_expand_is_the_specified_sampling(key, bits, length):
+    field = PrimeField(bits)
+    result = prg.expand(key, field, length)
+    assert result.dtype == np.uint32
+    assert result.tolist() == slow_expand(key, field, length)
+
+
+def test_expand_does_not_depend_on_chunks(monkeypatch):
+    field = PrimeField(15)
+    results = []
+    for block in (2, 14, 64, 1 << 16):
+        monkeypatch.setattr(prg, "_BLOCK", block)
+        results.append(prg.expand(b"k" * 32, field, 3000))
+    assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+def test_longer_expansion_agrees_where_the_own_word_was_accepted_and_only_there():
+    """The sampling of SPEC 4.2 has no prefix property, and this is why nobody may assume one."""
+    field, key = PrimeField(8), b"q" * 32
+    words = prg.keystream(key, 2000)
+    accepted = words < field.p
+    short, long = prg.expand(key, field, 2000), prg.expand(key, field, 2600)[:2000]
+    assert np.array_equal(short[accepted], long[accepted])
+    assert (~accepted).any()
+    assert not np.array_equal(short, long)
+
+
+def test_accumulate_adds_and_takes_back():
+    field = PrimeField(26)
+    total = np.arange(1000, dtype=np.int64)
+    prg.accumulate(total, b"a" * 32, field, 1)
+    expected = (np.arange(1000) + prg.expand(b"a" * 32, field, 1000)) % field.p
+    assert field.reduce(total).tolist() == expected.tolist()
+    prg.accumulate(total, b"a" * 32, field, -1)
+    assert total.tolist() == list(range(1000))
+
+
+def test_keystream_is_aes_256_of_a_big_endian_counter_from_zero():
+    block = Cipher(algorithms.AES(b"k" * 32), modes.ECB()).encryptor()  # noqa: S305
+    expected = block.update(bytes(16) + (1).to_bytes(16, "big"))
+    assert prg.keystream(b"k" * 32, 32).tobytes() == expected
+    assert prg.keystream(b"k" * 32, 5).tobytes() == expected[:5]
+
+
+def test_prg_checks_its_arguments():
+    for call in (
+        lambda: prg.keystream(b"short", 1),
+        lambda: prg.expand(bytes(31), PrimeField(8), 1),
+        lambda: prg.expand(bytes(32), PrimeField(8), -1),
+    ):
+        with pytest.raises(ConfigError):
+            call()
+
+
+# Upper 1e-6 quantile of chi-square with k degrees of freedom, by Wilson and Hilferty.
+def chi_square_bound(k: int) -> float:
+    return k * (1 - 2 / (9 * k) + 4.75 * (2 / (9 * k)) ** 0.5) ** 3
+
+
+@pytest.mark.parametrize("bits", [4, 5, 8])
+def test_masks_are_uniform(bits):
+    field = PrimeField(bits)
+    draws = np.concatenate([prg.expand(bytes([i]) * 32, field, 20_000) for i in range(10)])
+    counts = np.bincount(draws, minlength=field.p)
+    assert len(counts) == field.p
+    expected = draws.size / field.p
+    assert ((counts - expected) ** 2 / expected).sum() < chi_square_bound(field.p - 1)
+    # The top bit is exactly as often set as in GF(p): 5/13 for p = 13.
+    top = np.count_nonzero(draws >> (bits - 1)) / draws.size
+    exact = (field.p - 2 ** (bits - 1)) / field.p
+    assert abs(top - exact) < 5 * (exact * (1 - exact) / draws.size) ** 0.5

@@ -1,0 +1,81 @@
+"""The room imports three libraries and stands on its own."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from secagg_helpers import ROOM
+
+THIRD_PARTY = {"numpy", "cryptography", "msgspec", "protocols"}
+STDLIB = {
+    "__future__", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools",
+    "math", "os", "struct", "typing",
+}  # fmt: skip
+FILES = sorted(ROOM.rglob("*.py"))
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+
+
+def imports(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@every_file
+def test_imports_are_within_the_allowed_set(path):
+    extra = {"hypothesis"} if path.name == "testing.py" else set()
+    assert imports(ast.parse(path.read_text())) <= THIRD_PARTY | STDLIB | extra
+
+
+@every_file
+def test_no_assert_no_global_randomness_no_output(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Assert)
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"RandomState", "seed", "urandom"} or (
+                path.name == "driver.py" and node.attr == "urandom"
+            )
+        if isinstance(node, ast.Name):
+            assert node.id not in {"print", "open", "eval", "exec", "input"}
+
+
+@every_file
+def test_only_the_driver_knows_the_operating_system(path):
+    assert ("os" in imports(ast.parse(path.read_text()))) == (path.name == "driver.py")
+
+
+@every_file
+def test_functions_are_short(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            doc = isinstance(node.body[0], ast.Expr) and isinstance(
+                node.body[0].value, ast.Constant
+            )
+            first = node.body[0].end_lineno if doc else node.lineno
+            assert node.end_lineno - first <= 50, node.name
+
+
+def test_runs_where_torch_and_the_learning_side_cannot_be_imported():
+    code = """
+import sys
+for name in ("torch", "codream_secure"):
+    sys.modules[name] = None
+import numpy as np
+from protocols import quantization
+from protocols.driver import run_aggregation
+from protocols.params import AggregationParams, Section
+params = AggregationParams(session=bytes(32), step=0, kind="k", roster=(1, 2, 3), threshold=2,
+    sections=(Section(name="g", length=2, bits=4, clip=1.0),), broadcast_digest=bytes(32))
+x = {u: {"g": np.array([u, 15], dtype=np.uint32)} for u in (1, 2, 3)}
+print(run_aggregation(x, params).totals["g"].tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOM.parent
+    )
+    assert done.stdout == "[6, 45]\n", done.stderr

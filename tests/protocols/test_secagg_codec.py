@@ -1,0 +1,183 @@
+"""One encoding per message: anything else is an error or another message."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from secagg_helpers import Run, make_inputs, make_params
+
+from protocols import messages
+from protocols.driver import DropSchedule, run_aggregation
+from protocols.errors import DecodeError
+from protocols.messages import (
+    Advertisement,
+    BundleDelivery,
+    KeyDirectory,
+    MaskedInput,
+    ShareBundles,
+    SurvivorSet,
+    UnmaskShares,
+)
+from protocols.params import Phase
+
+PARAMS = make_params(4, ("g", 5, 4), ("h", 3, 11))
+KINDS = {
+    (Phase.ADVERTISE_KEYS, "up"): Advertisement,
+    (Phase.ADVERTISE_KEYS, "down"): KeyDirectory,
+    (Phase.SHARE_KEYS, "up"): ShareBundles,
+    (Phase.SHARE_KEYS, "down"): BundleDelivery,
+    (Phase.MASKED_INPUT, "up"): MaskedInput,
+    (Phase.MASKED_INPUT, "down"): SurvivorSet,
+    (Phase.UNMASKING, "up"): UnmaskShares,
+}
+
+
+def samples():
+    seen = {}
+    run_aggregation(
+        make_inputs(PARAMS),
+        PARAMS,
+        drops=DropSchedule({10: Phase.MASKED_INPUT}),
+        tap=lambda phase, direction, u, data: seen.setdefault(KINDS[phase, direction], data),
+    )
+    return seen
+
+
+SAMPLES = samples()
+every_kind = pytest.mark.parametrize("kind", list(SAMPLES), ids=lambda kind: kind.__name__)
+
+
+def test_every_message_is_covered():
+    assert set(SAMPLES) == set(KINDS.values())
+
+
+@every_kind
+def test_round_trip(kind):
+    message = messages.decode(SAMPLES[kind], kind, PARAMS)
+    assert messages.encode(message) == SAMPLES[kind]
+
+
+@every_kind
+def test_every_prefix_and_extension_is_refused(kind):
+    data = SAMPLES[kind]
+    for end in range(len(data)):
+        with pytest.raises(DecodeError):
+            messages.decode(data[:end], kind, PARAMS)
+    for extra in (b"\0", b"\xc0", data):
+        with pytest.raises(DecodeError):
+            messages.decode(data + extra, kind, PARAMS)
+
+
+@every_kind
+def test_every_bit_flip_is_refused_or_another_message(kind):
+    data = SAMPLES[kind]
+    original = messages.decode(data, kind, PARAMS)
+    for position in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << position % 8
+        try:
+            message = messages.decode(bytes(flipped), kind, PARAMS)
+        except DecodeError:
+            continue
+        assert message != original
+        assert messages.encode(message) == bytes(flipped)
+
+
+@every_kind
+def test_no_other_kind_is_accepted(kind):
+    for other, data in SAMPLES.items():
+        if other is not kind:
+            with pytest.raises(DecodeError):
+                messages.decode(data, kind, PARAMS)
+
+
+@every_kind
+def test_longest_message_fits_the_bound_and_one_more_byte_is_too_long(kind):
+    n = PARAMS.n
+    full = messages.encode_set(PARAMS.roster, PARAMS.roster)
+    fields = [(s.length, PARAMS.field(s).bits) for s in PARAMS.sections]
+    longest = {
+        Advertisement: Advertisement(bytes(32), bytes(32)),
+        KeyDirectory: KeyDirectory(full, (bytes(32),) * n, (bytes(32),) * n),
+        ShareBundles: ShareBundles((bytes(80),) * (n - 1)),
+        BundleDelivery: BundleDelivery(full, (bytes(80),) * (n - 1)),
+        MaskedInput: MaskedInput(tuple(bytes(messages.packed_size(*f)) for f in fields)),
+        SurvivorSet: SurvivorSet(full),
+        UnmaskShares: UnmaskShares((bytes(32),) * n, ()),
+    }[kind]
+    assert len(messages.encode(longest)) <= messages.max_size(kind, PARAMS)
+    with pytest.raises(DecodeError, match="too long"):
+        messages.decode(bytes(messages.max_size(kind, PARAMS) + 1), kind, PARAMS)
+
+
+@given(st.binary(max_size=80))
+def test_junk_gives_only_decode_errors(data):
+    for kind in SAMPLES:
+        with pytest.raises(DecodeError):
+            messages.decode(data, kind, PARAMS)
+
+
+@pytest.mark.parametrize(
+    "byte", [b"\x91", b"\x92", b"\x81", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff"]
+)
+def test_nested_and_overlong_headers_give_only_decode_errors(byte):
+    for kind, data in SAMPLES.items():
+        bound = messages.max_size(kind, make_params(3000, ("g", 10**6, 4)))
+        for start in (b"", data[:2], data[:1] + b"\x10"):
+            with pytest.raises(DecodeError):
+                messages.decode(
+                    start + byte * (bound // len(byte) - 2),
+                    kind,
+                    make_params(3000, ("g", 10**6, 4)),
+                )
+
+
+def test_long_form_headers_are_not_canonical():
+    data = SAMPLES[Advertisement]
+    assert data[:1] == b"\x93"
+    for longer in (b"\xdc\x00\x03" + data[1:], data[:1] + b"\xcc" + data[1:]):
+        with pytest.raises(DecodeError):
+            messages.decode(longer, Advertisement, PARAMS)
+
+
+def test_another_version_is_refused():
+    data = bytearray(SAMPLES[Advertisement])
+    data[1] += 0x10
+    with pytest.raises(DecodeError):
+        messages.decode(bytes(data), Advertisement, PARAMS)
+    with pytest.raises(DecodeError, match="tag"):
+        messages.decode_upload(bytes(data), PARAMS)
+    with pytest.raises(DecodeError, match="tag"):
+        messages.decode_upload(b"", PARAMS)
+
+
+@given(st.data())
+def test_bitmaps(data):
+    roster = make_params(data.draw(st.integers(3, 30))).roster
+    members = data.draw(st.sets(st.sampled_from(roster)))
+    bitmap = messages.encode_set(members, roster)
+    assert len(bitmap) == (len(roster) + 7) // 8
+    assert messages.decode_set(bitmap, roster) == tuple(sorted(members))
+    with pytest.raises(DecodeError):
+        messages.decode_set(bitmap + b"\0", roster)
+    if len(roster) % 8:
+        with pytest.raises(DecodeError):
+            messages.decode_set(bitmap[:-1] + bytes([bitmap[-1] | 0x80]), roster)
+
+
+def test_masked_elements_outside_the_field_are_refused():
+    params = make_params(4, ("g", 2, 4))  # GF(61): 61, 62 and 63 are not elements
+    for word in (61, 63):
+        run = Run(params, Phase.SHARE_KEYS)
+        with pytest.raises(DecodeError, match="field"):
+            run.server.receive(10, messages.encode(MaskedInput((bytes([word, 0]),))))
+    run = Run(params, Phase.SHARE_KEYS)
+    assert run.server.receive(10, messages.encode(MaskedInput((bytes([60, 0]),))))
+
+
+@pytest.mark.parametrize(
+    "sections", [(), (bytes(2), bytes(2)), (bytes(1),), (bytes(3),), (b"\0\x10",)]
+)
+def test_masked_vectors_of_wrong_shape_are_refused(sections):
+    run = Run(make_params(4, ("g", 2, 4)), Phase.SHARE_KEYS)
+    with pytest.raises(DecodeError):
+        run.server.receive(10, messages.encode(MaskedInput(sections)))
