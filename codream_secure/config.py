@@ -120,7 +120,7 @@ class PrivacyConfig:
     dp_steps: int = _option(40, "private steps of a client in the whole run", min=1)
     dp_lr: float = _option(2.0, "step size of private SGD", above=0)
     dp_warmup: float = _option(
-        0.5, "part of the private steps taken before the first round", min=0, max=1
+        1.0, "part of the private steps taken before the first round", min=0, max=1
     )
 
 

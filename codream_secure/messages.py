@@ -1,7 +1,7 @@
 """What the server broadcasts to the clients (public), in the order of a synthesis.
 
 A client's answer to a request is never here: it goes through `protocols` as a masked input.
-The digest of a request's *bytes* enters the derivation of every mask (SPEC 3.3, D4), so a
+The digest of a request's *bytes* enters the derivation of every mask (SPEC 3.2, D4), so a
 request carries everything that the client's computation depends on.
 """
 
@@ -64,7 +64,7 @@ class LabelRequest(
 class SoftLabels(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="soft_labels"
 ):
-    """The summed labels of ``count`` clients: field elements, packed as SPEC 5 does."""
+    """The summed labels of ``count`` clients: field elements, packed as in SPEC 5.3."""
 
     version: int
     round: int

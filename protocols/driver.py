@@ -67,23 +67,19 @@ def run_aggregation(
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent, also in an aggregation that then fails.
 
-    Returns:
-        The sum over the survivors.
-
     Raises:
         NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
         LocalProtocolError: an input is missing or does not fit.
     """
     counts: ByteCounts = {phase: {"up": {}, "down": {}} for phase in Phase}
+    server = ServerSession(params)
+    clients = {u: ClientSession(params, u, entropy or os.urandom) for u in params.roster}
 
     def carry(phase: Phase, direction: Direction, client: int, data: bytes) -> bytes:
         counts[phase][direction][client] = len(data)
         if tap is not None:
             tap(phase, direction, client, data)
         return data
-
-    server = ServerSession(params)
-    clients = {u: ClientSession(params, u, entropy or os.urandom) for u in params.roster}
 
     def run_round(phase: Phase, waiting: Iterable[int], answer: Answer) -> dict[int, bytes]:
         for u in waiting:

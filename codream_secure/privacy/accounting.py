@@ -22,9 +22,12 @@ NoiseSource = Literal["os", "seeded"]
 
 # Relative precision of a noise multiplier; the search never ends on the overspending side.
 _TOLERANCE = 1e-3
-# Grid of the privacy loss. A coarser grid is ten times faster and errs towards more epsilon.
+# Grid of the privacy loss. A coarser grid is ten times faster and errs towards more epsilon:
+# by little for epsilon near 8, by multiples for a small one.
 _REPORT_GRID = 1e-4
 _SEARCH_GRID = 1e-3
+# Computing time and memory grow with epsilon, which far below this bound protects nobody.
+_LARGEST_EPSILON = 1000.0
 
 
 class BudgetExhausted(Exception):  # noqa: N818 - the state that the caller meets
@@ -58,10 +61,18 @@ class PrivacyBudget:
 
     Args:
         total_steps: T, public and independent of the client's data.
+
+    Raises:
+        UserError: T is negative.
+
+    Guarantee:
+        `charge` returns at most T times, also when steps abort in between.
     """
 
     def __init__(self, total_steps: int) -> None:
-        self._total = total_steps
+        if total_steps < 0:
+            raise UserError(f"a budget cannot have {total_steps} steps")
+        self.total_steps = total_steps
         self.steps_taken = 0
 
     def charge(self) -> None:
@@ -70,8 +81,8 @@ class PrivacyBudget:
         Raises:
             BudgetExhausted: all steps are spent; nothing was charged.
         """
-        if self.steps_taken >= self._total:
-            raise BudgetExhausted(f"all {self._total} private steps are spent")
+        if self.steps_taken >= self.total_steps:
+            raise BudgetExhausted(f"all {self.total_steps} private steps are spent")
         self.steps_taken += 1
 
 
@@ -91,10 +102,26 @@ def check_budget(epsilon: float, delta: float) -> None:
     """Refuse a budget that means nothing.
 
     Raises:
-        UserError: epsilon is not a positive finite number, or delta not inside (0, 1).
+        UserError: epsilon is not in (0, 1000], or delta not inside (0, 1).
     """
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise UserError(f"epsilon must be a positive finite number, not {epsilon}")
+    if not 0 < epsilon <= _LARGEST_EPSILON:
+        raise UserError(f"epsilon must be above 0 and at most {_LARGEST_EPSILON:g}, not {epsilon}")
+    _check_delta(delta)
+
+
+def check_mechanism(noise_multiplier: float, sampling_rate: float) -> None:
+    """Refuse a step that is no Poisson-sampled Gaussian mechanism.
+
+    Raises:
+        UserError: the noise multiplier is not positive and finite, or the rate not in (0, 1].
+    """
+    if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
+        raise UserError(f"the noise multiplier must be positive and finite, not {noise_multiplier}")
+    if not 0 < sampling_rate <= 1:
+        raise UserError(f"the sampling rate must be above 0 and at most 1, not {sampling_rate}")
+
+
+def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise UserError(f"delta must be between 0 and 1, not {delta}")
 
@@ -127,9 +154,16 @@ def epsilon_spent(
         delta: in (0, 1).
         grid: discretization of the privacy loss.
 
+    Raises:
+        UserError: an argument is out of range.
+
     Guarantee:
         An upper bound (PLD rounds pessimistically) for adding or removing one example.
     """
+    check_mechanism(noise_multiplier, sampling_rate)
+    _check_delta(delta)
+    if steps < 0:
+        raise UserError(f"the number of private steps cannot be {steps}")
     if steps == 0:
         return 0.0
     from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - takes a second to import
@@ -141,28 +175,32 @@ def epsilon_spent(
 
 @lru_cache(maxsize=64)
 def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """Return the smallest noise multiplier, to 0.1 %, for ``steps`` steps in total.
+    """Return the smallest noise multiplier, to 1 %, for ``steps`` steps in total.
 
     Computed once for the total of a run, never a round at a time.
 
     Args:
-        epsilon: target of the whole run.
+        epsilon: target of the whole run, at most 1000.
         delta: in (0, 1).
         sampling_rate: Poisson rate q in (0, 1].
         steps: private steps over all rounds, at least 1.
 
     Raises:
-        UserError: the budget means nothing, or no noise up to 10^6 meets it.
+        UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
 
     Guarantee:
         ``epsilon_spent`` of the result is at most ``epsilon``.
     """
     check_budget(epsilon, delta)
+    if steps < 1:
+        raise UserError(f"noise is computed for at least 1 private step, not {steps}")
+    search_grid = _SEARCH_GRID if epsilon >= 1 else _REPORT_GRID
 
-    def overspends(noise_multiplier: float, grid: float = _SEARCH_GRID) -> bool:
+    def overspends(noise_multiplier: float, grid: float = search_grid) -> bool:
         spent = epsilon_spent(noise_multiplier, sampling_rate, steps, delta, grid=grid)
         return spent > epsilon
 
+    check_mechanism(1.0, sampling_rate)
     # Starting near the answer matters: epsilons far above the target are the slow ones.
     high = max(1.0, math.sqrt(steps) * sampling_rate)
     while overspends(high):

@@ -18,7 +18,11 @@ def check_private_model(model: nn.Module) -> None:
     """Refuse a model whose per-example gradients are not per example.
 
     Opacus' validator looks at trainable layers by exact type only: a frozen BatchNorm, one
-    without affine parameters or a subclass passes it, and still learns batch statistics.
+    without affine parameters or a subclass passes it, and still learns batch statistics. A layer
+    of one's own whose `forward` mixes examples is not noticed.
+
+    Args:
+        model: in training or evaluation mode, which it keeps.
 
     Raises:
         UserError: names the layer and the way out.
@@ -30,28 +34,45 @@ def check_private_model(model: nn.Module) -> None:
                 f"layer {name or type(layer).__name__!r} keeps batch statistics, which are not "
                 "private; use --norm group or a model without normalization"
             )
-    errors = ModuleValidator.validate(model, strict=False)
+    errors = _opacus_errors(model)
     if errors:
         raise UserError(f"the model cannot be trained with DP-SGD: {errors[0]}")
+
+
+def _opacus_errors(model: nn.Module) -> list[Exception]:
+    mode = model.training
+    model.training = True  # Opacus refuses any model in evaluation mode; `step` sets the mode
+    try:
+        unsupported = ModuleValidator.validate(model, strict=False)
+        return [*unsupported, *GradSampleModule.validate(model, strict=False)]
+    finally:
+        model.training = mode
 
 
 def randomness(seed: int | None) -> np.random.Generator:
     """Return the generator of noise and Poisson draws.
 
     Args:
-        seed: for experiments; None takes a 256-bit key from the operating system. (A CPU
-            torch.Generator would use 32 bits of its seed.)
+        seed: for experiments; None takes Philox' whole key, 128 bits, from the operating system.
+            (A CPU torch.Generator would use 32 bits of its seed.)
 
     Returns:
         A Philox generator. It is fully keyed but no cryptographic sampler, and its normals are
         floating-point numbers (Mironov, CCS 2012): limits that SECURITY.md states.
     """
-    entropy = secrets.randbits(256) if seed is None else seed
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    if seed is None:
+        return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
 
 
-class _Optimizer(DPOptimizer):
-    """Opacus' optimizer with noise from a fully keyed generator."""
+class _Optimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with noise from a fully keyed generator.
+
+    Guarantee:
+        One example moves the clipped sum by at most ``clip`` (up to float32 rounding), whatever
+        it contains: a gradient that is not finite, which clipping would turn into NaN in every
+        weight and so into a release without noise, counts as zero.
+    """
 
     def __init__(
         self,
@@ -59,7 +80,7 @@ class _Optimizer(DPOptimizer):
         *,
         noise_multiplier: float,
         clip: float,
-        expected_batch: int,
+        expected_batch: float,
         draw: np.random.Generator,
     ) -> None:
         super().__init__(
@@ -70,6 +91,18 @@ class _Optimizer(DPOptimizer):
             loss_reduction="mean",
         )
         self._draw = draw
+
+    def clip_and_accumulate(self) -> None:
+        """Store the sum of clipped per-example gradients in ``p.summed_grad``."""
+        finite = [g.reshape(len(g), p.numel()).isfinite().all(dim=1) for p, g in self._gradients()]
+        broken = ~torch.stack(finite).all(dim=0)
+        if broken.any():
+            for _, gradients in self._gradients():
+                gradients[broken] = 0
+        super().clip_and_accumulate()
+
+    def _gradients(self) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(self.params, self.grad_samples, strict=True))
 
     def add_noise(self) -> None:
         """Store clipped sum plus N(0, (noise_multiplier * clip)^2) in ``p.grad``."""
@@ -91,6 +124,7 @@ class PrivateTrainer:
         expected_batch: the public denominator of the sum. Never q times the client's own number
             of examples: that number is private when examples are added or removed.
         learning_rate: of SGD.
+        momentum: of SGD; it sums up noisy gradients alone.
         budget: charged before every step.
         seed: None takes noise and draws from the operating system.
 
@@ -111,8 +145,9 @@ class PrivateTrainer:
         clip: float,
         noise_multiplier: float,
         sampling_rate: float,
-        expected_batch: int,
+        expected_batch: float,
         learning_rate: float,
+        momentum: float = 0.0,
         budget: PrivacyBudget,
         seed: int | None,
     ) -> None:
@@ -126,7 +161,7 @@ class PrivateTrainer:
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
         self._hooked.remove_hooks()
         self._optimizer = _Optimizer(
-            torch.optim.SGD(model.parameters(), lr=learning_rate),
+            torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum),
             noise_multiplier=noise_multiplier,
             clip=clip,
             expected_batch=expected_batch,
@@ -146,6 +181,7 @@ class PrivateTrainer:
             BudgetExhausted: all steps are spent; nothing was computed.
         """
         self._budget.charge()
+        self.model.train()  # Opacus' hooks do nothing in evaluation mode
         drawn = torch.from_numpy(self._draw.random(len(y)) < self._rate).to(x.device)
         # A full backward hook wants an input with a gradient.
         batch = x[drawn].requires_grad_()
@@ -157,4 +193,14 @@ class PrivateTrainer:
             self._optimizer.step()
         finally:
             self._hooked.remove_hooks()
-            self._optimizer.zero_grad()
+            self._forget_batch()
+
+    def _forget_batch(self) -> None:
+        """Drop what an aborted step leaves behind: private tensors that break the next step."""
+        self._optimizer.zero_grad(set_to_none=True)
+        for layer in self.model.modules():
+            for name in {"activations", "max_batch_len"} & vars(layer).keys():
+                delattr(layer, name)
+        for p in self.model.parameters():
+            vars(p).pop("_current_grad_sample", None)
+            vars(p)["_forward_counter"] = 0  # Opacus' count of forward passes without a backward

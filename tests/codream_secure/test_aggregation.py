@@ -46,7 +46,7 @@ def label_request():
     )
 
 
-def build(secure, n=5, dropout=0.0, threshold=None, seed=0, tap=None):
+def build(*, secure, n=5, dropout=0.0, threshold=None, seed=0, tap=None):
     """Clients whose answer is a bit of their own (2**(id % 4)), so that a sum names who is in."""
 
     def answer(identity):

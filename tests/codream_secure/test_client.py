@@ -157,7 +157,7 @@ def test_policy_is_immutable():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_answers_on_a_gpu_match_the_cpu_within_rounding():
     scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
-    learner = SimpleNamespace(frozen_copy=lambda: MODEL.cuda())
+    learner = SimpleNamespace(frozen_copy=MODEL.cuda)
     on_gpu = Client(learner, scale, bytes(32), Policy()).answer(encode(label_request()), 0)
     MODEL.cpu()
     on_cpu = client().answer(encode(label_request()), 0)

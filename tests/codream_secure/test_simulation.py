@@ -65,14 +65,14 @@ def test_the_reported_round_is_chosen_on_validation_and_never_on_test(tiny):
 def test_clients_learn_from_dreams(tiny):
     """Not a benchmark: a federation whose clients each know few classes must gain a lot."""
     config = tiny(
-        clients=5,
+        clients=4,
         models="resnet8",
-        partition="dirichlet:0.1",
+        partition="dirichlet:0.3",
         rounds=2,
-        dreams=64,
-        dream_steps=10,
+        dreams=128,
+        dream_steps=15,
         kd_epochs=15,
-        warmup_epochs=10,
+        warmup_epochs=6,
     )
     _, history = run(config)
     assert history[-1].clients_mean > history[-1].independent_mean + 0.1

@@ -1,0 +1,83 @@
+"""A whole private run charges what was planned and reports what was charged."""
+
+import pytest
+
+from codream_secure.config import resolve
+from codream_secure.privacy.accounting import epsilon_spent
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.simulation import Simulation
+
+
+def private(tiny, **options):
+    return tiny(dp_eps=8.0, models="mlp", dp_steps=5, **options)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("rounds", [1, 2, 3, 7])
+def test_warm_up_and_rounds_add_up_to_the_budget(tiny, warmup, rounds):
+    plan = PrivacyPlan(resolve(private(tiny, dp_warmup=warmup, rounds=rounds)), examples=400)
+    total = plan.warmup_steps + sum(plan.round_steps(k) for k in range(1, rounds + 1))
+    assert total == 5
+
+
+def test_no_public_figure_depends_on_the_size_of_a_clients_data(tiny):
+    plan = PrivacyPlan(resolve(private(tiny, dp_batch=25)), examples=400)
+    assert plan.sampling_rate == 0.25
+    assert plan._batch == 25
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+@pytest.mark.parametrize("acquisition", ["joint", "two-stage"])
+def test_a_run_spends_the_budget_whatever_drops_out(tiny, dropout, acquisition):
+    simulation = Simulation(
+        private(tiny, rounds=2, dropout=dropout, acquisition=acquisition, dp_warmup=0.4)
+    )
+    list(simulation.rounds())
+    guarantee = simulation.guarantee()
+    assert guarantee.steps == 5
+    assert 7.9 < guarantee.epsilon <= 8.0
+    assert guarantee.epsilon == epsilon_spent(
+        guarantee.noise_multiplier, guarantee.sampling_rate, 5, guarantee.delta
+    )
+
+
+def test_an_interrupted_run_reports_what_was_charged_so_far(tiny):
+    simulation = Simulation(private(tiny, rounds=4, dp_warmup=0.2))
+    next(iter(simulation.rounds()))
+    guarantee = simulation.guarantee()
+    assert guarantee.steps == 2
+    assert guarantee.epsilon < 8.0
+
+
+def test_independent_training_has_a_budget_of_its_own(tiny):
+    simulation = Simulation(private(tiny))
+    list(simulation.rounds())
+    spent = {role: b.steps_taken for (role, _), b in simulation.plan._budgets.items()}
+    assert spent == {"client": 5, "twin": 5}
+
+
+def test_under_dp_there_is_no_validation_part_and_the_last_round_is_reported(tiny):
+    simulation = Simulation(private(tiny, rounds=2))
+    list(simulation.rounds())
+    assert simulation.observer.history[0].validation is None
+    assert simulation.observer.reported() is simulation.observer.history[-1]
+
+
+def test_noise_comes_from_the_operating_system_unless_a_seed_is_given(tiny):
+    seeded = Simulation(private(tiny))
+    assert seeded.guarantee().noise_source == "seeded"
+    fresh = Simulation(private(tiny, seed=None))
+    assert fresh.guarantee().noise_source == "os"
+    first = fresh.client_models()[0].state_dict()
+    second = Simulation(private(tiny, seed=None)).client_models()[0].state_dict()
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+def test_no_request_of_a_private_run_asks_for_batch_statistics(tiny, monkeypatch):
+    simulation = Simulation(private(tiny))
+    asked = []
+    original = simulation.aggregator.sum
+    monkeypatch.setattr(simulation.aggregator, "sum", lambda r: asked.append(r) or original(r))
+    list(simulation.rounds())
+    assert asked
+    assert all(getattr(request, "bn_weight", 0) == 0 for request in asked)

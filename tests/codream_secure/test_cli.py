@@ -1,0 +1,283 @@
+"""The command line: what it prints and leaves, and what it says of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from codream_secure.cli import entry_point
+
+TINY = [
+    "simulate",
+    "--clients",
+    "4",
+    "--rounds",
+    "1",
+    "--dreams",
+    "4",
+    "--dream-steps",
+    "1",
+    "--warmup-epochs",
+    "1",
+    "--kd-epochs",
+    "1",
+    "--models",
+    "linear",
+    "--seed",
+    "0",
+]
+
+SUMMARY_KEYS = {
+    "schema_version",
+    "method",
+    "dataset",
+    "partition",
+    "clients",
+    "models",
+    "seed",
+    "secure",
+    "threat_model",
+    "threshold",
+    "rounds",
+    "bits",
+    "round_trips_per_step",
+    "aborted_steps",
+    "accuracy",
+    "privacy",
+    "bytes",
+    "seconds",
+}
+PHASES = [
+    "advertise_keys",
+    "share_keys",
+    "broadcast",
+    "masked_input",
+    "consistency",
+    "unmasking",
+    "labels",
+]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Return a function that runs the command line and gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["codream-secure", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            entry_point()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def test_json_is_the_summary_and_nothing_else(run, tmp_path):
+    code, out, err = run(*TINY, "--json", "--out", "run")
+    summary = json.loads(out)
+    assert code == 0
+    assert err == ""
+    assert summary.keys() >= SUMMARY_KEYS
+    assert summary["accuracy"].keys() == {
+        "independent_mean",
+        "clients_mean",
+        "clients_std",
+        "server",
+    }
+    assert list(summary["bytes"]["by_phase"]) == PHASES
+    assert summary["bytes"]["per_client_up"] == sum(
+        phase["up"] for phase in summary["bytes"]["by_phase"].values()
+    )
+    assert summary["seconds"].keys() >= {
+        "total",
+        "local_training",
+        "dreaming",
+        "secure_aggregation",
+        "acquisition",
+    }
+    assert summary["privacy"] is None
+    assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
+
+
+def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path):
+    assert run(*TINY, "--out", "first", "--quiet") == (0, "", "")
+    folder = tmp_path / "first"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "dreams.png",
+        "accuracy.png",
+        "models",
+    }
+    for picture in ("dreams.png", "accuracy.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert len(list((folder / "models").iterdir())) == 5
+    assert load_file(folder / "models/server.safetensors")
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in rounds] == [1]
+
+    code, *_ = run("simulate", "--config", "first/config.toml", "--out", "second", "--quiet")
+    assert code == 0
+    first, second = (
+        load_file(tmp_path / f / "models/client-0.safetensors") for f in ("first", "second")
+    )
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_the_default_folder_is_named_after_time_and_run(run, tmp_path):
+    code, out, _ = run(*TINY)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert code == 0
+    assert folder.name.endswith("-codream-digits")
+    assert f"written to runs/{folder.name}" in out.replace("\n", "")
+
+
+def test_the_table_marks_accuracy_as_the_observers(run):
+    _, out, _ = run(*TINY, "--out", "run")
+    assert "test accuracy (observer's)" in out
+    assert "independent training" in out
+    assert "FedAvg" in out
+
+
+def test_a_seeded_private_run_is_labelled_an_experiment(run):
+    code, out, _ = run(*TINY, "--dp-eps", 8, "--dp-steps", 3, "--out", "run")
+    assert code == 0
+    assert "seeded" in out
+    assert "experiment only" in out
+
+
+def test_a_private_run_reports_its_guarantee(run):
+    _, out, _ = run(*TINY[:-2], "--dp-eps", 8, "--dp-steps", 3, "--json", "--out", "run")
+    privacy = json.loads(out)["privacy"]
+    assert privacy.keys() >= {
+        "unit",
+        "adjacency",
+        "epsilon",
+        "delta",
+        "accountant",
+        "noise_source",
+        "steps",
+    }
+    assert 7.9 < privacy["epsilon"] <= 8
+    assert (privacy["noise_source"], privacy["steps"], privacy["delta"]) == ("os", 3, 1e-5)
+
+
+def test_heterogeneous_models_have_no_fedavg_figure(run):
+    _, out, _ = run(*TINY, "--models", "linear,mlp", "--json", "--out", "run")
+    assert json.loads(out)["bytes"]["fedavg_per_client_up"] is None
+
+
+def test_the_command_line_wins_over_the_file(run, tmp_path):
+    (tmp_path / "run.toml").write_text("rounds = 1\nclients = 7\nbits = 3\n")
+    _, out, _ = run(*TINY, "--config", "run.toml", "--bits", 2, "--json", "--out", "run")
+    summary = json.loads(out)
+    assert (summary["clients"], summary["bits"]) == (4, 2)
+    written = tomllib.loads((tmp_path / "run/config.toml").read_text())
+    assert written["bits"] == 2
+
+
+BAD = [
+    (["--clients", 2], "at least 3 clients"),
+    (["--clients", 1], "--clients must be at least 2"),
+    (["--threshold", 2], "--threshold must be 3 to 4"),
+    (["--threshold", 5], "--threshold must be 3 to 4"),
+    (["--clients", 2000], "too few"),
+    (["--dataset", "imagenet"], "unknown dataset 'imagenet'"),
+    (["--dataset", "missing.npz"], "missing.npz"),
+    (["--dataset", "bad.npz"], "bad.npz"),
+    (["--models", "resnet9000"], "resnet9000"),
+    (["--partition", "sorted"], "sorted"),
+    (["--partition", "dirichlet:-1"], "dirichlet"),
+    (["--dp-eps", 0], "--dp-eps must be above 0"),
+    (["--dp-eps", -3], "--dp-eps must be above 0"),
+    (["--dp-eps", "inf"], "--dp-eps must be a finite number"),
+    (["--dp-eps", "nan"], "--dp-eps must be a finite number"),
+    (["--dp-eps", 8, "--dp-delta", 1], "--dp-delta must be below 1"),
+    (["--dp-eps", 8, "--norm", "batch"], "--norm batch cannot be used with --dp-eps"),
+    (["--dp-eps", 8, "--bn-weight", 1], "--bn-weight cannot be used with --dp-eps"),
+    (["--dropout", 1.5], "--dropout must be at most 1"),
+    (["--bits", 0], "--bits must be at least 1"),
+    (["--out", "full"], "full is not empty"),
+    (["--out", "file/run"], "cannot write"),
+    (["--config", "unknown.toml"], "unknown setting 'colour'"),
+    (["--config", "typed.toml"], "--clients must be of type int"),
+    (["--config", "broken.toml"], "broken.toml is not a TOML file"),
+    (["--config", "nowhere.toml"], "cannot read nowhere.toml"),
+    (["--device", "tpu"], "tpu"),
+    (["--method", "magic"], "magic"),
+    (["--no-such-option"], "No such option"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_gets_one_clear_line_and_code_2(run, tmp_path, arguments, says):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thing").touch()
+    (tmp_path / "file").touch()
+    (tmp_path / "unknown.toml").write_text('colour = "red"\n')
+    (tmp_path / "typed.toml").write_text('clients = "ten"\n')
+    (tmp_path / "broken.toml").write_text("clients = = 3\n")
+    np.savez(tmp_path / "bad.npz", x_train=np.zeros((3, 8, 8)))
+    given = TINY if "--config" not in arguments else ["simulate"]
+    code, out, err = run(*given, *arguments)
+    assert code == 2
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
+    message = [line for line in err.splitlines() if line.lower().startswith("error")]
+    assert len(message) == 1
+
+
+def test_dropouts_that_leave_no_dreams_end_with_code_3_and_a_summary(run):
+    code, out, _ = run(*TINY, "--dropout", 1, "--json", "--out", "run")
+    summary = json.loads(out)
+    assert code == 3
+    assert summary["aborted_steps"] == summary["aggregation_steps"] > 0
+    assert summary["accuracy"]["clients_mean"] > 0
+
+
+def test_interrupting_leaves_a_readable_folder_and_code_130(tmp_path):
+    command = [sys.executable, "-m", "codream_secure", *TINY, "--out", str(tmp_path / "run")]
+    command += ["--rounds", "500", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "100"})
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (
+        metrics.exists() and metrics.read_text().count("\n")
+    ):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert 1 <= summary["rounds_finished"] < 500
+    assert summary["accuracy"]["clients_mean"] > 0
+    assert len(list((tmp_path / "run/models").iterdir())) == 5
+
+
+def test_version_and_help(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("codream-secure, version ")
+    code, out, _ = run("simulate", "--help")
+    assert code == 0
+    for option in (
+        "--dp-eps",
+        "--threshold",
+        "--label-bits",
+        "--no-secure",
+        "--config",
+        "Examples",
+    ):
+        assert option in out

@@ -1,0 +1,163 @@
+"""A curious server: it looks at the schema and at every byte, and compares with SECURITY.md."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import codream_secure.messages as broadcasts
+from codream_secure.simulation import Simulation
+from protocols import messages
+from protocols.packing import unpack
+from protocols.params import Phase
+from protocols.server import ServerSession
+
+ROOT = Path(__file__).parents[2]
+
+UPLOADS = {
+    Phase.ADVERTISE_KEYS: messages.Advertisement,
+    Phase.SHARE_KEYS: messages.ShareBundles,
+    Phase.MASKED_INPUT: messages.MaskedInput,
+    Phase.UNMASKING: messages.UnmaskShares,
+}
+DOWNLOADS = (
+    messages.KeyDirectory,
+    messages.BundleDelivery,
+    messages.SurvivorSet,
+    broadcasts.DreamRequest,
+    broadcasts.LabelRequest,
+    broadcasts.SoftLabels,
+)
+
+
+def listed(heading):
+    """Return the `Message.field` names in the first column of a section's table."""
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    return {name for row in rows for name in re.findall(r"`(\w+\.\w+)`", row)}
+
+
+def schema(types):
+    return {f"{t.__name__}.{field.name}" for t in types for field in msgspec.structs.fields(t)}
+
+
+def check_schema(uploads):
+    """Raise AssertionError unless SECURITY.md lists exactly the fields that go up."""
+    assert schema(uploads) == listed("What the server receives from one client")
+
+
+def check_upload(phase, data):
+    """Raise AssertionError unless the bytes are one listed message and nothing else."""
+    kind = UPLOADS[phase]
+    try:
+        message = msgspec.msgpack.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise AssertionError(f"{phase}: {error}") from None
+    assert msgspec.msgpack.encode(message) == data, f"{phase}: bytes beyond the schema"
+
+
+@pytest.fixture
+def recorded(tiny, monkeypatch):
+    """Return every upload of a run, as the server-side function received it."""
+    received, tapped = [], []
+    original = ServerSession.receive
+
+    def receive(self, client, data):
+        received.append((client, data))
+        return original(self, client, data)
+
+    def tap(phase, direction, client, data):
+        if direction == "up":
+            tapped.append((phase, client, data))
+
+    monkeypatch.setattr(ServerSession, "receive", receive)
+    simulation = Simulation(tiny(rounds=2, dropout=0.1, clients=5), tap=tap)
+    list(simulation.rounds())
+    assert received == [(client, data) for _, client, data in tapped]
+    return tapped
+
+
+def test_security_md_lists_exactly_what_goes_up():
+    check_schema(UPLOADS.values())
+
+
+def test_security_md_lists_exactly_what_comes_down():
+    assert schema(DOWNLOADS) == listed("What other clients receive")
+
+
+def test_every_byte_the_server_receives_is_a_listed_field(recorded):
+    assert {phase for phase, *_ in recorded} == set(Phase)
+    assert all(type(data) is bytes for *_, data in recorded)
+    for phase, _, data in recorded:
+        check_upload(phase, data)
+
+
+@pytest.mark.parametrize("planted", ["loss", "examples", "clip", "accuracy"])
+def test_a_planted_field_in_the_schema_is_found(planted):
+    leaky = msgspec.defstruct(
+        "MaskedInput",
+        [("sections", tuple[bytes, ...]), (planted, float)],
+        frozen=True,
+        array_like=True,
+    )
+    with pytest.raises(AssertionError):
+        check_schema([*list(UPLOADS.values())[:2], leaky, messages.UnmaskShares])
+
+
+@pytest.mark.parametrize("value", [0.6931, 139, [0.5, 0.25], {"accuracy": 0.9}])
+def test_a_planted_value_in_a_message_is_found(recorded, value):
+    for phase, _, data in recorded[:40]:
+        fields = msgspec.msgpack.decode(data)
+        with pytest.raises(AssertionError):
+            check_upload(phase, msgspec.msgpack.encode([*fields, value]))
+        with pytest.raises(AssertionError):
+            check_upload(phase, data + msgspec.msgpack.encode(value))
+
+
+def test_what_is_masked_says_nothing_of_what_was_put_in(tiny):
+    """Clients whose gradient codes are all alike still send uniform field elements."""
+    vectors, codes = [], {}
+
+    def tap(phase, direction, client, data):
+        if phase is Phase.MASKED_INPUT and direction == "up":
+            vectors.append(msgspec.msgpack.decode(data, type=messages.MaskedInput).sections[0])
+
+    simulation = Simulation(tiny(dreams=64, dream_steps=3, bits=4), tap=tap)
+    for c, member in simulation._members.items():
+        original = member.client.answer
+
+        def constant(broadcast, step, c=c, original=original):
+            values = dict(original(broadcast, step))
+            codes[c] = {name: np.full_like(v, 3) for name, v in values.items()}
+            return codes[c]
+
+        simulation.aggregator._clients[c] = constant
+    list(simulation.rounds())
+    bits, p, length = 6, 61, 64 * 64
+    masked = np.concatenate([unpack(v, bits, length) for v in vectors if len(v) == length * 6 // 8])
+    counts = np.bincount(masked, minlength=p)
+    chi_square = float(((counts - len(masked) / p) ** 2 / (len(masked) / p)).sum())
+    # 60 degrees of freedom: mean 60, standard deviation 11.
+    assert len(masked) == 4 * 3 * length
+    assert chi_square < 60 + 5 * 11
+
+
+def test_the_aggregator_returns_sums_and_counts_only(tiny, monkeypatch):
+    simulation = Simulation(tiny(clients=5))
+    seen = []
+    original = simulation.aggregator.sum
+
+    def spy(request):
+        total = original(request)
+        seen.append(total)
+        return total
+
+    monkeypatch.setattr(simulation.aggregator, "sum", spy)
+    list(simulation.rounds())
+    assert {tuple(total.__dataclass_fields__) for total in seen} == {
+        ("totals", "count", "sections")
+    }
+    assert all(total.count == 5 for total in seen)

@@ -1,0 +1,94 @@
+"""Who may import whom, and who may hold what."""
+
+import ast
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import codream_secure
+import protocols
+from codream_secure.observer import Measurement, Observer
+from codream_secure.simulation import Simulation
+
+PACKAGE = Path(codream_secure.__file__).parent
+PROTOCOLS = Path(protocols.__file__).parent
+
+# Who may read the observer: the simulation that owns it and what shows its figures.
+READERS = {"simulation.py", "report/run_folder.py", "report/plots.py", "report/summary.py"}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_the_simulation_and_the_report_import_the_observer():
+    importers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name.startswith("codream_secure.observer") for name in imports(path))
+    }
+    assert importers == READERS
+
+
+def test_no_server_side_object_can_reach_the_observer(tiny):
+    simulation = Simulation(tiny())
+    list(simulation.rounds())
+    server_side = [simulation.aggregator, simulation._student, simulation._buffer, simulation._clip]
+    for thing in server_side:
+        for found in reachable(thing):
+            assert not isinstance(found, Observer | Measurement)
+    assert any(isinstance(found, Observer) for found in reachable(simulation))
+
+
+def reachable(start):
+    """Yield what an object refers to, without descending into modules, classes or code."""
+    seen, todo = set(), [start]
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type | type(sys)):
+            continue
+        seen.add(id(thing))
+        yield thing
+        if callable(thing) and hasattr(thing, "__globals__"):
+            todo.extend(cell.cell_contents for cell in thing.__closure__ or ())
+        else:
+            todo.extend(gc.get_referents(thing))
+
+
+def test_protocols_never_import_the_learning_side_or_torch():
+    for path in PROTOCOLS.rglob("*.py"):
+        roots = {name.split(".")[0] for name in imports(path) if name}
+        assert not roots & {"codream_secure", "torch", "opacus", "sklearn"}, path
+
+
+def test_dreaming_knows_nothing_of_masks():
+    """`aggregation.py` is the only door between dreaming and the protocol's sessions."""
+    sessions = ("protocols.client", "protocols.server", "protocols.driver", "protocols.keys")
+    for path in PACKAGE.rglob("*.py"):
+        crossing = {name for name in imports(path) if name and name.startswith(sessions)}
+        allowed = {
+            "aggregation.py": True,
+            "simulation.py": crossing <= {"protocols.driver", "protocols.driver.Tap"},
+        }
+        assert not crossing or allowed.get(path.name), path
+
+
+def test_help_and_bad_options_do_not_wait_for_torch():
+    code = (
+        "import sys\n"
+        "from codream_secure.cli import cli\n"
+        "try: cli(['simulate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'opacus', 'matplotlib', 'sklearn'} & set(sys.modules), 'slow'\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--dp-eps" in result.stdout
