@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codream_secure._version import __version__
-from codream_secure.config import Config, Setting, load_toml, resolve, settings
+from codream_secure.config import (
+    Config,
+    Setting,
+    described_default,
+    load_toml,
+    resolve,
+    settings,
+)
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,8 +43,8 @@ Examples:
 def _as_option(setting: Setting) -> Callable[[Any], Any]:
     name = setting.name.replace("_", "-")
     help_text = setting.help
-    if setting.default is not None:
-        help_text += f"  [default: {setting.default}]"
+    if default := described_default(setting):
+        help_text += f"  [default: {default}]"
     if setting.kind is bool:
         return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=help_text)
     kind = click.Choice(setting.choices) if setting.choices else setting.kind

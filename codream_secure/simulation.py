@@ -346,7 +346,7 @@ class Simulation:
         return SynthesisSettings(
             dreams=_set(dream.dreams),
             dream_steps=self._dream_steps,
-            dream_lr=dream.dream_lr,
+            dream_lr=_set(dream.dream_lr),
             bits=dream.bits,
             entropy_weight=dream.entropy_weight,
             bn_weight=_set(dream.bn_weight),

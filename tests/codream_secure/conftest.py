@@ -28,6 +28,7 @@ def tiny():
     """Return a function that builds the configuration of a tiny run."""
 
     def build(**options):
-        return Config.from_options({**TINY, **options})
+        base = {k: v for k, v in TINY.items() if "dp_eps" not in options or k != "warmup_epochs"}
+        return Config.from_options({**base, **options})
 
     return build

@@ -16,22 +16,8 @@ from codream_secure.cli import entry_point
 
 TINY = [
     "simulate",
-    "--clients",
-    "4",
-    "--rounds",
-    "1",
-    "--dreams",
-    "4",
-    "--dream-steps",
-    "1",
-    "--warmup-epochs",
-    "1",
-    "--kd-epochs",
-    "1",
-    "--models",
-    "linear",
-    "--seed",
-    "0",
+    *("--clients", "4", "--rounds", "1", "--models", "linear", "--seed", "0"),
+    *("--dreams", "4", "--dream-steps", "1", "--kd-epochs", "1"),
 ]
 
 SUMMARY_KEYS = {
@@ -157,7 +143,16 @@ def test_a_seeded_private_run_is_labelled_an_experiment(run):
 
 
 def test_a_private_run_reports_its_guarantee(run):
-    _, out, _ = run(*TINY[:-2], "--dp-eps", 8, "--dp-steps", 3, "--json", "--out", "run")
+    _, out, _ = run(
+        *(a for a in TINY if a not in ("--seed", "0")),
+        "--dp-eps",
+        8,
+        "--dp-steps",
+        3,
+        "--json",
+        "--out",
+        "run",
+    )
     privacy = json.loads(out)["privacy"]
     assert privacy.keys() >= {
         "unit",
@@ -205,6 +200,9 @@ BAD = [
     (["--dp-eps", 8, "--dp-delta", 1], "--dp-delta must be below 1"),
     (["--dp-eps", 8, "--norm", "batch"], "--norm batch cannot be used with --dp-eps"),
     (["--dp-eps", 8, "--bn-weight", 1], "--bn-weight cannot be used with --dp-eps"),
+    (["--dp-eps", 8, "--warmup-epochs", 3], "--warmup-epochs cannot be used with --dp-eps"),
+    (["--dp-eps", 8, "--validation", 0.2], "--validation cannot be used with --dp-eps"),
+    (["--dp-clip", 1], "--dp-clip needs --dp-eps"),
     (["--dropout", 1.5], "--dropout must be at most 1"),
     (["--bits", 0], "--bits must be at least 1"),
     (["--out", "full"], "full is not empty"),

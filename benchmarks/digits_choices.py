@@ -1,0 +1,90 @@
+"""Why the defaults are what they are: choices compared on folds of the digits' training part.
+
+    python benchmarks/digits_choices.py             all tables, two folds, 25 minutes on 2 cores
+    python benchmarks/digits_choices.py --quick     the bits table with one fold, half the rounds
+    python benchmarks/digits_choices.py --only bits labels
+
+The test part is never touched. Every row differs from the defaults of `codream-secure simulate`
+in what its name says and nothing else; masks are off since they change no bit of the result
+(tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part, so its
+accuracies are lower than those of digits_accuracy.py.
+"""
+
+import argparse
+from typing import Any
+
+from _federations import digits, fold, mean, over_seeds, progress, report
+
+SKEWED = {"partition": "dirichlet:0.5"}
+PRIVATE = {"dp_eps": 8.0}
+
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    "bits": {
+        f"{name}, {bits} bits": {**base, "bits": bits}
+        for name, base in (("dirichlet:0.5", SKEWED), ("eps 8", PRIVATE))
+        for bits in (1, 2, 3, 4, 8, 16)
+    },
+    "labels": {
+        "probabilities at T (default)": SKEWED,
+        "logits": {**SKEWED, "labels": "logits"},
+        "probabilities, 4 bits": {**SKEWED, "label_bits": 4},
+    },
+    "acquisition": {
+        "joint (default)": SKEWED,
+        "two-stage, 3 local epochs": {
+            **SKEWED,
+            "acquisition": "two-stage",
+            "local_epochs": 3,
+        },
+        "joint, iid": {},
+        "two-stage, 3 local epochs, iid": {"acquisition": "two-stage", "local_epochs": 3},
+    },
+    "dreaming": {
+        "default": SKEWED,
+        "without R_bn": {**SKEWED, "bn_weight": 0.0},
+        "without class balance": {**SKEWED, "balance_weight": 0.0},
+        "without entropy": {**SKEWED, "entropy_weight": 0.0},
+        "labelled noise, no dreaming": {**SKEWED, "dream_steps": 0},
+        "256 dreams": {**SKEWED, "dreams": 256},
+        "step size 0.1": {**SKEWED, "dream_lr": 0.1},
+    },
+    "private": {
+        "default": PRIVATE,
+        "labelled noise, no dreaming": {**PRIVATE, "dream_steps": 0},
+        "20 steps of 0.2": {**PRIVATE, "dream_steps": 20, "dream_lr": 0.2},
+        "half of the private steps in the rounds": {**PRIVATE, "dp_warmup": 0.5},
+        "linear": {**PRIVATE, "models": "linear"},
+        "resnet8, GroupNorm": {**PRIVATE, "models": "resnet8"},
+    },
+}
+
+
+def main() -> None:
+    """Run the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a first impression in 2 minutes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--only", nargs="+", choices=sorted(TABLES), default=list(TABLES))
+    options = parser.parse_args()
+    data = digits()
+    folds = range(1 if options.quick else 2)
+    for title in ["bits"] if options.quick else options.only:
+        progress(f"table {title}")
+        rows = []
+        for name, settings in TABLES[title].items():
+            faster = {"rounds": 2, "dream_steps": 10} if options.quick else {}
+            chosen = {**settings, **faster, "secure": False}
+            runs = over_seeds(chosen, folds, lambda index: fold(data, index))
+            rows.append(
+                {
+                    "row": name,
+                    "clients": mean(runs, "clients_mean"),
+                    "server": mean(runs, "server"),
+                    "independent": mean(runs, "independent_mean"),
+                }
+            )
+        report(f"digits, {len(folds)} folds: {title}", rows, [], as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
