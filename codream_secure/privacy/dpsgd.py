@@ -124,7 +124,6 @@ class PrivateTrainer:
         expected_batch: the public denominator of the sum. Never q times the client's own number
             of examples: that number is private when examples are added or removed.
         learning_rate: of SGD.
-        momentum: of SGD; it sums up noisy gradients alone.
         budget: charged before every step.
         seed: None takes noise and draws from the operating system.
 
@@ -147,7 +146,6 @@ class PrivateTrainer:
         sampling_rate: float,
         expected_batch: float,
         learning_rate: float,
-        momentum: float = 0.0,
         budget: PrivacyBudget,
         seed: int | None,
     ) -> None:
@@ -161,7 +159,7 @@ class PrivateTrainer:
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
         self._hooked.remove_hooks()
         self._optimizer = _Optimizer(
-            torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=momentum),
+            torch.optim.SGD(model.parameters(), lr=learning_rate),
             noise_multiplier=noise_multiplier,
             clip=clip,
             expected_batch=expected_batch,

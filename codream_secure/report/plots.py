@@ -16,13 +16,19 @@ _GREY_CHANNELS = 1
 _RGB_CHANNELS = 3
 
 
-def draw_dreams(dreams: LabelledDreams, path: Path) -> None:
+def draw_dreams(dreams: LabelledDreams, temperature: float, path: Path) -> None:
     """Draw up to 50 dreams sorted by their label, with label and confidence above each.
 
     Colour images of three channels are drawn in colour; of two or four channels, the first.
+
+    Args:
+        dreams: pixels and targets.
+        temperature: that the targets were softened with; confidences are shown without it.
+        path: of the PNG file.
     """
     labels = dreams.targets.argmax(dim=1).numpy()
-    confidence = dreams.targets.max(dim=1).values.numpy()
+    sharp = (dreams.targets.double().log() * temperature).softmax(dim=1)
+    confidence = sharp.max(dim=1).values.numpy()
     order = np.argsort(labels, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(len(order), _COLUMNS * _ROWS)).astype(int)]
     rows = -(-len(chosen) // _COLUMNS)

@@ -61,7 +61,8 @@ class RunFolder:
         text = json.dumps(summary, indent=2)
         (self.path / "summary.json").write_text(text + "\n", encoding="utf-8")
         if simulation.dreams:
-            draw_dreams(simulation.dreams[-1], self.path / "dreams.png")
+            temperature = simulation.config.learning.kd_temperature
+            draw_dreams(simulation.dreams[-1], temperature, self.path / "dreams.png")
         if simulation.observer.history:
             draw_accuracy(simulation.observer.history, self.path / "accuracy.png")
         self._save_models(simulation)

@@ -169,17 +169,6 @@ def test_dream_gradients_go_through_a_clean_frozen_copy():
     assert not torch.equal(before, flat(one.model))
 
 
-def test_momentum_sums_up_released_gradients():
-    one = trainer(noise_multiplier=ALMOST_NONE, momentum=0.9, learning_rate=1e-3)
-    moves = []
-    for _ in range(2):
-        before = flat(one.model)
-        one.step(X, Y)
-        moves.append(before - flat(one.model))
-    # The gradient hardly changes in so small a step.
-    assert torch.allclose(moves[1], 1.9 * moves[0], rtol=0.05, atol=1e-6)
-
-
 def noise_of_steps(steps=60):
     """Return the noise alone, in units of what was accounted for: rows are steps."""
     one = trainer(sampling_rate=1e-12, learning_rate=1.0)
