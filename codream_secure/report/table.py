@@ -10,9 +10,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _size(count: int | None) -> str:
-    if count is None:
-        return "- (models differ)"
+def _size(count: int) -> str:
     for unit, scale in (("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.2f} {unit}"
@@ -91,13 +89,19 @@ def _byte_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         for phase, count in sizes["by_phase"].items()
         if count["up"] or count["down"]
     ]
-    fedavg = sizes["fedavg_per_client_up"]
-    rows.append(
-        ("  FedAvg, same rounds", _size(fedavg) + (" each way" if fedavg is not None else ""))
-    )
+    rows.append(("  FedAvg, same rounds", _fedavg(sizes)))
     if sizes["equal_at_parameters"] is not None:
         rows.append(("  equal to FedAvg at", f"{sizes['equal_at_parameters']:,} parameters"))
     return rows
+
+
+def _fedavg(sizes: Mapping[str, Any]) -> str:
+    one_way = sizes["fedavg_per_client_up"]
+    if one_way is None:
+        return "- (models differ)"
+    ours = sizes["per_client_up"] + sizes["per_client_down"]
+    who = "FedAvg" if 2 * one_way < ours else "Co-Dream"
+    return f"{_size(one_way)} each way: {who} sends less"
 
 
 def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -122,5 +126,7 @@ def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, value in seconds.items()
         if name != "total"
     ]
+    rest = 2 * seconds["total"] - sum(seconds.values())
+    rows.append(("  set-up and measuring", f"{rest:.1f}"))
     rows.append(("  share of aggregation", _percent(share)))
     return rows
