@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.communication import ByteLedger, Direction
-from codream_secure.errors import StepAborted, UserError
+from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import (
     VERSION,
     LabelRequest,
@@ -27,7 +27,7 @@ from codream_secure.parallel import in_parallel
 from codream_secure.seeds import derive_seed
 from codream_secure.stopwatch import Stopwatch
 from protocols.driver import DropSchedule, Tap, run_aggregation
-from protocols.errors import NotEnoughSurvivors
+from protocols.errors import LocalProtocolError, NotEnoughSurvivors
 from protocols.field import PrimeField
 from protocols.packing import pack
 from protocols.params import AggregationParams, Phase, Section, default_threshold
@@ -113,6 +113,7 @@ class Aggregator(ABC):
         # D6: this counter is not the dream-step number and never goes back.
         self._step = 0
         self.aborted_steps = 0
+        self.unanswered_requests = 0
 
     @property
     def threshold(self) -> int:
@@ -134,7 +135,7 @@ class Aggregator(ABC):
         drops = self._settings.drops(step)
         broadcast = encode(request)
         with self._meters.stopwatch.measure("secure_aggregation"):
-            inputs = self._collect(broadcast, step, drops)
+            inputs, drops = self._collect(broadcast, step, drops)
             try:
                 total = self._aggregate(request, broadcast, inputs, step, drops)
             except NotEnoughSurvivors as error:
@@ -146,18 +147,34 @@ class Aggregator(ABC):
 
     def _collect(
         self, broadcast: bytes, step: int, drops: DropSchedule
-    ) -> dict[int, Mapping[str, NDArray[np.uint32]]]:
-        """Send the broadcast and let the clients compute that are still there for masked input."""
+    ) -> tuple[dict[int, Mapping[str, NDArray[np.uint32]]], DropSchedule]:
+        """Send the broadcast and let the clients compute that are still there for masked input.
+
+        A client that refuses the request, or whose answer holds a NaN, falls silent before its
+        masked input; nothing of it is in the sum.
+        """
         gone = {Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS}
         present = [c for c in self._settings.roster if drops.drops.get(c) not in gone]
         if len(present) < self._settings.needed:
-            return {}
+            return {}, drops
         for _ in present:
             self._meters.ledger.record("broadcast", "down", len(broadcast))
         senders = [c for c in present if drops.drops.get(c) is not Phase.MASKED_INPUT]
         with self._meters.stopwatch.measure("answering"):
-            answers = in_parallel(lambda c: self._clients[c](broadcast, step), senders)
-            return dict(zip(senders, answers, strict=True))
+            answers = in_parallel(lambda c: self._ask(c, broadcast, step), senders)
+            answered = dict(zip(senders, answers, strict=True))
+        silent = {c: Phase.MASKED_INPUT for c, answer in answered.items() if answer is None}
+        self.unanswered_requests += len(silent)
+        inputs = {c: answer for c, answer in answered.items() if answer is not None}
+        return inputs, DropSchedule({**drops.drops, **silent})
+
+    def _ask(
+        self, client: int, broadcast: bytes, step: int
+    ) -> Mapping[str, NDArray[np.uint32]] | None:
+        try:
+            return self._clients[client](broadcast, step)
+        except (RequestRefused, LocalProtocolError):
+            return None
 
     @abstractmethod
     def _aggregate(

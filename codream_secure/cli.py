@@ -126,7 +126,12 @@ def _run(simulation: "Simulation", folder: "RunFolder") -> int:
 def entry_point() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
-        cli.main(prog_name="codream-secure", standalone_mode=True)
+        sys.exit(cli.main(prog_name="codream-secure", standalone_mode=False))
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(EXIT_BAD_INPUT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(EXIT_INTERRUPTED)

@@ -47,6 +47,7 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
         "round_trips_per_step": simulation.aggregator.round_trips,
         "aggregation_steps": simulation.aggregator.steps,
         "aborted_steps": simulation.aggregator.aborted_steps,
+        "unanswered_requests": simulation.aggregator.unanswered_requests,
         "unlabelled_rounds": simulation.unlabelled_rounds,
         "accuracy": _accuracy(reported),
         "privacy": _privacy(simulation),

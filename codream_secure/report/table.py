@@ -110,11 +110,14 @@ def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         if s["secure"]
         else "IN THE CLEAR (--no-secure): the server sees every client's input"
     )
-    return [
+    rows = [
         ("aggregation", how),
         ("  round trips a step", str(s["round_trips_per_step"])),
         ("  steps aborted", f"{s['aborted_steps']} of {s['aggregation_steps']}"),
     ]
+    if s["unanswered_requests"]:
+        rows.append(("  requests unanswered", f"{s['unanswered_requests']} (refused, or NaN)"))
+    return rows
 
 
 def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -10,8 +10,9 @@ from codream_secure.aggregation import (
     SecureAggregator,
 )
 from codream_secure.communication import ByteLedger
-from codream_secure.errors import StepAborted, UserError
+from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import VERSION, DreamRequest, LabelRequest
+from protocols.errors import LocalProtocolError
 from protocols.params import Phase
 
 
@@ -165,3 +166,18 @@ def test_clients_that_are_gone_before_masking_compute_nothing():
     for step in range(20):
         gone = {c for c, phase in settings.drops(step).drops.items() if phase in early}
         assert not gone & {identity for at, identity in asked if at == step}
+
+
+@pytest.mark.parametrize("error", [RequestRefused("policy"), LocalProtocolError("NaN")])
+@pytest.mark.parametrize("secure", [True, False])
+def test_a_client_that_cannot_answer_is_a_dropout_and_not_the_end(secure, error):
+    aggregator, _ = build(secure=secure)
+
+    def refuse(broadcast, step):
+        raise error
+
+    aggregator._clients[1] = refuse
+    total = aggregator.sum(dream_request())
+    assert total.count == 4
+    assert (total.totals["gradient"] == 1 + 4 + 8 + 1).all()
+    assert aggregator.unanswered_requests == 1
