@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from safetensors.torch import save_file
 
 from codream_secure.config import Config
 from codream_secure.errors import UserError
@@ -70,12 +70,5 @@ class RunFolder:
     def _save_models(self, simulation: Simulation) -> None:
         folder = self.path / "models"
         folder.mkdir(exist_ok=True)
-        for c, model in simulation.client_models().items():
-            _save(model, folder / f"client-{c}.safetensors")
-        _save(simulation.server_model(), folder / "server.safetensors")
-
-
-def _save(model: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file  # noqa: PLC0415 - only a run with a folder needs it
-
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
+        for name, weights in simulation.weights().items():
+            save_file(weights, folder / f"{name}.safetensors")

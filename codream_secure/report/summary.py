@@ -34,7 +34,7 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
         "dataset": config.data.dataset,
         "partition": config.data.partition,
         "clients": config.data.clients,
-        "models": list(simulation.model_names),
+        "models": list(simulation.federation.model_names),
         "seed": config.run.seed or 0,
         "secure": config.secure.secure,
         "threat_model": "semi-honest" if config.secure.secure else None,
@@ -69,9 +69,11 @@ def _privacy(simulation: Simulation) -> dict[str, Any] | None:
 def _bytes(simulation: Simulation) -> dict[str, Any]:
     ledger = simulation.ledger
     up, down = ledger.per_client("up"), ledger.per_client("down")
-    homogeneous = len(set(simulation.model_names)) == 1
+    homogeneous = len(set(simulation.federation.model_names)) == 1
     rounds = len(simulation.observer.history)
-    fedavg = len(encoded_state(simulation.server_model())) * rounds if homogeneous else None
+    fedavg = (
+        len(encoded_state(simulation.federation.student.model)) * rounds if homogeneous else None
+    )
     return {
         "per_client_up": up,
         "per_client_down": down,

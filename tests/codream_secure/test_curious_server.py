@@ -126,7 +126,7 @@ def test_what_is_masked_says_nothing_of_what_was_put_in(tiny):
             vectors.append(msgspec.msgpack.decode(data, type=messages.MaskedInput).sections[0])
 
     simulation = Simulation(tiny(dreams=64, dream_steps=3, bits=4), tap=tap)
-    for c, member in simulation._members.items():
+    for c, member in simulation.federation.members.items():
         original = member.client.answer
 
         def constant(broadcast, step, c=c, original=original):

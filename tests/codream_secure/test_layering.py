@@ -15,7 +15,13 @@ PACKAGE = Path(codream_secure.__file__).parent
 PROTOCOLS = Path(protocols.__file__).parent
 
 # Who may read the observer: the simulation that owns it and what shows its figures.
-READERS = {"simulation.py", "report/run_folder.py", "report/plots.py", "report/summary.py"}
+READERS = {
+    "federation.py",
+    "simulation.py",
+    "report/run_folder.py",
+    "report/plots.py",
+    "report/summary.py",
+}
 
 
 def imports(path):
@@ -39,7 +45,12 @@ def test_only_the_simulation_and_the_report_import_the_observer():
 def test_no_server_side_object_can_reach_the_observer(tiny):
     simulation = Simulation(tiny())
     list(simulation.rounds())
-    server_side = [simulation.aggregator, simulation._student, simulation._buffer, simulation._clip]
+    server_side = [
+        simulation.aggregator,
+        simulation.federation.student,
+        simulation._buffer,
+        simulation._clip,
+    ]
     for thing in server_side:
         for found in reachable(thing):
             assert not isinstance(found, Observer | Measurement)

@@ -36,13 +36,13 @@ def test_a_run_is_reproducible_from_its_seed(tiny):
 
 def test_different_architectures_learn_in_one_federation(tiny):
     simulation, history = run(tiny(models="resnet8,lenet5,mlp"))
-    assert simulation.model_names == ("resnet8", "lenet5", "mlp", "resnet8")
+    assert simulation.federation.model_names == ("resnet8", "lenet5", "mlp", "resnet8")
     assert len(history[-1].clients) == 4
 
 
 def test_independent_training_takes_as_many_local_steps(tiny):
     simulation, _ = run(tiny(rounds=2, local_epochs=1))
-    for member in simulation._members.values():
+    for member in simulation.federation.members.values():
         assert member.twin.local_steps == member.client.learner.local_steps > 0
 
 
@@ -91,3 +91,14 @@ def test_several_batches_a_round(tiny):
     simulation, _ = run(tiny(dream_batches=3))
     assert len(simulation.dreams) == 3
     assert len({d.pixels.tobytes() for d in simulation.dreams}) == 3
+
+
+def test_the_saved_models_are_those_of_the_reported_round(tiny):
+    simulation = Simulation(tiny(rounds=3, dreams=16))
+    rounds = []
+    for _ in simulation.rounds():
+        rounds.append(simulation._weights())
+    kept = simulation.weights()
+    expected = rounds[simulation.observer.reported().round - 1]
+    for name, weights in expected.items():
+        assert all((kept[name][key] == value).all() for key, value in weights.items())

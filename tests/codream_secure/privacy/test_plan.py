@@ -52,7 +52,7 @@ def test_an_interrupted_run_reports_what_was_charged_so_far(tiny):
 def test_independent_training_has_a_budget_of_its_own(tiny):
     simulation = Simulation(private(tiny))
     list(simulation.rounds())
-    spent = {role: b.steps_taken for (role, _), b in simulation.plan._budgets.items()}
+    spent = {role: b.steps_taken for (role, _), b in simulation.federation.plan._budgets.items()}
     assert spent == {"client": 5, "twin": 5}
 
 
@@ -68,8 +68,8 @@ def test_noise_comes_from_the_operating_system_unless_a_seed_is_given(tiny):
     assert seeded.guarantee().noise_source == "seeded"
     fresh = Simulation(private(tiny, seed=None))
     assert fresh.guarantee().noise_source == "os"
-    first = fresh.client_models()[0].state_dict()
-    second = Simulation(private(tiny, seed=None)).client_models()[0].state_dict()
+    first = fresh.federation.client_models()[0].state_dict()
+    second = Simulation(private(tiny, seed=None)).federation.client_models()[0].state_dict()
     assert any((first[name] != second[name]).any() for name in first)
 
 

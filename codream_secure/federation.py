@@ -1,0 +1,123 @@
+"""Who takes part in a run and what each holds: built once, from settings and data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from codream_secure.client import Client, Policy
+from codream_secure.config import Config
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.partition import Indices, partition, split_validation
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLearner
+from codream_secure.models import Norm, build_model
+from codream_secure.observer import Examples, Observer
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.seeds import derive_bytes, derive_seed, generator
+
+
+@dataclass(slots=True)
+class Member:
+    """One client, its independent twin, and its validation part for the observer."""
+
+    identity: int
+    client: Client
+    twin: Learner
+    validation: Examples | None
+
+    def train_twin(self) -> None:
+        """Let independent training take as many local steps as the client has taken."""
+        while self.twin.local_steps < self.client.learner.local_steps:
+            self.twin.local_step()
+
+
+class Federation:
+    """All parties of one run.
+
+    Args:
+        config: resolved settings.
+        data: dealt to the clients here; nobody gets the test part but the observer.
+        device: where tensors live.
+
+    Raises:
+        UserError: unknown model or partition, too few examples, a model that DP cannot train.
+    """
+
+    def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
+        self._config, self._data, self._device = config, data, device
+        self._seed = config.run.seed or 0
+        self.spec = data.spec
+        self.scale = PixelScale(data.scaling, device)
+        self.roster = tuple(range(config.data.clients))
+        self.share = len(data.y_train) // len(self.roster)
+        names = [name.strip() for name in config.model.models.split(",")]
+        self.model_names = tuple(names[c % len(names)] for c in self.roster)
+        self.plan = PrivacyPlan.of(config, examples=len(data.y_train))
+        self.members = self._members()
+        self.student = PlainLearner(
+            self._model(self.model_names[0], "server"), None, config.learning.learning_rate
+        )
+
+    def observer(self) -> Observer:
+        """Return an observer of this federation; nobody here keeps a reference to it."""
+        test = self._examples(self._data.x_test, self._data.y_test)
+        return Observer(test, {c: m.validation for c, m in self.members.items() if m.validation})
+
+    def client_models(self) -> dict[int, nn.Module]:
+        """Return the clients' models by id."""
+        return {c: member.client.learner.model for c, member in self.members.items()}
+
+    def twin_models(self) -> dict[int, nn.Module]:
+        """Return the models of independent training by id."""
+        return {c: member.twin.model for c, member in self.members.items()}
+
+    def _members(self) -> dict[int, Member]:
+        parts = partition(
+            self._data.y_train,
+            len(self.roster),
+            self._config.data.partition,
+            derive_seed(self._seed, "partition"),
+        )
+        return {c: self._member(c, parts[c]) for c in self.roster}
+
+    def _member(self, c: int, rows: Indices) -> Member:
+        validation = None
+        labels = self._data.y_train
+        if self._config.data.validation:
+            rows, held_out = split_validation(
+                rows, labels, self._config.data.validation, derive_seed(self._seed, "validation", c)
+            )
+            validation = self._examples(self._data.x_train[held_out], labels[held_out])
+        local = self._examples(self._data.x_train[rows], labels[rows])
+        client = Client(
+            self._learner(c, local, "client"),
+            self.scale,
+            derive_bytes(self._seed, "rounding", c),
+            Policy(allow_feature_statistics=not self._config.private),
+        )
+        return Member(c, client, self._learner(c, local, "twin"), validation)
+
+    def _learner(self, c: int, local: Examples, role: str) -> Learner:
+        """Build a client's learner or its twin's: same first weights, streams of their own."""
+        name, learning = self.model_names[c], self._config.learning
+        if self.plan:
+            model = self._model(name, c, seeded=self.plan.seed is not None)
+            trainer = self.plan.trainer(model, role, c)
+            return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
+        shuffle = generator(self._seed, role, "shuffle", c)
+        stream = BatchStream(local.x, local.y, learning.batch, shuffle)
+        return PlainLearner(self._model(name, c), stream, learning.learning_rate)
+
+    def _model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
+        seed = derive_seed(self._seed, "model", *owner) if seeded else None
+        norm: Norm = "group" if self._config.model.norm == "group" else "batch"
+        model = build_model(name, self.spec, width=self._config.model.width, norm=norm, seed=seed)
+        return model.to(self._device)
+
+    def _examples(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Examples:
+        return Examples(
+            self.scale.scale(torch.from_numpy(images)), torch.from_numpy(labels).to(self._device)
+        )
