@@ -101,7 +101,10 @@ class Federation:
         return Member(c, client, self._learner(c, local, "twin"), validation)
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
-        """Build a client's learner or its twin's: same first weights, streams of their own."""
+        """Build a client's learner or its twin's, with streams of their own.
+
+        First weights are the same where the seed gives them.
+        """
         name, learning = self.model_names[c], self._config.learning
         if self.plan:
             model = self._model(name, c, seeded=self.plan.seed is not None)
