@@ -4,6 +4,7 @@ Per-client accuracies are facts about the simulation, not something the protocol
 here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,12 +100,15 @@ class Observer:
     def reported(self) -> Measurement | None:
         """Return the measurement that a report quotes.
 
-        The round with the best mean validation accuracy, the later one of equals; under DP,
-        where there is no validation part, the last round. The test accuracy plays no part.
+        The last round whose validation accuracy is within one standard error of the best one's
+        (Breiman et al., 1984: the one-standard-error rule; a few examples a client cannot tell
+        rounds apart more finely). Under DP, where there is no validation part, the last round.
+        The test accuracy plays no part.
         """
-        if not self.history:
-            return None
-        scored = [m for m in self.history if m.validation is not None]
-        if not scored:
-            return self.history[-1]
-        return max(scored, key=lambda m: (m.validation, m.round))
+        scores = [m.validation for m in self.history if m.validation is not None]
+        if not scores:
+            return self.history[-1] if self.history else None
+        best = max(scores)
+        examples = sum(len(part.y) for part in self._validation.values())
+        enough = best - math.sqrt(best * (1 - best) / examples)
+        return [m for m in self.history if m.validation is not None and m.validation >= enough][-1]

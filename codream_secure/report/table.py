@@ -36,7 +36,7 @@ def _title(s: Mapping[str, Any]) -> str:
 
 def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     accuracy = s["accuracy"]
-    chosen = "last round" if s["privacy"] else "round chosen on validation data"
+    chosen = "last round" if s["privacy"] else "the last that validation does not rule out"
     return [
         (
             "test accuracy (observer's)",

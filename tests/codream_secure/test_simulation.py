@@ -54,14 +54,6 @@ def test_a_run_with_too_many_dropouts_goes_on_without_dreams(tiny):
     assert simulation.dreams == []
 
 
-def test_the_reported_round_is_chosen_on_validation_and_never_on_test(tiny):
-    simulation, _ = run(tiny(rounds=3, dreams=16))
-    history = simulation.observer.history
-    best = max(m.validation for m in history)
-    assert simulation.observer.reported().validation == best
-    assert all(m.validation is not None for m in history)
-
-
 def test_clients_learn_from_dreams(tiny):
     """Not a benchmark: a student that saw nothing but dreams must know most digits."""
     config = tiny(
