@@ -52,7 +52,7 @@ def test_the_last_round_within_a_standard_error_of_the_best_is_reported():
 
 
 def test_the_test_accuracy_plays_no_part():
-    """Test accuracy falls with the round in `reported`; the last of equals is chosen all the same."""
+    """It falls with the round in `reported`; the last of equals is chosen all the same."""
     assert reported(0.5, 0.5, 0.5) == 3
 
 
