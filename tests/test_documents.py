@@ -1,0 +1,57 @@
+"""The commands that README and benchmarks promise, run as they stand. Slow: minutes."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^codream-secure (simulate\b[^#\n]*)", README, flags=re.MULTILINE)
+
+
+def test_the_readme_shows_several_commands():
+    assert len(COMMANDS) >= 4
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for document in ROOT.glob("*.md"):
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in target or (ROOT / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_runs(command, tmp_path):
+    digits = load_digits()
+    images, labels = (digits.images * 15.9).astype(np.uint8), digits.target
+    np.savez(
+        tmp_path / "my-images.npz",
+        x_train=images[:1400],
+        y_train=labels[:1400],
+        x_test=images[1400:],
+        y_test=labels[1400:],
+    )
+    arguments = [sys.executable, "-m", "codream_secure", *command.split()]
+    subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda p: p.stem
+)
+def test_every_benchmark_has_a_quick_run_with_json(script, tmp_path):
+    command = [sys.executable, str(script), "--quick", "--json"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    report = json.loads(result.stdout)
+    assert report["rows"]
+    for gate in report["gates"]:
+        assert gate.keys() == {"name", "value", "target", "holds"}
+        assert gate["holds"], gate
+    assert result.returncode == 0
