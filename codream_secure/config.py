@@ -45,7 +45,9 @@ class ModelConfig:
         "auto",
         "comma-separated architectures, given to clients in turn; auto: resnet8, mlp under DP",
     )
-    width: int | None = _option(None, "width of the models (default: each model's own)", min=1)
+    width: int | None = _option(
+        None, "width of the models (default: each model's own)", min=1, max=4096
+    )
     norm: Literal["auto", "batch", "group"] = _option(
         "auto", "normalization layers; auto: batch, group under DP"
     )
@@ -79,7 +81,7 @@ class LearningConfig:
         "probabilities", "what is averaged: probabilities at the KD temperature, or logits"
     )
     label_bits: int = _option(8, "bits of one quantized label", min=1, max=16)
-    label_clip: float = _option(20.0, "public range of a logit", above=0)
+    label_clip: float = _option(20.0, "public range of a logit", above=0, max=1e6)
     acquisition: Literal["joint", "two-stage"] = _option(
         "joint", "distil and learn locally together, or one after the other"
     )

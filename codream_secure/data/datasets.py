@@ -6,6 +6,7 @@ a mean computed from private examples would be a release that no privacy account
 
 import contextlib
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -139,10 +140,10 @@ def _load_torchvision(name: str, data_dir: Path) -> Dataset:
             with contextlib.redirect_stdout(sys.stderr):
                 splits.append(_from_torchvision(source(root=data_dir, download=True, **chosen)))
     except _TORCHVISION_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...") or type(error).__name__
         msg = (
-            f"cannot download or read {name} ({reason}): put its files in {data_dir / folder}"
-            " or use --dataset PATH.npz"
+            f"cannot download or read {name}: put its files in {data_dir / folder}"
+            f" or use --dataset PATH.npz ({reason})"
         )
         raise UserError(msg) from error
     return _dataset(name, splits[0], splits[1], _CLASSES)

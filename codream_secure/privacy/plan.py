@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Self
 
 from codream_secure.config import Config
+from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
     Guarantee,
     PrivacyBudget,
@@ -37,7 +38,11 @@ class PrivacyPlan:
         if privacy.dp_eps is None:
             raise ValueError("no privacy was asked for")
         share = examples // config.data.clients
-        batch = min(privacy.dp_batch or share, share)
+        batch = privacy.dp_batch or share
+        if batch > share:
+            raise UserError(
+                f"--dp-batch can be at most {share}, an even share of the data, not {batch}"
+            )
         self.seed = config.run.seed
         self.sampling_rate = batch / share
         self.noise_multiplier = noise_multiplier_for(
