@@ -285,7 +285,7 @@ def load_toml(path: Path) -> dict[str, object]:
 
 # Public constants, chosen on validation folds of the digits' training part
 # (benchmarks/digits_accuracy.py); never on a client's data in a run.
-_PLAIN = {"rounds": 4, "dreams": 128, "dream_steps": 20, "dream_lr": 0.2, "bn_weight": 10.0}
+_PLAIN = {"rounds": 6, "dreams": 128, "dream_steps": 20, "dream_lr": 0.2, "bn_weight": 10.0}
 _PRIVATE = {"rounds": 3, "dreams": 256, "dream_steps": 10, "dream_lr": 0.05, "bn_weight": 0.0}
 
 
