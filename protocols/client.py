@@ -8,19 +8,21 @@ A transition takes the state and the server's message and returns the next state
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, preprocessing
+from protocols import context, masking, messages, preprocessing, signing
 from protocols.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from protocols.graph import complete
-from protocols.keys import Entropy, KeyPair
+from protocols.keys import Entropy, KeyPair, SigningKey
 from protocols.messages import (
     BundleDelivery,
+    Consistency,
+    ConsistencyProof,
     KeyDirectory,
     MaskedInput,
     StepRequest,
@@ -29,8 +31,10 @@ from protocols.messages import (
 )
 from protocols.packing import pack
 from protocols.params import BatchParams, Phase, Task
+from protocols.policy import Policy
 from protocols.preprocessing import (
     Advertised,
+    Confirmed,
     KeyShare,
     Masked,
     Party,
@@ -58,15 +62,23 @@ class Ended(State, frozen=True):
 
 def mask_input(
     party: Party, state: Prepared, request: StepRequest, task: Task, inputs: Inputs
-) -> tuple[Prepared, MaskedInput]:
+) -> tuple[Prepared, MaskedInput, bytes]:
     """Mask the input with the keys of one step, over the active set (SPEC 6.3).
+
+    Returns:
+        The next state, the reply, and the online context.
 
     Raises:
         LocalProtocolError: the input does not fit the task.
+        PolicyError: the task is outside the policy.
         DecodeError, RemoteProtocolError: the request is not acceptable.
     """
+    if party.policy is not None:
+        party.policy.check_task(task)
     vectors = _checked_inputs(task, inputs)
     active = _checked_active(party, state, request)
+    if task.step <= state.last_step:
+        raise lie(Phase.MASKED_INPUT, "step number does not grow")
     keys = state.unused[request.key]
     on = context.online(state.off1, request.key, task, party.batch.n, request.active)
     total = masking.MaskedSum(task, party.batch.n, vectors)
@@ -77,9 +89,10 @@ def mask_input(
         total.add(_pair_key(party, own, peer, public, on), masking.pair_sign(party.client, peer))
     fields = task.fields(party.batch.n)
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
-    current = Masked(request.key, {u: keys.held[u] for u in active})
-    nxt = msgspec.structs.replace(spend(state, request.key), current=current)
-    return nxt, MaskedInput(request.key, packed)
+    current = Masked(request.key, on, {u: keys.held[u] for u in active})
+    left = spend(state, request.key)
+    nxt = msgspec.structs.replace(left, current=current, last_step=task.step, cohort=active)
+    return nxt, MaskedInput(request.key, packed), on
 
 
 def spend(state: Prepared, key: int) -> Prepared:
@@ -111,6 +124,9 @@ def _checked_active(party: Party, state: Prepared, request: StepRequest) -> tupl
         raise lie(Phase.MASKED_INPUT, "own id is not in the active set")
     if not set(active) <= set(state.unused[request.key].held):
         raise lie(Phase.MASKED_INPUT, "active client whose bundle was never opened")
+    shrinking = party.policy is not None and not party.policy.rejoin
+    if shrinking and state.cohort is not None and not set(active) <= set(state.cohort):
+        raise lie(Phase.MASKED_INPUT, "a client that missed the last step is active again")
     return active
 
 
@@ -121,23 +137,64 @@ def _pair_key(party: Party, own: KeyPair, peer: int, public: bytes, on: bytes) -
         raise RemoteProtocolError(peer, Phase.MASKED_INPUT, str(error)) from None
 
 
-# Round 3: unmasking ----------------------------------------------------------------------------
+# Consistency, malicious model -------------------------------------------------------------------
 
 
-def unmask(party: Party, state: Masked, message: SurvivorSet) -> UnmaskShares:
-    """Answer one kind of share per active client (SPEC 6.4).
+def confirm(party: Party, state: Masked, message: SurvivorSet) -> Confirmed:
+    """Settle on a survivor set: the client signs this one and no other (SPEC 6.8).
 
     Raises:
         DecodeError, RemoteProtocolError: the survivor set is not acceptable.
     """
     survivors = messages.decode_set(message.survivors, party.batch.roster)
+    check_survivors(party, state, survivors)
+    return Confirmed(state.key, state.on, state.held, survivors)
+
+
+def statement(party: Party, state: Confirmed) -> bytes:
+    """What binds a signature to this step and this survivor set."""
+    return context.survivors(state.on, messages.encode_set(state.survivors, party.batch.roster))
+
+
+def check_proof(party: Party, state: Confirmed, message: ConsistencyProof) -> None:
+    """Check that at least t clients of U3 have signed the same U3 (SPEC 6.8).
+
+    Raises:
+        DecodeError, RemoteProtocolError: they have not.
+    """
+    signers = messages.decode_set(message.signers, party.batch.roster)
+    if len(signers) != len(message.signatures):
+        raise lie(Phase.CONSISTENCY, "numbers of signers and of signatures differ")
+    if not set(signers) <= set(state.survivors):
+        raise lie(Phase.CONSISTENCY, "a signer is no survivor")
+    if len(signers) < party.batch.threshold:
+        raise lie(Phase.CONSISTENCY, "fewer signatures than the threshold")
+    body, bound = messages.encode(Consistency(state.key)), statement(party, state)
+    for signer, signature in zip(signers, message.signatures, strict=True):
+        try:
+            signing.check(party.batch, signer, bound, body, signature)
+        except CryptoError as error:
+            raise lie(Phase.CONSISTENCY, f"client {signer}: {error}") from None
+
+
+# Round 3: unmasking ----------------------------------------------------------------------------
+
+
+def unmask(party: Party, state: Masked | Confirmed, survivors: tuple[int, ...]) -> UnmaskShares:
+    """Answer one kind of share per active client (SPEC 6.4).
+
+    Raises:
+        RemoteProtocolError: the survivor set is not acceptable.
+    """
     answers = gate(party, state, frozenset(survivors)).values()
     self_shares = tuple(share.value for share in answers if isinstance(share, SelfShare))
     key_shares = tuple(share.value for share in answers if isinstance(share, KeyShare))
     return UnmaskShares(state.key, self_shares, key_shares)
 
 
-def gate(party: Party, state: Masked, survivors: frozenset[int]) -> dict[int, SelfShare | KeyShare]:
+def gate(
+    party: Party, state: Masked | Confirmed, survivors: frozenset[int]
+) -> dict[int, SelfShare | KeyShare]:
     """The one place that lets shares out: peer -> one share, of the kind its fate calls for.
 
     The two kinds together would open the peer's input, so a map that holds one value per peer,
@@ -152,19 +209,28 @@ def gate(party: Party, state: Masked, survivors: frozenset[int]) -> dict[int, Se
         For every active client in roster order: SelfShare if it survived, else KeyShare.
 
     Raises:
-        RemoteProtocolError: U3 is not within the active set, lacks this client, or is below the
+        RemoteProtocolError: see `check_survivors`.
+    """
+    check_survivors(party, state, survivors)
+    return {
+        peer: shares.self_mask if peer in survivors else shares.mask_key
+        for peer, shares in state.held.items()
+    }
+
+
+def check_survivors(party: Party, state: Masked | Confirmed, survivors: Collection[int]) -> None:
+    """Check an announced U3 (SPEC 6.4).
+
+    Raises:
+        RemoteProtocolError: it is not within the active set, lacks this client, or is below the
             threshold.
     """
-    if not survivors <= set(state.held):
+    if not set(survivors) <= set(state.held):
         raise lie(Phase.UNMASKING, "a survivor was not active")
     if party.client not in survivors:
         raise lie(Phase.UNMASKING, "own masked input was left out")
     if len(survivors) < party.batch.threshold:
         raise lie(Phase.UNMASKING, "fewer survivors than the threshold")
-    return {
-        peer: shares.self_mask if peer in survivors else shares.mask_key
-        for peer, shares in state.held.items()
-    }
 
 
 # Session ---------------------------------------------------------------------------------------
@@ -184,13 +250,24 @@ class ClientSession:
         batch: agreed by all parties beforehand.
         client: own id, a member of the roster.
         entropy: `entropy(k)` gives k fresh secret bytes; os.urandom outside tests.
+        identity: own signing key, in the malicious model.
+        policy: own bounds; the malicious model needs one.
 
     Raises:
-        LocalProtocolError: the client is not in the roster.
+        LocalProtocolError: the client is not in the roster under this identity, or has no policy.
+        PolicyError: the batch is outside the policy; nothing was drawn.
     """
 
-    def __init__(self, batch: BatchParams, client: int, entropy: Entropy) -> None:
-        self._party = Party(batch, client)
+    def __init__(
+        self,
+        batch: BatchParams,
+        client: int,
+        entropy: Entropy,
+        *,
+        identity: SigningKey | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self._party = Party(batch, client, identity, policy)
         self._entropy = entropy
         self._state: State = Start()
 
@@ -200,8 +277,9 @@ class ClientSession:
     def advertise_keys(self) -> bytes:
         """Round 0: the encoded Advertisement."""
         self._take(Start)
-        self._state, reply = preprocessing.advertise_keys(self._party, self._entropy)
-        return messages.encode(reply)
+        state = preprocessing.advertise_keys(self._party, self._entropy)
+        self._state = state
+        return state.sent
 
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: from the encoded KeyDirectory to the encoded ShareBundles.
@@ -212,8 +290,9 @@ class ClientSession:
         """
         state = self._take(Advertised)
         message = messages.decode(directory, KeyDirectory, self._party.batch)
-        self._state, reply = preprocessing.share_keys(self._party, state, message)
-        return messages.encode(reply)
+        nxt, reply = preprocessing.share_keys(self._party, state, message)
+        self._state = nxt
+        return self._party.wrap(nxt.off1, reply)
 
     def open_bundles(self, delivery: bytes) -> bytes | None:
         """After round 1: take in the encoded BundleDelivery.
@@ -227,8 +306,9 @@ class ClientSession:
         """
         state = self._take(Shared)
         message = messages.decode(delivery, BundleDelivery, self._party.batch)
-        self._state, report = preprocessing.open_bundles(self._party, state, message)
-        return None if report is None else messages.encode(report)
+        nxt, report = preprocessing.open_bundles(self._party, state, message)
+        self._state = nxt
+        return None if report is None else self._party.wrap(nxt.off1, report)
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
         """Round 2: from the encoded StepRequest to the encoded MaskedInput.
@@ -247,26 +327,70 @@ class ClientSession:
         self._state = spend(state, min(state.unused, default=0))
         message = messages.decode(request, StepRequest, self._party.batch)
         self._state = spend(state, message.key)
-        self._state, reply = mask_input(self._party, state, message, task, inputs)
-        return messages.encode(reply)
+        nxt, reply, on = mask_input(self._party, state, message, task, inputs)
+        self._state = nxt
+        return self._party.wrap(on, reply)
 
-    def unmask(self, survivors: bytes) -> bytes:
-        """Round 3: from the encoded SurvivorSet to the encoded UnmaskShares.
+    def confirm(self, survivors: bytes) -> bytes:
+        """Consistency round: from the encoded SurvivorSet to the encoded Consistency.
 
         Raises:
-            DecodeError, RemoteProtocolError: see `gate`.
+            DecodeError, RemoteProtocolError: see `check_survivors`.
+            LocalProtocolError: no step waits for it, or this is the semi-honest model.
+        """
+        state, current = self._current()
+        if not self._party.batch.malicious or not isinstance(current, Masked):
+            raise LocalProtocolError("no step waits for a survivor set to sign")
+        message = messages.decode(survivors, SurvivorSet, self._party.batch)
+        nxt = confirm(self._party, current, message)
+        self._state = msgspec.structs.replace(state, current=nxt, cohort=nxt.survivors)
+        return self._party.wrap(statement(self._party, nxt), Consistency(nxt.key))
+
+    def unmask(self, data: bytes) -> bytes:
+        """Round 3: from the encoded SurvivorSet to the encoded UnmaskShares.
+
+        In the malicious model from the encoded ConsistencyProof, after `confirm`.
+
+        Raises:
+            DecodeError, RemoteProtocolError: see `check_survivors` and `check_proof`.
             LocalProtocolError: no step waits for it.
         """
-        state = self._take(Prepared)
-        self._state = msgspec.structs.replace(state, current=None)
-        if state.current is None:
+        _, current = self._current()
+        batch = self._party.batch
+        if isinstance(current, Confirmed):
+            proof = messages.decode(data, ConsistencyProof, batch)
+            check_proof(self._party, current, proof)
+            reply = unmask(self._party, current, current.survivors)
+            return self._party.wrap(statement(self._party, current), reply)
+        if batch.malicious or current is None:
             raise LocalProtocolError("no step waits for unmasking")
-        message = messages.decode(survivors, SurvivorSet, self._party.batch)
-        return messages.encode(unmask(self._party, state.current, message))
+        message = messages.decode(data, SurvivorSet, batch)
+        survivors = messages.decode_set(message.survivors, batch.roster)
+        return messages.encode(unmask(self._party, current, survivors))
 
     def end(self) -> None:
         """Give up the batch and erase what is left of it: a new batch began, the roster changed."""
         self._state = Ended()
+
+    @property
+    def state(self) -> State:
+        """The whole state, secrets included; for whoever stores it (SPEC 6.7)."""
+        return self._state
+
+    @classmethod
+    def resume(cls, party: Party, state: State, entropy: Entropy) -> ClientSession:
+        """A session that goes on where a stored one stopped."""
+        session = cls(
+            party.batch, party.client, entropy, identity=party.identity, policy=party.policy
+        )
+        session._state = state
+        return session
+
+    def _current(self) -> tuple[Prepared, Masked | Confirmed | None]:
+        """Take the running step out of the state: whatever fails now ends it."""
+        state = self._take(Prepared)
+        self._state = msgspec.structs.replace(state, current=None)
+        return state, state.current
 
     def _take(self, kind: type[_S]) -> _S:
         state, self._state = self._state, Failed()

@@ -14,7 +14,6 @@ from protocols.field import PrimeField
 from protocols.keys import VERSION, frame
 from protocols.params import BatchParams, Section, Task
 
-THREAT_MODEL = b"semi-honest"
 GRAPH = b"complete"
 
 
@@ -24,9 +23,11 @@ def u64(value: int) -> bytes:
 
 
 def offline(batch: BatchParams) -> bytes:
-    """off0: binds session, batch, M, threat model, graph, threshold and roster; 32 bytes."""
-    agreed = frame(THREAT_MODEL, GRAPH, u64(batch.threshold))
-    roster = b"".join(map(u64, batch.roster))
+    """off0: binds session, batch, M, threat model, graph, threshold, roster and identities."""
+    agreed = frame(batch.threat_model.encode(), GRAPH, u64(batch.threshold))
+    identities = batch.identities or (b"",) * batch.n
+    members = zip(batch.roster, identities, strict=True)
+    roster = b"".join(u64(client) + identity for client, identity in members)
     return digest("off", batch.session, u64(batch.batch), u64(batch.steps), agreed, roster)
 
 
@@ -54,6 +55,11 @@ def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
     sections = frame(*(_section(section, field) for section, field in parts))
     numbers = u64(key), u64(task.step)
     return digest("on", off1, *numbers, task.kind.encode(), sections, active, task.broadcast_digest)
+
+
+def survivors(on: bytes, bitmap: bytes) -> bytes:
+    """Binds a step and its survivor set U3: what clients compare before they unmask; 32 bytes."""
+    return digest("survivors", on, bitmap)
 
 
 def _section(section: Section, field: PrimeField) -> bytes:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from protocols.client import ClientSession, Inputs
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
-from protocols.keys import Entropy
+from protocols.keys import Entropy, SigningKey
 from protocols.params import AggregationParams, BatchParams, Phase, Task
+from protocols.policy import Policy
 from protocols.server import ServerSession
 
 Direction = Literal["up", "down"]
@@ -32,6 +33,24 @@ class DropSchedule:
         """Whether the client has fallen silent by this phase."""
         phases = list(Phase)
         return client in self.drops and phases.index(self.drops[client]) <= phases.index(phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the clients of a malicious-model run bring: signing keys by client, and one policy."""
+
+    keys: Mapping[int, SigningKey]
+    policy: Policy = field(default_factory=Policy)
+
+    def identities(self, roster: tuple[int, ...]) -> tuple[bytes, ...]:
+        """The public keys in roster order.
+
+        Raises:
+            LocalProtocolError: a client has no key.
+        """
+        if not set(roster) <= set(self.keys):
+            raise LocalProtocolError("a client has no signing key")
+        return tuple(self.keys[u].public for u in roster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +75,7 @@ def run_aggregation(
     drops: DropSchedule = DropSchedule(),
     entropy: Entropy | None = None,
     tap: Tap | None = None,
+    trust: Trust | None = None,
 ) -> AggregationResult:
     """Run one aggregation between real sessions over real bytes: a batch of one step (SPEC 6).
 
@@ -66,13 +86,14 @@ def run_aggregation(
         drops: who falls silent, and when.
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent, also in an aggregation that then fails.
+        trust: the clients' signing keys and policy, in the malicious model.
 
     Raises:
         NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
         LocalProtocolError: an input is missing or does not fit.
     """
     wire = _Wire(tap)
-    parties = _Parties(params.batch, entropy or os.urandom, wire)
+    parties = _Parties(params.batch, entropy or os.urandom, wire, trust)
     parties.exchange_keys(drops)
     return parties.run_step(inputs, params.task, drops)
 
@@ -89,6 +110,7 @@ class BatchSession:
         threshold: clients that must answer every round.
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent.
+        trust: the clients' signing keys and policy; with it, the malicious model is run.
     """
 
     def __init__(
@@ -99,12 +121,14 @@ class BatchSession:
         *,
         entropy: Entropy | None = None,
         tap: Tap | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self._session = session
         self._roster = roster
         self._threshold = threshold
         self._entropy = entropy or os.urandom
         self._wire = _Wire(tap)
+        self._trust = trust
         self._batches = 0
         self._parties: _Parties | None = None
 
@@ -145,7 +169,7 @@ class BatchSession:
     def step(
         self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule = DropSchedule()
     ) -> AggregationResult:
-        """Run the next step; a client that missed the one before is back (SPEC 6.3).
+        """Run the next step; who missed the one before is back only if it may be (SPEC 8.1).
 
         Args:
             inputs: as in `run_aggregation`.
@@ -171,9 +195,11 @@ class BatchSession:
             steps=steps,
             roster=self._roster,
             threshold=self._threshold,
+            threat_model="semi-honest" if self._trust is None else "malicious",
+            identities=() if self._trust is None else self._trust.identities(self._roster),
         )
         self._batches += 1
-        return _Parties(batch, self._entropy, self._wire)
+        return _Parties(batch, self._entropy, self._wire, self._trust)
 
     def _keep_better(self, parties: _Parties) -> None:
         holders = len(parties.server.candidates)
@@ -214,17 +240,24 @@ class _Wire:
 class _Parties:
     """The server and all clients of one batch."""
 
-    def __init__(self, batch: BatchParams, entropy: Entropy, wire: _Wire) -> None:
-        self.server = ServerSession(batch)
-        self._roster = batch.roster
-        self._clients = {u: ClientSession(batch, u, entropy) for u in batch.roster}
+    def __init__(
+        self, batch: BatchParams, entropy: Entropy, wire: _Wire, trust: Trust | None
+    ) -> None:
+        policy = None if trust is None else trust.policy
+        keys: Mapping[int, SigningKey] = {} if trust is None else trust.keys
+        self.server = ServerSession(batch, rejoin=None if policy is None else policy.rejoin)
+        self._batch = batch
+        self._clients = {
+            u: ClientSession(batch, u, entropy, identity=keys.get(u), policy=policy)
+            for u in batch.roster
+        }
         self._wire = wire
 
     def exchange_keys(self, drops: DropSchedule) -> None:
         """Rounds 0 and 1, and what comes of opening the bundles."""
         clients = self._clients
         keys = self._round(
-            Phase.ADVERTISE_KEYS, self._roster, drops, lambda u: clients[u].advertise_keys()
+            Phase.ADVERTISE_KEYS, self._batch.roster, drops, lambda u: clients[u].advertise_keys()
         )
         bundles = self._round(
             Phase.SHARE_KEYS, keys, drops, lambda u: clients[u].share_keys(keys[u])
@@ -237,7 +270,7 @@ class _Parties:
     def run_step(
         self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule
     ) -> AggregationResult:
-        """Rounds 2 and 3."""
+        """Rounds 2 and 3, with the consistency round between them in the malicious model."""
         clients = self._clients
         for u in self.server.candidates:
             if u not in inputs and not drops.silent(u, Phase.MASKED_INPUT):
@@ -248,7 +281,12 @@ class _Parties:
 
         requests = self._down(Phase.MASKED_INPUT, self.server.begin_step(task))
         survivors = self._round(Phase.MASKED_INPUT, requests, drops, masked_input)
-        self._round(Phase.UNMASKING, survivors, drops, lambda u: clients[u].unmask(survivors[u]))
+        shown = survivors
+        if self._batch.malicious:
+            shown = self._round(
+                Phase.CONSISTENCY, survivors, drops, lambda u: clients[u].confirm(survivors[u])
+            )
+        self._round(Phase.UNMASKING, shown, drops, lambda u: clients[u].unmask(shown[u]))
         result = self.server.result
         return AggregationResult(dict(result.totals), result.survivors, self._wire.take())
 

@@ -1,7 +1,8 @@
 """One frozen type per message, in round order, with one canonical encoding (SPEC 5).
 
-Up: Advertisement, ShareBundles, BundleReport, MaskedInput, UnmaskShares.
-Down: KeyDirectory, BundleDelivery, StepRequest, SurvivorSet.
+Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares; in the
+malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery, StepRequest, SurvivorSet,
+ConsistencyProof.
 Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version.
 """
 
@@ -13,7 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from protocols.errors import DecodeError
-from protocols.keys import KEY_SIZE, TAG_SIZE
+from protocols.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE
 from protocols.packing import packed_size
 from protocols.params import DIGEST_SIZE, MAX_STEPS, BatchParams, Task
 from protocols.shamir import SIZE as SHARE_SIZE
@@ -21,6 +22,7 @@ from protocols.shamir import SIZE as SHARE_SIZE
 Key = Annotated[bytes, msgspec.Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEPS)]
 
 
@@ -97,19 +99,41 @@ class UnmaskShares(Message, frozen=True, tag=0x16):
         return f"UnmaskShares({len(self.self_shares)} self, {len(self.key_shares)} key)"
 
 
+class Consistency(Message, frozen=True, tag=0x19):
+    """Consistency round, up, malicious model: its signature says which U3 the client was told."""
+
+    key: Index
+
+
+class ConsistencyProof(Message, frozen=True, tag=0x1A):
+    """Consistency round, down: at least t signatures on one U3, in roster order of the signers."""
+
+    signers: bytes
+    signatures: tuple[Signature, ...]
+
+
+class Signed(Message, frozen=True, tag=0x1B):
+    """Every upload in the malicious model: an encoded upload and its sender's signature."""
+
+    body: bytes
+    signature: Signature
+
+
 OfflineUpload = Advertisement | ShareBundles | BundleReport
-OnlineUpload = MaskedInput | UnmaskShares
+OnlineUpload = MaskedInput | Consistency | UnmaskShares
 Upload = OfflineUpload | OnlineUpload
 UPLOADS: tuple[type[Upload], ...] = (
     Advertisement,
     ShareBundles,
     BundleReport,
     MaskedInput,
+    Consistency,
     UnmaskShares,
 )
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
+_SIGNED = 4 * _HEADER + SIGNATURE_SIZE
 
 
 def encode(message: Message) -> bytes:
@@ -163,15 +187,19 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
     bitmap = _HEADER + (n + 7) // 8
     advertisement = 2 * (_HEADER + KEY_SIZE) + batch.steps * (_HEADER + KEY_SIZE)
     bundles = n * (_HEADER + bundle_size(batch))
+    if kind is Signed:
+        return _SIGNED + max(max_size(upload, batch, *tasks) for upload in UPLOADS)
     bodies = {
         Advertisement: advertisement,
-        KeyDirectory: bitmap + n * (4 * _HEADER + advertisement),
+        KeyDirectory: bitmap + n * (_SIGNED + 5 * _HEADER + advertisement),
         ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
         BundleDelivery: bitmap + bundles,
         BundleReport: bitmap,
         StepRequest: bitmap,
         MaskedInput: max((_vectors_size(task, n) for task in tasks), default=0),
         SurvivorSet: bitmap,
+        Consistency: 0,
+        ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
         UnmaskShares: n * (_HEADER + SHARE_SIZE),
     }
     return 4 * _HEADER + bodies[kind]

@@ -6,11 +6,13 @@ import enum
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 from protocols.errors import ConfigError
 from protocols.field import PrimeField
 
 DIGEST_SIZE = 32
+IDENTITY_SIZE = 32
 MIN_CLIENTS = 3
 MAX_CLIENTS = 1 << 14
 MAX_INPUT_BITS = 24
@@ -21,13 +23,23 @@ MAX_STEPS = 1 << 10
 MAX_U64 = (1 << 64) - 1
 
 
+ThreatModel = Literal["semi-honest", "malicious"]
+
+
 class Phase(enum.StrEnum):
-    """The four rounds, in order (SPEC 6)."""
+    """The rounds, in order (SPEC 6); `rounds` says which of them a threat model has."""
 
     ADVERTISE_KEYS = "advertise_keys"
     SHARE_KEYS = "share_keys"
     MASKED_INPUT = "masked_input"
+    CONSISTENCY = "consistency"
     UNMASKING = "unmasking"
+
+
+def rounds(threat_model: ThreatModel) -> tuple[Phase, ...]:
+    """The rounds of one aggregation: only the malicious model checks consistency (SPEC 6)."""
+    skipped = () if threat_model == "malicious" else (Phase.CONSISTENCY,)
+    return tuple(phase for phase in Phase if phase not in skipped)
 
 
 def default_threshold(n: int) -> int:
@@ -73,6 +85,9 @@ class BatchParams:
         steps: M, the number of steps that keys are made for; 1..1024.
         roster: client ids, strictly ascending, 3..16384 of them, each 0..2^64 - 1.
         threshold: clients that must answer every round; n//2 + 1..n.
+        threat_model: whom the server is taken for.
+        identities: in the malicious model, the clients' Ed25519 public keys in roster order, all
+            different, known to everybody by other means than the server; else empty.
 
     Raises:
         ConfigError: any of these does not hold.
@@ -83,6 +98,8 @@ class BatchParams:
     steps: int
     roster: tuple[int, ...]
     threshold: int
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         _check_digest("session", self.session)
@@ -94,11 +111,29 @@ class BatchParams:
         _check_range("client id", self.roster[0], 0, MAX_U64)
         _check_range("client id", self.roster[-1], 0, MAX_U64)
         _check_range("threshold", self.threshold, self.n // 2 + 1, self.n)
+        self._check_identities()
 
     @property
     def n(self) -> int:
         """Roster size."""
         return len(self.roster)
+
+    @property
+    def malicious(self) -> bool:
+        """Whether messages are signed and survivor sets compared."""
+        return self.threat_model == "malicious"
+
+    def identity(self, client: int) -> bytes:
+        """The pinned public key of a member of the roster."""
+        return self.identities[self.roster.index(client)]
+
+    def _check_identities(self) -> None:
+        if self.threat_model not in get_args(ThreatModel):
+            raise ConfigError(f"unknown threat model {self.threat_model!r}")
+        if len(set(self.identities)) != (self.n if self.malicious else 0):
+            raise ConfigError("one identity per client in the malicious model, else none")
+        if any(len(identity) != IDENTITY_SIZE for identity in self.identities):
+            raise ConfigError(f"an identity has {IDENTITY_SIZE} bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +184,8 @@ class AggregationParams:
         threshold: see `BatchParams`.
         sections: see `Task`.
         broadcast_digest: see `Task`.
+        threat_model: see `BatchParams`.
+        identities: see `BatchParams`.
 
     Raises:
         ConfigError: see `BatchParams` and `Task`, or a sum could wrap in a 32-bit field.
@@ -161,6 +198,8 @@ class AggregationParams:
     threshold: int
     sections: tuple[Section, ...]
     broadcast_digest: bytes
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         self.task.fields(self.batch.n)
@@ -179,6 +218,8 @@ class AggregationParams:
             steps=1,
             roster=self.roster,
             threshold=self.threshold,
+            threat_model=self.threat_model,
+            identities=self.identities,
         )
 
     @property

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from protocols import context, masking, messages, shamir
+from protocols import context, masking, messages, shamir, signing
 from protocols.context import u64
 from protocols.errors import (
     CryptoError,
@@ -25,7 +25,17 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.graph import complete
-from protocols.keys import KEY_SIZE, Entropy, KeyPair, draw, frame, hkdf, seal, unseal
+from protocols.keys import (
+    KEY_SIZE,
+    Entropy,
+    KeyPair,
+    SigningKey,
+    draw,
+    frame,
+    hkdf,
+    seal,
+    unseal,
+)
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -35,6 +45,7 @@ from protocols.messages import (
     ShareBundles,
 )
 from protocols.params import BatchParams, Phase
+from protocols.policy import Policy
 from protocols.seeds import Kind, SeedSlot, commit_all
 
 
@@ -104,36 +115,71 @@ class Shared(State, frozen=True):
     own_shares: tuple[HeldShares, ...]
 
 
-class Masked(Secret, frozen=True):
+class Masked(Secret, frozen=True, tag=True):
     """A step whose masked input is out, own seeds gone; waiting for the survivor set."""
 
     key: int
+    on: bytes
     held: dict[int, HeldShares]
 
 
+class Confirmed(Secret, frozen=True, tag=True):
+    """A step whose survivor set this client has signed; waiting for the others' signatures."""
+
+    key: int
+    on: bytes
+    held: dict[int, HeldShares]
+    survivors: tuple[int, ...]
+
+
 class Prepared(State, frozen=True):
-    """Ready for the steps whose keys are in `unused`, and perhaps in the middle of one."""
+    """Ready for the steps whose keys are in `unused`, and perhaps in the middle of one.
+
+    `cohort` is who took part in the last step, as far as this client was told; None before.
+    """
 
     off1: bytes
     mask_keys: dict[int, tuple[bytes, ...]]
     unused: dict[int, StepKeys]
-    current: Masked | None = None
+    current: Masked | Confirmed | None = None
+    last_step: int = -1
+    cohort: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who and in which batch; public.
+    """Who, in which batch, and on what conditions.
+
+    Args:
+        batch: agreed by all parties.
+        client: own id.
+        identity: signs every message in the malicious model; else None.
+        policy: own bounds; None accepts everything.
 
     Raises:
-        LocalProtocolError: the client is not in the roster.
+        LocalProtocolError: the client is not in the roster, or not under this identity.
+        PolicyError: the batch is outside the policy.
     """
 
     batch: BatchParams
     client: int
+    identity: SigningKey | None = None
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         if self.client not in self.batch.roster:
             raise LocalProtocolError(f"client {self.client} is not in the roster")
+        own = self.batch.identity(self.client) if self.batch.malicious else None
+        if own != (self.identity.public if self.identity else None):
+            raise LocalProtocolError("the signing key is not the identity of the roster")
+        if self.batch.malicious and self.policy is None:
+            raise LocalProtocolError("the malicious model needs a policy")
+        if self.policy is not None:
+            self.policy.check_batch(self.batch)
+
+    def wrap(self, bound: bytes, message: Message) -> bytes:
+        """Encode an upload, signed under a context if this is the malicious model."""
+        return signing.wrap(self.identity, self.client, bound, message)
 
     @property
     def off0(self) -> bytes:
@@ -149,7 +195,7 @@ def share_points(roster: tuple[int, ...]) -> dict[int, int]:
 # Client, round 0 -------------------------------------------------------------------------------
 
 
-def advertise_keys(party: Party, entropy: Entropy) -> tuple[Advertised, Advertisement]:
+def advertise_keys(party: Party, entropy: Entropy) -> Advertised:
     """Draw the channel key and two seeds per step (SPEC 6.1)."""
     channel = draw(entropy, KEY_SIZE)
     seeds = tuple(
@@ -166,7 +212,7 @@ def advertise_keys(party: Party, entropy: Entropy) -> tuple[Advertised, Advertis
         tuple(pair.public for pair in pairs),
         commit_all(commitments(party, seeds)),
     )
-    return Advertised(channel, seeds, messages.encode(message)), message
+    return Advertised(channel, seeds, party.wrap(off0, message))
 
 
 def commitments(party: Party, seeds: Iterable[OwnSeeds]) -> tuple[bytes, ...]:
@@ -218,12 +264,21 @@ def _checked_directory(
     listed = dict(zip(members, message.advertisements, strict=True))
     if listed.get(party.client) != state.sent:
         raise lie(Phase.SHARE_KEYS, "own keys missing or changed")
-    directory = {u: messages.decode(data, Advertisement, batch) for u, data in listed.items()}
+    if party.policy is not None:
+        party.policy.check_members(batch, len(members))
+    directory = {u: _advertisement(party, u, data) for u, data in listed.items()}
     if any(len(keys.mask_keys) != batch.steps for keys in directory.values()):
         raise lie(Phase.SHARE_KEYS, "wrong number of mask keys")
     if keys_repeat(directory.values()):
         raise lie(Phase.SHARE_KEYS, "keys repeat")
     return directory
+
+
+def _advertisement(party: Party, client: int, data: bytes) -> Advertisement:
+    message = signing.opened(party.batch, client, party.off0, data)
+    if not isinstance(message, Advertisement):
+        raise DecodeError("not an Advertisement")
+    return message
 
 
 def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
@@ -355,9 +410,10 @@ _PROBE = KeyPair.from_private_bytes(bytes(KEY_SIZE))
 
 @dataclass(frozen=True, slots=True)
 class CollectingKeys:
-    """Round 0: advertisements by client."""
+    """Round 0: advertisements by client, and the bytes they came in."""
 
     received: Mapping[int, Advertisement]
+    sent: Mapping[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +444,7 @@ class Stock:
 
 
 def receive_keys(
-    batch: BatchParams, state: CollectingKeys, client: int, message: Advertisement
+    batch: BatchParams, state: CollectingKeys, client: int, message: Advertisement, data: bytes
 ) -> CollectingKeys:
     """Check and record a client's keys (SPEC 6.1).
 
@@ -407,7 +463,7 @@ def receive_keys(
             _PROBE.agree(public)
     except CryptoError:
         raise RemoteProtocolError(client, phase, "a key has low order") from None
-    return CollectingKeys(received)
+    return CollectingKeys(received, {**state.sent, client: data})
 
 
 def end_keys(
@@ -419,7 +475,7 @@ def end_keys(
         NotEnoughSurvivors: |U1| below the threshold.
     """
     members = enough(batch, state.received, Phase.ADVERTISE_KEYS)
-    sent = {u: messages.encode(state.received[u]) for u in members}
+    sent = {u: state.sent[u] for u in members}
     directory = KeyDirectory(messages.encode_set(members, batch.roster), tuple(sent.values()))
     off1 = context.advertised(context.offline(batch), sent.items())
     advertised = {u: state.received[u] for u in members}

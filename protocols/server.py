@@ -1,7 +1,7 @@
 """The server: one state per round, one function for an arrival, one for the round's end (SPEC 6).
 
     CollectingKeys -> CollectingBundles -> Idle
-    and per step: CollectingInputs -> CollectingShares -> Finished
+    and per step: CollectingInputs (-> CollectingSignatures) -> CollectingShares -> Finished
 
 Masked inputs are added as they arrive, so memory holds one running sum and no client's vector
 (SPEC 6.3). Ending a round fixes who took part in it; anything late is discarded.
@@ -16,7 +16,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, preprocessing
+from protocols import context, masking, messages, preprocessing, signing
 from protocols.errors import (
     CryptoError,
     DecodeError,
@@ -27,6 +27,8 @@ from protocols.errors import (
 from protocols.messages import (
     Advertisement,
     BundleReport,
+    Consistency,
+    ConsistencyProof,
     MaskedInput,
     Message,
     ShareBundles,
@@ -82,11 +84,22 @@ class CollectingInputs:
 
 
 @dataclass(frozen=True, slots=True)
-class CollectingShares:
-    """Round 3: the masked sum over the survivors, and their shares by client."""
+class CollectingSignatures:
+    """Consistency round: the masked sum over the survivors, and their signatures on that set."""
 
     step: Step
     survivors: tuple[int, ...]
+    totals: Vectors = field(repr=False)
+    received: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingShares:
+    """Round 3: the masked sum over the survivors, and the shares of those that can answer."""
+
+    step: Step
+    survivors: tuple[int, ...]
+    responders: tuple[int, ...]
     totals: Vectors = field(repr=False)
     received: Mapping[int, UnmaskShares]
 
@@ -117,13 +130,14 @@ class Failed:
 
 
 Offline = CollectingKeys | CollectingBundles
-Online = CollectingInputs | CollectingShares
+Online = CollectingInputs | CollectingSignatures | CollectingShares
 State = Offline | Idle | Online | Finished | Failed
 
 _PHASES: dict[type[Offline | Online], Phase] = {
     CollectingKeys: Phase.ADVERTISE_KEYS,
     CollectingBundles: Phase.SHARE_KEYS,
     CollectingInputs: Phase.MASKED_INPUT,
+    CollectingSignatures: Phase.CONSISTENCY,
     CollectingShares: Phase.UNMASKING,
 }
 
@@ -165,16 +179,47 @@ def _unpack_sections(task: Task, n: int, message: MaskedInput) -> Vectors:
     return tuple(vectors)
 
 
-def end_inputs(state: CollectingInputs) -> tuple[CollectingShares, dict[int, Message]]:
+def end_inputs(
+    state: CollectingInputs,
+) -> tuple[CollectingSignatures | CollectingShares, dict[int, Message]]:
     """Fix U3, the set whose inputs are in the sum, and announce it (SPEC 6.3).
 
     Raises:
         NotEnoughSurvivors: |U3| below the threshold.
     """
-    survivors = enough(state.step.batch, state.received, Phase.MASKED_INPUT)
-    message = SurvivorSet(messages.encode_set(survivors, state.step.batch.roster))
-    nxt = CollectingShares(state.step, survivors, state.totals, received={})
+    step = state.step
+    survivors = enough(step.batch, state.received, Phase.MASKED_INPUT)
+    message = SurvivorSet(messages.encode_set(survivors, step.batch.roster))
+    nxt: CollectingSignatures | CollectingShares
+    if step.batch.malicious:
+        nxt = CollectingSignatures(step, survivors, state.totals, received={})
+    else:
+        nxt = CollectingShares(step, survivors, survivors, state.totals, received={})
     return nxt, dict.fromkeys(survivors, message)
+
+
+# Consistency, malicious model -------------------------------------------------------------------
+
+
+def statement(state: CollectingSignatures | CollectingShares) -> bytes:
+    """What the survivors sign: this step and this survivor set (SPEC 6.8)."""
+    bitmap = messages.encode_set(state.survivors, state.step.batch.roster)
+    return context.survivors(state.step.on, bitmap)
+
+
+def end_signatures(state: CollectingSignatures) -> tuple[CollectingShares, dict[int, Message]]:
+    """Show the signers each other's signatures (SPEC 6.8).
+
+    Raises:
+        NotEnoughSurvivors: fewer signatures than the threshold.
+    """
+    signers = enough(state.step.batch, state.received, Phase.CONSISTENCY)
+    proof = ConsistencyProof(
+        messages.encode_set(signers, state.step.batch.roster),
+        tuple(state.received[u] for u in signers),
+    )
+    nxt = CollectingShares(state.step, state.survivors, signers, state.totals, received={})
+    return nxt, dict.fromkeys(signers, proof)
 
 
 # Round 3: unmasking ----------------------------------------------------------------------------
@@ -186,7 +231,7 @@ def receive_shares(state: CollectingShares, client: int, message: UnmaskShares) 
     Raises:
         DecodeError: a share is not a field element.
     """
-    check_sender(client, state.survivors, state.received, Phase.UNMASKING)
+    check_sender(client, state.responders, state.received, Phase.UNMASKING)
     expected = len(state.survivors), len(state.dropped)
     if (len(message.self_shares), len(message.key_shares)) != expected:
         raise RemoteProtocolError(client, Phase.UNMASKING, "wrong number of shares")
@@ -270,15 +315,19 @@ class ServerSession:
 
     Args:
         batch: agreed by all parties beforehand.
+        rejoin: whether a client that missed a step may be active in the next one; None says no in
+            the malicious model, where clients refuse it unless their policy allows it.
     """
 
-    def __init__(self, batch: BatchParams) -> None:
+    def __init__(self, batch: BatchParams, *, rejoin: bool | None = None) -> None:
         self._batch = batch
+        self._rejoin = not batch.malicious if rejoin is None else rejoin
+        self._cohort: frozenset[int] = frozenset(batch.roster)
         self._barred: set[int] = set()
         self._reports: dict[int, frozenset[int]] = {}
         self._tasks: list[Task] = []
         self._stock: Stock | None = None
-        self._state: State = CollectingKeys({})
+        self._state: State = CollectingKeys({}, {})
 
     def __repr__(self) -> str:
         return f"ServerSession({type(self._state).__name__})"
@@ -301,10 +350,10 @@ class ServerSession:
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Who can be active: U2 without those that were barred or left out, ascending."""
+        """Who can be active: U2 without those that were barred, left out or lost, ascending."""
         sharers = () if self._stock is None else self._stock.sharers
         gone = self._barred | preprocessing.left_out(self._reports)
-        return tuple(u for u in sharers if u not in gone)
+        return tuple(u for u in sharers if u in self._cohort and u not in gone)
 
     def receive(self, client: int, data: bytes) -> bool:
         """Take in one message.
@@ -352,6 +401,10 @@ class ServerSession:
             case CollectingInputs():
                 self._state = Idle()
                 self._state, replies = end_inputs(state)
+                self._lose(replies)
+            case CollectingSignatures():
+                self._state = Idle()
+                self._state, replies = end_signatures(state)
             case CollectingShares():
                 self._state = Idle()
                 self._state = self._finished(state)
@@ -389,7 +442,13 @@ class ServerSession:
         request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
         self._state = _begin(self._batch, self._stock, task, members, request)
         self._tasks.append(task)
+        self._lose(members)
         return dict.fromkeys(members, messages.encode(request))
+
+    def _lose(self, present: Collection[int]) -> None:
+        """Without rejoining, who misses a step is out of the batch (SPEC 8.1)."""
+        if not self._rejoin:
+            self._cohort = frozenset(present)
 
     def _finished(self, state: CollectingShares) -> Finished:
         try:
@@ -402,25 +461,63 @@ class ServerSession:
         return finished
 
     def _receive(self, client: int, data: bytes) -> bool:
-        state = self._state
         if client in self._barred:
             raise RemoteProtocolError(client, self._phase, "barred after an earlier fault")
-        message = messages.decode_upload(data, self._batch, *self._tasks)
+        message, body, signature = signing.unwrap(data, self._batch, *self._tasks)
+        bound = self._bound(message)
+        if bound is None:
+            self._refuse_if_early(client, message)
+            return False
+        if client in self._batch.roster:
+            self._check_signature(client, bound, body, signature)
+        self._state = self._accept(client, message, data, signature)
+        return True
+
+    def _accept(self, client: int, message: Upload, data: bytes, signature: bytes | None) -> State:
+        batch, state = self._batch, self._state
         match state, message:
             case CollectingKeys(), Advertisement():
-                self._state = preprocessing.receive_keys(self._batch, state, client, message)
+                return preprocessing.receive_keys(batch, state, client, message, data)
             case CollectingBundles(), ShareBundles():
-                self._state = preprocessing.receive_bundles(self._batch, state, client, message)
+                return preprocessing.receive_bundles(batch, state, client, message)
+            case CollectingInputs(), MaskedInput():
+                return receive_input(state, client, message)
+            case CollectingSignatures(), Consistency():
+                check_sender(client, state.survivors, state.received, Phase.CONSISTENCY)
+                return replace(state, received={**state.received, client: signature or b""})
+            case CollectingShares(), UnmaskShares():
+                return receive_shares(state, client, message)
             case _, BundleReport():
                 self._report(client, message)
-            case CollectingInputs(), MaskedInput() if message.key == state.step.key:
-                self._state = receive_input(state, client, message)
-            case CollectingShares(), UnmaskShares() if message.key == state.step.key:
-                self._state = receive_shares(state, client, message)
+                return state
             case _:
-                self._refuse_if_early(client, message)
-                return False
-        return True
+                raise LocalProtocolError("message is not due")
+
+    def _bound(self, message: Upload) -> bytes | None:
+        """The context that a message due now is signed under; None if it is not due."""
+        match self._state, message:
+            case CollectingKeys(), Advertisement():
+                return context.offline(self._batch)
+            case CollectingBundles(off1=off1), ShareBundles():
+                return off1
+            case _, BundleReport() if self._stock is not None:
+                return self._stock.off1
+            case CollectingInputs(step=step), MaskedInput(key=key) if key == step.key:
+                return step.on
+            case (CollectingSignatures(step=step) as state, Consistency(key=key)) | (
+                CollectingShares(step=step) as state,
+                UnmaskShares(key=key),
+            ) if key == step.key:
+                return statement(state)
+        return None
+
+    def _check_signature(
+        self, client: int, bound: bytes, body: bytes, signature: bytes | None
+    ) -> None:
+        try:
+            signing.check(self._batch, client, bound, body, signature)
+        except CryptoError as error:
+            raise RemoteProtocolError(client, self._phase, str(error)) from None
 
     @property
     def _phase(self) -> Phase:
@@ -449,8 +546,10 @@ class ServerSession:
                 return -1, (Advertisement, ShareBundles, BundleReport).index(type(message))
             case MaskedInput():
                 return message.key, 0
-            case UnmaskShares():
+            case Consistency():
                 return message.key, 1
+            case UnmaskShares():
+                return message.key, 2
 
     def _now(self) -> tuple[int, int]:
         match self._state:
@@ -460,7 +559,9 @@ class ServerSession:
                 return -1, 1
             case CollectingInputs(step=step):
                 return step.key, 0
-            case CollectingShares(step=step):
+            case CollectingSignatures(step=step):
                 return step.key, 1
+            case CollectingShares(step=step):
+                return step.key, 2
             case _:
-                return len(self._tasks) - 1, 1
+                return len(self._tasks) - 1, 2

@@ -6,10 +6,18 @@ Run from the repository root: python tests/protocols/gen_secagg_vectors.py
 import json
 from pathlib import Path
 
-from secagg_helpers import Run, fixed_entropy, make_inputs, make_params
+from secagg_helpers import (
+    ROUNDS,
+    Run,
+    fixed_entropy,
+    make_inputs,
+    make_params,
+    malicious_params,
+    signing_keys,
+)
 
 from protocols import context, messages, prg
-from protocols.driver import BatchSession, DropSchedule, run_aggregation
+from protocols.driver import BatchSession, DropSchedule, Trust, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.field import PrimeField
 from protocols.keys import hkdf
@@ -25,7 +33,6 @@ from protocols.params import AggregationParams, Phase
 
 FOLDER = Path(__file__).parent / "vectors"
 SEED = b"vector 1"
-ROUNDS = tuple(Phase)
 DROPS = {13: Phase.SHARE_KEYS, 16: Phase.MASKED_INPUT, 22: Phase.UNMASKING}
 
 
@@ -98,6 +105,30 @@ def batch() -> dict[str, object]:
         result = session.step(inputs, params.task, DropSchedule(drops[key]))
         steps.append(described_step(params, inputs, drops[key], result))
     return {**described(first), "batch": 0, "M": 3, "steps": steps, "messages": sent}
+
+
+def malicious() -> dict[str, object]:
+    """One signed step; client u signs with the Ed25519 seed that is u as 32 bytes, big-endian."""
+    drops = {13: Phase.MASKED_INPUT, 22: Phase.CONSISTENCY}
+    params = malicious_params(7, ("g", 5, 4), step=42)
+    inputs = make_inputs(params, seed=1)
+    sent: list[dict[str, object]] = []
+    result = run_aggregation(
+        inputs,
+        params,
+        drops=DropSchedule(drops),
+        entropy=fixed_entropy(SEED),
+        tap=recorder(sent),
+        trust=Trust(signing_keys(params.roster)),
+    )
+    return {
+        **described(params),
+        **described_step(params, inputs, drops, result),
+        "threat_model": params.threat_model,
+        "identities": [identity.hex() for identity in params.identities],
+        "off0": context.offline(params.batch).hex(),
+        "messages": sent,
+    }
 
 
 class Bad:
@@ -188,6 +219,7 @@ VECTORS = {
     "bad.json": bad,
     "batch.json": batch,
     "expansion.json": expansion,
+    "malicious.json": malicious,
 }
 
 if __name__ == "__main__":

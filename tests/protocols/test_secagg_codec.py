@@ -12,9 +12,12 @@ from protocols.messages import (
     Advertisement,
     BundleDelivery,
     BundleReport,
+    Consistency,
+    ConsistencyProof,
     KeyDirectory,
     MaskedInput,
     ShareBundles,
+    Signed,
     StepRequest,
     SurvivorSet,
     UnmaskShares,
@@ -32,11 +35,20 @@ KINDS = {
     0x16: UnmaskShares,
     0x17: StepRequest,
     0x18: BundleReport,
+    0x19: Consistency,
+    0x1A: ConsistencyProof,
+    0x1B: Signed,
 }
 
 
 def samples():
-    seen = {BundleReport: messages.encode(BundleReport(b"\2"))}
+    rare = (
+        BundleReport(b"\2"),
+        Consistency(3),
+        ConsistencyProof(b"\7", (b"s" * 64, b"t" * 64, b"u" * 64)),
+        Signed(messages.encode(Consistency(3)), b"s" * 64),
+    )
+    seen = {type(message): messages.encode(message) for message in rare}
     run_aggregation(
         make_inputs(PARAMS),
         PARAMS,
@@ -109,6 +121,11 @@ def test_longest_message_fits_the_bound_and_one_more_byte_is_too_long(kind):
         StepRequest: StepRequest(1023, full),
         MaskedInput: MaskedInput(1023, tuple(bytes(messages.packed_size(*f)) for f in fields)),
         SurvivorSet: SurvivorSet(full),
+        Consistency: Consistency(1023),
+        ConsistencyProof: ConsistencyProof(full, (bytes(64),) * n),
+        Signed: Signed(
+            messages.encode(ShareBundles((bytes(32),) * 2, (bytes(80),) * (n - 1))), bytes(64)
+        ),
         UnmaskShares: UnmaskShares(1023, (bytes(32),) * n, ()),
     }[kind]
     assert len(messages.encode(longest)) <= messages.max_size(kind, PARAMS.batch, PARAMS.task)

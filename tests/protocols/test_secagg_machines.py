@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from secagg_helpers import Run, fixed_entropy, make_inputs, make_params, plain_sum
+from secagg_helpers import ROUNDS, Run, fixed_entropy, make_inputs, make_params, plain_sum
 
 from protocols import messages, preprocessing
 from protocols.client import ClientSession, gate
@@ -35,7 +35,7 @@ from protocols.seeds import commit_all
 
 PARAMS = make_params(5)  # clients 10, 13, 16, 19, 22; threshold 4
 ME = 13
-STEPS = list(Phase)
+STEPS = list(ROUNDS)
 
 
 def directory_of(run: Run) -> KeyDirectory:
@@ -417,7 +417,7 @@ def test_a_survivor_outside_u2_is_refused():
 
 def held_by(me: int, *peers: int) -> Masked:
     shares = {u: HeldShares(KeyShare(b"k" * 32), SelfShare(b"s" * 32)) for u in peers}
-    return Masked(0, shares)
+    return Masked(0, b"", shares)
 
 
 def test_the_gate_gives_each_peer_exactly_one_kind():
@@ -732,7 +732,7 @@ def test_no_repr_shows_a_secret():
     run = Run(PARAMS)
     run.clients = {u: ClientSession(PARAMS.batch, u, entropy) for u in PARAMS.roster}
     seen = []
-    for phase in Phase:
+    for phase in ROUNDS:
         run.round(phase)
         for session in (run.server, *run.clients.values()):
             seen += [repr(session), repr(session._state)]

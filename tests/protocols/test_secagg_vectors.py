@@ -6,16 +6,18 @@ import json
 import struct
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from gen_secagg_vectors import FOLDER, VECTORS, render
-from secagg_helpers import Run, fixed_entropy, make_params
+from secagg_helpers import ROUNDS, Run, fixed_entropy, make_params
 
 from protocols import errors
 from protocols.params import Phase
 
 V = json.loads((FOLDER / "aggregation.json").read_text())
 BATCH = json.loads((FOLDER / "batch.json").read_text())
+SIGNED = json.loads((FOLDER / "malicious.json").read_text())
 BAD = json.loads((FOLDER / "bad.json").read_text())
 
 
@@ -41,7 +43,7 @@ def test_every_step_of_the_batch_is_the_sum_of_its_survivors(step):
 @pytest.mark.parametrize("case", BAD["cases"], ids=lambda case: case["name"])
 def test_negative_vectors_fail_where_they_must(case):
     phase, data = Phase(case["phase"]), bytes.fromhex(case["bytes"])
-    rounds = [None, *Phase]
+    rounds = [None, *ROUNDS]
     run = Run(make_params(5), rounds[rounds.index(phase) - 1])
     if phase == Phase.MASKED_INPUT:
         run.begin()
@@ -49,6 +51,44 @@ def test_negative_vectors_fail_where_they_must(case):
     server, me = case["receiver"] == "server", BAD["client"]
     with pytest.raises(getattr(errors, case["error"])):
         _ = run.server.receive(me, data) if server else run.answer(me, phase)
+
+
+def test_signatures_and_proof_by_a_second_implementation():
+    """Every upload of the malicious vector, its context computed from the messages alone."""
+    sent = {(m["phase"], m["direction"], m["client"]): m["bytes"] for m in SIGNED["messages"]}
+    sent = {place: bytes.fromhex(data) for place, data in sent.items()}
+    roster = SIGNED["roster"]
+    identities = [bytes.fromhex(identity) for identity in SIGNED["identities"]]
+    members = b"".join(u64(u) + key for u, key in zip(roster, identities, strict=True))
+    agreed = frame(b"malicious", b"complete", u64(SIGNED["threshold"]))
+    off0 = digest(b"off", bytes.fromhex(SIGNED["session"]), u64(42), u64(1), agreed, members)
+    assert off0.hex() == SIGNED["off0"]
+    adverts = {u: sent["advertise_keys", "up", u] for u in roster}
+    off1 = digest(b"off1", off0, *(frame(u64(u), data) for u, data in adverts.items()))
+    section = frame(b"g", u64(5), u64(4), u64(7), u64(127), struct.pack(">d", 1.0))
+    on = digest(
+        b"on", off1, u64(0), u64(42), b"gradient", frame(section), b"\x7f",
+        bytes.fromhex(SIGNED["broadcast_digest"]),
+    )  # fmt: skip
+    on_u3 = digest(b"survivors", on, bytes([0x7F - 2]))  # 13 is the second of the roster
+    contexts = {
+        "advertise_keys": off0, "share_keys": off1, "masked_input": on,
+        "consistency": on_u3, "unmasking": on_u3,
+    }  # fmt: skip
+    checked = 0
+    for (phase, direction, u), data in sent.items():
+        if direction == "up":
+            assert data[:2] == b"\x93\x1b"
+            signature = data[-64:]
+            assert data[-66:-64] == b"\xc4\x40"
+            header = {0xC4: 2, 0xC5: 3}[data[2]]
+            body = data[2 + header : -66]
+            statement = digest(b"signed", contexts[phase], u64(u), body)
+            identity = Ed25519PublicKey.from_public_bytes(identities[roster.index(u)])
+            identity.verify(signature, statement)
+            checked += 1
+    assert checked == 7 + 7 + 6 + 5 + 5
+    assert SIGNED["survivors"] == [10, 16, 19, 22, 25, 28]
 
 
 # A masked input computed from SPEC.md with the standard library, X25519 and AES only.
