@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from protocols import prg
 from protocols.context import u64
 from protocols.keys import KeyPair, hkdf
-from protocols.params import AggregationParams
+from protocols.params import Task
 
 
-def mask_key_pair(seed: bytes, client: int, off0: bytes) -> KeyPair:
-    """The mask key pair of a client, derived from the 32-byte seed that is shared (SPEC 3.4)."""
-    return KeyPair.from_private_bytes(hkdf(seed, "mask key", u64(client), off0))
+def mask_key_pair(seed: bytes, client: int, key: int, off0: bytes) -> KeyPair:
+    """A client's mask key pair of one key step, derived from the shared seed (SPEC 3.4)."""
+    return KeyPair.from_private_bytes(hkdf(seed, "mask key", u64(client), u64(key), off0))
 
 
 def self_mask_key(seed: bytes, client: int, on: bytes) -> bytes:
@@ -42,15 +42,14 @@ class MaskedSum:
     """Vectors of all sections plus signed masks, reduced mod p once at the end.
 
     Args:
-        params: sections and fields.
+        task: names the sections.
+        n: roster size; decides the fields.
         vectors: per section, unsigned integers of shape (length,); copied.
     """
 
-    def __init__(
-        self, params: AggregationParams, vectors: Sequence[NDArray[np.unsignedinteger]]
-    ) -> None:
-        self._names = [section.name.encode() for section in params.sections]
-        self._fields = [params.field(section) for section in params.sections]
+    def __init__(self, task: Task, n: int, vectors: Sequence[NDArray[np.unsignedinteger]]) -> None:
+        self._names = [section.name.encode() for section in task.sections]
+        self._fields = task.fields(n)
         self._totals = [vector.astype(np.int64) for vector in vectors]
 
     def add(self, key: bytes, sign: int) -> None:
