@@ -13,7 +13,8 @@ accuracies are lower than those of digits_accuracy.py.
 import argparse
 from typing import Any
 
-from _federations import digits, fold, mean, over_seeds, progress, report
+from _federations import digits, fold, mean, over_seeds
+from _gates import progress, report
 
 SKEWED = {"partition": "dirichlet:0.5"}
 PRIVATE = {"dp_eps": 8.0}
