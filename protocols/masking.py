@@ -39,26 +39,28 @@ def pair_sign(client: int, peer: int) -> int:
 
 
 class MaskedSum:
-    """Vectors of all sections plus signed masks, reduced mod p once at the end.
+    """Vectors of all sections plus signed masks, all of them expanded together at the end.
 
     Args:
         task: names the sections.
         n: roster size; decides the fields.
-        vectors: per section, unsigned integers of shape (length,); copied.
+        vectors: per section, unsigned integers below p of shape (length,); copied.
     """
 
     def __init__(self, task: Task, n: int, vectors: Sequence[NDArray[np.unsignedinteger]]) -> None:
         self._names = [section.name.encode() for section in task.sections]
         self._fields = task.fields(n)
-        self._totals = [vector.astype(np.int64) for vector in vectors]
+        self._totals = [vector.astype(np.uint32) for vector in vectors]
+        self._masks: list[list[prg.SignedKey]] = [[] for _ in self._totals]
 
     def add(self, key: bytes, sign: int) -> None:
         """Add sign * mask(key), every section from its own PRG key."""
-        parts = zip(self._names, self._fields, self._totals, strict=True)
-        for index, (name, field, total) in enumerate(parts):
-            prg.accumulate(total, hkdf(key, "section", u64(index), name), field, sign)
+        for index, (name, masks) in enumerate(zip(self._names, self._masks, strict=True)):
+            masks.append((hkdf(key, "section", u64(index), name), sign))
 
     def reduced(self) -> tuple[NDArray[np.uint32], ...]:
         """Per section, uint32 entries in [0, p)."""
-        pairs = zip(self._fields, self._totals, strict=True)
-        return tuple(field.reduce(total) for field, total in pairs)
+        for total, masks, field in zip(self._totals, self._masks, self._fields, strict=True):
+            prg.add_masks(total, masks, field)
+            masks.clear()
+        return tuple(self._totals)

@@ -404,18 +404,18 @@ def test_all_secrets_of_one_step_say_nothing_of_another():
 
 def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
     sealed, expanded = [], []
-    real_seal, real_accumulate = preprocessing.seal, prg.accumulate
+    real_seal, real_add_masks = preprocessing.seal, prg.add_masks
 
     def seal(key, plaintext, associated):
         sealed.append((key, plaintext))
         return real_seal(key, plaintext, associated)
 
-    def accumulate(total, key, field, sign):
-        expanded[-1].append(key)
-        real_accumulate(total, key, field, sign)
+    def add_masks(total, masks, field):
+        expanded[-1] += [key for key, _ in masks]
+        real_add_masks(total, masks, field)
 
     monkeypatch.setattr(preprocessing, "seal", seal)
-    monkeypatch.setattr(prg, "accumulate", accumulate)
+    monkeypatch.setattr(prg, "add_masks", add_masks)
     run = Batch(make_params(4))
     assert len({key for key, _ in sealed}) == len(sealed) == 4 * 3  # a key seals one bundle
     shares = [text[i : i + 32] for _, text in sealed for i in range(0, len(text), 32)]
