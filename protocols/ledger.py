@@ -29,6 +29,7 @@ from protocols.preprocessing import (
     Secret,
     Shared,
     Start,
+    State,
 )
 
 _State = Start | Advertised | Shared | Prepared | Failed | Ended
@@ -87,6 +88,11 @@ class DurableClient:
 
     def __repr__(self) -> str:
         return f"DurableClient({self._session!r})"
+
+    @property
+    def state(self) -> State:
+        """The whole state, secrets included."""
+        return self._session.state
 
     def advertise_keys(self) -> Reply:
         """Round 0; see `ClientSession.advertise_keys`."""

@@ -344,6 +344,17 @@ class ServerSession:
         return self._state
 
     @property
+    def stock(self) -> Stock:
+        """Public keys and commitments of those that shared.
+
+        Raises:
+            LocalProtocolError: the offline exchange is not over.
+        """
+        if self._stock is None:
+            raise LocalProtocolError("the offline exchange is not over")
+        return self._stock
+
+    @property
     def keys_left(self) -> int:
         """How many steps can still begin."""
         return 0 if self._stock is None else self._batch.steps - len(self._tasks)

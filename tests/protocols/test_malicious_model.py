@@ -590,3 +590,18 @@ def test_sections_within_the_policy_by_default():
     section = Section(name="g", length=5, bits=4, clip=2.0**-21)
     with pytest.raises(PolicyError, match="clip"):
         Policy().check_task(make_params(5, sections=(section,)).task)
+
+
+def test_too_many_share_holders_for_the_threshold_are_refused_when_they_are_known():
+    """n_C = 3 leaves 2t = 8 for |U1| + n_C = 8: two survivor sets could both be signed."""
+    entropy = fixed_entropy()
+    policy = Policy(colluders=3, min_honest=1)
+    clients = {
+        u: ClientSession(BATCH, u, entropy, identity=TRUST.keys[u], policy=policy)
+        for u in BATCH.roster
+    }
+    sent = tuple(client.advertise_keys() for client in clients.values())
+    with pytest.raises(PolicyError, match="too low"):
+        clients[ME].share_keys(messages.encode(KeyDirectory(FULL, sent)))
+    fewer = messages.encode(KeyDirectory(bitmap(10, 13, 16, 19), sent[:4]))
+    assert clients[10].share_keys(fewer)

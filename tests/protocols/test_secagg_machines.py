@@ -771,3 +771,23 @@ def test_a_failing_aggregation_shows_no_sum():
     with pytest.raises(NotEnoughSurvivors) as caught:
         run_aggregation(make_inputs(params), params, drops=drops)
     assert vars(caught.value).keys() == {"phase", "alive", "needed"}
+
+
+def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named():
+    run = Run(PARAMS)
+    for u in PARAMS.roster:
+        data = run.answer(u, Phase.ADVERTISE_KEYS)
+        if u == 16:
+            session = run.clients[u]
+            seeds = (preprocessing.OwnSeeds(bytes(32), session._state.seeds[0].self_mask),)
+            root = commit_all(preprocessing.commitments(session._party, seeds))
+            advert = messages.decode(data, Advertisement, PARAMS.batch)
+            data = messages.encode(msgspec.structs.replace(advert, commitment=root))
+            session._state = msgspec.structs.replace(session._state, sent=data, seeds=seeds)
+        run.server.receive(u, data)
+    run.replies = run.server.end_round()
+    run.round(Phase.SHARE_KEYS)
+    run.round(Phase.MASKED_INPUT, silent=frozenset({16}))
+    with pytest.raises(RemoteProtocolError, match="advertised key") as caught:
+        run.round(Phase.UNMASKING)
+    assert caught.value.peer == 16
