@@ -27,9 +27,7 @@ VALUE_BITS = 23  # 2^23 levels: the least that is not below Flower's 2^22 + 1
 
 @dataclass(frozen=True)
 class Case:
-    """Ten clients with long vectors, or a hundred with shorter ones; who falls silent after
-    sharing keys.
-    """
+    """How many clients, how long their vectors, how many fall silent after sharing keys."""
 
     clients: int
     length: int

@@ -122,13 +122,16 @@ class _Words:
         self._limit = _acceptance_limit(field, self._dtype)
         self._key = key
         self._end = length * self._dtype.itemsize
+        self._position = 0
         self._stream = _Stream(key)
         self._spare_stream: _Stream | None = None
         self._spares = np.zeros(0, dtype=self._dtype)
 
     def next_into(self, buffer: NDArray[np.uint8], count: int) -> None:
         """Write the next `count` words to the start of the buffer."""
-        self._stream.read_into(buffer, count * self._dtype.itemsize)
+        size = count * self._dtype.itemsize
+        self._stream.read_into(buffer, size)
+        self._position += size
         words = buffer[:-_AES_BLOCK].view(self._dtype)
         words[count:] = 0
         if int(words.max()) >= self._limit:
@@ -148,7 +151,8 @@ class _Words:
     def _replacements(self, count: int) -> NDArray[np.unsignedinteger]:
         """The next `count` accepted words behind the last element's own."""
         if self._spare_stream is None:
-            self._spare_stream = _Stream(self._key, self._end)
+            at_end = self._position == self._end
+            self._spare_stream = self._stream if at_end else _Stream(self._key, self._end)
         while self._spares.size < count:
             size = max(_SPARES, count) * self._dtype.itemsize
             words = np.frombuffer(self._spare_stream.read(size), dtype=self._dtype)
