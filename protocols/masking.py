@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from protocols import prg
 from protocols.context import u64
+from protocols.field import PrimeField
 from protocols.keys import KeyPair, hkdf
 from protocols.params import AggregationParams
 
@@ -43,7 +44,7 @@ class MaskedSum:
 
     Args:
         params: sections and fields.
-        vectors: per section, unsigned integers below p of shape (length,); copied.
+        vectors: per section, unsigned integers of shape (length,); copied.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class MaskedSum:
     ) -> None:
         self._names = [section.name.encode() for section in params.sections]
         self._fields = [params.field(section) for section in params.sections]
-        self._totals = [vector.astype(np.uint32) for vector in vectors]
+        self._totals = list(map(_residues, vectors, self._fields))
         self._masks: list[list[prg.SignedKey]] = [[] for _ in self._totals]
 
     def add(self, key: bytes, sign: int) -> None:
@@ -65,3 +66,8 @@ class MaskedSum:
             prg.add_masks(total, masks, field)
             masks.clear()
         return tuple(self._totals)
+
+
+def _residues(vector: NDArray[np.unsignedinteger], field: PrimeField) -> NDArray[np.uint32]:
+    """A copy mod p; only a caller that adds vectors up itself has entries above p."""
+    return (vector if field.contains(vector) else vector % field.p).astype(np.uint32)
