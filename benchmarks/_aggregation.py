@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.client import ClientSession
-from protocols.params import AggregationParams, Phase, Section, default_threshold
+from protocols.params import AggregationParams, Section, default_threshold
 from protocols.quantization import Quantizer
 from protocols.server import ServerSession
 
@@ -126,34 +126,37 @@ def ours(case: Case, bits: int = VALUE_BITS) -> Figures:
     """Run our sessions over real bytes, semi-honest, complete graph."""
     params, quantizer = _params(case, bits), Quantizer(bits, 1.0)
     vectors, weights = case.data()
-    server = ServerSession(params)
-    clients = {u: ClientSession(params, u, os.urandom) for u in case.ids}
+    server = ServerSession(params.batch)
+    clients = {u: ClientSession(params.batch, u, os.urandom) for u in case.ids}
     meter = Meter.of(case)
 
-    def masked(u: int, delivery: bytes) -> bytes:
+    def masked(u: int, request: bytes) -> bytes:
         scaled = vectors[u] * np.float32(weights[u] / MAX_WEIGHT)
         codes = quantizer.encode(scaled, seed=os.urandom(32), step=0, section="x")
         inputs = {"x": codes, "w": np.array([weights[u]], dtype=np.uint32)}
-        return clients[u].masked_input(delivery, inputs)
+        return clients[u].masked_input(request, params.task, inputs)
 
-    answers: dict[Phase, Callable[[int, bytes], bytes]] = {
-        Phase.ADVERTISE_KEYS: lambda u, _: clients[u].advertise_keys(),
-        Phase.SHARE_KEYS: lambda u, message: clients[u].share_keys(message),
-        Phase.MASKED_INPUT: masked,
-        Phase.UNMASKING: lambda u, message: clients[u].unmask(message),
-    }
-    replies: dict[int, bytes] = dict.fromkeys(case.ids, b"")
-    for phase, answer in answers.items():
-        for u, message in replies.items():
-            if phase is Phase.MASKED_INPUT and u in case.silent:
-                continue
+    def run_round(waiting: dict[int, bytes], answer: Callable[[int, bytes], bytes | None]) -> None:
+        for u, message in waiting.items():
             with meter.clients[u].running():
                 sent = answer(u, message)
-            meter.sent[u] += len(sent)
-            with meter.server.running():
-                server.receive(u, sent)
+            if sent is not None:
+                meter.sent[u] += len(sent)
+                with meter.server.running():
+                    server.receive(u, sent)
+
+    def end_round() -> dict[int, bytes]:
         with meter.server.running():
-            replies = server.end_round()
+            return server.end_round()
+
+    run_round(dict.fromkeys(case.ids, b""), lambda u, _: clients[u].advertise_keys())
+    run_round(end_round(), lambda u, message: clients[u].share_keys(message))
+    run_round(end_round(), lambda u, message: clients[u].open_bundles(message))
+    with meter.server.running():
+        requests = server.begin_step(params.task)
+    run_round({u: m for u, m in requests.items() if u not in case.silent}, masked)
+    run_round(end_round(), lambda u, message: clients[u].unmask(message))
+    end_round()
     with meter.server.running():
         mean = _weighted_mean(server, quantizer)
     return meter.figures(case, mean)

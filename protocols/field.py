@@ -69,7 +69,7 @@ class PrimeField:
                 return field
         raise ConfigError(f"{terms} inputs of {input_bits} bits do not fit a 32-bit field")
 
-    def contains(self, values: NDArray[np.uint32]) -> bool:
+    def contains(self, values: NDArray[np.unsignedinteger]) -> bool:
         """Whether every entry is below p."""
         return values.size == 0 or int(values.max()) < self.p
 

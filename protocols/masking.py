@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from protocols import prg
 from protocols.context import u64
+from protocols.field import PrimeField
 from protocols.keys import KeyPair, hkdf
 from protocols.params import Task
 
@@ -44,13 +45,13 @@ class MaskedSum:
     Args:
         task: names the sections.
         n: roster size; decides the fields.
-        vectors: per section, unsigned integers below p of shape (length,); copied.
+        vectors: per section, unsigned integers of shape (length,); copied.
     """
 
     def __init__(self, task: Task, n: int, vectors: Sequence[NDArray[np.unsignedinteger]]) -> None:
         self._names = [section.name.encode() for section in task.sections]
         self._fields = task.fields(n)
-        self._totals = [vector.astype(np.uint32) for vector in vectors]
+        self._totals = list(map(_residues, vectors, self._fields))
         self._masks: list[list[prg.SignedKey]] = [[] for _ in self._totals]
 
     def add(self, key: bytes, sign: int) -> None:
@@ -64,3 +65,8 @@ class MaskedSum:
             prg.add_masks(total, masks, field)
             masks.clear()
         return tuple(self._totals)
+
+
+def _residues(vector: NDArray[np.unsignedinteger], field: PrimeField) -> NDArray[np.uint32]:
+    """A copy mod p; only a caller that adds vectors up itself has entries above p."""
+    return (vector if field.contains(vector) else vector % field.p).astype(np.uint32)

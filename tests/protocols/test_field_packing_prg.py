@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from protocols import prg
 from protocols.errors import ConfigError, DecodeError
 from protocols.field import PrimeField
+from protocols.masking import _residues
 from protocols.packing import pack, packed_size, unpack
 
 WIDTHS = range(2, 33)
@@ -181,6 +182,17 @@ def test_lanes_hold_a_full_group_of_the_largest_words(monkeypatch):
         total = np.zeros(7, dtype=np.uint32)
         prg.add_masks(total, [(bytes(32), sign)] * 128, field)
         assert total.tolist() == [sign * 128 * 254 % 3] * 7
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.uint64])
+def test_a_masked_sum_may_start_from_a_plain_sum_above_p(dtype):
+    start = np.array([0, 30, 31, 32, 250], dtype=dtype)
+    residues = _residues(start, PrimeField(5))
+    assert residues.dtype == np.uint32
+    assert residues.tolist() == [0, 30, 0, 1, 2]
+    within = _residues(start[:2], PrimeField(5))
+    within[:] = 7
+    assert start[:2].tolist() == [0, 30]
 
 
 def test_keystream_is_aes_256_of_a_big_endian_counter_from_zero():
