@@ -11,7 +11,8 @@ reproduced: an experiment, not a release.
 
 import argparse
 
-from _federations import Gate, digits, mean, over_seeds, report
+from _federations import digits, mean, over_seeds
+from _gates import Gate, report
 
 CASES = {
     "no DP, iid": {},

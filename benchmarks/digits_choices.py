@@ -13,7 +13,8 @@ its accuracies are lower than those of digits_accuracy.py.
 import argparse
 from typing import Any
 
-from _federations import digits, fold, mean, over_seeds, progress, report
+from _federations import digits, fold, mean, over_seeds
+from _gates import progress, report
 
 # Four rounds instead of six: the comparison needs no more.
 IID = {"rounds": 4}

@@ -30,13 +30,13 @@ from protocols.driver import DropSchedule, Tap, run_aggregation
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
 from protocols.field import PrimeField
 from protocols.packing import pack
-from protocols.params import AggregationParams, Phase, Section, default_threshold
+from protocols.params import AggregationParams, Phase, Section, default_threshold, rounds
 from protocols.quantization import Quantizer
 
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
 
-_ROUNDS = tuple(Phase)
+_ROUNDS = rounds("semi-honest")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codream_secure._version import __version__
+from codream_secure.cli_protocol import protocol
 from codream_secure.config import (
     Config,
     Setting,
@@ -61,6 +62,9 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.version_option(__version__, prog_name="codream-secure")
 def cli() -> None:
     """Learn together through dreams; the server sees nothing but sums."""
+
+
+cli.add_command(protocol)
 
 
 @cli.command(epilog=_EXAMPLES)

@@ -14,7 +14,7 @@ PHASES = (
     Phase.SHARE_KEYS.value,
     "broadcast",
     Phase.MASKED_INPUT.value,
-    "consistency",
+    Phase.CONSISTENCY.value,
     Phase.UNMASKING.value,
     "labels",
 )

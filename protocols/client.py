@@ -1,422 +1,396 @@
-"""The client: one state and one transition function per round (SPEC 6).
+"""The client: from a batch's keys to masked inputs and shares, step by step (SPEC 6.3, 6.4).
 
-    Start -> Advertised -> Shared -> Masked -> Done        (any error: Failed)
+    Start -> Advertised -> Shared -> Prepared, and within Prepared per step: Masked -> spent
 
 A transition takes the state and the server's message and returns the next state and the reply.
-`ClientSession` carries bytes in and out and makes sure that no step runs twice.
+`ClientSession` carries bytes in and out and makes sure that no key is used twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, shamir
-from protocols.context import u64
-from protocols.errors import CryptoError, DecodeError, LocalProtocolError, RemoteProtocolError
+from protocols import context, masking, messages, preprocessing, signing
+from protocols.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from protocols.graph import complete
-from protocols.keys import KEY_SIZE, Entropy, KeyPair, draw, frame, hkdf, seal, unseal
+from protocols.keys import Entropy, KeyPair, SigningKey
 from protocols.messages import (
-    Advertisement,
     BundleDelivery,
+    Consistency,
+    ConsistencyProof,
     KeyDirectory,
     MaskedInput,
-    ShareBundles,
+    StepRequest,
     SurvivorSet,
     UnmaskShares,
 )
 from protocols.packing import pack
-from protocols.params import AggregationParams, Phase
+from protocols.params import BatchParams, Phase, Task
+from protocols.policy import Policy
+from protocols.preprocessing import (
+    Advertised,
+    Confirmed,
+    KeyShare,
+    Masked,
+    Party,
+    Prepared,
+    SelfShare,
+    Shared,
+    Start,
+    State,
+    lie,
+)
 
 Inputs = Mapping[str, NDArray[np.unsignedinteger]]
 
 
-@dataclass(frozen=True, slots=True)
-class SelfShare:
-    """A share of a survivor's self-mask seed."""
-
-    value: bytes = field(repr=False)
+class Failed(State, frozen=True):
+    """The offline exchange failed; nothing runs in this batch again."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyShare:
-    """A share of a dropped client's mask-key seed."""
-
-    value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class HeldShares:
-    """Both shares this client holds of one peer; at most one of them ever leaves."""
-
-    mask_key: KeyShare
-    self_mask: SelfShare
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Nothing sent yet."""
-
-    params: AggregationParams
-    client: int
-
-
-@dataclass(frozen=True, slots=True)
-class Advertised:
-    """Own keys are out; waiting for the directory."""
-
-    params: AggregationParams
-    client: int
-    off0: bytes
-    channel: KeyPair
-    mask: KeyPair
-    mask_seed: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Bundles are out, the channel secrets gone; waiting for the peers' bundles."""
-
-    params: AggregationParams
-    client: int
-    off1: bytes
-    mask: KeyPair
-    peer_mask_keys: Mapping[int, bytes]
-    self_seed: bytes = field(repr=False)
-    own_shares: HeldShares
-    inbound_keys: Mapping[int, bytes] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Masked:
-    """The masked input is out, own secrets gone; waiting for the survivor set."""
-
-    params: AggregationParams
-    client: int
-    held: Mapping[int, HeldShares]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Shares are out. Nothing secret is left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A step failed or was called out of order; no step will run again."""
-
-
-State = Start | Advertised | Shared | Masked | Done | Failed
-
-
-# Round 0: advertise keys -----------------------------------------------------------------------
-
-
-def advertise_keys(state: Start, entropy: Entropy) -> tuple[Advertised, Advertisement]:
-    """Draw the channel key and the seed of the mask key (SPEC 6.1)."""
-    off0 = context.offline(state.params)
-    channel = KeyPair.from_private_bytes(draw(entropy, KEY_SIZE))
-    seed = shamir.draw_element(entropy)
-    mask = masking.mask_key_pair(seed, state.client, off0)
-    nxt = Advertised(state.params, state.client, off0, channel, mask, seed)
-    return nxt, Advertisement(channel.public, mask.public)
-
-
-# Round 1: share keys ---------------------------------------------------------------------------
-
-
-def share_keys(
-    state: Advertised, message: KeyDirectory, entropy: Entropy
-) -> tuple[Shared, ShareBundles]:
-    """Share both seeds with every member of U1, itself included (SPEC 6.2).
-
-    Raises:
-        DecodeError, RemoteProtocolError: the directory is not acceptable.
-    """
-    directory = _checked_directory(state, message)
-    keys = ((u, *pair) for u, pair in directory.items())
-    off1 = context.advertised(state.off0, keys)
-    self_seed = shamir.draw_element(entropy)
-    held = _split_secrets(state, tuple(directory), self_seed, entropy)
-    peers = complete(state.client, tuple(directory))
-    secrets = {v: _agree(state.channel, v, directory[v][0]) for v in peers}
-    step = state.params.step
-    bundles = tuple(
-        _seal_bundle(secrets[v], held[v], off1, step, sender=state.client, recipient=v)
-        for v in peers
-    )
-    inbound = {v: _bundle_key(secrets[v], off1, step, v, state.client) for v in peers}
-    mask_keys = {v: directory[v][1] for v in peers}
-    own = held[state.client]
-    nxt = Shared(state.params, state.client, off1, state.mask, mask_keys, self_seed, own, inbound)
-    return nxt, ShareBundles(bundles)
-
-
-def _checked_directory(state: Advertised, message: KeyDirectory) -> dict[int, tuple[bytes, bytes]]:
-    """Client -> (channel key, mask key) of U1, after every check of SPEC 6.2."""
-    members = messages.decode_set(message.members, state.params.roster)
-    if len(members) < state.params.threshold:
-        raise _lie(Phase.SHARE_KEYS, "fewer keys than the threshold")
-    if not len(members) == len(message.channel_keys) == len(message.mask_keys):
-        raise _lie(Phase.SHARE_KEYS, "numbers of keys and of members differ")
-    if len({*message.channel_keys, *message.mask_keys}) != 2 * len(members):
-        raise _lie(Phase.SHARE_KEYS, "keys repeat")
-    pairs = zip(message.channel_keys, message.mask_keys, strict=True)
-    directory = dict(zip(members, pairs, strict=True))
-    if directory.get(state.client) != (state.channel.public, state.mask.public):
-        raise _lie(Phase.SHARE_KEYS, "own keys missing or changed")
-    return directory
-
-
-def _split_secrets(
-    state: Advertised, members: tuple[int, ...], self_seed: bytes, entropy: Entropy
-) -> dict[int, HeldShares]:
-    """Member -> its shares of the mask-key seed and of the self-mask seed."""
-    params = state.params
-    points = share_points(params)
-    xs = [points[member] for member in members]
-    mask_key = shamir.split(state.mask_seed, params.threshold, xs, entropy)
-    self_mask = shamir.split(self_seed, params.threshold, xs, entropy)
-    return {
-        member: HeldShares(KeyShare(mask_key[x]), SelfShare(self_mask[x]))
-        for member, x in zip(members, xs, strict=True)
-    }
-
-
-def share_points(params: AggregationParams) -> dict[int, int]:
-    """Client -> Shamir x: roster index + 1, whoever is missing from U1 (SPEC 3.6)."""
-    return {client: index + 1 for index, client in enumerate(params.roster)}
-
-
-def _agree(channel: KeyPair, peer: int, peer_key: bytes) -> bytes:
-    try:
-        return channel.agree(peer_key)
-    except CryptoError as error:
-        raise RemoteProtocolError(peer, Phase.SHARE_KEYS, str(error)) from None
-
-
-def _bundle_key(secret: bytes, off1: bytes, step: int, sender: int, recipient: int) -> bytes:
-    return hkdf(secret, "bundle", off1, u64(step), u64(sender), u64(recipient))
-
-
-def _bundle_associated(off1: bytes, step: int, sender: int, recipient: int) -> bytes:
-    return frame(b"bundle", off1, u64(step), u64(sender), u64(recipient))
-
-
-def _seal_bundle(
-    secret: bytes, shares: HeldShares, off1: bytes, step: int, *, sender: int, recipient: int
-) -> bytes:
-    key = _bundle_key(secret, off1, step, sender, recipient)
-    plaintext = shares.mask_key.value + shares.self_mask.value
-    return seal(key, plaintext, _bundle_associated(off1, step, sender, recipient))
+class Ended(State, frozen=True):
+    """The batch is over; all of its secrets are gone."""
 
 
 # Round 2: masked input collection --------------------------------------------------------------
 
 
 def mask_input(
-    state: Shared, message: BundleDelivery, inputs: Inputs
-) -> tuple[Masked, MaskedInput]:
-    """Open every bundle of U2, then mask the input (SPEC 6.3).
+    party: Party, state: Prepared, request: StepRequest, task: Task, inputs: Inputs
+) -> tuple[Prepared, MaskedInput, bytes]:
+    """Mask the input with the keys of one step, over the active set (SPEC 6.3).
+
+    Returns:
+        The next state, the reply, and the online context.
 
     Raises:
-        LocalProtocolError: the input does not fit the parameters.
-        DecodeError, RemoteProtocolError: the delivery is not acceptable.
+        LocalProtocolError: the input does not fit the task.
+        PolicyError: the task is outside the policy.
+        DecodeError, RemoteProtocolError: the request is not acceptable.
     """
-    vectors = _checked_inputs(state.params, inputs)
-    held = _open_bundles(state, message)
-    on = context.online(state.off1, state.params, message.sharers)
-    total = masking.MaskedSum(state.params, vectors)
-    total.add(masking.self_mask_key(state.self_seed, state.client, on), 1)
-    for peer in complete(state.client, tuple(held)):
-        key = _pair_key(state, peer, on)
-        total.add(key, masking.pair_sign(state.client, peer))
-    packed = tuple(
-        pack(vector, state.params.field(section).bits)
-        for vector, section in zip(total.reduced(), state.params.sections, strict=True)
-    )
-    return Masked(state.params, state.client, held), MaskedInput(packed)
+    if party.policy is not None:
+        party.policy.check_task(task)
+    vectors = _checked_inputs(task, inputs)
+    active = _checked_active(party, state, request)
+    if task.step <= state.last_step:
+        raise lie(Phase.MASKED_INPUT, "step number does not grow")
+    keys = state.unused[request.key]
+    on = context.online(state.off1, request.key, task, party.batch.n, request.active)
+    total = masking.MaskedSum(task, party.batch.n, vectors)
+    total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)
+    own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
+    for peer in complete(party.client, active):
+        public = state.mask_keys[peer][request.key]
+        total.add(_pair_key(party, own, peer, public, on), masking.pair_sign(party.client, peer))
+    fields = task.fields(party.batch.n)
+    packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
+    current = Masked(request.key, on, {u: keys.held[u] for u in active})
+    left = spend(state, request.key)
+    nxt = msgspec.structs.replace(left, current=current, last_step=task.step, cohort=active)
+    return nxt, MaskedInput(request.key, packed), on
 
 
-def _checked_inputs(params: AggregationParams, inputs: Inputs) -> list[NDArray[np.unsignedinteger]]:
-    if set(inputs) != {section.name for section in params.sections}:
-        raise LocalProtocolError("input sections are not those of the parameters")
-    for section in params.sections:
+def spend(state: Prepared, key: int) -> Prepared:
+    """Erase the keys of a step and of all before it, and the shares of the last one (SPEC 3.9)."""
+    unused = {later: keys for later, keys in state.unused.items() if later > key}
+    return msgspec.structs.replace(state, unused=unused, current=None)
+
+
+def _checked_inputs(task: Task, inputs: Inputs) -> list[NDArray[np.unsignedinteger]]:
+    if set(inputs) != {section.name for section in task.sections}:
+        raise LocalProtocolError("input sections are not those of the task")
+    for section in task.sections:
         vector = inputs[section.name]
         if vector.shape != (section.length,) or vector.dtype.kind != "u":
             raise LocalProtocolError(f"section {section.name!r}: wrong shape or dtype")
         if int(vector.max()) >> section.bits:
             raise LocalProtocolError(f"section {section.name!r}: an entry is out of range")
-    return [inputs[section.name] for section in params.sections]
+    return [inputs[section.name] for section in task.sections]
 
 
-def _open_bundles(state: Shared, message: BundleDelivery) -> dict[int, HeldShares]:
-    """Member of U2 -> shares held of it, after every check of SPEC 6.3."""
-    active = messages.decode_set(message.sharers, state.params.roster)
-    if len(active) < state.params.threshold:
-        raise _lie(Phase.MASKED_INPUT, "fewer sharers than the threshold")
-    if state.client not in active:
-        raise _lie(Phase.MASKED_INPUT, "own bundles missing")
-    if not set(active) <= {state.client, *state.inbound_keys}:
-        raise _lie(Phase.MASKED_INPUT, "a sharer advertised no keys")
-    peers = complete(state.client, active)
-    if len(peers) != len(message.bundles):
-        raise _lie(Phase.MASKED_INPUT, "numbers of bundles and of sharers differ")
-    sealed = dict(zip(peers, message.bundles, strict=True))
-    return {
-        u: state.own_shares if u == state.client else _open_bundle(state, u, sealed[u])
-        for u in active
-    }
+def _checked_active(party: Party, state: Prepared, request: StepRequest) -> tuple[int, ...]:
+    """The active set, after every check of SPEC 6.3."""
+    active = messages.decode_set(request.active, party.batch.roster)
+    if request.key not in state.unused:
+        raise lie(Phase.MASKED_INPUT, "keys of this step are spent or were never made")
+    if len(active) < party.batch.threshold:
+        raise lie(Phase.MASKED_INPUT, "active set below the threshold")
+    if party.client not in active:
+        raise lie(Phase.MASKED_INPUT, "own id is not in the active set")
+    if not set(active) <= set(state.unused[request.key].held):
+        raise lie(Phase.MASKED_INPUT, "active client whose bundle was never opened")
+    shrinking = party.policy is not None and not party.policy.rejoin
+    if shrinking and state.cohort is not None and not set(active) <= set(state.cohort):
+        raise lie(Phase.MASKED_INPUT, "a client that missed the last step is active again")
+    return active
 
 
-def _open_bundle(state: Shared, sender: int, sealed: bytes) -> HeldShares:
-    associated = _bundle_associated(state.off1, state.params.step, sender, state.client)
+def _pair_key(party: Party, own: KeyPair, peer: int, public: bytes, on: bytes) -> bytes:
     try:
-        plaintext = unseal(state.inbound_keys[sender], sealed, associated)
-        shares = plaintext[: shamir.SIZE], plaintext[shamir.SIZE :]
-        for share in shares:
-            shamir.decode_element(share)
-    except (CryptoError, DecodeError):
-        raise RemoteProtocolError(sender, Phase.MASKED_INPUT, "bundle does not open") from None
-    return HeldShares(KeyShare(shares[0]), SelfShare(shares[1]))
-
-
-def _pair_key(state: Shared, peer: int, on: bytes) -> bytes:
-    public = state.peer_mask_keys[peer]
-    try:
-        return masking.pair_mask_key(state.mask, state.client, peer, public, on)
+        return masking.pair_mask_key(own, party.client, peer, public, on)
     except CryptoError as error:
         raise RemoteProtocolError(peer, Phase.MASKED_INPUT, str(error)) from None
+
+
+# Consistency, malicious model -------------------------------------------------------------------
+
+
+def confirm(party: Party, state: Masked, message: SurvivorSet) -> Confirmed:
+    """Settle on a survivor set: the client signs this one and no other (SPEC 6.8).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the survivor set is not acceptable.
+    """
+    survivors = messages.decode_set(message.survivors, party.batch.roster)
+    check_survivors(party, state, survivors)
+    return Confirmed(state.key, state.on, state.held, survivors)
+
+
+def statement(party: Party, state: Confirmed) -> bytes:
+    """What binds a signature to this step and this survivor set."""
+    return context.survivors(state.on, messages.encode_set(state.survivors, party.batch.roster))
+
+
+def check_proof(party: Party, state: Confirmed, message: ConsistencyProof) -> None:
+    """Check that at least t clients of U3 have signed the same U3 (SPEC 6.8).
+
+    Raises:
+        DecodeError, RemoteProtocolError: they have not.
+    """
+    signers = messages.decode_set(message.signers, party.batch.roster)
+    if len(signers) != len(message.signatures):
+        raise lie(Phase.CONSISTENCY, "numbers of signers and of signatures differ")
+    if not set(signers) <= set(state.survivors):
+        raise lie(Phase.CONSISTENCY, "a signer is no survivor")
+    if len(signers) < party.batch.threshold:
+        raise lie(Phase.CONSISTENCY, "fewer signatures than the threshold")
+    body, bound = messages.encode(Consistency(state.key)), statement(party, state)
+    for signer, signature in zip(signers, message.signatures, strict=True):
+        try:
+            signing.check(party.batch, signer, bound, body, signature)
+        except CryptoError as error:
+            raise lie(Phase.CONSISTENCY, f"client {signer}: {error}") from None
 
 
 # Round 3: unmasking ----------------------------------------------------------------------------
 
 
-def unmask(state: Masked, message: SurvivorSet) -> tuple[Done, UnmaskShares]:
-    """Answer one kind of share per member of U2 (SPEC 6.4).
+def unmask(party: Party, state: Masked | Confirmed, survivors: tuple[int, ...]) -> UnmaskShares:
+    """Answer one kind of share per active client (SPEC 6.4).
 
     Raises:
-        DecodeError, RemoteProtocolError: the survivor set is not acceptable.
+        RemoteProtocolError: the survivor set is not acceptable.
     """
-    survivors = messages.decode_set(message.survivors, state.params.roster)
-    answers = gate(state, frozenset(survivors)).values()
+    answers = gate(party, state, frozenset(survivors)).values()
     self_shares = tuple(share.value for share in answers if isinstance(share, SelfShare))
     key_shares = tuple(share.value for share in answers if isinstance(share, KeyShare))
-    return Done(), UnmaskShares(self_shares, key_shares)
+    return UnmaskShares(state.key, self_shares, key_shares)
 
 
-def gate(state: Masked, survivors: frozenset[int]) -> dict[int, SelfShare | KeyShare]:
+def gate(
+    party: Party, state: Masked | Confirmed, survivors: frozenset[int]
+) -> dict[int, SelfShare | KeyShare]:
     """The one place that lets shares out: peer -> one share, of the kind its fate calls for.
 
     The two kinds together would open the peer's input, so a map that holds one value per peer,
-    built once per aggregation, is the whole defence (SPEC 6.4).
+    built once per step, is the whole defence (SPEC 6.4).
 
     Args:
+        party: who answers.
         state: the client after its masked input.
         survivors: the announced U3.
 
     Returns:
-        For every member of U2 in roster order: SelfShare if it survived, else KeyShare.
+        For every active client in roster order: SelfShare if it survived, else KeyShare.
 
     Raises:
-        RemoteProtocolError: U3 is not within U2, lacks this client, or is below the threshold.
+        RemoteProtocolError: see `check_survivors`.
     """
-    if not survivors <= set(state.held):
-        raise _lie(Phase.UNMASKING, "a survivor never shared keys")
-    if state.client not in survivors:
-        raise _lie(Phase.UNMASKING, "own masked input was left out")
-    if len(survivors) < state.params.threshold:
-        raise _lie(Phase.UNMASKING, "fewer survivors than the threshold")
+    check_survivors(party, state, survivors)
     return {
         peer: shares.self_mask if peer in survivors else shares.mask_key
         for peer, shares in state.held.items()
     }
 
 
-def _lie(phase: Phase, message: str) -> RemoteProtocolError:
-    return RemoteProtocolError(None, phase, message)
+def check_survivors(party: Party, state: Masked | Confirmed, survivors: Collection[int]) -> None:
+    """Check an announced U3 (SPEC 6.4).
+
+    Raises:
+        RemoteProtocolError: it is not within the active set, lacks this client, or is below the
+            threshold.
+    """
+    if not set(survivors) <= set(state.held):
+        raise lie(Phase.UNMASKING, "a survivor was not active")
+    if party.client not in survivors:
+        raise lie(Phase.UNMASKING, "own masked input was left out")
+    if len(survivors) < party.batch.threshold:
+        raise lie(Phase.UNMASKING, "fewer survivors than the threshold")
 
 
 # Session ---------------------------------------------------------------------------------------
 
-_S = TypeVar("_S", Start, Advertised, Shared, Masked)
+_S = TypeVar("_S", Start, Advertised, Shared, Prepared)
 
 
 class ClientSession:
-    """One client in one aggregation: bytes in, bytes out.
+    """One client in one batch: bytes in, bytes out.
 
-    The four steps are called in order, each once. A step first marks the session failed and
-    stores the next state only when it succeeded, so after any error, repetition or call out of
-    order nothing more leaves this object (SPEC 6.5).
+    The three offline steps are called in order, each once; then, for every step of the batch,
+    `masked_input` and `unmask`. Before it does anything a call gives up what it is about to use,
+    and stores the next state only when it succeeded: after an error offline the session is dead,
+    after an error online the step is, and nothing more leaves it (SPEC 6.5).
 
     Args:
-        params: agreed by all parties beforehand.
+        batch: agreed by all parties beforehand.
         client: own id, a member of the roster.
         entropy: `entropy(k)` gives k fresh secret bytes; os.urandom outside tests.
+        identity: own signing key, in the malicious model.
+        policy: own bounds; the malicious model needs one.
 
     Raises:
-        LocalProtocolError: the client is not in the roster.
+        LocalProtocolError: the client is not in the roster under this identity, or has no policy.
+        PolicyError: the batch is outside the policy; nothing was drawn.
     """
 
-    def __init__(self, params: AggregationParams, client: int, entropy: Entropy) -> None:
-        if client not in params.roster:
-            raise LocalProtocolError(f"client {client} is not in the roster")
-        self._params = params
+    def __init__(
+        self,
+        batch: BatchParams,
+        client: int,
+        entropy: Entropy,
+        *,
+        identity: SigningKey | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self._party = Party(batch, client, identity, policy)
         self._entropy = entropy
-        self._state: State = Start(params, client)
+        self._state: State = Start()
 
     def __repr__(self) -> str:
         return f"ClientSession({type(self._state).__name__})"
 
     def advertise_keys(self) -> bytes:
         """Round 0: the encoded Advertisement."""
-        state = self._take(Start)
-        self._state, reply = advertise_keys(state, self._entropy)
-        return messages.encode(reply)
+        self._take(Start)
+        state = preprocessing.advertise_keys(self._party, self._entropy)
+        self._state = state
+        return state.sent
 
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: from the encoded KeyDirectory to the encoded ShareBundles.
 
         Raises:
-            DecodeError, RemoteProtocolError: see `share_keys`.
+            DecodeError, RemoteProtocolError: see `preprocessing.share_keys`.
             LocalProtocolError: not the step that is due.
         """
         state = self._take(Advertised)
-        message = messages.decode(directory, KeyDirectory, self._params)
-        self._state, reply = share_keys(state, message, self._entropy)
-        return messages.encode(reply)
+        message = messages.decode(directory, KeyDirectory, self._party.batch)
+        nxt, reply = preprocessing.share_keys(self._party, state, message)
+        self._state = nxt
+        return self._party.wrap(nxt.off1, reply)
 
-    def masked_input(self, delivery: bytes, inputs: Inputs) -> bytes:
-        """Round 2: from the encoded BundleDelivery to the encoded MaskedInput.
+    def open_bundles(self, delivery: bytes) -> bytes | None:
+        """After round 1: take in the encoded BundleDelivery.
+
+        Returns:
+            An encoded BundleReport if a bundle did not open, None if all is well.
+
+        Raises:
+            DecodeError, RemoteProtocolError: see `preprocessing.open_bundles`.
+            LocalProtocolError: not the step that is due.
+        """
+        state = self._take(Shared)
+        message = messages.decode(delivery, BundleDelivery, self._party.batch)
+        nxt, report = preprocessing.open_bundles(self._party, state, message)
+        self._state = nxt
+        return None if report is None else self._party.wrap(nxt.off1, report)
+
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
+        """Round 2: from the encoded StepRequest to the encoded MaskedInput.
 
         Args:
-            delivery: the server's message.
+            request: the server's message. One that is refused costs the keys it names; if it
+                cannot be read, the next ones.
+            task: what the client takes the step to be, from the broadcast that it saw.
             inputs: section name -> unsigned integers of shape (length,), below 2^bits.
 
         Raises:
             DecodeError, RemoteProtocolError: see `mask_input`.
-            LocalProtocolError: input does not fit, or not the step that is due.
+            LocalProtocolError: input does not fit, or the offline exchange is not over.
         """
-        state = self._take(Shared)
-        message = messages.decode(delivery, BundleDelivery, self._params)
-        self._state, reply = mask_input(state, message, inputs)
-        return messages.encode(reply)
+        state = self._take(Prepared)
+        self._state = spend(state, min(state.unused, default=0))
+        message = messages.decode(request, StepRequest, self._party.batch)
+        self._state = spend(state, message.key)
+        nxt, reply, on = mask_input(self._party, state, message, task, inputs)
+        self._state = nxt
+        return self._party.wrap(on, reply)
 
-    def unmask(self, survivors: bytes) -> bytes:
-        """Round 3: from the encoded SurvivorSet to the encoded UnmaskShares.
+    def confirm(self, survivors: bytes) -> bytes:
+        """Consistency round: from the encoded SurvivorSet to the encoded Consistency.
 
         Raises:
-            DecodeError, RemoteProtocolError: see `gate`.
-            LocalProtocolError: not the step that is due.
+            DecodeError, RemoteProtocolError: see `check_survivors`.
+            LocalProtocolError: no step waits for it, or this is the semi-honest model.
         """
-        state = self._take(Masked)
-        message = messages.decode(survivors, SurvivorSet, self._params)
-        self._state, reply = unmask(state, message)
-        return messages.encode(reply)
+        state, current = self._current()
+        if not self._party.batch.malicious or not isinstance(current, Masked):
+            raise LocalProtocolError("no step waits for a survivor set to sign")
+        message = messages.decode(survivors, SurvivorSet, self._party.batch)
+        nxt = confirm(self._party, current, message)
+        self._state = msgspec.structs.replace(state, current=nxt, cohort=nxt.survivors)
+        return self._party.wrap(statement(self._party, nxt), Consistency(nxt.key))
+
+    def unmask(self, data: bytes) -> bytes:
+        """Round 3: from the encoded SurvivorSet to the encoded UnmaskShares.
+
+        In the malicious model from the encoded ConsistencyProof, after `confirm`.
+
+        Raises:
+            DecodeError, RemoteProtocolError: see `check_survivors` and `check_proof`.
+            LocalProtocolError: no step waits for it.
+        """
+        _, current = self._current()
+        batch = self._party.batch
+        if isinstance(current, Confirmed):
+            proof = messages.decode(data, ConsistencyProof, batch)
+            check_proof(self._party, current, proof)
+            reply = unmask(self._party, current, current.survivors)
+            return self._party.wrap(statement(self._party, current), reply)
+        if batch.malicious or current is None:
+            raise LocalProtocolError("no step waits for unmasking")
+        message = messages.decode(data, SurvivorSet, batch)
+        survivors = messages.decode_set(message.survivors, batch.roster)
+        return messages.encode(unmask(self._party, current, survivors))
+
+    def end(self) -> None:
+        """Give up the batch and erase what is left of it: a new batch began, the roster changed."""
+        self._state = Ended()
+
+    @property
+    def state(self) -> State:
+        """The whole state, secrets included; for whoever stores it (SPEC 6.7)."""
+        return self._state
+
+    @classmethod
+    def resume(cls, party: Party, state: State, entropy: Entropy) -> ClientSession:
+        """A session that goes on where a stored one stopped."""
+        session = cls(
+            party.batch, party.client, entropy, identity=party.identity, policy=party.policy
+        )
+        session._state = state
+        return session
+
+    def _current(self) -> tuple[Prepared, Masked | Confirmed | None]:
+        """Take the running step out of the state: whatever fails now ends it."""
+        state = self._take(Prepared)
+        self._state = msgspec.structs.replace(state, current=None)
+        return state, state.current
 
     def _take(self, kind: type[_S]) -> _S:
         state, self._state = self._state, Failed()

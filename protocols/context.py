@@ -1,8 +1,7 @@
 """The contexts every key is bound to (SPEC 3.2).
 
-`offline` is known before any message, `advertised` after U1, `online` once U2 is fixed and the
-broadcast is known. One aggregation is a batch of one step; a batch of M steps later changes the
-batch id and M in `offline`, and calls `online` once per step.
+`offline` is known before any message, `advertised` after U1, `online` once the step's active set
+is fixed and its broadcast is known.
 """
 
 from __future__ import annotations
@@ -11,12 +10,11 @@ import hashlib
 import struct
 from collections.abc import Iterable
 
+from protocols.field import PrimeField
 from protocols.keys import VERSION, frame
-from protocols.params import AggregationParams, Section
+from protocols.params import BatchParams, Section, Task
 
-THREAT_MODEL = b"semi-honest"
 GRAPH = b"complete"
-BATCH_SIZE = 1
 
 
 def u64(value: int) -> bytes:
@@ -24,42 +22,51 @@ def u64(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
-def offline(params: AggregationParams) -> bytes:
-    """off0: binds session, batch, threat model, graph, threshold and roster; 32 bytes."""
-    agreed = frame(THREAT_MODEL, GRAPH, u64(params.threshold))
-    roster = b"".join(map(u64, params.roster))
-    return _digest(b"off", params.session, u64(params.step), u64(BATCH_SIZE), agreed, roster)
+def offline(batch: BatchParams) -> bytes:
+    """off0: binds session, batch, M, threat model, graph, threshold, roster and identities."""
+    agreed = frame(batch.threat_model.encode(), GRAPH, u64(batch.threshold))
+    identities = batch.identities or (b"",) * batch.n
+    members = zip(batch.roster, identities, strict=True)
+    roster = b"".join(u64(client) + identity for client, identity in members)
+    return digest("off", batch.session, u64(batch.batch), u64(batch.steps), agreed, roster)
 
 
-def advertised(off0: bytes, keys: Iterable[tuple[int, bytes, bytes]]) -> bytes:
+def advertised(off0: bytes, advertisements: Iterable[tuple[int, bytes]]) -> bytes:
     """off1: binds off0 and every advertisement of U1; 32 bytes.
 
     Args:
         off0: result of `offline`.
-        keys: (client, channel key, mask key) in ascending client order.
+        advertisements: (client, encoded Advertisement) in ascending client order.
     """
-    listed = b"".join(u64(client) + channel + mask for client, channel, mask in keys)
-    return _digest(b"off1", off0, listed)
+    return digest("off1", off0, *(frame(u64(client), data) for client, data in advertisements))
 
 
-def online(off1: bytes, params: AggregationParams, active: bytes) -> bytes:
-    """on_t: binds off1, step, kind, sections, active set and broadcast; 32 bytes.
+def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
+    """on: binds off1, key step, step, kind, sections, active set and broadcast; 32 bytes.
 
     Args:
         off1: result of `advertised`.
-        params: gives step, kind, sections with their fields and clips, and broadcast digest.
-        active: bitmap of the clients that mask with each other (U2).
+        key: which of the batch's M key steps is used.
+        task: gives step, kind, sections and broadcast digest.
+        n: roster size; decides the fields.
+        active: bitmap of the clients that mask with each other.
     """
-    sections = frame(*(_section(params, section) for section in params.sections))
-    step, kind = u64(params.step), params.kind.encode()
-    return _digest(b"on", off1, step, kind, sections, active, params.broadcast_digest)
+    parts = zip(task.sections, task.fields(n), strict=True)
+    sections = frame(*(_section(section, field) for section, field in parts))
+    numbers = u64(key), u64(task.step)
+    return digest("on", off1, *numbers, task.kind.encode(), sections, active, task.broadcast_digest)
 
 
-def _section(params: AggregationParams, section: Section) -> bytes:
-    field = params.field(section)
+def survivors(on: bytes, bitmap: bytes) -> bytes:
+    """Binds a step and its survivor set U3: what clients compare before they unmask; 32 bytes."""
+    return digest("survivors", on, bitmap)
+
+
+def _section(section: Section, field: PrimeField) -> bytes:
     numbers = (section.length, section.bits, field.bits, field.p)
     return frame(section.name.encode(), *map(u64, numbers), struct.pack(">d", section.clip))
 
 
-def _digest(label: bytes, *items: bytes) -> bytes:
-    return hashlib.sha256(frame(VERSION, label, *items)).digest()
+def digest(label: str, *items: bytes) -> bytes:
+    """SHA-256 of a label and an unambiguous list of byte strings (SPEC 3.1)."""
+    return hashlib.sha256(frame(VERSION, label.encode(), *items)).digest()

@@ -1,4 +1,4 @@
-"""A whole aggregation in memory: the executable form of SPEC 6."""
+"""Whole aggregations and batches in memory: the executable form of SPEC 6."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.client import ClientSession, Inputs
-from protocols.errors import LocalProtocolError
-from protocols.keys import Entropy
-from protocols.params import AggregationParams, Phase
+from protocols.errors import LocalProtocolError, NotEnoughSurvivors
+from protocols.keys import Entropy, SigningKey
+from protocols.params import AggregationParams, BatchParams, Phase, Task
+from protocols.policy import Policy
 from protocols.server import ServerSession
 
 Direction = Literal["up", "down"]
@@ -32,6 +33,24 @@ class DropSchedule:
         """Whether the client has fallen silent by this phase."""
         phases = list(Phase)
         return client in self.drops and phases.index(self.drops[client]) <= phases.index(phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What the clients of a malicious-model run bring: signing keys by client, and one policy."""
+
+    keys: Mapping[int, SigningKey]
+    policy: Policy = field(default_factory=Policy)
+
+    def identities(self, roster: tuple[int, ...]) -> tuple[bytes, ...]:
+        """The public keys in roster order.
+
+        Raises:
+            LocalProtocolError: a client has no key.
+        """
+        if not set(roster) <= set(self.keys):
+            raise LocalProtocolError("a client has no signing key")
+        return tuple(self.keys[u].public for u in roster)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +75,9 @@ def run_aggregation(
     drops: DropSchedule = DropSchedule(),
     entropy: Entropy | None = None,
     tap: Tap | None = None,
+    trust: Trust | None = None,
 ) -> AggregationResult:
-    """Run all four rounds between real sessions over real bytes (SPEC 6).
+    """Run one aggregation between real sessions over real bytes: a batch of one step (SPEC 6).
 
     Args:
         inputs: client -> section name -> unsigned integers of shape (length,), below 2^bits;
@@ -66,34 +86,222 @@ def run_aggregation(
         drops: who falls silent, and when.
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent, also in an aggregation that then fails.
+        trust: the clients' signing keys and policy, in the malicious model.
 
     Raises:
         NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
         LocalProtocolError: an input is missing or does not fit.
     """
-    counts: ByteCounts = {phase: {"up": {}, "down": {}} for phase in Phase}
-    server = ServerSession(params)
-    clients = {u: ClientSession(params, u, entropy or os.urandom) for u in params.roster}
+    wire = _Wire(tap)
+    parties = _Parties(params.batch, entropy or os.urandom, wire, trust)
+    parties.exchange_keys(drops)
+    return parties.run_step(inputs, params.task, drops)
 
-    def carry(phase: Phase, direction: Direction, client: int, data: bytes) -> bytes:
-        counts[phase][direction][client] = len(data)
-        if tap is not None:
-            tap(phase, direction, client, data)
+
+class BatchSession:
+    """Steps of one training session, their keys made ahead in batches (SPEC 6.1 to 6.4).
+
+    `prepare` makes keys for the next steps; each `step` then takes two round trips. The owner
+    prepares again when `needs_keys` says so. Numbers of batches and steps are never used twice.
+
+    Args:
+        session: 32 bytes, unique to the training session.
+        roster: client ids, strictly ascending.
+        threshold: clients that must answer every round.
+        entropy: source of all secrets; None asks the operating system.
+        tap: called with every message sent.
+        trust: the clients' signing keys and policy; with it, the malicious model is run.
+    """
+
+    def __init__(
+        self,
+        session: bytes,
+        roster: tuple[int, ...],
+        threshold: int,
+        *,
+        entropy: Entropy | None = None,
+        tap: Tap | None = None,
+        trust: Trust | None = None,
+    ) -> None:
+        self._session = session
+        self._roster = roster
+        self._threshold = threshold
+        self._entropy = entropy or os.urandom
+        self._wire = _Wire(tap)
+        self._trust = trust
+        self._batches = 0
+        self._parties: _Parties | None = None
+
+    @property
+    def needs_keys(self) -> bool:
+        """No keys are left, or so few clients hold shares that one more loss stops the batch."""
+        if self._parties is None or self._parties.server.keys_left == 0:
+            return True
+        spare = min(self._threshold + 1, len(self._roster))
+        return len(self._parties.server.candidates) < spare
+
+    def prepare(self, steps: int, attempts: Iterable[DropSchedule] = (DropSchedule(),)) -> None:
+        """Make keys for the next steps; those of the batch before are erased.
+
+        Args:
+            steps: M, how many steps.
+            attempts: who falls silent in the first attempt, the second, … Each has a batch number
+                of its own; they end as soon as everybody shared, and the best one is kept.
+
+        Raises:
+            NotEnoughSurvivors: every attempt fell below the threshold.
+        """
+        self._end()
+        failure: NotEnoughSurvivors | None = None
+        for drops in attempts:
+            parties = self._fresh(steps)
+            try:
+                parties.exchange_keys(drops)
+            except NotEnoughSurvivors as error:
+                failure = error
+                continue
+            self._keep_better(parties)
+            if parties.server.candidates == self._roster:
+                break
+        if self._parties is None:
+            raise failure or LocalProtocolError("no attempt to prepare keys")
+
+    def step(
+        self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule = DropSchedule()
+    ) -> AggregationResult:
+        """Run the next step; who missed the one before is back only if it may be (SPEC 8.1).
+
+        Args:
+            inputs: as in `run_aggregation`.
+            task: what is summed, with a step number above all before.
+            drops: who falls silent in this step. Who drops in an offline round is silent all
+                through the step.
+
+        Returns:
+            The sum; its bytes include those of the offline exchange since the last result.
+
+        Raises:
+            NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
+            LocalProtocolError: no keys are left, or an input is missing or does not fit.
+        """
+        if self._parties is None:
+            raise LocalProtocolError("no keys are prepared")
+        return self._parties.run_step(inputs, task, drops)
+
+    def _fresh(self, steps: int) -> _Parties:
+        batch = BatchParams(
+            session=self._session,
+            batch=self._batches,
+            steps=steps,
+            roster=self._roster,
+            threshold=self._threshold,
+            threat_model="semi-honest" if self._trust is None else "malicious",
+            identities=() if self._trust is None else self._trust.identities(self._roster),
+        )
+        self._batches += 1
+        return _Parties(batch, self._entropy, self._wire, self._trust)
+
+    def _keep_better(self, parties: _Parties) -> None:
+        holders = len(parties.server.candidates)
+        if self._parties is None or holders > len(self._parties.server.candidates):
+            self._end()
+            self._parties = parties
+
+    def _end(self) -> None:
+        if self._parties is not None:
+            self._parties.end()
+            self._parties = None
+
+
+class _Wire:
+    """Counts and shows every message."""
+
+    def __init__(self, tap: Tap | None) -> None:
+        self._tap = tap
+        self._counts = self._zeros()
+
+    @staticmethod
+    def _zeros() -> ByteCounts:
+        return {phase: {"up": {}, "down": {}} for phase in Phase}
+
+    def carry(self, phase: Phase, direction: Direction, client: int, data: bytes) -> bytes:
+        sizes = self._counts[phase][direction]
+        sizes[client] = sizes.get(client, 0) + len(data)
+        if self._tap is not None:
+            self._tap(phase, direction, client, data)
         return data
 
-    def run_round(phase: Phase, waiting: Iterable[int], answer: Answer) -> dict[int, bytes]:
+    def take(self) -> ByteCounts:
+        """What was counted since the last call."""
+        counts, self._counts = self._counts, self._zeros()
+        return counts
+
+
+class _Parties:
+    """The server and all clients of one batch."""
+
+    def __init__(
+        self, batch: BatchParams, entropy: Entropy, wire: _Wire, trust: Trust | None
+    ) -> None:
+        policy = None if trust is None else trust.policy
+        keys: Mapping[int, SigningKey] = {} if trust is None else trust.keys
+        self.server = ServerSession(batch, rejoin=None if policy is None else policy.rejoin)
+        self._batch = batch
+        self._clients = {
+            u: ClientSession(batch, u, entropy, identity=keys.get(u), policy=policy)
+            for u in batch.roster
+        }
+        self._wire = wire
+
+    def exchange_keys(self, drops: DropSchedule) -> None:
+        """Rounds 0 and 1, and what comes of opening the bundles."""
+        clients = self._clients
+        keys = self._round(
+            Phase.ADVERTISE_KEYS, self._batch.roster, drops, lambda u: clients[u].advertise_keys()
+        )
+        bundles = self._round(
+            Phase.SHARE_KEYS, keys, drops, lambda u: clients[u].share_keys(keys[u])
+        )
+        for u, delivery in bundles.items():
+            report = clients[u].open_bundles(delivery)
+            if report is not None:
+                self.server.receive(u, self._wire.carry(Phase.SHARE_KEYS, "up", u, report))
+
+    def run_step(
+        self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule
+    ) -> AggregationResult:
+        """Rounds 2 and 3, with the consistency round between them in the malicious model."""
+        clients = self._clients
+        for u in self.server.candidates:
+            if u not in inputs and not drops.silent(u, Phase.MASKED_INPUT):
+                raise LocalProtocolError(f"client {u} has no input and does not drop")
+
+        def masked_input(u: int) -> bytes:
+            return clients[u].masked_input(requests[u], task, inputs[u])
+
+        requests = self._down(Phase.MASKED_INPUT, self.server.begin_step(task))
+        survivors = self._round(Phase.MASKED_INPUT, requests, drops, masked_input)
+        shown = survivors
+        if self._batch.malicious:
+            shown = self._round(
+                Phase.CONSISTENCY, survivors, drops, lambda u: clients[u].confirm(survivors[u])
+            )
+        self._round(Phase.UNMASKING, shown, drops, lambda u: clients[u].unmask(shown[u]))
+        result = self.server.result
+        return AggregationResult(dict(result.totals), result.survivors, self._wire.take())
+
+    def end(self) -> None:
+        """Erase the clients' secrets."""
+        for client in self._clients.values():
+            client.end()
+
+    def _round(
+        self, phase: Phase, waiting: Iterable[int], drops: DropSchedule, answer: Answer
+    ) -> dict[int, bytes]:
         for u in waiting:
             if not drops.silent(u, phase):
-                server.receive(u, carry(phase, "up", u, answer(u)))
-        return {u: carry(phase, "down", u, m) for u, m in server.end_round().items()}
+                self.server.receive(u, self._wire.carry(phase, "up", u, answer(u)))
+        return self._down(phase, self.server.end_round())
 
-    def masked_input(u: int) -> bytes:
-        if u not in inputs:
-            raise LocalProtocolError(f"client {u} has no input and does not drop")
-        return clients[u].masked_input(bundles[u], inputs[u])
-
-    keys = run_round(Phase.ADVERTISE_KEYS, params.roster, lambda u: clients[u].advertise_keys())
-    bundles = run_round(Phase.SHARE_KEYS, keys, lambda u: clients[u].share_keys(keys[u]))
-    survivors = run_round(Phase.MASKED_INPUT, bundles, masked_input)
-    run_round(Phase.UNMASKING, survivors, lambda u: clients[u].unmask(survivors[u]))
-    return AggregationResult(dict(server.result.totals), server.result.survivors, counts)
+    def _down(self, phase: Phase, replies: Mapping[int, bytes]) -> dict[int, bytes]:
+        return {u: self._wire.carry(phase, "down", u, data) for u, data in replies.items()}

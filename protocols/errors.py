@@ -24,6 +24,10 @@ class LocalProtocolError(SecAggError):
     """The caller misused a session: wrong order, repeated step, wrong input."""
 
 
+class PolicyError(SecAggError):
+    """What the server proposes is outside what this client agrees to; nothing was drawn or sent."""
+
+
 class RemoteProtocolError(SecAggError):
     """A peer broke the protocol.
 

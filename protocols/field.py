@@ -69,7 +69,7 @@ class PrimeField:
                 return field
         raise ConfigError(f"{terms} inputs of {input_bits} bits do not fit a 32-bit field")
 
-    def contains(self, values: NDArray[np.uint32]) -> bool:
+    def contains(self, values: NDArray[np.unsignedinteger]) -> bool:
         """Whether every entry is below p."""
         return values.size == 0 or int(values.max()) < self.p
 
@@ -79,7 +79,7 @@ class PrimeField:
             return self.reduce(a.astype(np.int64) + b)
         total = a + b
         # Below p, total - p wraps to something larger: the minimum is the reduced value.
-        reduced: NDArray[np.uint32] = np.minimum(total, total - np.uint32(self.p))
+        reduced: NDArray[np.uint32] = np.minimum(total, total - np.uint32(self.p), out=total)
         return reduced
 
     def negate(self, a: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -92,4 +92,6 @@ class PrimeField:
 
     def reduce(self, values: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Elementwise residue in [0, p) of any int64 values, negative ones too."""
-        return np.mod(values, self.p).astype(np.uint32)
+        quotients = values // self.p  # by a constant: several times faster than np.mod
+        quotients *= self.p
+        return np.subtract(values, quotients, out=quotients).astype(np.uint32)

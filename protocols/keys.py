@@ -1,11 +1,15 @@
-"""X25519 key pairs, HKDF with labels, AES-256-GCM for share bundles (SPEC 3.3 to 3.5)."""
+"""X25519 and Ed25519 keys, HKDF with labels, AES-256-GCM (SPEC 3.3 to 3.5, 3.11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -17,6 +21,7 @@ Entropy = Callable[[int], bytes]
 
 KEY_SIZE = 32
 TAG_SIZE = 16
+SIGNATURE_SIZE = 64
 VERSION = b"codream-secure/secagg/1"
 
 _ZERO_NONCE = bytes(12)  # each bundle key seals one bundle, so the nonce never repeats under it
@@ -87,6 +92,40 @@ class KeyPair:
             return self._private.exchange(X25519PublicKey.from_public_bytes(peer_public))
         except ValueError:
             raise CryptoError("key agreement failed") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A client's long-term Ed25519 identity (SPEC 3.11).
+
+    Attributes:
+        public: 32 bytes, pinned by everybody.
+    """
+
+    public: bytes
+    _private: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    @classmethod
+    def from_private_bytes(cls, private: bytes) -> SigningKey:
+        """The key of a 32-byte seed (RFC 8032)."""
+        key = Ed25519PrivateKey.from_private_bytes(private)
+        return cls(key.public_key().public_bytes_raw(), key)
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes."""
+        return self._private.sign(message)
+
+
+def verify(public: bytes, signature: bytes, message: bytes) -> None:
+    """Check an Ed25519 signature.
+
+    Raises:
+        CryptoError: it is not one of this key on this message.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        raise CryptoError("signature is not valid") from None
 
 
 def seal(key: bytes, plaintext: bytes, associated: bytes) -> bytes:

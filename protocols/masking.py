@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from protocols import prg
 from protocols.context import u64
+from protocols.field import PrimeField
 from protocols.keys import KeyPair, hkdf
-from protocols.params import AggregationParams
+from protocols.params import Task
 
 
-def mask_key_pair(seed: bytes, client: int, off0: bytes) -> KeyPair:
-    """The mask key pair of a client, derived from the 32-byte seed that is shared (SPEC 3.4)."""
-    return KeyPair.from_private_bytes(hkdf(seed, "mask key", u64(client), off0))
+def mask_key_pair(seed: bytes, client: int, key: int, off0: bytes) -> KeyPair:
+    """A client's mask key pair of one key step, derived from the shared seed (SPEC 3.4)."""
+    return KeyPair.from_private_bytes(hkdf(seed, "mask key", u64(client), u64(key), off0))
 
 
 def self_mask_key(seed: bytes, client: int, on: bytes) -> bytes:
@@ -39,27 +40,33 @@ def pair_sign(client: int, peer: int) -> int:
 
 
 class MaskedSum:
-    """Vectors of all sections plus signed masks, reduced mod p once at the end.
+    """Vectors of all sections plus signed masks, all of them expanded together at the end.
 
     Args:
-        params: sections and fields.
+        task: names the sections.
+        n: roster size; decides the fields.
         vectors: per section, unsigned integers of shape (length,); copied.
     """
 
-    def __init__(
-        self, params: AggregationParams, vectors: Sequence[NDArray[np.unsignedinteger]]
-    ) -> None:
-        self._names = [section.name.encode() for section in params.sections]
-        self._fields = [params.field(section) for section in params.sections]
-        self._totals = [vector.astype(np.int64) for vector in vectors]
+    def __init__(self, task: Task, n: int, vectors: Sequence[NDArray[np.unsignedinteger]]) -> None:
+        self._names = [section.name.encode() for section in task.sections]
+        self._fields = task.fields(n)
+        self._totals = list(map(_residues, vectors, self._fields))
+        self._masks: list[list[prg.SignedKey]] = [[] for _ in self._totals]
 
     def add(self, key: bytes, sign: int) -> None:
         """Add sign * mask(key), every section from its own PRG key."""
-        parts = zip(self._names, self._fields, self._totals, strict=True)
-        for index, (name, field, total) in enumerate(parts):
-            prg.accumulate(total, hkdf(key, "section", u64(index), name), field, sign)
+        for index, (name, masks) in enumerate(zip(self._names, self._masks, strict=True)):
+            masks.append((hkdf(key, "section", u64(index), name), sign))
 
     def reduced(self) -> tuple[NDArray[np.uint32], ...]:
         """Per section, uint32 entries in [0, p)."""
-        pairs = zip(self._fields, self._totals, strict=True)
-        return tuple(field.reduce(total) for field, total in pairs)
+        for total, masks, field in zip(self._totals, self._masks, self._fields, strict=True):
+            prg.add_masks(total, masks, field)
+            masks.clear()
+        return tuple(self._totals)
+
+
+def _residues(vector: NDArray[np.unsignedinteger], field: PrimeField) -> NDArray[np.uint32]:
+    """A copy mod p; only a caller that adds vectors up itself has entries above p."""
+    return (vector if field.contains(vector) else vector % field.p).astype(np.uint32)

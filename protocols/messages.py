@@ -1,7 +1,8 @@
 """One frozen type per message, in round order, with one canonical encoding (SPEC 5).
 
-Up: Advertisement, ShareBundles, MaskedInput, UnmaskShares.
-Down: KeyDirectory, BundleDelivery, SurvivorSet.
+Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares; in the
+malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery, StepRequest, SurvivorSet,
+ConsistencyProof.
 Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version.
 """
 
@@ -13,16 +14,16 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from protocols.errors import DecodeError
-from protocols.keys import KEY_SIZE, TAG_SIZE
+from protocols.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE
 from protocols.packing import packed_size
-from protocols.params import AggregationParams
+from protocols.params import DIGEST_SIZE, MAX_STEPS, BatchParams, Task
 from protocols.shamir import SIZE as SHARE_SIZE
 
-BUNDLE_SIZE = 2 * SHARE_SIZE + TAG_SIZE
-
 Key = Annotated[bytes, msgspec.Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
-Bundle = Annotated[bytes, msgspec.Meta(min_length=BUNDLE_SIZE, max_length=BUNDLE_SIZE)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
+Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEPS)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -30,36 +31,51 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Advertisement(Message, frozen=True, tag=0x10):
-    """Round 0, up: the client's two public keys."""
+    """Round 0, up: a public key for bundles, one per step for masks, and the seeds' commitment."""
 
     channel_key: Key
-    mask_key: Key
+    mask_keys: tuple[Key, ...]
+    commitment: Digest
 
 
 class KeyDirectory(Message, frozen=True, tag=0x11):
-    """Round 0, down: who advertised (U1) and their keys, in roster order."""
+    """Round 0, down: who advertised (U1) and what, byte for byte, in roster order."""
 
     members: bytes
-    channel_keys: tuple[Key, ...]
-    mask_keys: tuple[Key, ...]
+    advertisements: tuple[bytes, ...]
 
 
 class ShareBundles(Message, frozen=True, tag=0x12):
-    """Round 1, up: a sealed pair of shares for every neighbour in U1, in roster order."""
+    """Round 1, up: a commitment per seed, and sealed shares for every neighbour in U1."""
 
-    bundles: tuple[Bundle, ...]
+    commitments: tuple[Digest, ...]
+    bundles: tuple[bytes, ...]
 
 
 class BundleDelivery(Message, frozen=True, tag=0x13):
     """Round 1, down: who shared (U2) and their bundles for this client, in roster order."""
 
     sharers: bytes
-    bundles: tuple[Bundle, ...]
+    bundles: tuple[bytes, ...]
+
+
+class BundleReport(Message, frozen=True, tag=0x18):
+    """After round 1, up: whose bundles did not open. Nobody sends it if all is well."""
+
+    unopened: bytes
+
+
+class StepRequest(Message, frozen=True, tag=0x17):
+    """Round 2, down, beside the broadcast: which keys to use, and who masks with whom."""
+
+    key: Index
+    active: bytes
 
 
 class MaskedInput(Message, frozen=True, tag=0x14):
     """Round 2, up: the packed masked vector of every section, in section order."""
 
+    key: Index
     sections: tuple[bytes, ...]
 
 
@@ -70,11 +86,12 @@ class SurvivorSet(Message, frozen=True, tag=0x15):
 
 
 class UnmaskShares(Message, frozen=True, tag=0x16):
-    """Round 3, up: one share per member of U2, of one kind each, since the two lists are disjoint.
+    """Round 3, up: one share per active client, of one kind each, since the lists are disjoint.
 
-    `self_shares` are for U3, `key_shares` for U2 without U3, each in roster order.
+    `self_shares` are for U3, `key_shares` for the active set without U3, each in roster order.
     """
 
+    key: Index
     self_shares: tuple[Share, ...]
     key_shares: tuple[Share, ...]
 
@@ -82,11 +99,41 @@ class UnmaskShares(Message, frozen=True, tag=0x16):
         return f"UnmaskShares({len(self.self_shares)} self, {len(self.key_shares)} key)"
 
 
-Upload = Advertisement | ShareBundles | MaskedInput | UnmaskShares
-UPLOADS: tuple[type[Upload], ...] = (Advertisement, ShareBundles, MaskedInput, UnmaskShares)
+class Consistency(Message, frozen=True, tag=0x19):
+    """Consistency round, up, malicious model: its signature says which U3 the client was told."""
+
+    key: Index
+
+
+class ConsistencyProof(Message, frozen=True, tag=0x1A):
+    """Consistency round, down: at least t signatures on one U3, in roster order of the signers."""
+
+    signers: bytes
+    signatures: tuple[Signature, ...]
+
+
+class Signed(Message, frozen=True, tag=0x1B):
+    """Every upload in the malicious model: an encoded upload and its sender's signature."""
+
+    body: bytes
+    signature: Signature
+
+
+OfflineUpload = Advertisement | ShareBundles | BundleReport
+OnlineUpload = MaskedInput | Consistency | UnmaskShares
+Upload = OfflineUpload | OnlineUpload
+UPLOADS: tuple[type[Upload], ...] = (
+    Advertisement,
+    ShareBundles,
+    BundleReport,
+    MaskedInput,
+    Consistency,
+    UnmaskShares,
+)
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
+_SIGNED = 4 * _HEADER + SIGNATURE_SIZE
 
 
 def encode(message: Message) -> bytes:
@@ -94,18 +141,19 @@ def encode(message: Message) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode(data: bytes, kind: type[_M], params: AggregationParams) -> _M:
+def decode(data: bytes, kind: type[_M], batch: BatchParams, *tasks: Task) -> _M:
     """Decode a message of a known kind (SPEC 5.2).
 
     Args:
         data: the whole message and nothing else.
         kind: expected message type.
-        params: bounds the length before anything is parsed.
+        batch: bounds the length before anything is parsed.
+        *tasks: the same, for masked inputs: those that one may be an answer to.
 
     Raises:
         DecodeError: too long, malformed, of another kind, or not the canonical encoding.
     """
-    if len(data) > max_size(kind, params):
+    if len(data) > max_size(kind, batch, *tasks):
         raise DecodeError("message too long")
     try:
         message = msgspec.msgpack.decode(data, type=kind)
@@ -116,7 +164,7 @@ def decode(data: bytes, kind: type[_M], params: AggregationParams) -> _M:
     return message
 
 
-def decode_upload(data: bytes, params: AggregationParams) -> Upload:
+def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
     """Decode a client's message of whatever round.
 
     Raises:
@@ -124,26 +172,42 @@ def decode_upload(data: bytes, params: AggregationParams) -> Upload:
     """
     for kind in UPLOADS:
         if data[1:2] == bytes([_tag(kind)]):
-            return decode(data, kind, params)
+            return decode(data, kind, batch, *tasks)
     raise DecodeError("unknown message tag")
 
 
-def max_size(kind: type[Message], params: AggregationParams) -> int:
+def bundle_size(batch: BatchParams) -> int:
+    """Bytes of one sealed bundle: two shares per step and a tag (SPEC 3.5)."""
+    return 2 * batch.steps * SHARE_SIZE + TAG_SIZE
+
+
+def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
     """Upper bound of the encoded size in bytes, tight but for MessagePack headers."""
-    n = params.n
+    n = batch.n
     bitmap = _HEADER + (n + 7) // 8
-    if kind is MaskedInput:
-        fields = [(s.length, params.field(s).bits) for s in params.sections]
-        return 3 * _HEADER + sum(_HEADER + packed_size(*field) for field in fields)
+    advertisement = 2 * (_HEADER + KEY_SIZE) + batch.steps * (_HEADER + KEY_SIZE)
+    bundles = n * (_HEADER + bundle_size(batch))
+    if kind is Signed:
+        return _SIGNED + max(max_size(upload, batch, *tasks) for upload in UPLOADS)
     bodies = {
-        Advertisement: 2 * (_HEADER + KEY_SIZE),
-        KeyDirectory: bitmap + 2 * n * (_HEADER + KEY_SIZE),
-        ShareBundles: n * (_HEADER + BUNDLE_SIZE),
-        BundleDelivery: bitmap + n * (_HEADER + BUNDLE_SIZE),
+        Advertisement: advertisement,
+        KeyDirectory: bitmap + n * (_SIGNED + 5 * _HEADER + advertisement),
+        ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
+        BundleDelivery: bitmap + bundles,
+        BundleReport: bitmap,
+        StepRequest: bitmap,
+        MaskedInput: max((_vectors_size(task, n) for task in tasks), default=0),
         SurvivorSet: bitmap,
+        Consistency: 0,
+        ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
         UnmaskShares: n * (_HEADER + SHARE_SIZE),
     }
     return 4 * _HEADER + bodies[kind]
+
+
+def _vectors_size(task: Task, n: int) -> int:
+    parts = zip(task.sections, task.fields(n), strict=True)
+    return sum(_HEADER + packed_size(section.length, field.bits) for section, field in parts)
 
 
 def encode_set(members: Collection[int], roster: tuple[int, ...]) -> bytes:

@@ -1,8 +1,11 @@
-"""b-bit packing: an LSB-first, little-endian bit stream (SPEC 5.3)."""
+"""b-bit packing: an LSB-first, little-endian bit stream (SPEC 5.3).
+
+Eight values of b bits are exactly b bytes, for every b: a group. Values start in slots of 8, 16
+or 32 bits; neighbours are merged inside 64-bit words until a word is one run of bits, and the
+runs of a group are joined and written at its byte offset. Every pass is over contiguous words.
+"""
 
 from __future__ import annotations
-
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +14,9 @@ from protocols.errors import ConfigError, DecodeError
 
 MAX_BITS = 32
 
-_T = TypeVar("_T", bound=np.generic)
-_GROUP = 8  # eight values of b bits are exactly b bytes, for every b
+_Words = NDArray[np.uint64]
+
+_GROUP = 8
 _WORD = 64
 _ALIGNED: dict[int, np.dtype[np.unsignedinteger]] = {
     8: np.dtype("<u1"),
@@ -45,14 +49,16 @@ def pack(values: NDArray[np.uint32], bits: int) -> bytes:
         raise ConfigError(f"a value does not fit {bits} bits")
     if bits in _ALIGNED:
         return values.astype(_ALIGNED[bits]).tobytes()
-    columns = _padded(values, -len(values) % _GROUP).reshape(-1, _GROUP).T.astype(np.uint64)
-    words = np.zeros((columns.shape[1], _words(bits)), dtype="<u8")
-    for index, column in enumerate(columns):
-        word, shift = divmod(index * bits, _WORD)
-        words[:, word] |= column << np.uint64(shift)
-        if shift + bits > _WORD:
-            words[:, word + 1] |= column >> np.uint64(_WORD - shift)
-    return words.view(np.uint8)[:, :bits].tobytes()[:size]
+    groups = -(-len(values) // _GROUP)
+    slots = np.zeros(groups * _GROUP, dtype=f"<u{_slot(bits) // 8}")
+    slots[: len(values)] = values
+    words = slots.view("<u8")
+    _merge(words, bits)
+    out = np.zeros(_room(groups, bits), dtype=np.uint8)
+    # The last word of a group reaches into the next group, whose first word is written later.
+    for index, word in reversed([*enumerate(_joined(words.reshape(groups, _runs(bits)), bits))]):
+        _word_of_groups(out, groups, bits, index)[:] = word
+    return out[:size].tobytes()
 
 
 def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
@@ -76,34 +82,92 @@ def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
         raise DecodeError("padding bits are not zero")
     if bits in _ALIGNED:
         return np.frombuffer(data, dtype=_ALIGNED[bits]).astype(np.uint32)
-    raw = np.frombuffer(data, dtype=np.uint8)
-    groups = _padded(raw, -len(raw) % bits).reshape(-1, bits)
-    words = np.zeros((len(groups), _words(bits) * 8), dtype=np.uint8)
-    words[:, :bits] = groups
-    columns = words.view("<u8").T
-    values = np.empty((len(groups), _GROUP), dtype=np.uint32)
-    for index in range(_GROUP):
-        values[:, index] = _column(columns, index * bits, bits)
-    return values.reshape(-1)[:length].copy()
+    groups = -(-length // _GROUP)
+    raw = np.zeros(_room(groups, bits), dtype=np.uint8)
+    raw[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    words = [_word_of_groups(raw, groups, bits, i).copy() for i in range(_words(bits))]
+    runs = _cut(words, bits).reshape(-1)
+    _spread(runs, bits)
+    return runs.view(f"<u{_slot(bits) // 8}")[:length].astype(np.uint32)
 
 
-def _column(words: NDArray[np.uint64], offset: int, bits: int) -> NDArray[np.uint64]:
-    """The `bits` bits from `offset` on, of every group."""
-    word, shift = divmod(offset, _WORD)
-    column = words[word] >> np.uint64(shift)
-    if shift + bits > _WORD:
-        column = column | (words[word + 1] << np.uint64(_WORD - shift))
-    low: NDArray[np.uint64] = column & np.uint64((1 << bits) - 1)
-    return low
+def _slot(bits: int) -> int:
+    """Narrowest of 8, 16 and 32 bits that holds a value."""
+    return next(slot for slot in (8, 16, 32) if bits <= slot)
+
+
+def _runs(bits: int) -> int:
+    """Words whose slots hold one group."""
+    return _slot(bits) * _GROUP // _WORD
+
+
+def _merge(words: _Words, bits: int) -> None:
+    """From values in slots to one run of bits at the low end of every word, in place."""
+    slot, run, moving = _slot(bits), bits, np.empty_like(words)
+    while slot < _WORD:
+        np.bitwise_and(words, _every(2 * slot, run, slot), out=moving)
+        np.bitwise_xor(words, moving, out=words)
+        np.right_shift(moving, np.uint64(slot - run), out=moving)
+        np.bitwise_or(words, moving, out=words)
+        slot, run = 2 * slot, 2 * run
+
+
+def _spread(words: _Words, bits: int) -> None:
+    """Inverse of `_merge`."""
+    slot, run, moving = _WORD, bits * _WORD // _slot(bits), np.empty_like(words)
+    while slot > _slot(bits):
+        slot, run = slot // 2, run // 2
+        np.bitwise_and(words, _every(2 * slot, run, run), out=moving)
+        np.bitwise_xor(words, moving, out=words)
+        np.left_shift(moving, np.uint64(slot - run), out=moving)
+        np.bitwise_or(words, moving, out=words)
+
+
+def _every(period: int, width: int, offset: int) -> np.uint64:
+    """A word with `width` ones at `offset` of every `period` bits."""
+    ones = ((1 << width) - 1) << offset
+    return np.uint64(sum(ones << start for start in range(0, _WORD, period)))
+
+
+def _joined(runs: _Words, bits: int) -> list[_Words]:
+    """From the runs of all groups, shape (groups, runs), to their words."""
+    width = bits * _GROUP // _runs(bits)
+    words = [np.zeros(len(runs), dtype="<u8") for _ in range(_words(bits))]
+    for index, run in enumerate(runs.T):
+        word, shift = divmod(index * width, _WORD)
+        words[word] |= run << np.uint64(shift)
+        if shift + width > _WORD:
+            words[word + 1] |= run >> np.uint64(_WORD - shift)
+    return words
+
+
+def _cut(words: list[_Words], bits: int) -> _Words:
+    """Inverse of `_joined`."""
+    width = bits * _GROUP // _runs(bits)
+    runs = np.empty((len(words[0]), _runs(bits)), dtype="<u8")
+    for index in range(_runs(bits)):
+        word, shift = divmod(index * width, _WORD)
+        run = words[word] >> np.uint64(shift)
+        if shift + width > _WORD:
+            run |= words[word + 1] << np.uint64(_WORD - shift)
+        runs[:, index] = run
+    runs &= _every(_WORD, width, 0)
+    return runs
+
+
+def _word_of_groups(stream: NDArray[np.uint8], groups: int, bits: int, index: int) -> _Words:
+    """A view of the 64-bit word number `index` of every group; words of neighbours overlap."""
+    return np.ndarray((groups,), "<u8", stream, offset=8 * index, strides=(bits,))
+
+
+def _room(groups: int, bits: int) -> int:
+    """Bytes that `_word_of_groups` touches."""
+    return groups * bits + _words(bits) * _WORD // 8
 
 
 def _words(bits: int) -> int:
     """64-bit words that hold one group."""
     return -(-bits * _GROUP // _WORD)
-
-
-def _padded(values: NDArray[_T], extra: int) -> NDArray[_T]:
-    return np.concatenate([values, np.zeros(extra, dtype=values.dtype)]) if extra else values
 
 
 def _check_bits(bits: int) -> None:

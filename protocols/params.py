@@ -1,4 +1,4 @@
-"""Frozen, validated parameters of one aggregation, with the overflow proof (SPEC 2)."""
+"""Frozen, validated parameters of batches and steps, with the overflow proof (SPEC 2)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,40 @@ import enum
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 from protocols.errors import ConfigError
 from protocols.field import PrimeField
 
 DIGEST_SIZE = 32
+IDENTITY_SIZE = 32
 MIN_CLIENTS = 3
 MAX_CLIENTS = 1 << 14
 MAX_INPUT_BITS = 24
 MAX_SECTIONS = 16
 MAX_LENGTH = 1 << 28
 MAX_NAME_BYTES = 64
+MAX_STEPS = 1 << 10
 MAX_U64 = (1 << 64) - 1
 
 
+ThreatModel = Literal["semi-honest", "malicious"]
+
+
 class Phase(enum.StrEnum):
-    """The four rounds, in order (SPEC 6)."""
+    """The rounds, in order (SPEC 6); `rounds` says which of them a threat model has."""
 
     ADVERTISE_KEYS = "advertise_keys"
     SHARE_KEYS = "share_keys"
     MASKED_INPUT = "masked_input"
+    CONSISTENCY = "consistency"
     UNMASKING = "unmasking"
+
+
+def rounds(threat_model: ThreatModel) -> tuple[Phase, ...]:
+    """The rounds of one aggregation: only the malicious model checks consistency (SPEC 6)."""
+    skipped = () if threat_model == "malicious" else (Phase.CONSISTENCY,)
+    return tuple(phase for phase in Phase if phase not in skipped)
 
 
 def default_threshold(n: int) -> int:
@@ -63,20 +76,119 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AggregationParams:
-    """Everything all parties must agree on before the first message (SPEC 2.1).
+class BatchParams:
+    """Everything all parties must agree on before keys are made for M steps (SPEC 2.1).
 
     Args:
         session: 32 bytes, unique to this training session.
-        step: protocol step, never reused within the session; 0..2^64 - 1.
-        kind: what is summed, for instance "gradient"; 1..64 bytes of UTF-8.
+        batch: never reused in the session, whatever happened to it; 0..2^64 - 1.
+        steps: M, the number of steps that keys are made for; 1..1024.
         roster: client ids, strictly ascending, 3..16384 of them, each 0..2^64 - 1.
         threshold: clients that must answer every round; n//2 + 1..n.
+        threat_model: whom the server is taken for.
+        identities: in the malicious model, the clients' Ed25519 public keys in roster order, all
+            different, known to everybody by other means than the server; else empty.
+
+    Raises:
+        ConfigError: any of these does not hold.
+    """
+
+    session: bytes
+    batch: int
+    steps: int
+    roster: tuple[int, ...]
+    threshold: int
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_digest("session", self.session)
+        _check_range("batch", self.batch, 0, MAX_U64)
+        _check_range("steps of a batch", self.steps, 1, MAX_STEPS)
+        _check_range("roster size", self.n, MIN_CLIENTS, MAX_CLIENTS)
+        if not all(a < b for a, b in pairwise(self.roster)):
+            raise ConfigError("roster is not strictly ascending")
+        _check_range("client id", self.roster[0], 0, MAX_U64)
+        _check_range("client id", self.roster[-1], 0, MAX_U64)
+        _check_range("threshold", self.threshold, self.n // 2 + 1, self.n)
+        self._check_identities()
+
+    @property
+    def n(self) -> int:
+        """Roster size."""
+        return len(self.roster)
+
+    @property
+    def malicious(self) -> bool:
+        """Whether messages are signed and survivor sets compared."""
+        return self.threat_model == "malicious"
+
+    def identity(self, client: int) -> bytes:
+        """The pinned public key of a member of the roster."""
+        return self.identities[self.roster.index(client)]
+
+    def _check_identities(self) -> None:
+        if self.threat_model not in get_args(ThreatModel):
+            raise ConfigError(f"unknown threat model {self.threat_model!r}")
+        if len(set(self.identities)) != (self.n if self.malicious else 0):
+            raise ConfigError("one identity per client in the malicious model, else none")
+        if any(len(identity) != IDENTITY_SIZE for identity in self.identities):
+            raise ConfigError(f"an identity has {IDENTITY_SIZE} bytes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one step sums; known only once the step's broadcast is (SPEC 2.1).
+
+    Args:
+        step: protocol step, never reused within the session; 0..2^64 - 1.
+        kind: what is summed, for instance "gradient"; 1..64 bytes of UTF-8.
         sections: 1..16 of them with different names.
         broadcast_digest: SHA-256 of everything the clients' inputs depend on.
 
     Raises:
-        ConfigError: any of these does not hold, or a sum could wrap in a 32-bit field.
+        ConfigError: any of these does not hold.
+    """
+
+    step: int
+    kind: str
+    sections: tuple[Section, ...]
+    broadcast_digest: bytes
+
+    def __post_init__(self) -> None:
+        _check_range("step", self.step, 0, MAX_U64)
+        _check_name(self.kind)
+        _check_range("number of sections", len(self.sections), 1, MAX_SECTIONS)
+        if len({section.name for section in self.sections}) != len(self.sections):
+            raise ConfigError("section names repeat")
+        _check_digest("broadcast digest", self.broadcast_digest)
+
+    def fields(self, n: int) -> tuple[PrimeField, ...]:
+        """Per section the smallest field in which a sum of n inputs cannot wrap (SPEC 2.3).
+
+        Raises:
+            ConfigError: a sum could wrap in a 32-bit field.
+        """
+        return tuple(PrimeField.for_sum(n, section.bits) for section in self.sections)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationParams:
+    """One aggregation on its own: a batch of one step, whose number is the step's (SPEC 2.1).
+
+    Args:
+        session: see `BatchParams`.
+        step: see `Task`.
+        kind: see `Task`.
+        roster: see `BatchParams`.
+        threshold: see `BatchParams`.
+        sections: see `Task`.
+        broadcast_digest: see `Task`.
+        threat_model: see `BatchParams`.
+        identities: see `BatchParams`.
+
+    Raises:
+        ConfigError: see `BatchParams` and `Task`, or a sum could wrap in a 32-bit field.
     """
 
     session: bytes
@@ -86,38 +198,43 @@ class AggregationParams:
     threshold: int
     sections: tuple[Section, ...]
     broadcast_digest: bytes
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_digest("session", self.session)
-        _check_digest("broadcast digest", self.broadcast_digest)
-        _check_range("step", self.step, 0, MAX_U64)
-        _check_name(self.kind)
-        self._check_roster()
-        self._check_sections()
+        self.task.fields(self.batch.n)
 
     @property
     def n(self) -> int:
         """Roster size."""
         return len(self.roster)
 
+    @property
+    def batch(self) -> BatchParams:
+        """What is known before the broadcast."""
+        return BatchParams(
+            session=self.session,
+            batch=self.step,
+            steps=1,
+            roster=self.roster,
+            threshold=self.threshold,
+            threat_model=self.threat_model,
+            identities=self.identities,
+        )
+
+    @property
+    def task(self) -> Task:
+        """What is known with the broadcast."""
+        return Task(
+            step=self.step,
+            kind=self.kind,
+            sections=self.sections,
+            broadcast_digest=self.broadcast_digest,
+        )
+
     def field(self, section: Section) -> PrimeField:
         """The smallest field in which the sum over the whole roster cannot wrap (SPEC 2.3)."""
         return PrimeField.for_sum(self.n, section.bits)
-
-    def _check_roster(self) -> None:
-        _check_range("roster size", self.n, MIN_CLIENTS, MAX_CLIENTS)
-        if not all(a < b for a, b in pairwise(self.roster)):
-            raise ConfigError("roster is not strictly ascending")
-        _check_range("client id", self.roster[0], 0, MAX_U64)
-        _check_range("client id", self.roster[-1], 0, MAX_U64)
-        _check_range("threshold", self.threshold, self.n // 2 + 1, self.n)
-
-    def _check_sections(self) -> None:
-        _check_range("number of sections", len(self.sections), 1, MAX_SECTIONS)
-        if len({section.name for section in self.sections}) != len(self.sections):
-            raise ConfigError("section names repeat")
-        for section in self.sections:
-            self.field(section)
 
 
 def _check_range(what: str, value: int, low: int, high: int) -> None:

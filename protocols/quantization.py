@@ -20,6 +20,8 @@ CLIP_MAX_RATIO = 2.0
 # Half-width of the clipped range, in standard deviations of one of n uncorrelated inputs.
 CLIP_DEVIATIONS = 2.0
 
+_BLOCK = 1 << 14  # values encoded at once: their doubles stay in the cache
+
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
@@ -74,12 +76,26 @@ class Quantizer:
             |E[decoded] - clip(value)| <= 2**-32 * resolution, and |decoded - clip(value)| is
             below the resolution.
         """
-        flat = np.asarray(values, dtype=np.float64).ravel()
-        if not np.isfinite(flat).all():
+        flat = np.asarray(values).ravel()
+        words = _rounding_words(seed, step, section, flat.size)
+        codes = np.empty(flat.size, dtype=np.uint32)
+        for start in range(0, flat.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            codes[block] = self._rounded(flat[block].astype(np.float64), words[block])
+        return codes
+
+    def _rounded(
+        self, values: NDArray[np.float64], words: NDArray[np.uint32]
+    ) -> NDArray[np.float64]:
+        """Return the codes of one block, whose values are overwritten."""
+        if not np.isfinite(values).all():
             raise LocalProtocolError("input contains NaN or infinity; nothing was sent")
-        scaled = (np.clip(flat, -self.clip, self.clip) + self.clip) / self.resolution
-        rounded = np.floor(scaled + _rounding_stream(seed, step, section, flat.size))
-        return np.minimum(rounded, self.levels).astype(np.uint32)
+        np.clip(values, -self.clip, self.clip, out=values)
+        values += self.clip
+        values /= self.resolution
+        values += words * 2.0**-32
+        np.floor(values, out=values)
+        return np.minimum(values, self.levels, out=values)
 
     def decode_sum(self, total: NDArray[np.integer], count: int) -> NDArray[np.float64]:
         """Return the real sum of ``count`` clipped inputs from the integer sum of their codes.
@@ -98,11 +114,10 @@ class Quantizer:
         return np.asarray(total, dtype=np.float64) * self.resolution - count * self.clip
 
 
-def _rounding_stream(seed: bytes, step: int, section: str, length: int) -> NDArray[np.float64]:
-    """Return numbers in [0, 1) on a grid of 2**-32 (SPEC 7.3)."""
+def _rounding_words(seed: bytes, step: int, section: str, length: int) -> NDArray[np.uint32]:
+    """Return the words w of the rounding stream, r = w * 2**-32 (SPEC 7.3)."""
     key = hkdf(seed, "rounding", step.to_bytes(8, "big"), section.encode())
-    words = keystream(key, 4 * length).view("<u4")
-    return words * 2.0**-32
+    return keystream(key, 4 * length).view("<u4")
 
 
 def next_clip(quantizer: Quantizer, mean: NDArray[np.float64], count: int) -> float:

@@ -1,6 +1,7 @@
 """The server: one state per round, one function for an arrival, one for the round's end (SPEC 6).
 
-    CollectingKeys -> CollectingBundles -> CollectingInputs -> CollectingShares -> Finished
+    CollectingKeys -> CollectingBundles -> Idle
+    and per step: CollectingInputs (-> CollectingSignatures) -> CollectingShares -> Finished
 
 Masked inputs are added as they arrive, so memory holds one running sum and no client's vector
 (SPEC 6.3). Ending a round fixes who took part in it; anything late is discarded.
@@ -8,174 +9,148 @@ Masked inputs are added as they arrive, so memory holds one running sum and no c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, shamir
-from protocols.client import share_points
+from protocols import context, masking, messages, preprocessing, signing
 from protocols.errors import (
+    CryptoError,
     DecodeError,
     LocalProtocolError,
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
-from protocols.graph import complete
 from protocols.messages import (
-    UPLOADS,
     Advertisement,
-    BundleDelivery,
-    KeyDirectory,
+    BundleReport,
+    Consistency,
+    ConsistencyProof,
     MaskedInput,
     Message,
     ShareBundles,
+    StepRequest,
     SurvivorSet,
     UnmaskShares,
+    Upload,
 )
 from protocols.packing import unpack
-from protocols.params import AggregationParams, Phase
+from protocols.params import BatchParams, Phase, Task
+from protocols.preprocessing import (
+    CollectingBundles,
+    CollectingKeys,
+    Stock,
+    check_sender,
+    enough,
+    share_points,
+)
+from protocols.seeds import Kind, SeedSlot
+from protocols.shamir import decode_element
 
 Vectors = tuple[NDArray[np.uint32], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class CollectingKeys:
-    """Round 0: advertisements by client."""
+class Step:
+    """What is fixed for a step when it begins."""
 
-    params: AggregationParams
-    received: Mapping[int, Advertisement]
+    batch: BatchParams
+    stock: Stock
+    key: int
+    task: Task
+    active: tuple[int, ...]
+    on: bytes
+
+    def mask_key(self, client: int) -> bytes:
+        """A client's public mask key of this step."""
+        return self.stock.advertised[client].mask_keys[self.key]
 
 
 @dataclass(frozen=True, slots=True)
-class CollectingBundles:
-    """Round 1: bundles by sender, then recipient."""
-
-    params: AggregationParams
-    off1: bytes
-    mask_keys: Mapping[int, bytes]
-    received: Mapping[int, Mapping[int, bytes]]
+class Idle:
+    """No step is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectingInputs:
     """Round 2: the running sum and who is in it."""
 
-    params: AggregationParams
-    on: bytes
-    mask_keys: Mapping[int, bytes]
+    step: Step
     received: frozenset[int]
     totals: Vectors = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class CollectingShares:
-    """Round 3: the masked sum over the survivors, and their shares by client."""
+class CollectingSignatures:
+    """Consistency round: the masked sum over the survivors, and their signatures on that set."""
 
-    params: AggregationParams
-    on: bytes
-    mask_keys: Mapping[int, bytes]
+    step: Step
     survivors: tuple[int, ...]
+    totals: Vectors = field(repr=False)
+    received: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingShares:
+    """Round 3: the masked sum over the survivors, and the shares of those that can answer."""
+
+    step: Step
+    survivors: tuple[int, ...]
+    responders: tuple[int, ...]
     totals: Vectors = field(repr=False)
     received: Mapping[int, UnmaskShares]
 
     @property
     def dropped(self) -> tuple[int, ...]:
-        """U2 without U3: shared keys, sent no masked input."""
-        return tuple(u for u in self.mask_keys if u not in self.survivors)
+        """The active set without U3: sent no masked input."""
+        return tuple(u for u in self.step.active if u not in self.survivors)
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The sum of the survivors' inputs."""
+    """The sum of the survivors' inputs.
+
+    Attributes:
+        totals: section name -> uint32, shape (length,).
+        survivors: whose inputs are in it, ascending.
+        liars: clients whose share was found to be wrong; the sum is right all the same.
+    """
 
     totals: Mapping[str, NDArray[np.uint32]] = field(repr=False)
     survivors: tuple[int, ...]
+    liars: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The aggregation failed and stays failed."""
+    """The offline exchange failed; no step of this batch will ever run."""
 
 
-Collecting = CollectingKeys | CollectingBundles | CollectingInputs | CollectingShares
-State = Collecting | Finished | Failed
+Offline = CollectingKeys | CollectingBundles
+Online = CollectingInputs | CollectingSignatures | CollectingShares
+State = Offline | Idle | Online | Finished | Failed
 
-_PHASES: dict[type[Collecting], Phase] = {
+_PHASES: dict[type[Offline | Online], Phase] = {
     CollectingKeys: Phase.ADVERTISE_KEYS,
     CollectingBundles: Phase.SHARE_KEYS,
     CollectingInputs: Phase.MASKED_INPUT,
+    CollectingSignatures: Phase.CONSISTENCY,
     CollectingShares: Phase.UNMASKING,
 }
 
 
-# Round 0: advertise keys -----------------------------------------------------------------------
-
-
-def receive_keys(state: CollectingKeys, client: int, message: Advertisement) -> CollectingKeys:
-    """Record a client's keys (SPEC 6.1)."""
-    _check_sender(client, state.params.roster, state.received, Phase.ADVERTISE_KEYS)
-    return CollectingKeys(state.params, {**state.received, client: message})
-
-
-def end_keys(state: CollectingKeys) -> tuple[CollectingBundles, dict[int, Message]]:
-    """Fix U1 and send everyone's keys to it (SPEC 6.1).
-
-    Raises:
-        NotEnoughSurvivors: |U1| below the threshold.
-    """
-    params = state.params
-    members = _enough(params, state.received, Phase.ADVERTISE_KEYS)
-    keys = [state.received[u] for u in members]
-    directory = KeyDirectory(
-        messages.encode_set(members, params.roster),
-        tuple(key.channel_key for key in keys),
-        tuple(key.mask_key for key in keys),
-    )
-    listed = ((u, k.channel_key, k.mask_key) for u, k in zip(members, keys, strict=True))
-    off1 = context.advertised(context.offline(params), listed)
-    mask_keys = {u: key.mask_key for u, key in zip(members, keys, strict=True)}
-    return CollectingBundles(params, off1, mask_keys, {}), dict.fromkeys(members, directory)
-
-
-# Round 1: share keys ---------------------------------------------------------------------------
-
-
-def receive_bundles(
-    state: CollectingBundles, client: int, message: ShareBundles
-) -> CollectingBundles:
-    """Record a client's bundles by recipient (SPEC 6.2)."""
-    _check_sender(client, state.mask_keys, state.received, Phase.SHARE_KEYS)
-    peers = complete(client, tuple(state.mask_keys))
-    if len(peers) != len(message.bundles):
-        raise RemoteProtocolError(client, Phase.SHARE_KEYS, "wrong number of bundles")
-    bundles = dict(zip(peers, message.bundles, strict=True))
-    received = {**state.received, client: bundles}
-    return CollectingBundles(state.params, state.off1, state.mask_keys, received)
-
-
-def end_bundles(state: CollectingBundles) -> tuple[CollectingInputs, dict[int, Message]]:
-    """Fix U2 and route every bundle to its recipient (SPEC 6.2).
-
-    Raises:
-        NotEnoughSurvivors: |U2| below the threshold.
-    """
-    params = state.params
-    active = _enough(params, state.received, Phase.SHARE_KEYS)
-    sharers = messages.encode_set(active, params.roster)
-    replies: dict[int, Message] = {
-        v: BundleDelivery(sharers, tuple(state.received[u][v] for u in complete(v, active)))
-        for v in active
-    }
-    on = context.online(state.off1, params, sharers)
-    mask_keys = {u: state.mask_keys[u] for u in active}
-    zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in params.sections)
-    return CollectingInputs(params, on, mask_keys, frozenset(), zeros), replies
-
-
 # Round 2: masked input collection --------------------------------------------------------------
+
+
+def _begin(
+    batch: BatchParams, stock: Stock, task: Task, active: tuple[int, ...], request: StepRequest
+) -> CollectingInputs:
+    on = context.online(stock.off1, request.key, task, batch.n, request.active)
+    zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)
+    return CollectingInputs(Step(batch, stock, request.key, task, active, on), frozenset(), zeros)
 
 
 def receive_input(state: CollectingInputs, client: int, message: MaskedInput) -> CollectingInputs:
@@ -184,38 +159,67 @@ def receive_input(state: CollectingInputs, client: int, message: MaskedInput) ->
     Raises:
         DecodeError: a vector of wrong size, with an element >= p or with padding bits set.
     """
-    _check_sender(client, state.mask_keys, state.received, Phase.MASKED_INPUT)
-    vectors = _unpack_sections(state.params, message)
-    parts = zip(state.params.sections, state.totals, vectors, strict=True)
-    totals = tuple(state.params.field(s).add(total, vector) for s, total, vector in parts)
-    received = state.received | {client}
-    return CollectingInputs(state.params, state.on, state.mask_keys, received, totals)
+    check_sender(client, state.step.active, state.received, Phase.MASKED_INPUT)
+    task, n = state.step.task, state.step.batch.n
+    vectors = _unpack_sections(task, n, message)
+    parts = zip(task.fields(n), state.totals, vectors, strict=True)
+    totals = tuple(field.add(total, vector) for field, total, vector in parts)
+    return CollectingInputs(state.step, state.received | {client}, totals)
 
 
-def _unpack_sections(params: AggregationParams, message: MaskedInput) -> Vectors:
-    if len(message.sections) != len(params.sections):
+def _unpack_sections(task: Task, n: int, message: MaskedInput) -> Vectors:
+    if len(message.sections) != len(task.sections):
         raise DecodeError("wrong number of sections")
     vectors = []
-    for section, data in zip(params.sections, message.sections, strict=True):
-        vector = unpack(data, params.field(section).bits, section.length)
-        if not params.field(section).contains(vector):
+    for section, field_, data in zip(task.sections, task.fields(n), message.sections, strict=True):
+        vector = unpack(data, field_.bits, section.length)
+        if not field_.contains(vector):
             raise DecodeError("a masked element is not in the field")
         vectors.append(vector)
     return tuple(vectors)
 
 
-def end_inputs(state: CollectingInputs) -> tuple[CollectingShares, dict[int, Message]]:
+def end_inputs(
+    state: CollectingInputs,
+) -> tuple[CollectingSignatures | CollectingShares, dict[int, Message]]:
     """Fix U3, the set whose inputs are in the sum, and announce it (SPEC 6.3).
 
     Raises:
         NotEnoughSurvivors: |U3| below the threshold.
     """
-    survivors = _enough(state.params, state.received, Phase.MASKED_INPUT)
-    message = SurvivorSet(messages.encode_set(survivors, state.params.roster))
-    nxt = CollectingShares(
-        state.params, state.on, state.mask_keys, survivors, state.totals, received={}
-    )
+    step = state.step
+    survivors = enough(step.batch, state.received, Phase.MASKED_INPUT)
+    message = SurvivorSet(messages.encode_set(survivors, step.batch.roster))
+    nxt: CollectingSignatures | CollectingShares
+    if step.batch.malicious:
+        nxt = CollectingSignatures(step, survivors, state.totals, received={})
+    else:
+        nxt = CollectingShares(step, survivors, survivors, state.totals, received={})
     return nxt, dict.fromkeys(survivors, message)
+
+
+# Consistency, malicious model -------------------------------------------------------------------
+
+
+def statement(state: CollectingSignatures | CollectingShares) -> bytes:
+    """What the survivors sign: this step and this survivor set (SPEC 6.8)."""
+    bitmap = messages.encode_set(state.survivors, state.step.batch.roster)
+    return context.survivors(state.step.on, bitmap)
+
+
+def end_signatures(state: CollectingSignatures) -> tuple[CollectingShares, dict[int, Message]]:
+    """Show the signers each other's signatures (SPEC 6.8).
+
+    Raises:
+        NotEnoughSurvivors: fewer signatures than the threshold.
+    """
+    signers = enough(state.step.batch, state.received, Phase.CONSISTENCY)
+    proof = ConsistencyProof(
+        messages.encode_set(signers, state.step.batch.roster),
+        tuple(state.received[u] for u in signers),
+    )
+    nxt = CollectingShares(state.step, state.survivors, signers, state.totals, received={})
+    return nxt, dict.fromkeys(signers, proof)
 
 
 # Round 3: unmasking ----------------------------------------------------------------------------
@@ -227,110 +231,140 @@ def receive_shares(state: CollectingShares, client: int, message: UnmaskShares) 
     Raises:
         DecodeError: a share is not a field element.
     """
-    _check_sender(client, state.survivors, state.received, Phase.UNMASKING)
+    check_sender(client, state.responders, state.received, Phase.UNMASKING)
     expected = len(state.survivors), len(state.dropped)
     if (len(message.self_shares), len(message.key_shares)) != expected:
         raise RemoteProtocolError(client, Phase.UNMASKING, "wrong number of shares")
     for share in message.self_shares + message.key_shares:
-        shamir.decode_element(share)
-    received = {**state.received, client: message}
-    return CollectingShares(
-        state.params, state.on, state.mask_keys, state.survivors, state.totals, received
-    )
+        decode_element(share)
+    return replace(state, received={**state.received, client: message})
 
 
 def end_shares(state: CollectingShares) -> Finished:
-    """Rebuild the seeds, remove every mask, and give the sum (SPEC 6.4).
+    """Find the seeds, remove every mask, and give the sum (SPEC 6.4).
 
     Raises:
         NotEnoughSurvivors: fewer answers than the threshold.
-        RemoteProtocolError: the shares of a dropped client do not rebuild its advertised key.
+        RemoteProtocolError: no shares of a client give the seed that it committed to.
     """
-    params = state.params
-    _enough(params, state.received, Phase.UNMASKING)
-    total = masking.MaskedSum(params, state.totals)
+    step = state.step
+    enough(step.batch, state.received, Phase.UNMASKING)
+    seeds = _Seeds(state)
+    total = masking.MaskedSum(step.task, step.batch.n, state.totals)
     for position, survivor in enumerate(state.survivors):
         shares = {u: m.self_shares[position] for u, m in state.received.items()}
-        total.add(masking.self_mask_key(_rebuild(params, shares), survivor, state.on), -1)
+        seed = seeds.find(survivor, Kind.SELF_MASK, shares)
+        total.add(masking.self_mask_key(seed, survivor, step.on), -1)
     for position, dropped in enumerate(state.dropped):
         shares = {u: m.key_shares[position] for u, m in state.received.items()}
-        _remove_pair_masks(state, total, dropped, _rebuild(params, shares))
-    names = [section.name for section in params.sections]
-    return Finished(dict(zip(names, total.reduced(), strict=True)), state.survivors)
+        _remove_pair_masks(state, total, dropped, seeds.find(dropped, Kind.MASK_KEY, shares))
+    names = [section.name for section in step.task.sections]
+    sums = dict(zip(names, total.reduced(), strict=True))
+    return Finished(sums, state.survivors, frozenset(seeds.liars))
 
 
-def _rebuild(params: AggregationParams, shares: Mapping[int, bytes]) -> bytes:
-    points = share_points(params)
-    by_point = {points[client]: share for client, share in shares.items()}
-    return shamir.reconstruct(by_point, params.threshold)
+class _Seeds:
+    """Finds committed seeds; whoever gave a wrong share is not listened to again."""
+
+    def __init__(self, state: CollectingShares) -> None:
+        self._step = state.step
+        self._off0 = context.offline(state.step.batch)
+        self._points = share_points(state.step.batch.roster)
+        self.liars: set[int] = set()
+
+    def find(self, client: int, kind: Kind, shares: Mapping[int, bytes]) -> bytes:
+        key, threshold = self._step.key, self._step.batch.threshold
+        slot = SeedSlot(self._off0, client, key, kind)
+        by_point = {self._points[u]: s for u, s in shares.items() if u not in self.liars}
+        commitment = self._step.stock.commitment(client, key, kind)
+        try:
+            seed, wrong = slot.recover(by_point, threshold, commitment)
+        except CryptoError as error:
+            raise RemoteProtocolError(client, Phase.UNMASKING, str(error)) from None
+        self.liars |= {u for u in shares if self._points[u] in wrong}
+        return seed
 
 
 def _remove_pair_masks(
     state: CollectingShares, total: masking.MaskedSum, dropped: int, seed: bytes
 ) -> None:
     """Take back what every survivor added for a client that then fell silent."""
-    pair = masking.mask_key_pair(seed, dropped, context.offline(state.params))
-    if pair.public != state.mask_keys[dropped]:
+    step = state.step
+    pair = masking.mask_key_pair(seed, dropped, step.key, context.offline(step.batch))
+    if pair.public != step.mask_key(dropped):
         raise RemoteProtocolError(
-            dropped, Phase.UNMASKING, "shares do not rebuild the advertised key"
+            dropped, Phase.UNMASKING, "the committed seed does not give the advertised key"
         )
     for survivor in state.survivors:
-        public = state.mask_keys[survivor]
-        key = masking.pair_mask_key(pair, dropped, survivor, public, state.on)
+        public = step.mask_key(survivor)
+        key = masking.pair_mask_key(pair, dropped, survivor, public, step.on)
         total.add(key, -masking.pair_sign(survivor, dropped))
-
-
-# Checks common to all rounds -------------------------------------------------------------------
-
-_Group = tuple[int, ...] | Mapping[int, object] | frozenset[int]
-
-
-def _check_sender(client: int, allowed: _Group, received: _Group, phase: Phase) -> None:
-    if client not in allowed:
-        raise RemoteProtocolError(client, phase, "not taking part in this round")
-    if client in received:
-        raise RemoteProtocolError(client, phase, "second message of this round")
-
-
-def _enough(params: AggregationParams, received: _Group, phase: Phase) -> tuple[int, ...]:
-    """The senders of a round in roster order, at least the threshold of them."""
-    if len(received) < params.threshold:
-        raise NotEnoughSurvivors(phase, len(received), params.threshold)
-    return tuple(sorted(received))
 
 
 # Session ---------------------------------------------------------------------------------------
 
 
 class ServerSession:
-    """The server of one aggregation: bytes in, bytes out.
+    """The server of one batch: bytes in, bytes out.
 
     Call `receive` for every arriving message and `end_round` when all have answered or the
-    caller's deadline is over. A client whose message raises is barred, as if it had fallen silent
-    then; the others go on (SPEC 6.5). When `end_round` raises, the aggregation stays failed.
+    caller's deadline is over: twice for the offline exchange; then, after every `begin_step`,
+    twice for the step. A client whose message raises is barred from the rest of the batch, as if
+    it had fallen silent; the others go on. When `end_round` raises, the step (offline: the batch)
+    stays failed (SPEC 6.5).
 
     Args:
-        params: agreed by all parties beforehand.
+        batch: agreed by all parties beforehand.
+        rejoin: whether a client that missed a step may be active in the next one; None says no in
+            the malicious model, where clients refuse it unless their policy allows it.
     """
 
-    def __init__(self, params: AggregationParams) -> None:
-        self._params = params
+    def __init__(self, batch: BatchParams, *, rejoin: bool | None = None) -> None:
+        self._batch = batch
+        self._rejoin = not batch.malicious if rejoin is None else rejoin
+        self._cohort: frozenset[int] = frozenset(batch.roster)
         self._barred: set[int] = set()
-        self._state: State = CollectingKeys(params, {})
+        self._reports: dict[int, frozenset[int]] = {}
+        self._tasks: list[Task] = []
+        self._stock: Stock | None = None
+        self._state: State = CollectingKeys({}, {})
 
     def __repr__(self) -> str:
         return f"ServerSession({type(self._state).__name__})"
 
     @property
     def result(self) -> Finished:
-        """The sum.
+        """The sum of the last step.
 
         Raises:
-            LocalProtocolError: the aggregation has not finished.
+            LocalProtocolError: it has not finished.
         """
         if not isinstance(self._state, Finished):
             raise LocalProtocolError("there is no result")
         return self._state
+
+    @property
+    def stock(self) -> Stock:
+        """Public keys and commitments of those that shared.
+
+        Raises:
+            LocalProtocolError: the offline exchange is not over.
+        """
+        if self._stock is None:
+            raise LocalProtocolError("the offline exchange is not over")
+        return self._stock
+
+    @property
+    def keys_left(self) -> int:
+        """How many steps can still begin."""
+        return 0 if self._stock is None else self._batch.steps - len(self._tasks)
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Who can be active: U2 without those that were barred, left out or lost, ascending."""
+        sharers = () if self._stock is None else self._stock.sharers
+        gone = self._barred | preprocessing.left_out(self._reports)
+        return tuple(u for u in sharers if u in self._cohort and u not in gone)
 
     def receive(self, client: int, data: bytes) -> bool:
         """Take in one message.
@@ -344,16 +378,15 @@ class ServerSession:
 
         Raises:
             DecodeError, RemoteProtocolError: the client is at fault and barred from now on.
-            LocalProtocolError: the aggregation is over or has failed.
+            LocalProtocolError: nothing is being collected.
         """
-        state = self._collecting()
+        if isinstance(self._state, Failed):
+            raise LocalProtocolError("the batch has failed")
         try:
-            nxt = self._received(state, client, data)
+            return self._receive(client, data)
         except (DecodeError, RemoteProtocolError):
             self._barred.add(client)
             raise
-        self._state = nxt
-        return nxt is not state
 
     def end_round(self) -> dict[int, bytes]:
         """Fix who took part in the round and go on.
@@ -364,44 +397,182 @@ class ServerSession:
         Raises:
             NotEnoughSurvivors: fewer senders than the threshold.
             RemoteProtocolError: see `end_shares`.
-            LocalProtocolError: the aggregation is over or has failed.
+            LocalProtocolError: nothing is being collected.
         """
-        state = self._collecting()
-        self._state = Failed()
+        state = self._state
+        replies: dict[int, Message] = {}
         match state:
-            case CollectingShares():
-                self._state = end_shares(state)
-                return {}
             case CollectingKeys():
-                self._state, replies = end_keys(state)
+                self._state = Failed()
+                self._state, replies = preprocessing.end_keys(self._batch, state)
             case CollectingBundles():
-                self._state, replies = end_bundles(state)
+                self._state = Failed()
+                self._stock, replies = preprocessing.end_bundles(self._batch, state)
+                self._state = Idle()
             case CollectingInputs():
+                self._state = Idle()
                 self._state, replies = end_inputs(state)
+                self._lose(replies)
+            case CollectingSignatures():
+                self._state = Idle()
+                self._state, replies = end_signatures(state)
+            case CollectingShares():
+                self._state = Idle()
+                self._state = self._finished(state)
+            case Idle() | Finished() | Failed():
+                raise LocalProtocolError("no round is running")
             case _:
                 assert_never(state)
         return {client: messages.encode(reply) for client, reply in replies.items()}
 
-    def _collecting(self) -> Collecting:
-        if isinstance(self._state, Finished | Failed):
-            raise LocalProtocolError("the aggregation is over")
-        return self._state
+    def begin_step(self, task: Task, active: Collection[int] | None = None) -> dict[int, bytes]:
+        """Start the next step; the caller sends the broadcast beside these requests.
 
-    def _received(self, state: Collecting, client: int, data: bytes) -> Collecting:
-        phase = _PHASES[type(state)]
+        Args:
+            task: what is summed. Its step number must be above those of all steps before.
+            active: who masks with whom; all `candidates` if None.
+
+        Returns:
+            Client -> encoded StepRequest.
+
+        Raises:
+            NotEnoughSurvivors: the active set is below the threshold. No keys are spent.
+            LocalProtocolError: a step is running, no keys are left, or a client cannot be active.
+        """
+        if self._stock is None or not isinstance(self._state, Idle | Finished):
+            raise LocalProtocolError("a step can only begin after the one before")
+        if self.keys_left == 0:
+            raise LocalProtocolError("all keys of the batch are spent")
+        if self._tasks and task.step <= self._tasks[-1].step:
+            raise LocalProtocolError("step numbers must grow")
+        members = self.candidates if active is None else tuple(sorted(active))
+        if not set(members) <= set(self.candidates):
+            raise LocalProtocolError("a client cannot be active")
+        if len(members) < self._batch.threshold:
+            raise NotEnoughSurvivors(Phase.SHARE_KEYS, len(members), self._batch.threshold)
+        request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
+        self._state = _begin(self._batch, self._stock, task, members, request)
+        self._tasks.append(task)
+        self._lose(members)
+        return dict.fromkeys(members, messages.encode(request))
+
+    def _lose(self, present: Collection[int]) -> None:
+        """Without rejoining, who misses a step is out of the batch (SPEC 8.1)."""
+        if not self._rejoin:
+            self._cohort = frozenset(present)
+
+    def _finished(self, state: CollectingShares) -> Finished:
+        try:
+            finished = end_shares(state)
+        except RemoteProtocolError as error:
+            if error.peer is not None:
+                self._barred.add(error.peer)
+            raise
+        self._barred |= finished.liars
+        return finished
+
+    def _receive(self, client: int, data: bytes) -> bool:
         if client in self._barred:
-            raise RemoteProtocolError(client, phase, "barred after an earlier fault")
-        message = messages.decode_upload(data, self._params)
+            raise RemoteProtocolError(client, self._phase, "barred after an earlier fault")
+        message, body, signature = signing.unwrap(data, self._batch, *self._tasks)
+        bound = self._bound(message)
+        if bound is None:
+            self._refuse_if_early(client, message)
+            return False
+        if client in self._batch.roster:
+            self._check_signature(client, bound, body, signature)
+        self._state = self._accept(client, message, data, signature)
+        return True
+
+    def _accept(self, client: int, message: Upload, data: bytes, signature: bytes | None) -> State:
+        batch, state = self._batch, self._state
         match state, message:
             case CollectingKeys(), Advertisement():
-                return receive_keys(state, client, message)
+                return preprocessing.receive_keys(batch, state, client, message, data)
             case CollectingBundles(), ShareBundles():
-                return receive_bundles(state, client, message)
+                return preprocessing.receive_bundles(batch, state, client, message)
             case CollectingInputs(), MaskedInput():
                 return receive_input(state, client, message)
+            case CollectingSignatures(), Consistency():
+                check_sender(client, state.survivors, state.received, Phase.CONSISTENCY)
+                return replace(state, received={**state.received, client: signature or b""})
             case CollectingShares(), UnmaskShares():
                 return receive_shares(state, client, message)
-            case _ if UPLOADS.index(type(message)) > tuple(Phase).index(phase):
-                raise RemoteProtocolError(client, phase, "message of a later round")
-            case _:
+            case _, BundleReport():
+                self._report(client, message)
                 return state
+            case _:
+                raise LocalProtocolError("message is not due")
+
+    def _bound(self, message: Upload) -> bytes | None:
+        """The context that a message due now is signed under; None if it is not due."""
+        match self._state, message:
+            case CollectingKeys(), Advertisement():
+                return context.offline(self._batch)
+            case CollectingBundles(off1=off1), ShareBundles():
+                return off1
+            case _, BundleReport() if self._stock is not None:
+                return self._stock.off1
+            case CollectingInputs(step=step), MaskedInput(key=key) if key == step.key:
+                return step.on
+            case (CollectingSignatures(step=step) as state, Consistency(key=key)) | (
+                CollectingShares(step=step) as state,
+                UnmaskShares(key=key),
+            ) if key == step.key:
+                return statement(state)
+        return None
+
+    def _check_signature(
+        self, client: int, bound: bytes, body: bytes, signature: bytes | None
+    ) -> None:
+        try:
+            signing.check(self._batch, client, bound, body, signature)
+        except CryptoError as error:
+            raise RemoteProtocolError(client, self._phase, str(error)) from None
+
+    @property
+    def _phase(self) -> Phase:
+        state = self._state
+        if isinstance(state, Idle | Finished | Failed):
+            return Phase.SHARE_KEYS
+        return _PHASES[type(state)]
+
+    def _report(self, client: int, message: BundleReport) -> None:
+        phase = Phase.SHARE_KEYS
+        sharers = () if self._stock is None else self._stock.sharers
+        check_sender(client, sharers, self._reports, phase)
+        accused = frozenset(messages.decode_set(message.unopened, self._batch.roster))
+        if client in accused or not accused <= set(sharers):
+            raise RemoteProtocolError(client, phase, "report on a client that sent no bundle")
+        self._reports[client] = accused
+
+    def _refuse_if_early(self, client: int, message: Upload) -> None:
+        """What belongs to a round that is over is merely late; anything else is a fault."""
+        if self._order(message) > self._now():
+            raise RemoteProtocolError(client, self._phase, "message of a later round")
+
+    def _order(self, message: Upload) -> tuple[int, int]:
+        match message:
+            case Advertisement() | ShareBundles() | BundleReport():
+                return -1, (Advertisement, ShareBundles, BundleReport).index(type(message))
+            case MaskedInput():
+                return message.key, 0
+            case Consistency():
+                return message.key, 1
+            case UnmaskShares():
+                return message.key, 2
+
+    def _now(self) -> tuple[int, int]:
+        match self._state:
+            case CollectingKeys():
+                return -1, 0
+            case CollectingBundles():
+                return -1, 1
+            case CollectingInputs(step=step):
+                return step.key, 0
+            case CollectingSignatures(step=step):
+                return step.key, 1
+            case CollectingShares(step=step):
+                return step.key, 2
+            case _:
+                return len(self._tasks) - 1, 2

@@ -32,16 +32,13 @@ def decode_element(data: bytes) -> int:
     return value
 
 
-def split(
-    secret: bytes, threshold: int, points: Iterable[int], entropy: Entropy
-) -> dict[int, bytes]:
-    """Share a secret so that any `threshold` shares rebuild it and fewer say nothing about it.
+def split(secret: bytes, others: Sequence[int], points: Iterable[int]) -> dict[int, bytes]:
+    """Share a secret so that len(others) + 1 shares rebuild it and fewer say nothing about it.
 
     Args:
         secret: 32 bytes encoding an element below p.
-        threshold: shares needed, at least 1.
+        others: the polynomial's other coefficients, highest degree first.
         points: distinct x coordinates, roster index + 1, hence never 0.
-        entropy: source of the threshold - 1 coefficients.
 
     Returns:
         x -> share, 32 bytes each.
@@ -51,9 +48,8 @@ def split(
         DecodeError: the secret is not a field element.
     """
     xs = tuple(points)
-    _check_points(xs, threshold)
-    coefficients = [decode_element(draw_element(entropy)) for _ in range(threshold - 1)]
-    coefficients.append(decode_element(secret))
+    coefficients = (*others, decode_element(secret))
+    _check_points(xs, len(coefficients))
     return {x: _evaluate(coefficients, x).to_bytes(SIZE, "big") for x in xs}
 
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 import protocols
 from protocols.client import ClientSession
-from protocols.params import AggregationParams, Phase, Section, default_threshold
+from protocols.keys import SigningKey
+from protocols.params import AggregationParams, Phase, Section, default_threshold, rounds
 from protocols.server import ServerSession
 
+ROUNDS = rounds("semi-honest")
 ROOM = Path(protocols.__file__).parent
 
 
@@ -32,6 +34,16 @@ def make_params(
         "broadcast_digest": b"d" * 32,
     }
     return AggregationParams(**{**values, **changes})
+
+
+def signing_keys(roster) -> dict[int, SigningKey]:
+    return {u: SigningKey.from_private_bytes(u.to_bytes(32, "big")) for u in roster}
+
+
+def malicious_params(n: int = 5, *sections, **changes):
+    roster = changes.get("roster", tuple(range(10, 10 + 3 * n, 3)))
+    identities = tuple(key.public for key in signing_keys(roster).values())
+    return make_params(n, *sections, threat_model="malicious", identities=identities, **changes)
 
 
 def make_inputs(params: AggregationParams, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
@@ -65,36 +77,54 @@ def fixed_entropy(seed: bytes = b"fixed") -> Callable[[int], bytes]:
 
 
 class Run:
-    """Sessions and the replies of the rounds run so far; nobody drops."""
+    """One aggregation: sessions, and the replies of the rounds run so far; nobody drops."""
 
     def __init__(self, params: AggregationParams, upto: Phase | None = None, **mixed) -> None:
         """`mixed["params_of"]` gives single clients parameters of their own."""
         self.params = params
-        own = mixed.get("params_of", {})
+        self.batch, self.task = params.batch, params.task
+        self.own = mixed.get("params_of", {})
         entropy = fixed_entropy()
-        self.server = ServerSession(params)
-        self.clients = {u: ClientSession(own.get(u, params), u, entropy) for u in params.roster}
+        self.server = ServerSession(self.batch)
+        self.clients = {
+            u: ClientSession(self.own.get(u, params).batch, u, entropy) for u in params.roster
+        }
         self.inputs = make_inputs(params)
         self.replies: dict[int, bytes] = {}
         self.sent: dict[int, bytes] = {}
-        for phase in Phase if upto else ():
+        self.begun = False
+        for phase in ROUNDS if upto else ():
             self.round(phase)
             if phase == upto:
                 break
 
+    def begin(self) -> None:
+        """Deliver the bundles, report, and begin the step."""
+        self.begun = True
+        for u, delivery in self.replies.items():
+            report = self.clients[u].open_bundles(delivery)
+            if report is not None:
+                self.server.receive(u, report)
+        self.replies = self.server.begin_step(self.task)
+
     def answer(self, u: int, phase: Phase) -> bytes:
-        client, reply = self.clients[u], self.replies.get(u, b"")
+        client = self.clients[u]
+        if phase == Phase.MASKED_INPUT and self.replies and not self.begun:
+            self.begin()
+        reply = self.replies.get(u, b"")
         match phase:
             case Phase.ADVERTISE_KEYS:
                 return client.advertise_keys()
             case Phase.SHARE_KEYS:
                 return client.share_keys(reply)
             case Phase.MASKED_INPUT:
-                return client.masked_input(reply, self.inputs[u])
+                return client.masked_input(reply, self.own.get(u, self.params).task, self.inputs[u])
             case Phase.UNMASKING:
                 return client.unmask(reply)
 
     def round(self, phase: Phase, silent: frozenset[int] = frozenset()) -> None:
+        if phase == Phase.MASKED_INPUT and not self.begun:
+            self.begin()
         waiting = self.replies or self.params.roster
         self.sent = {u: self.answer(u, phase) for u in waiting if u not in silent}
         for u, data in self.sent.items():
@@ -122,4 +152,4 @@ def aggregations(draw) -> tuple[AggregationParams, dict, dict[int, Phase]]:
     # About half the patterns stay at or above the threshold.
     limit = draw(st.sampled_from([spare, spare, n]))
     dropping = draw(st.sets(st.sampled_from(params.roster), max_size=limit))
-    return params, inputs, {u: draw(st.sampled_from(list(Phase))) for u in sorted(dropping)}
+    return params, inputs, {u: draw(st.sampled_from(ROUNDS)) for u in sorted(dropping)}

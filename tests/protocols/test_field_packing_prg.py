@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from protocols import prg
 from protocols.errors import ConfigError, DecodeError
 from protocols.field import PrimeField
+from protocols.masking import _residues
 from protocols.packing import pack, packed_size, unpack
 
 WIDTHS = range(2, 33)
@@ -157,14 +158,41 @@ def test_longer_expansion_agrees_where_the_own_word_was_accepted_and_only_there(
     assert not np.array_equal(short, long)
 
 
-def test_accumulate_adds_and_takes_back():
-    field = PrimeField(26)
-    total = np.arange(1000, dtype=np.int64)
-    prg.accumulate(total, b"a" * 32, field, 1)
-    expected = (np.arange(1000) + prg.expand(b"a" * 32, field, 1000)) % field.p
-    assert field.reduce(total).tolist() == expected.tolist()
-    prg.accumulate(total, b"a" * 32, field, -1)
-    assert total.tolist() == list(range(1000))
+@pytest.mark.parametrize("bits", [2, 5, 8, 11, 16, 26, 32])
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
+def test_masks_are_added_and_taken_back_whatever_their_number(bits, count):
+    """Groups end at 128 masks; all signs equal is what would overflow a lane first."""
+    field, length = PrimeField(bits), 37
+    keys = [bytes([i % 251, i // 251]) * 16 for i in range(count)]
+    start = np.arange(length, dtype=np.uint32) % field.p
+    expected = sum(prg.expand(key, field, length).astype(object) for key in keys)
+    for sign in (1, -1):
+        total = start.copy()
+        prg.add_masks(total, [(key, sign) for key in keys], field)
+        assert total.tolist() == ((start.astype(object) + sign * expected) % field.p).tolist()
+        prg.add_masks(total, [(key, -sign) for key in keys], field)
+        assert np.array_equal(total, start)
+
+
+def test_lanes_hold_a_full_group_of_the_largest_words(monkeypatch):
+    """Every word one below the acceptance bound, every sign: the extreme sums are exact."""
+    monkeypatch.setattr(prg._Stream, "read_into", lambda self, buffer, size: buffer.fill(254))
+    field = PrimeField(2)  # accepts bytes below 255
+    for sign in (1, -1):
+        total = np.zeros(7, dtype=np.uint32)
+        prg.add_masks(total, [(bytes(32), sign)] * 128, field)
+        assert total.tolist() == [sign * 128 * 254 % 3] * 7
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.uint64])
+def test_a_masked_sum_may_start_from_a_plain_sum_above_p(dtype):
+    start = np.array([0, 30, 31, 32, 250], dtype=dtype)
+    residues = _residues(start, PrimeField(5))
+    assert residues.dtype == np.uint32
+    assert residues.tolist() == [0, 30, 0, 1, 2]
+    within = _residues(start[:2], PrimeField(5))
+    within[:] = 7
+    assert start[:2].tolist() == [0, 30]
 
 
 def test_keystream_is_aes_256_of_a_big_endian_counter_from_zero():

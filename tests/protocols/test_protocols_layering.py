@@ -79,3 +79,8 @@ print(run_aggregation(x, params).totals["g"].tolist())
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOM.parent
     )
     assert done.stdout == "[6, 45]\n", done.stderr
+
+
+def test_the_audit_module_needs_hypothesis_for_its_strategies_only():
+    code = "import sys; sys.modules['hypothesis'] = None; import protocols.testing"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOM.parent)

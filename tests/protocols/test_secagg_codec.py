@@ -11,9 +11,14 @@ from protocols.errors import DecodeError
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
+    BundleReport,
+    Consistency,
+    ConsistencyProof,
     KeyDirectory,
     MaskedInput,
     ShareBundles,
+    Signed,
+    StepRequest,
     SurvivorSet,
     UnmaskShares,
 )
@@ -21,23 +26,34 @@ from protocols.params import Phase
 
 PARAMS = make_params(4, ("g", 5, 4), ("h", 3, 11))
 KINDS = {
-    (Phase.ADVERTISE_KEYS, "up"): Advertisement,
-    (Phase.ADVERTISE_KEYS, "down"): KeyDirectory,
-    (Phase.SHARE_KEYS, "up"): ShareBundles,
-    (Phase.SHARE_KEYS, "down"): BundleDelivery,
-    (Phase.MASKED_INPUT, "up"): MaskedInput,
-    (Phase.MASKED_INPUT, "down"): SurvivorSet,
-    (Phase.UNMASKING, "up"): UnmaskShares,
+    0x10: Advertisement,
+    0x11: KeyDirectory,
+    0x12: ShareBundles,
+    0x13: BundleDelivery,
+    0x14: MaskedInput,
+    0x15: SurvivorSet,
+    0x16: UnmaskShares,
+    0x17: StepRequest,
+    0x18: BundleReport,
+    0x19: Consistency,
+    0x1A: ConsistencyProof,
+    0x1B: Signed,
 }
 
 
 def samples():
-    seen = {}
+    rare = (
+        BundleReport(b"\2"),
+        Consistency(3),
+        ConsistencyProof(b"\7", (b"s" * 64, b"t" * 64, b"u" * 64)),
+        Signed(messages.encode(Consistency(3)), b"s" * 64),
+    )
+    seen = {type(message): messages.encode(message) for message in rare}
     run_aggregation(
         make_inputs(PARAMS),
         PARAMS,
         drops=DropSchedule({10: Phase.MASKED_INPUT}),
-        tap=lambda phase, direction, u, data: seen.setdefault(KINDS[phase, direction], data),
+        tap=lambda phase, direction, u, data: seen.setdefault(KINDS[data[1]], data),
     )
     return seen
 
@@ -52,7 +68,7 @@ def test_every_message_is_covered():
 
 @every_kind
 def test_round_trip(kind):
-    message = messages.decode(SAMPLES[kind], kind, PARAMS)
+    message = messages.decode(SAMPLES[kind], kind, PARAMS.batch, PARAMS.task)
     assert messages.encode(message) == SAMPLES[kind]
 
 
@@ -61,21 +77,21 @@ def test_every_prefix_and_extension_is_refused(kind):
     data = SAMPLES[kind]
     for end in range(len(data)):
         with pytest.raises(DecodeError):
-            messages.decode(data[:end], kind, PARAMS)
+            messages.decode(data[:end], kind, PARAMS.batch, PARAMS.task)
     for extra in (b"\0", b"\xc0", data):
         with pytest.raises(DecodeError):
-            messages.decode(data + extra, kind, PARAMS)
+            messages.decode(data + extra, kind, PARAMS.batch, PARAMS.task)
 
 
 @every_kind
 def test_every_bit_flip_is_refused_or_another_message(kind):
     data = SAMPLES[kind]
-    original = messages.decode(data, kind, PARAMS)
+    original = messages.decode(data, kind, PARAMS.batch, PARAMS.task)
     for position in range(8 * len(data)):
         flipped = bytearray(data)
         flipped[position // 8] ^= 1 << position % 8
         try:
-            message = messages.decode(bytes(flipped), kind, PARAMS)
+            message = messages.decode(bytes(flipped), kind, PARAMS.batch, PARAMS.task)
         except DecodeError:
             continue
         assert message != original
@@ -87,7 +103,7 @@ def test_no_other_kind_is_accepted(kind):
     for other, data in SAMPLES.items():
         if other is not kind:
             with pytest.raises(DecodeError):
-                messages.decode(data, kind, PARAMS)
+                messages.decode(data, kind, PARAMS.batch, PARAMS.task)
 
 
 @every_kind
@@ -95,25 +111,34 @@ def test_longest_message_fits_the_bound_and_one_more_byte_is_too_long(kind):
     n = PARAMS.n
     full = messages.encode_set(PARAMS.roster, PARAMS.roster)
     fields = [(s.length, PARAMS.field(s).bits) for s in PARAMS.sections]
+    advertisement = Advertisement(bytes(32), (bytes(32),), bytes(32))
     longest = {
-        Advertisement: Advertisement(bytes(32), bytes(32)),
-        KeyDirectory: KeyDirectory(full, (bytes(32),) * n, (bytes(32),) * n),
-        ShareBundles: ShareBundles((bytes(80),) * (n - 1)),
+        Advertisement: advertisement,
+        KeyDirectory: KeyDirectory(full, (messages.encode(advertisement),) * n),
+        ShareBundles: ShareBundles((bytes(32),) * 2, (bytes(80),) * (n - 1)),
         BundleDelivery: BundleDelivery(full, (bytes(80),) * (n - 1)),
-        MaskedInput: MaskedInput(tuple(bytes(messages.packed_size(*f)) for f in fields)),
+        BundleReport: BundleReport(full),
+        StepRequest: StepRequest(1023, full),
+        MaskedInput: MaskedInput(1023, tuple(bytes(messages.packed_size(*f)) for f in fields)),
         SurvivorSet: SurvivorSet(full),
-        UnmaskShares: UnmaskShares((bytes(32),) * n, ()),
+        Consistency: Consistency(1023),
+        ConsistencyProof: ConsistencyProof(full, (bytes(64),) * n),
+        Signed: Signed(
+            messages.encode(ShareBundles((bytes(32),) * 2, (bytes(80),) * (n - 1))), bytes(64)
+        ),
+        UnmaskShares: UnmaskShares(1023, (bytes(32),) * n, ()),
     }[kind]
-    assert len(messages.encode(longest)) <= messages.max_size(kind, PARAMS)
+    assert len(messages.encode(longest)) <= messages.max_size(kind, PARAMS.batch, PARAMS.task)
+    size = messages.max_size(kind, PARAMS.batch, PARAMS.task) + 1
     with pytest.raises(DecodeError, match="too long"):
-        messages.decode(bytes(messages.max_size(kind, PARAMS) + 1), kind, PARAMS)
+        messages.decode(bytes(size), kind, PARAMS.batch, PARAMS.task)
 
 
 @given(st.binary(max_size=80))
 def test_junk_gives_only_decode_errors(data):
     for kind in SAMPLES:
         with pytest.raises(DecodeError):
-            messages.decode(data, kind, PARAMS)
+            messages.decode(data, kind, PARAMS.batch, PARAMS.task)
 
 
 @pytest.mark.parametrize(
@@ -121,33 +146,35 @@ def test_junk_gives_only_decode_errors(data):
 )
 def test_nested_and_overlong_headers_give_only_decode_errors(byte):
     for kind, data in SAMPLES.items():
-        bound = messages.max_size(kind, make_params(3000, ("g", 10**6, 4)))
+        large = make_params(3000, ("g", 10**6, 4))
+        bound = messages.max_size(kind, large.batch, large.task)
         for start in (b"", data[:2], data[:1] + b"\x10"):
             with pytest.raises(DecodeError):
                 messages.decode(
                     start + byte * (bound // len(byte) - 2),
                     kind,
-                    make_params(3000, ("g", 10**6, 4)),
+                    large.batch,
+                    large.task,
                 )
 
 
 def test_long_form_headers_are_not_canonical():
     data = SAMPLES[Advertisement]
-    assert data[:1] == b"\x93"
-    for longer in (b"\xdc\x00\x03" + data[1:], data[:1] + b"\xcc" + data[1:]):
+    assert data[:1] == b"\x94"
+    for longer in (b"\xdc\x00\x04" + data[1:], data[:1] + b"\xcc" + data[1:]):
         with pytest.raises(DecodeError):
-            messages.decode(longer, Advertisement, PARAMS)
+            messages.decode(longer, Advertisement, PARAMS.batch, PARAMS.task)
 
 
 def test_another_version_is_refused():
     data = bytearray(SAMPLES[Advertisement])
     data[1] += 0x10
     with pytest.raises(DecodeError):
-        messages.decode(bytes(data), Advertisement, PARAMS)
+        messages.decode(bytes(data), Advertisement, PARAMS.batch, PARAMS.task)
     with pytest.raises(DecodeError, match="tag"):
-        messages.decode_upload(bytes(data), PARAMS)
+        messages.decode_upload(bytes(data), PARAMS.batch)
     with pytest.raises(DecodeError, match="tag"):
-        messages.decode_upload(b"", PARAMS)
+        messages.decode_upload(b"", PARAMS.batch)
 
 
 @given(st.data())
@@ -168,10 +195,12 @@ def test_masked_elements_outside_the_field_are_refused():
     params = make_params(4, ("g", 2, 4))  # GF(61): 61, 62 and 63 are not elements
     for word in (61, 63):
         run = Run(params, Phase.SHARE_KEYS)
+        run.begin()
         with pytest.raises(DecodeError, match="field"):
-            run.server.receive(10, messages.encode(MaskedInput((bytes([word, 0]),))))
+            run.server.receive(10, messages.encode(MaskedInput(0, (bytes([word, 0]),))))
     run = Run(params, Phase.SHARE_KEYS)
-    assert run.server.receive(10, messages.encode(MaskedInput((bytes([60, 0]),))))
+    run.begin()
+    assert run.server.receive(10, messages.encode(MaskedInput(0, (bytes([60, 0]),))))
 
 
 @pytest.mark.parametrize(
@@ -179,5 +208,6 @@ def test_masked_elements_outside_the_field_are_refused():
 )
 def test_masked_vectors_of_wrong_shape_are_refused(sections):
     run = Run(make_params(4, ("g", 2, 4)), Phase.SHARE_KEYS)
+    run.begin()
     with pytest.raises(DecodeError):
-        run.server.receive(10, messages.encode(MaskedInput(sections)))
+        run.server.receive(10, messages.encode(MaskedInput(0, sections)))

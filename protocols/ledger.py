@@ -1,0 +1,184 @@
+"""The one-answer ledger: one answer to each request, across restarts of the client (SPEC 6.7).
+
+Inputs are not reproducible (rounding, noise), and two answers to one request under the same masks
+would leak their difference. So whatever is about to leave is first stored by the owner of the
+client, in full, together with the state from which it goes on. Storing is the owner's: write to a
+temporary file, fsync, rename, fsync the folder, then send. A record replaces the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from protocols import context, messages
+from protocols.client import ClientSession, Ended, Failed, Inputs
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.keys import Entropy
+from protocols.messages import StepRequest
+from protocols.params import Phase, Task
+from protocols.preprocessing import (
+    Advertised,
+    Confirmed,
+    Masked,
+    Party,
+    Prepared,
+    Secret,
+    Shared,
+    Start,
+    State,
+)
+
+_State = Start | Advertised | Shared | Prepared | Failed | Ended
+
+
+class Answered(Secret, frozen=True):
+    """A request by its digest, and the reply; an empty reply means that none is sent."""
+
+    request: bytes
+    reply: bytes
+
+
+class Record(Secret, frozen=True):
+    """Everything that a client needs after a restart, and everything it must not forget."""
+
+    off0: bytes
+    client: int
+    state: _State
+    answers: dict[str, Answered]
+
+
+class Reply(NamedTuple):
+    """What a step gives its owner: `record` is to be stored before `message` is sent."""
+
+    record: bytes
+    message: bytes
+
+    def __repr__(self) -> str:
+        return f"Reply({len(self.record)} bytes to store, {len(self.message)} to send)"
+
+
+class DurableClient:
+    """A client that answers every request once, whatever happens to its process.
+
+    The same request again gets the same bytes; another one for a stage that was answered is
+    refused for ever, and does not disturb the step that runs. Two objects must never be made from
+    one record, nor an older record be used: the owner locks its folder (SPEC 6.7).
+
+    Args:
+        party: who, in which batch, on what conditions.
+        entropy: as for `ClientSession`.
+        record: what was stored last, after a restart.
+
+    Raises:
+        LocalProtocolError: the record is damaged, or of another client or batch.
+        PolicyError: see `ClientSession`.
+    """
+
+    def __init__(self, party: Party, entropy: Entropy, record: bytes | None = None) -> None:
+        self._party = party
+        loaded = Record(party.off0, party.client, Start(), {}) if record is None else _load(record)
+        if (loaded.off0, loaded.client) != (party.off0, party.client):
+            raise LocalProtocolError("the record is of another client or batch")
+        self._answers = dict(loaded.answers)
+        self._session = ClientSession.resume(party, loaded.state, entropy)
+
+    def __repr__(self) -> str:
+        return f"DurableClient({self._session!r})"
+
+    @property
+    def state(self) -> State:
+        """The whole state, secrets included."""
+        return self._session.state
+
+    def advertise_keys(self) -> Reply:
+        """Round 0; see `ClientSession.advertise_keys`."""
+        return self._once(Phase.ADVERTISE_KEYS, b"", Start, self._session.advertise_keys)
+
+    def share_keys(self, directory: bytes) -> Reply:
+        """Round 1; see `ClientSession.share_keys`."""
+        session = self._session
+        return self._once(
+            Phase.SHARE_KEYS, directory, Advertised, lambda: session.share_keys(directory)
+        )
+
+    def open_bundles(self, delivery: bytes) -> Reply:
+        """After round 1; an empty message means that there is nothing to send."""
+        session = self._session
+        return self._once(
+            "open_bundles", delivery, Shared, lambda: session.open_bundles(delivery) or b""
+        )
+
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> Reply:
+        """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
+        asked = context.online(request, 0, task, self._party.batch.n, b"")
+        key = messages.decode(request, StepRequest, self._party.batch).key
+        if self._is_new(key):
+            self._answers = {}
+        session = self._session
+        return self._once(
+            Phase.MASKED_INPUT, asked, Prepared, lambda: session.masked_input(request, task, inputs)
+        )
+
+    def confirm(self, survivors: bytes) -> Reply:
+        """Consistency round; see `ClientSession.confirm`."""
+        session = self._session
+        return self._once(Phase.CONSISTENCY, survivors, Masked, lambda: session.confirm(survivors))
+
+    def unmask(self, data: bytes) -> Reply:
+        """Round 3; see `ClientSession.unmask`."""
+        session, malicious = self._session, self._party.batch.malicious
+        due = Confirmed if malicious else Masked
+        return self._once(Phase.UNMASKING, data, due, lambda: session.unmask(data))
+
+    def end(self) -> bytes:
+        """Give up the batch; the record to store holds no secret any more."""
+        self._session.end()
+        self._answers = {}
+        return self._record()
+
+    def _once(
+        self, stage: str, request: bytes, due: type[object], answer: Callable[[], bytes]
+    ) -> Reply:
+        digest = hashlib.sha256(request).digest()
+        stored = self._answers.get(stage)
+        if stored is None:
+            self._check_due(due)
+            stored = Answered(digest, answer())
+            self._answers[stage] = stored
+        elif stored.request != digest:
+            raise RemoteProtocolError(None, _phase(stage), "another request was answered")
+        return Reply(self._record(), stored.reply)
+
+    def _check_due(self, due: type[object]) -> None:
+        state = self._session.state
+        running = state.current if isinstance(state, Prepared) else None
+        if not isinstance(state, due) and not isinstance(running, due):
+            raise LocalProtocolError(f"this step needs {due.__name__}")
+
+    def _is_new(self, key: int) -> bool:
+        """Whether keys are unspent, so that the answers of the step before are done with."""
+        state = self._session.state
+        return isinstance(state, Prepared) and key in state.unused
+
+    def _record(self) -> bytes:
+        state = self._session.state
+        if not isinstance(state, _State):
+            raise LocalProtocolError("state cannot be stored")
+        return msgspec.msgpack.encode(
+            Record(self._party.off0, self._party.client, state, self._answers)
+        )
+
+
+def _load(record: bytes) -> Record:
+    try:
+        return msgspec.msgpack.decode(record, type=Record)
+    except msgspec.DecodeError:
+        raise LocalProtocolError("the record is damaged") from None
+
+
+def _phase(stage: str) -> Phase:
+    return Phase(stage) if stage in set(Phase) else Phase.SHARE_KEYS

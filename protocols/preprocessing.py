@@ -1,0 +1,571 @@
+"""The offline exchange: keys and shares for the M steps of a batch (SPEC 6.1, 6.2).
+
+Every step of the batch has seeds of its own, and nothing of one step is derived from another's:
+opening a step says nothing of the others (SPEC 3.8). Only the channel keys and U1 are common.
+
+Client:  Start -> Advertised -> Shared -> Ready
+Server:  CollectingKeys -> CollectingBundles -> Prepared
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from protocols import context, masking, messages, shamir, signing
+from protocols.context import u64
+from protocols.errors import (
+    CryptoError,
+    DecodeError,
+    LocalProtocolError,
+    NotEnoughSurvivors,
+    RemoteProtocolError,
+)
+from protocols.graph import complete
+from protocols.keys import (
+    KEY_SIZE,
+    Entropy,
+    KeyPair,
+    SigningKey,
+    draw,
+    frame,
+    hkdf,
+    seal,
+    unseal,
+)
+from protocols.messages import (
+    Advertisement,
+    BundleDelivery,
+    BundleReport,
+    KeyDirectory,
+    Message,
+    ShareBundles,
+)
+from protocols.params import BatchParams, Phase
+from protocols.policy import Policy
+from protocols.seeds import Kind, SeedSlot, commit_all
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """Base of everything with a secret inside: shows nothing, and can be stored by its owner."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class SelfShare(Secret, frozen=True):
+    """A share of a survivor's self-mask seed."""
+
+    value: bytes
+
+
+class KeyShare(Secret, frozen=True):
+    """A share of a dropped client's mask-key seed."""
+
+    value: bytes
+
+
+class HeldShares(Secret, frozen=True):
+    """Both shares this client holds of one peer for one step; at most one of them ever leaves."""
+
+    mask_key: KeyShare
+    self_mask: SelfShare
+
+
+class OwnSeeds(Secret, frozen=True):
+    """This client's two seeds of one step."""
+
+    mask_key: bytes
+    self_mask: bytes
+
+
+class StepKeys(Secret, frozen=True):
+    """What one step needs: own seeds, and the shares held of every peer."""
+
+    seeds: OwnSeeds
+    held: dict[int, HeldShares]
+
+
+class State(Secret, frozen=True, tag=True):
+    """Base of the client's states."""
+
+
+class Start(State, frozen=True):
+    """Nothing sent yet."""
+
+
+class Advertised(State, frozen=True):
+    """Own keys are out; waiting for the directory."""
+
+    channel: bytes
+    seeds: tuple[OwnSeeds, ...]
+    sent: bytes
+
+
+class Shared(State, frozen=True):
+    """Bundles are out, the channel secret gone; waiting for the peers' bundles."""
+
+    off1: bytes
+    mask_keys: dict[int, tuple[bytes, ...]]
+    inbound_keys: dict[int, bytes]
+    seeds: tuple[OwnSeeds, ...]
+    own_shares: tuple[HeldShares, ...]
+
+
+class Masked(Secret, frozen=True, tag=True):
+    """A step whose masked input is out, own seeds gone; waiting for the survivor set."""
+
+    key: int
+    on: bytes
+    held: dict[int, HeldShares]
+
+
+class Confirmed(Secret, frozen=True, tag=True):
+    """A step whose survivor set this client has signed; waiting for the others' signatures."""
+
+    key: int
+    on: bytes
+    held: dict[int, HeldShares]
+    survivors: tuple[int, ...]
+
+
+class Prepared(State, frozen=True):
+    """Ready for the steps whose keys are in `unused`, and perhaps in the middle of one.
+
+    `cohort` is who took part in the last step, as far as this client was told; None before.
+    """
+
+    off1: bytes
+    mask_keys: dict[int, tuple[bytes, ...]]
+    unused: dict[int, StepKeys]
+    current: Masked | Confirmed | None = None
+    last_step: int = -1
+    cohort: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who, in which batch, and on what conditions.
+
+    Args:
+        batch: agreed by all parties.
+        client: own id.
+        identity: signs every message in the malicious model; else None.
+        policy: own bounds; None accepts everything.
+
+    Raises:
+        LocalProtocolError: the client is not in the roster, or not under this identity.
+        PolicyError: the batch is outside the policy.
+    """
+
+    batch: BatchParams
+    client: int
+    identity: SigningKey | None = None
+    policy: Policy | None = None
+
+    def __post_init__(self) -> None:
+        if self.client not in self.batch.roster:
+            raise LocalProtocolError(f"client {self.client} is not in the roster")
+        own = self.batch.identity(self.client) if self.batch.malicious else None
+        if own != (self.identity.public if self.identity else None):
+            raise LocalProtocolError("the signing key is not the identity of the roster")
+        if self.batch.malicious and self.policy is None:
+            raise LocalProtocolError("the malicious model needs a policy")
+        if self.policy is not None:
+            self.policy.check_batch(self.batch)
+
+    def wrap(self, bound: bytes, message: Message) -> bytes:
+        """Encode an upload, signed under a context if this is the malicious model."""
+        return signing.wrap(self.identity, self.client, bound, message)
+
+    @property
+    def off0(self) -> bytes:
+        """The offline context."""
+        return context.offline(self.batch)
+
+
+def share_points(roster: tuple[int, ...]) -> dict[int, int]:
+    """Client -> Shamir x: roster index + 1, whoever is missing from U1 (SPEC 3.6)."""
+    return {client: index + 1 for index, client in enumerate(roster)}
+
+
+# Client, round 0 -------------------------------------------------------------------------------
+
+
+def advertise_keys(party: Party, entropy: Entropy) -> Advertised:
+    """Draw the channel key and two seeds per step (SPEC 6.1)."""
+    channel = draw(entropy, KEY_SIZE)
+    seeds = tuple(
+        OwnSeeds(shamir.draw_element(entropy), shamir.draw_element(entropy))
+        for _ in range(party.batch.steps)
+    )
+    off0 = party.off0
+    pairs = (
+        masking.mask_key_pair(own.mask_key, party.client, key, off0)
+        for key, own in enumerate(seeds)
+    )
+    message = Advertisement(
+        KeyPair.from_private_bytes(channel).public,
+        tuple(pair.public for pair in pairs),
+        commit_all(commitments(party, seeds)),
+    )
+    return Advertised(channel, seeds, party.wrap(off0, message))
+
+
+def commitments(party: Party, seeds: Iterable[OwnSeeds]) -> tuple[bytes, ...]:
+    """Per step the commitments to both seeds, mask-key seed first (SPEC 3.7)."""
+    off0 = party.off0
+    return tuple(
+        SeedSlot(off0, party.client, key, kind).commit(seed)
+        for key, own in enumerate(seeds)
+        for kind, seed in ((Kind.MASK_KEY, own.mask_key), (Kind.SELF_MASK, own.self_mask))
+    )
+
+
+# Client, round 1 -------------------------------------------------------------------------------
+
+
+def share_keys(
+    party: Party, state: Advertised, message: KeyDirectory
+) -> tuple[Shared, ShareBundles]:
+    """Share all seeds with every member of U1, itself included (SPEC 6.2).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the directory is not acceptable.
+    """
+    directory = _checked_directory(party, state, message)
+    off1 = context.advertised(party.off0, zip(directory, message.advertisements, strict=True))
+    held = _split_seeds(party, state.seeds, tuple(directory))
+    channel = KeyPair.from_private_bytes(state.channel)
+    peers = complete(party.client, tuple(directory))
+    secrets = {v: _agree(channel, v, directory[v].channel_key) for v in peers}
+    bundles = tuple(
+        _seal_bundle(secrets[v], held[v], off1, sender=party.client, recipient=v) for v in peers
+    )
+    inbound = {v: _bundle_key(secrets[v], off1, v, party.client) for v in peers}
+    mask_keys = {v: directory[v].mask_keys for v in peers}
+    nxt = Shared(off1, mask_keys, inbound, state.seeds, held[party.client])
+    return nxt, ShareBundles(commitments(party, state.seeds), bundles)
+
+
+def _checked_directory(
+    party: Party, state: Advertised, message: KeyDirectory
+) -> dict[int, Advertisement]:
+    """Client -> advertisement of U1, after every check of SPEC 6.2."""
+    batch = party.batch
+    members = messages.decode_set(message.members, batch.roster)
+    if len(members) < batch.threshold:
+        raise lie(Phase.SHARE_KEYS, "fewer keys than the threshold")
+    if len(members) != len(message.advertisements):
+        raise lie(Phase.SHARE_KEYS, "numbers of advertisements and of members differ")
+    listed = dict(zip(members, message.advertisements, strict=True))
+    if listed.get(party.client) != state.sent:
+        raise lie(Phase.SHARE_KEYS, "own keys missing or changed")
+    if party.policy is not None:
+        party.policy.check_members(batch, len(members))
+    directory = {u: _advertisement(party, u, data) for u, data in listed.items()}
+    if any(len(keys.mask_keys) != batch.steps for keys in directory.values()):
+        raise lie(Phase.SHARE_KEYS, "wrong number of mask keys")
+    if keys_repeat(directory.values()):
+        raise lie(Phase.SHARE_KEYS, "keys repeat")
+    return directory
+
+
+def _advertisement(party: Party, client: int, data: bytes) -> Advertisement:
+    message = signing.opened(party.batch, client, party.off0, data)
+    if not isinstance(message, Advertisement):
+        raise DecodeError("not an Advertisement")
+    return message
+
+
+def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
+    """Whether any public key stands in two places."""
+    keys = [key for a in advertisements for key in (a.channel_key, *a.mask_keys)]
+    return len(set(keys)) != len(keys)
+
+
+def _split_seeds(
+    party: Party, seeds: tuple[OwnSeeds, ...], members: tuple[int, ...]
+) -> dict[int, tuple[HeldShares, ...]]:
+    """Member -> its shares, step by step."""
+    steps = [_split_step(party, key, own, members) for key, own in enumerate(seeds)]
+    return {member: tuple(step[member] for step in steps) for member in members}
+
+
+def _split_step(
+    party: Party, key: int, own: OwnSeeds, members: tuple[int, ...]
+) -> dict[int, HeldShares]:
+    points, threshold, off0 = share_points(party.batch.roster), party.batch.threshold, party.off0
+    xs = [points[member] for member in members]
+    mask_key, self_mask = (
+        SeedSlot(off0, party.client, key, kind).split(seed, threshold, xs)
+        for kind, seed in ((Kind.MASK_KEY, own.mask_key), (Kind.SELF_MASK, own.self_mask))
+    )
+    return {
+        member: HeldShares(KeyShare(mask_key[x]), SelfShare(self_mask[x]))
+        for member, x in zip(members, xs, strict=True)
+    }
+
+
+def _agree(channel: KeyPair, peer: int, peer_key: bytes) -> bytes:
+    try:
+        return channel.agree(peer_key)
+    except CryptoError as error:
+        raise RemoteProtocolError(peer, Phase.SHARE_KEYS, str(error)) from None
+
+
+def _bundle_key(secret: bytes, off1: bytes, sender: int, recipient: int) -> bytes:
+    return hkdf(secret, "bundle", off1, u64(sender), u64(recipient))
+
+
+def _bundle_associated(off1: bytes, sender: int, recipient: int) -> bytes:
+    return frame(b"bundle", off1, u64(sender), u64(recipient))
+
+
+def _seal_bundle(
+    secret: bytes, held: tuple[HeldShares, ...], off1: bytes, *, sender: int, recipient: int
+) -> bytes:
+    key = _bundle_key(secret, off1, sender, recipient)
+    plaintext = b"".join(step.mask_key.value + step.self_mask.value for step in held)
+    return seal(key, plaintext, _bundle_associated(off1, sender, recipient))
+
+
+# Client, after round 1 -------------------------------------------------------------------------
+
+
+def open_bundles(
+    party: Party, state: Shared, message: BundleDelivery
+) -> tuple[Prepared, BundleReport | None]:
+    """Open every bundle of U2, and report those that do not open (SPEC 6.2).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the delivery is not acceptable.
+    """
+    batch = party.batch
+    active = messages.decode_set(message.sharers, batch.roster)
+    _check_delivery(party, state, message, active)
+    sealed = dict(zip(complete(party.client, active), message.bundles, strict=True))
+    opened = {u: _open_bundle(party, state, u, data) for u, data in sealed.items()}
+    held = {u: shares for u, shares in opened.items() if shares is not None}
+    held = {**held, party.client: state.own_shares}
+    unused = {
+        key: StepKeys(own, {u: held[u][key] for u in sorted(held)})
+        for key, own in enumerate(state.seeds)
+    }
+    mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in held}
+    unopened = [u for u, shares in opened.items() if shares is None]
+    report = BundleReport(messages.encode_set(unopened, batch.roster)) if unopened else None
+    return Prepared(state.off1, mask_keys, unused), report
+
+
+def _check_delivery(
+    party: Party, state: Shared, message: BundleDelivery, active: tuple[int, ...]
+) -> None:
+    if len(active) < party.batch.threshold:
+        raise lie(Phase.SHARE_KEYS, "fewer sharers than the threshold")
+    if party.client not in active:
+        raise lie(Phase.SHARE_KEYS, "own bundles missing")
+    if not set(active) <= {party.client, *state.inbound_keys}:
+        raise lie(Phase.SHARE_KEYS, "a sharer advertised no keys")
+    if len(message.bundles) != len(active) - 1:
+        raise lie(Phase.SHARE_KEYS, "numbers of bundles and of sharers differ")
+
+
+def _open_bundle(
+    party: Party, state: Shared, sender: int, sealed: bytes
+) -> tuple[HeldShares, ...] | None:
+    """The shares of every step; None if this is not what the sender must have sealed."""
+    associated = _bundle_associated(state.off1, sender, party.client)
+    try:
+        plaintext = unseal(state.inbound_keys[sender], sealed, associated)
+        return _parse_shares(plaintext, party.batch.steps)
+    except (CryptoError, DecodeError):
+        return None
+
+
+def _parse_shares(plaintext: bytes, steps: int) -> tuple[HeldShares, ...]:
+    starts = range(0, len(plaintext), shamir.SIZE)
+    shares = [plaintext[start : start + shamir.SIZE] for start in starts]
+    for share in shares:
+        shamir.decode_element(share)
+    if len(shares) != 2 * steps:
+        raise DecodeError("wrong number of shares")
+    pairs = zip(shares[::2], shares[1::2], strict=True)
+    return tuple(HeldShares(KeyShare(a), SelfShare(b)) for a, b in pairs)
+
+
+def lie(phase: Phase, message: str) -> RemoteProtocolError:
+    """The server broke a rule."""
+    return RemoteProtocolError(None, phase, message)
+
+
+# Server ----------------------------------------------------------------------------------------
+
+# Every X25519 result with a low-order point is zero, whatever the private key.
+_PROBE = KeyPair.from_private_bytes(bytes(KEY_SIZE))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingKeys:
+    """Round 0: advertisements by client, and the bytes they came in."""
+
+    received: Mapping[int, Advertisement]
+    sent: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingBundles:
+    """Round 1: what every member of U1 sent."""
+
+    off1: bytes
+    advertised: Mapping[int, Advertisement]
+    received: Mapping[int, ShareBundles]
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What the server keeps of a batch: public keys and commitments of U2."""
+
+    off1: bytes
+    advertised: Mapping[int, Advertisement]
+    commitments: Mapping[int, tuple[bytes, ...]]
+
+    @property
+    def sharers(self) -> tuple[int, ...]:
+        """U2, ascending."""
+        return tuple(self.advertised)
+
+    def commitment(self, client: int, key: int, kind: Kind) -> bytes:
+        """What a client committed to for one of its seeds."""
+        return self.commitments[client][2 * key + (kind is Kind.SELF_MASK)]
+
+
+def receive_keys(
+    batch: BatchParams, state: CollectingKeys, client: int, message: Advertisement, data: bytes
+) -> CollectingKeys:
+    """Check and record a client's keys (SPEC 6.1).
+
+    Raises:
+        RemoteProtocolError: a wrong number of keys, or one that no peer could accept.
+    """
+    phase = Phase.ADVERTISE_KEYS
+    check_sender(client, batch.roster, state.received, phase)
+    if len(message.mask_keys) != batch.steps:
+        raise RemoteProtocolError(client, phase, "wrong number of mask keys")
+    received = {**state.received, client: message}
+    if keys_repeat(received.values()):
+        raise RemoteProtocolError(client, phase, "keys repeat")
+    try:
+        for public in (message.channel_key, *message.mask_keys):
+            _PROBE.agree(public)
+    except CryptoError:
+        raise RemoteProtocolError(client, phase, "a key has low order") from None
+    return CollectingKeys(received, {**state.sent, client: data})
+
+
+def end_keys(
+    batch: BatchParams, state: CollectingKeys
+) -> tuple[CollectingBundles, dict[int, Message]]:
+    """Fix U1 and send everyone's keys to it (SPEC 6.1).
+
+    Raises:
+        NotEnoughSurvivors: |U1| below the threshold.
+    """
+    members = enough(batch, state.received, Phase.ADVERTISE_KEYS)
+    sent = {u: state.sent[u] for u in members}
+    directory = KeyDirectory(messages.encode_set(members, batch.roster), tuple(sent.values()))
+    off1 = context.advertised(context.offline(batch), sent.items())
+    advertised = {u: state.received[u] for u in members}
+    return CollectingBundles(off1, advertised, {}), dict.fromkeys(members, directory)
+
+
+def receive_bundles(
+    batch: BatchParams, state: CollectingBundles, client: int, message: ShareBundles
+) -> CollectingBundles:
+    """Check and record a client's bundles (SPEC 6.2).
+
+    Raises:
+        RemoteProtocolError: wrong numbers or sizes, or commitments that were not advertised.
+    """
+    phase = Phase.SHARE_KEYS
+    check_sender(client, state.advertised, state.received, phase)
+    if len(message.bundles) != len(state.advertised) - 1:
+        raise RemoteProtocolError(client, phase, "wrong number of bundles")
+    if any(len(bundle) != messages.bundle_size(batch) for bundle in message.bundles):
+        raise RemoteProtocolError(client, phase, "bundle of wrong size")
+    if len(message.commitments) != 2 * batch.steps:
+        raise RemoteProtocolError(client, phase, "wrong number of commitments")
+    if commit_all(message.commitments) != state.advertised[client].commitment:
+        raise RemoteProtocolError(client, phase, "commitments are not those advertised")
+    return CollectingBundles(state.off1, state.advertised, {**state.received, client: message})
+
+
+def end_bundles(batch: BatchParams, state: CollectingBundles) -> tuple[Stock, dict[int, Message]]:
+    """Fix U2 and route every bundle to its recipient (SPEC 6.2).
+
+    Raises:
+        NotEnoughSurvivors: |U2| below the threshold.
+    """
+    active = enough(batch, state.received, Phase.SHARE_KEYS)
+    members = tuple(state.advertised)
+    sent = {
+        u: dict(zip(complete(u, members), state.received[u].bundles, strict=True)) for u in active
+    }
+    sharers = messages.encode_set(active, batch.roster)
+    replies: dict[int, Message] = {
+        v: BundleDelivery(sharers, tuple(sent[u][v] for u in complete(v, active))) for v in active
+    }
+    stock = Stock(
+        state.off1,
+        {u: state.advertised[u] for u in active},
+        {u: state.received[u].commitments for u in active},
+    )
+    return stock, replies
+
+
+def left_out(reports: Mapping[int, frozenset[int]]) -> frozenset[int]:
+    """Who stays out of later steps so that nobody left has an unopened bundle of another.
+
+    A report does not prove who lies. The client in most conflicts goes first, so one that
+    accuses everybody puts out itself (SPEC 6.2).
+
+    Args:
+        reports: client -> whose bundles it could not open.
+    """
+    conflicts = {frozenset({u, v}) for u, others in reports.items() for v in others}
+    gone: set[int] = set()
+    while conflicts:
+        counts = Counter(u for pair in conflicts for u in sorted(pair))
+        worst = min(counts, key=lambda u: (-counts[u], u))
+        gone.add(worst)
+        conflicts = {pair for pair in conflicts if worst not in pair}
+    return frozenset(gone)
+
+
+Group = tuple[int, ...] | Mapping[int, object] | frozenset[int]
+
+
+def check_sender(client: int, allowed: Group, received: Group, phase: Phase) -> None:
+    """Refuse who does not take part in a round or has already sent (SPEC 6).
+
+    Raises:
+        RemoteProtocolError: either.
+    """
+    if client not in allowed:
+        raise RemoteProtocolError(client, phase, "not taking part in this round")
+    if client in received:
+        raise RemoteProtocolError(client, phase, "second message of this round")
+
+
+def enough(batch: BatchParams, received: Group, phase: Phase) -> tuple[int, ...]:
+    """The senders of a round in roster order.
+
+    Raises:
+        NotEnoughSurvivors: fewer than the threshold.
+    """
+    if len(received) < batch.threshold:
+        raise NotEnoughSurvivors(phase, len(received), batch.threshold)
+    return tuple(sorted(received))

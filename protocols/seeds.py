@@ -1,0 +1,96 @@
+"""Seeds that are committed to, shared, and found again in spite of wrong shares (SPEC 3.6, 3.7)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+from protocols import shamir
+from protocols.context import digest, u64
+from protocols.errors import CryptoError
+from protocols.keys import hkdf
+
+# Wrong shares cost one attempt per set left out. Past this many the seed counts as lost, so that
+# a few liars cannot keep the server busy for ever.
+MAX_ATTEMPTS = 512
+
+
+class Kind(enum.StrEnum):
+    """What a seed is for."""
+
+    MASK_KEY = "mask key"
+    SELF_MASK = "self mask"
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSlot:
+    """Whose seed, of which key step, for what. Holds no secret."""
+
+    off0: bytes
+    client: int
+    key: int
+    kind: Kind
+
+    def commit(self, seed: bytes) -> bytes:
+        """The 32-byte commitment; hides the seed because the seed is uniform."""
+        return digest("commitment", *self._context(), seed)
+
+    def split(self, seed: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
+        """Shares by x. The seed decides the whole polynomial, so a share can be checked later."""
+        degrees = range(threshold - 1, 0, -1)
+        return shamir.split(seed, [self._coefficient(seed, d) for d in degrees], points)
+
+    def recover(
+        self, shares: Mapping[int, bytes], threshold: int, commitment: bytes
+    ) -> tuple[bytes, frozenset[int]]:
+        """Find the committed seed in spite of wrong shares.
+
+        Args:
+            shares: x -> share, every one a field element.
+            threshold: the number the seed was shared with.
+            commitment: what its owner committed to.
+
+        Returns:
+            The seed, and the x of every wrong share.
+
+        Raises:
+            CryptoError: no set of shares that was tried gives the committed seed.
+        """
+        for attempt, xs in enumerate(_subsets(tuple(sorted(shares)), threshold)):
+            seed = shamir.reconstruct({x: shares[x] for x in xs}, threshold)
+            if self.commit(seed) == commitment:
+                # The first try succeeds unless somebody lies; only then is it worth the search.
+                wrong = self._wrong(seed, shares, threshold) if attempt else frozenset()
+                return seed, wrong
+        raise CryptoError("the shares do not give the committed seed")
+
+    def _wrong(self, seed: bytes, shares: Mapping[int, bytes], threshold: int) -> frozenset[int]:
+        right = self.split(seed, threshold, shares)
+        return frozenset(x for x, share in shares.items() if share != right[x])
+
+    def _coefficient(self, seed: bytes, degree: int) -> int:
+        derived = hkdf(seed, "coefficient", u64(degree), *self._context())
+        return int.from_bytes(derived, "big") % shamir.P
+
+    def _context(self) -> tuple[bytes, ...]:
+        return self.off0, u64(self.client), u64(self.key), self.kind.encode()
+
+
+def _subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
+    """The first `threshold` of xs, then those without one of them, without two, and so on."""
+    seen = set()
+    for left_out in range(len(xs) - threshold + 1):
+        for gone in combinations(xs, left_out):
+            chosen = tuple(x for x in xs if x not in gone)[:threshold]
+            if chosen not in seen:
+                seen.add(chosen)
+                yield chosen
+            if len(seen) == MAX_ATTEMPTS:
+                return
+
+
+def commit_all(leaves: Iterable[bytes]) -> bytes:
+    """One 32-byte commitment to a client's 2M commitments (SPEC 3.7)."""
+    return digest("commitments", *leaves)

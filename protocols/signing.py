@@ -1,0 +1,67 @@
+"""Signed uploads of the malicious model (SPEC 3.11, 5.1)."""
+
+from __future__ import annotations
+
+from protocols import messages
+from protocols.context import digest, u64
+from protocols.errors import CryptoError, DecodeError
+from protocols.keys import SigningKey, verify
+from protocols.messages import Message, Signed, Upload
+from protocols.params import BatchParams, Task
+
+
+def wrap(identity: SigningKey | None, client: int, context: bytes, message: Message) -> bytes:
+    """Encode an upload; with an identity, sign it under the context it belongs to."""
+    body = messages.encode(message)
+    if identity is None:
+        return body
+    return messages.encode(Signed(body, identity.sign(_statement(client, context, body))))
+
+
+def unwrap(data: bytes, batch: BatchParams, *tasks: Task) -> tuple[Upload, bytes, bytes | None]:
+    """Decode an upload; the caller knows the context and checks the signature.
+
+    Returns:
+        The upload, its encoding, and in the malicious model its signature.
+
+    Raises:
+        DecodeError: either layer is malformed.
+    """
+    if not batch.malicious:
+        return messages.decode_upload(data, batch, *tasks), data, None
+    signed = messages.decode(data, Signed, batch, *tasks)
+    upload = messages.decode_upload(signed.body, batch, *tasks)
+    return upload, signed.body, signed.signature
+
+
+def check(
+    batch: BatchParams, client: int, context: bytes, body: bytes, signature: bytes | None
+) -> None:
+    """Check the signature of an upload; without identities there is nothing to check.
+
+    Raises:
+        CryptoError: it is missing, or not the client's on this upload in this context.
+    """
+    if not batch.malicious:
+        return
+    if signature is None:
+        raise CryptoError("signature is missing")
+    verify(batch.identity(client), signature, _statement(client, context, body))
+
+
+def opened(batch: BatchParams, client: int, context: bytes, data: bytes) -> Upload:
+    """Decode an upload and check its signature.
+
+    Raises:
+        DecodeError: malformed, or not signed by the client in this context.
+    """
+    upload, body, signature = unwrap(data, batch)
+    try:
+        check(batch, client, context, body, signature)
+    except CryptoError as error:
+        raise DecodeError(str(error)) from None
+    return upload
+
+
+def _statement(client: int, context: bytes, body: bytes) -> bytes:
+    return digest("signed", context, u64(client), body)

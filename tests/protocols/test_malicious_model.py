@@ -1,0 +1,607 @@
+"""The malicious model: signatures, consistency, policy, cohorts, and one answer per request."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from secagg_helpers import (
+    fixed_entropy,
+    make_inputs,
+    make_params,
+    malicious_params,
+    plain_sum,
+    signing_keys,
+)
+
+from protocols import messages
+from protocols.client import ClientSession
+from protocols.driver import BatchSession, DropSchedule, Trust, run_aggregation
+from protocols.errors import (
+    ConfigError,
+    DecodeError,
+    LocalProtocolError,
+    NotEnoughSurvivors,
+    PolicyError,
+    RemoteProtocolError,
+    SecAggError,
+)
+from protocols.keys import SigningKey
+from protocols.ledger import DurableClient
+from protocols.messages import (
+    Consistency,
+    ConsistencyProof,
+    KeyDirectory,
+    Signed,
+    StepRequest,
+    SurvivorSet,
+    UnmaskShares,
+)
+from protocols.params import BatchParams, Phase, Section, rounds
+from protocols.policy import Policy
+from protocols.preprocessing import Party
+from protocols.server import ServerSession
+
+ROUNDS = rounds("malicious")
+ME = 13
+M = 3
+
+
+PARAMS = malicious_params(5)  # clients 10, 13, 16, 19, 22; threshold 4
+TRUST = Trust(signing_keys(PARAMS.roster))
+BATCH = BatchParams(
+    session=PARAMS.session,
+    batch=1,
+    steps=M,
+    roster=PARAMS.roster,
+    threshold=PARAMS.threshold,
+    threat_model="malicious",
+    identities=PARAMS.identities,
+)
+
+
+def bitmap(*members: int) -> bytes:
+    return messages.encode_set(members, PARAMS.roster)
+
+
+FULL = bitmap(*PARAMS.roster)
+
+
+def party(u: int, **policy) -> Party:
+    return Party(BATCH, u, TRUST.keys[u], Policy(**policy))
+
+
+class Run:
+    """Five durable clients and a server; what is sent can be read and changed in between."""
+
+    def __init__(self, **policy) -> None:
+        self.server = ServerSession(BATCH, rejoin=policy.get("rejoin"))
+        entropy = fixed_entropy()
+        self.clients = {u: DurableClient(party(u, **policy), entropy) for u in BATCH.roster}
+        keys = self.collect(lambda u, c: c.advertise_keys(), BATCH.roster)
+        self.directory = keys
+        self.deliveries = self.collect(lambda u, c: c.share_keys(keys[u]), keys)
+        for u, delivery in self.deliveries.items():
+            assert self.clients[u].open_bundles(delivery).message == b""
+
+    def task(self, step: int):
+        return make_params(step=step).task
+
+    def collect(self, answer, waiting) -> dict[int, bytes]:
+        self.sent = {u: answer(u, self.clients[u]).message for u in waiting}
+        for u, data in self.sent.items():
+            self.server.receive(u, data)
+        return self.server.end_round()
+
+    def inputs(self, step: int = 0, silent=()) -> dict[int, bytes]:
+        task = self.task(step)
+        x = make_inputs(PARAMS, step)
+        self.requests = self.server.begin_step(task)
+        senders = [u for u in self.requests if u not in silent]
+        return self.collect(lambda u, c: c.masked_input(self.requests[u], task, x[u]), senders)
+
+    def signatures(self, survivors) -> dict[int, bytes]:
+        return self.collect(lambda u, c: c.confirm(survivors[u]), survivors)
+
+    def shares(self, proofs) -> None:
+        self.collect(lambda u, c: c.unmask(proofs[u]), proofs)
+
+
+# Honest runs ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_exact_sum_of_the_survivors_or_no_sum(data):
+    n = data.draw(st.integers(3, 8))
+    params = malicious_params(n, ("g", 9, 4), ("h", 2, 12))
+    drops = data.draw(st.dictionaries(st.sampled_from(params.roster), st.sampled_from(ROUNDS)))
+    inputs, trust = make_inputs(params), Trust(signing_keys(params.roster))
+    if n - len(drops) < params.threshold:
+        with pytest.raises(NotEnoughSurvivors):
+            run_aggregation(inputs, params, drops=DropSchedule(drops), trust=trust)
+        return
+    result = run_aggregation(inputs, params, drops=DropSchedule(drops), trust=trust)
+    late = {Phase.CONSISTENCY, Phase.UNMASKING}
+    survivors = [u for u in params.roster if u not in drops or drops[u] in late]
+    assert result.survivors == tuple(survivors)
+    assert {k: v.tolist() for k, v in result.totals.items()} == plain_sum(inputs, survivors, params)
+    assert result.bytes[Phase.CONSISTENCY]["up"]
+
+
+def test_a_batch_takes_a_round_more_per_step_and_cohorts_only_shrink():
+    params = malicious_params(7)
+    owner = BatchSession(params.session, params.roster, 5, trust=Trust(signing_keys(params.roster)))
+    owner.prepare(3)
+    inputs = make_inputs(params)
+    left = list(params.roster)
+    for step, gone in enumerate([10, 22]):
+        drops = DropSchedule({gone: Phase.MASKED_INPUT})
+        result = owner.step(inputs, make_params(7, step=step).task, drops)
+        left.remove(gone)
+        assert result.survivors == tuple(left)
+    assert owner.needs_keys
+    owner.prepare(1)
+    assert owner.step(inputs, make_params(7, step=2).task).survivors == params.roster
+
+
+def test_a_policy_may_allow_rejoining():
+    owner = BatchSession(
+        PARAMS.session, PARAMS.roster, 4, trust=Trust(TRUST.keys, Policy(rejoin=True))
+    )
+    owner.prepare(2)
+    inputs = make_inputs(PARAMS)
+    owner.step(inputs, make_params(5, step=0).task, DropSchedule({10: Phase.MASKED_INPUT}))
+    assert owner.step(inputs, make_params(5, step=1).task).survivors == PARAMS.roster
+
+
+def test_the_semi_honest_rounds_are_as_they_were():
+    assert [str(phase) for phase in rounds("semi-honest")] == [
+        "advertise_keys", "share_keys", "masked_input", "unmasking",
+    ]  # fmt: skip
+    assert [str(phase) for phase in ROUNDS][3] == "consistency"
+
+
+# Identities and signatures ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identities": ()},
+        {"identities": PARAMS.identities[:-1]},
+        {"identities": (PARAMS.identities[0],) * 5},
+        {"identities": (b"short", *PARAMS.identities[1:])},
+        {"threat_model": "semi-honest"},
+        {"threat_model": "other"},
+    ],
+)
+def test_identities_are_validated(change):
+    with pytest.raises(ConfigError):
+        make_params(5, **{"threat_model": "malicious", "identities": PARAMS.identities, **change})
+
+
+def test_a_client_needs_its_own_identity_and_a_policy():
+    for identity, policy in [(None, Policy()), (TRUST.keys[10], Policy()), (TRUST.keys[ME], None)]:
+        with pytest.raises(LocalProtocolError):
+            Party(BATCH, ME, identity, policy)
+    with pytest.raises(LocalProtocolError, match="no signing key"):
+        Trust({}).identities(PARAMS.roster)
+
+
+def test_every_bit_flip_of_every_client_message_is_refused():
+    seen = {}
+    run_aggregation(
+        make_inputs(PARAMS),
+        PARAMS,
+        entropy=fixed_entropy(),
+        trust=TRUST,
+        drops=DropSchedule({22: Phase.MASKED_INPUT}),
+        tap=lambda phase, direction, u, data: seen.setdefault((phase, direction, u), data),
+    )
+    before: dict[int, bytes] = {}
+    server = ServerSession(PARAMS.batch)
+    for phase in ROUNDS:
+        data = seen[phase, "up", ME]
+        for bit in range(0, 8 * len(data), 7):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises((DecodeError, RemoteProtocolError)):
+                server.receive(ME, bytes(flipped))
+            server._barred.clear()
+        for u in PARAMS.roster:
+            if (phase, "up", u) in seen:
+                assert server.receive(u, seen[phase, "up", u])
+        before = server.end_round()
+        if phase == Phase.SHARE_KEYS:
+            server.begin_step(PARAMS.task)
+    assert before == {}
+    assert server.result.survivors == (10, 13, 16, 19)
+
+
+@pytest.mark.parametrize("field", ["session", "batch", "threshold"])
+def test_an_advertisement_of_other_parameters_is_refused(field):
+    value = {"session": b"s" * 32, "batch": 2, "threshold": 5}[field]
+    batch = BatchParams(
+        **{
+            **{name: getattr(BATCH, name) for name in BatchParams.__slots__},
+            field: value,
+        }
+    )
+    client = ClientSession(batch, ME, fixed_entropy(), identity=TRUST.keys[ME], policy=Policy())
+    server = ServerSession(BATCH)
+    with pytest.raises(RemoteProtocolError, match="signature"):
+        server.receive(ME, client.advertise_keys())
+
+
+def test_an_invented_or_replaced_advertisement_is_refused_by_the_client():
+    entropy = fixed_entropy()
+    clients = {
+        u: ClientSession(BATCH, u, entropy, identity=TRUST.keys[u], policy=Policy())
+        for u in BATCH.roster
+    }
+    sent = {u: c.advertise_keys() for u, c in clients.items()}
+    forger = SigningKey.from_private_bytes(b"f" * 32)
+    body = messages.decode(sent[16], Signed, BATCH).body
+    fakes = {
+        "forged": messages.encode(Signed(body, forger.sign(body))),
+        "another client's": sent[19],
+        "unsigned": body,
+    }
+    for fake, me in zip(fakes.values(), (10, 13, 22), strict=True):
+        listed = tuple(fake if u == 16 else sent[u] for u in BATCH.roster)
+        with pytest.raises(DecodeError):
+            clients[me].share_keys(messages.encode(KeyDirectory(FULL, listed)))
+
+
+# Consistency ------------------------------------------------------------------------------------
+
+
+def test_two_survivor_sets_leave_no_share():
+    """The server tells half of the clients that 22 dropped: neither half has t signatures."""
+    run = Run()
+    survivors = run.inputs()
+    other = messages.encode(SurvivorSet(bitmap(10, 13, 16, 19)))
+    told = {u: other if u in (10, 13) else survivors[u] for u in survivors}
+    signed = {
+        u: messages.decode(run.clients[u].confirm(told[u]).message, Signed, BATCH).signature
+        for u in survivors
+    }
+    everyone = ConsistencyProof(FULL, tuple(signed.values()))
+    groups = [(10, 13), (16, 19, 22)]
+    for u in survivors:
+        with pytest.raises(RemoteProtocolError):
+            run.clients[u].unmask(messages.encode(everyone))
+        for group in groups:
+            few = ConsistencyProof(bitmap(*group), tuple(signed[v] for v in group))
+            with pytest.raises((RemoteProtocolError, LocalProtocolError)):
+                run.clients[u].unmask(messages.encode(few))
+
+
+def proof_of(run: Run) -> tuple[dict[int, bytes], ConsistencyProof]:
+    proofs = run.signatures(run.inputs())
+    return proofs, messages.decode(proofs[ME], ConsistencyProof, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda p: ConsistencyProof(p.signers, p.signatures[:-1]), "numbers of signers"),
+        (lambda p: ConsistencyProof(bitmap(10, 13, 16), p.signatures[:3]), "fewer signatures"),
+        (lambda p: ConsistencyProof(p.signers, p.signatures[::-1]), "signature is not valid"),
+        (lambda p: ConsistencyProof(p.signers, (bytes(64), *p.signatures[1:])), "client 10"),
+        (lambda p: ConsistencyProof(p.signers, (p.signatures[0],) * 5), "client 13"),
+    ],
+)
+def test_bad_proofs_are_refused(change, match):
+    run = Run()
+    proofs, proof = proof_of(run)
+    with pytest.raises(RemoteProtocolError, match=match) as caught:
+        run.clients[ME].unmask(messages.encode(change(proof)))
+    assert (caught.value.peer, caught.value.phase) == (None, Phase.CONSISTENCY)
+    with pytest.raises(LocalProtocolError):
+        run.clients[ME].unmask(proofs[ME])
+
+
+def test_a_signer_outside_u3_is_refused():
+    run = Run()
+    survivors = run.inputs(silent=(22,))
+    proofs = run.signatures(survivors)
+    proof = messages.decode(proofs[ME], ConsistencyProof, BATCH)
+    bad = ConsistencyProof(FULL, (*proof.signatures, bytes(64)))
+    with pytest.raises(RemoteProtocolError, match="no survivor"):
+        run.clients[ME].unmask(messages.encode(bad))
+
+
+def test_signatures_of_an_earlier_step_are_worth_nothing():
+    run = Run()
+    proofs, proof = proof_of(run)
+    run.shares(proofs)
+    run.signatures(run.inputs(1))
+    with pytest.raises(RemoteProtocolError, match="not valid"):
+        run.clients[ME].unmask(messages.encode(proof))
+
+
+def test_no_share_leaves_without_the_consistency_round():
+    run = Run()
+    survivors = run.inputs()
+    with pytest.raises(LocalProtocolError):
+        run.clients[ME].unmask(survivors[ME])
+    session = ClientSession(BATCH, 10, fixed_entropy(), identity=TRUST.keys[10], policy=Policy())
+    session._state = run.clients[10]._session.state
+    with pytest.raises(LocalProtocolError, match="no step waits"):
+        session.unmask(survivors[10])
+    with pytest.raises(LocalProtocolError):
+        session.confirm(survivors[10])
+
+
+@pytest.mark.parametrize(
+    ("members", "match"),
+    [((10, 16, 19, 22), "left out"), ((10, 13, 16), "fewer survivors")],
+)
+def test_bad_survivor_sets_are_not_signed(members, match):
+    run = Run()
+    run.inputs()
+    with pytest.raises(RemoteProtocolError, match=match):
+        run.clients[ME].confirm(messages.encode(SurvivorSet(bitmap(*members))))
+
+
+def test_who_did_not_sign_is_not_asked_and_who_signed_wrongly_is_barred():
+    run = Run()
+    survivors = run.inputs()
+    wrong = messages.encode(Signed(messages.encode(Consistency(0)), bytes(64)))
+    with pytest.raises(RemoteProtocolError, match="signature") as caught:
+        run.server.receive(22, wrong)
+    assert (caught.value.peer, caught.value.phase) == (22, Phase.CONSISTENCY)
+    del survivors[22]
+    proofs = run.signatures(survivors)
+    assert set(proofs) == {10, 13, 16, 19}
+    run.shares(proofs)
+    assert run.server.result.survivors == PARAMS.roster
+    assert run.server.candidates == (10, 13, 16, 19)
+
+
+def test_a_client_that_comes_back_is_refused():
+    run = Run()
+    survivors = run.inputs(silent=(22,))
+    run.shares(run.signatures(survivors))
+    request = messages.encode(StepRequest(1, FULL))
+    with pytest.raises(RemoteProtocolError, match="missed the last step"):
+        run.clients[ME].masked_input(request, run.task(1), make_inputs(PARAMS)[ME])
+
+
+# Policy -----------------------------------------------------------------------------------------
+
+
+def no_entropy(size: int) -> bytes:
+    raise AssertionError("nothing may be drawn")
+
+
+@pytest.mark.parametrize(
+    "bound", [{"min_clients": 6}, {"colluders": 3}, {"min_honest": 5}, {"max_steps": 2}]
+)
+def test_a_batch_outside_the_policy_is_refused_before_anything_is_drawn(bound):
+    with pytest.raises(PolicyError):
+        ClientSession(BATCH, ME, no_entropy, identity=TRUST.keys[ME], policy=Policy(**bound))
+    with pytest.raises(PolicyError):
+        DurableClient(party(ME, **bound), no_entropy)
+
+
+def test_a_semi_honest_batch_is_refused_by_the_default_policy():
+    with pytest.raises(PolicyError, match="malicious"):
+        ClientSession(make_params(5).batch, ME, no_entropy, policy=Policy())
+    ClientSession(make_params(5).batch, ME, no_entropy, policy=Policy(malicious=False))
+
+
+@pytest.mark.parametrize(
+    ("members", "colluders", "good"),
+    [(5, 2, True), (5, 3, False), (7, 0, True), (7, 1, False), (8, 0, False), (2, 0, False)],
+)
+def test_the_threshold_must_fit_the_number_of_share_holders(members, colluders, good):
+    policy = Policy(colluders=colluders)
+    if good:
+        policy.check_members(BATCH, members)
+    else:
+        with pytest.raises(PolicyError):
+            policy.check_members(BATCH, members)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"first_step": 8},
+        {"kinds": frozenset({"labels"})},
+        {"max_bits": 3},
+        {"max_length": 4},
+        {"min_clip": 1.5},
+        {"max_clip": 0.5},
+    ],
+)
+def test_a_task_outside_the_policy_gets_no_answer(bound):
+    task = make_params(5).task
+    with pytest.raises(PolicyError):
+        Policy(**bound).check_task(task)
+    Policy().check_task(task)
+    run = Run(**bound)
+    with pytest.raises(PolicyError):
+        run.clients[ME].masked_input(
+            messages.encode(StepRequest(0, FULL)), task, make_inputs(PARAMS)[ME]
+        )
+
+
+def test_step_numbers_must_grow():
+    run = Run()
+    run.shares(run.signatures(run.inputs(5)))
+    for step in (5, 4):
+        request = messages.encode(StepRequest(step - 3, FULL))
+        with pytest.raises(RemoteProtocolError):
+            run.clients[ME].masked_input(request, run.task(step), make_inputs(PARAMS)[ME])
+
+
+# One-answer ledger ------------------------------------------------------------------------------
+
+
+def restarted(reply, u: int = ME) -> DurableClient:
+    return DurableClient(party(u), fixed_entropy(b"after restart"), reply.record)
+
+
+def test_the_same_request_gets_the_same_bytes_also_after_a_restart():
+    run = Run()
+    client, x = run.clients[ME], make_inputs(PARAMS)
+    requests = run.server.begin_step(run.task(0))
+    first = client.masked_input(requests[ME], run.task(0), x[ME])
+    again = client.masked_input(requests[ME], run.task(0), {"g": np.zeros(5, np.uint32)})
+    assert again == first
+    back = restarted(first)
+    assert back.masked_input(requests[ME], run.task(0), x[10]).message == first.message
+    run.clients[ME] = back
+    survivors = run.collect(lambda u, c: c.masked_input(requests[u], run.task(0), x[u]), requests)
+    signed = back.confirm(survivors[ME])
+    run.clients[ME] = restarted(signed)
+    assert run.clients[ME].confirm(survivors[ME]).message == signed.message
+    proofs = run.signatures(survivors)
+    last = run.clients[ME].unmask(proofs[ME])
+    run.clients[ME] = restarted(last)
+    assert run.clients[ME].unmask(proofs[ME]).message == last.message
+    run.shares(proofs)
+    totals = {k: v.tolist() for k, v in run.server.result.totals.items()}
+    assert totals == plain_sum(x, PARAMS.roster, PARAMS)
+    run.shares(run.signatures(run.inputs(1)))
+
+
+def test_every_offline_stage_survives_a_restart():
+    entropy = fixed_entropy()
+    server = ServerSession(BATCH)
+    clients = {u: DurableClient(party(u), entropy) for u in BATCH.roster}
+    replies = dict.fromkeys(BATCH.roster, b"")
+    for stage in ("advertise_keys", "share_keys", "open_bundles"):
+        for u, client in clients.items():
+            args = (replies[u],) if replies[u] else ()
+            reply = getattr(client, stage)(*args)
+            clients[u] = DurableClient(party(u), entropy, reply.record)
+            assert getattr(clients[u], stage)(*args).message == reply.message
+            if reply.message:
+                server.receive(u, reply.message)
+        if stage != "open_bundles":
+            replies = server.end_round()
+
+
+def test_another_request_is_refused_for_ever_and_disturbs_nothing():
+    run = Run()
+    survivors = run.inputs()
+    client, x = run.clients[ME], make_inputs(PARAMS)[ME]
+    smaller = messages.encode(StepRequest(0, bitmap(10, 13, 16, 19)))
+    other = make_params(step=0, broadcast_digest=b"e" * 32).task
+    for back in (client, restarted(client.masked_input(run.requests[ME], run.task(0), x))):
+        for request, task in [(smaller, run.task(0)), (run.requests[ME], other)]:
+            with pytest.raises(RemoteProtocolError, match="another request"):
+                back.masked_input(request, task, x)
+    signed = client.confirm(survivors[ME])
+    lie = messages.encode(SurvivorSet(bitmap(10, 13, 16, 19)))
+    for back in (client, restarted(signed)):
+        with pytest.raises(RemoteProtocolError, match="another request"):
+            back.confirm(lie)
+    proofs = run.signatures(survivors)
+    last = client.unmask(proofs[ME])
+    proof = messages.decode(proofs[ME], ConsistencyProof, BATCH)
+    subset = ConsistencyProof(bitmap(10, 13, 16, 19), proof.signatures[:4])
+    for back in (client, restarted(last)):
+        with pytest.raises(RemoteProtocolError, match="another request"):
+            back.unmask(messages.encode(subset))
+        for stage in (back.share_keys, back.open_bundles):
+            with pytest.raises(LocalProtocolError):
+                stage(b"anything")
+    run.shares(proofs)
+
+
+def test_never_both_kinds_whatever_is_asked_and_whenever_it_restarts():
+    """Every survivor set is tried on a client that keeps restarting from what it stored."""
+    run = Run()
+    survivors = run.inputs()
+    x = make_inputs(PARAMS)[ME]
+    stored = run.clients[ME].masked_input(run.requests[ME], run.task(0), x)
+    given_out = set()
+    for size in (5, 4):
+        for members in itertools.combinations(PARAMS.roster, size):
+            client = restarted(stored)
+            try:
+                stored = client.confirm(messages.encode(SurvivorSet(bitmap(*members))))
+                given_out.add(stored.message)
+            except SecAggError:
+                continue
+    assert len(given_out) == 1
+    assert survivors
+
+
+def test_records_of_others_and_damaged_ones_are_refused():
+    run = Run()
+    reply = run.clients[ME].open_bundles(run.deliveries[ME])
+    with pytest.raises(LocalProtocolError, match="another client"):
+        DurableClient(party(10), fixed_entropy(), reply.record)
+    for damaged in (b"", reply.record[:-1], b"\xc0"):
+        with pytest.raises(LocalProtocolError, match="damaged"):
+            DurableClient(party(ME), fixed_entropy(), damaged)
+
+
+def test_erased_secrets_are_gone_from_the_record():
+    run = Run()
+    unused = run.clients[ME]._session.state.unused
+    seeds = [unused[key].seeds for key in range(M)]
+    shares = [[h.self_mask.value for h in unused[key].held.values()] for key in range(M)]
+    proofs = run.signatures(run.inputs())
+    run.shares(proofs)
+    last = run.clients[ME].unmask(proofs[ME])
+    assert seeds[0].mask_key not in last.record
+    assert seeds[1].mask_key in last.record
+    assert shares[0][0] in last.record  # in the stored reply, until the next step
+    run.inputs(1)
+    record = run.clients[ME]._record()
+    assert not any(share in record for share in shares[0])
+    assert last.message not in record
+    ended = run.clients[ME].end()
+    assert not any(share in ended for share in shares[2])
+
+
+def test_no_repr_shows_a_secret():
+    run = Run()
+    unused = run.clients[ME]._session.state.unused
+    reply = run.clients[ME].open_bundles(run.deliveries[ME])
+    text = repr(run.clients[ME]) + repr(reply) + repr(TRUST) + repr(run.clients[ME]._answers)
+    assert repr(unused[0].seeds.mask_key)[2:-1] not in text
+    assert repr(reply.record)[2:-1] not in text
+
+
+def test_unmask_shares_are_signed_over_the_survivor_set():
+    run = Run()
+    proofs = run.signatures(run.inputs())
+    run.shares(proofs)
+    first = run.sent[ME]
+    run.signatures(run.inputs(1))
+    body = messages.decode(first, Signed, BATCH).body
+    shares = messages.decode(body, UnmaskShares, BATCH)
+    renamed = messages.encode(UnmaskShares(1, shares.self_shares, shares.key_shares))
+    forged = Signed(renamed, messages.decode(first, Signed, BATCH).signature)
+    with pytest.raises(RemoteProtocolError, match="signature"):
+        run.server.receive(ME, messages.encode(forged))
+
+
+def test_sections_within_the_policy_by_default():
+    section = Section(name="g", length=5, bits=4, clip=2.0**-21)
+    with pytest.raises(PolicyError, match="clip"):
+        Policy().check_task(make_params(5, sections=(section,)).task)
+
+
+def test_too_many_share_holders_for_the_threshold_are_refused_when_they_are_known():
+    """n_C = 3 leaves 2t = 8 for |U1| + n_C = 8: two survivor sets could both be signed."""
+    entropy = fixed_entropy()
+    policy = Policy(colluders=3, min_honest=1)
+    clients = {
+        u: ClientSession(BATCH, u, entropy, identity=TRUST.keys[u], policy=policy)
+        for u in BATCH.roster
+    }
+    sent = tuple(client.advertise_keys() for client in clients.values())
+    with pytest.raises(PolicyError, match="too low"):
+        clients[ME].share_keys(messages.encode(KeyDirectory(FULL, sent)))
+    fewer = messages.encode(KeyDirectory(bitmap(10, 13, 16, 19), sent[:4]))
+    assert clients[10].share_keys(fewer)
