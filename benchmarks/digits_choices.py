@@ -71,6 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     data = digits()
     folds = range(1 if options.quick else 2)
+    everything = []
     for title in ["bits"] if options.quick else options.only:
         progress(f"table {title}")
         rows = []
@@ -86,7 +87,11 @@ def main() -> None:
                     "independent": mean(runs, "independent_mean"),
                 }
             )
-        report(f"digits, {len(folds)} folds: {title}", rows, [], as_json=options.json)
+        everything += [{"table": title, **row} for row in rows]
+        if not options.json:
+            report(f"digits, {len(folds)} folds: {title}", rows, [], as_json=False)
+    if options.json:
+        report(f"digits, {len(folds)} folds", everything, [], as_json=True)
 
 
 if __name__ == "__main__":
