@@ -118,7 +118,7 @@ class PrivacyConfig:
     dp_delta: float = _option(1e-5, "delta", above=0, below=1)
     dp_clip: float = _option(0.5, "L2 clip of one example's gradient", above=0)
     dp_batch: int | None = _option(
-        None, "expected examples in a private step (default: all of an even share)", min=1
+        None, "expected examples in a private step (default: an even share, at most 512)", min=1
     )
     dp_steps: int = _option(40, "private steps of a client in the whole run", min=1)
     dp_lr: float = _option(2.0, "step size of private SGD", above=0)

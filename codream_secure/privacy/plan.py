@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from codream_secure.privacy.dpsgd import PrivateTrainer
 
 
+# Per-example gradients of a larger batch fill memory and gain nothing (measured on 2,000 examples
+# a client of Fashion-MNIST: 512 is as accurate as the full batch, in a quarter of the time).
+_LARGEST_DEFAULT_BATCH = 512
+
+
 class PrivacyPlan:
     """Spreads ``dp_steps`` private steps over warm-up and rounds, with one noise multiplier.
 
@@ -38,7 +43,7 @@ class PrivacyPlan:
         if privacy.dp_eps is None:
             raise ValueError("no privacy was asked for")
         share = examples // config.data.clients
-        batch = privacy.dp_batch or share
+        batch = privacy.dp_batch or min(share, _LARGEST_DEFAULT_BATCH)
         if batch > share:
             raise UserError(
                 f"--dp-batch can be at most {share}, an even share of the data, not {batch}"

@@ -26,6 +26,13 @@ def test_no_public_figure_depends_on_the_size_of_a_clients_data(tiny):
     assert plan._batch == 25
 
 
+@pytest.mark.parametrize(("examples", "batch"), [(400, 100), (4000, 512)])
+def test_the_default_batch_is_an_even_share_up_to_a_limit(tiny, examples, batch):
+    plan = PrivacyPlan(resolve(private(tiny)), examples=examples)
+    assert plan._batch == batch
+    assert plan.sampling_rate == batch / (examples // 4)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
 @pytest.mark.parametrize("acquisition", ["joint", "two-stage"])
 def test_a_run_spends_the_budget_whatever_drops_out(tiny, dropout, acquisition):
