@@ -4,18 +4,22 @@ Both aggregators number their steps alike, draw the same dropouts from the run's
 the same quantized integers, so that a run with masks and a run without yield the same bits.
 """
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.attendance import AggregationSettings, Attendance
 from codream_secure.communication import ByteLedger, Direction
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import (
     VERSION,
+    DreamRequest,
     LabelRequest,
     Request,
     SoftLabels,
@@ -24,19 +28,19 @@ from codream_secure.messages import (
     sections,
 )
 from codream_secure.parallel import in_parallel
-from codream_secure.seeds import derive_seed
 from codream_secure.stopwatch import Stopwatch
-from protocols.driver import DropSchedule, Tap, run_aggregation
+from protocols.driver import BatchSession, DropSchedule, Tap, Trust
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
 from protocols.field import PrimeField
+from protocols.keys import SigningKey
 from protocols.packing import pack
-from protocols.params import AggregationParams, Phase, Section, default_threshold, rounds
+from protocols.params import Phase, Section, Task
+from protocols.policy import Policy
 from protocols.quantization import Quantizer
 
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
-
-_ROUNDS = rounds("semi-honest")
+Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +64,6 @@ class FieldSum:
         return self.quantizer(name).decode_sum(self.totals[name], self.count) / self.count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AggregationSettings:
-    """Who takes part and how failures are simulated.
-
-    Args:
-        roster: client ids, ascending.
-        threshold: t; None stands for floor(2n/3) + 1.
-        dropout: probability that a client fails in one aggregation, at a uniform round.
-        seed: of the dropouts.
-    """
-
-    roster: tuple[int, ...]
-    threshold: int | None = None
-    dropout: float = 0.0
-    seed: int = 0
-
-    @property
-    def needed(self) -> int:
-        """The threshold in force."""
-        return default_threshold(len(self.roster)) if self.threshold is None else self.threshold
-
-    def drops(self, step: int) -> DropSchedule:
-        """Return who fails when in protocol step ``step``."""
-        draw = np.random.default_rng(derive_seed(self.seed, "dropout", step))
-        fails = draw.random(len(self.roster)) < self.dropout
-        rounds = draw.integers(len(_ROUNDS), size=len(self.roster))
-        return DropSchedule(
-            {c: _ROUNDS[r] for c, f, r in zip(self.roster, fails, rounds, strict=True) if f}
-        )
-
-
 @dataclass(slots=True)
 class Meters:
     """What an aggregator reports to: bytes and seconds. Never values."""
@@ -99,10 +72,23 @@ class Meters:
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
 
-class Aggregator(ABC):
-    """Sums the clients' answers to a request."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One aggregation: its protocol step, what is asked, and the bytes that say so."""
 
-    round_trips: int
+    step: int
+    request: Request
+    broadcast: bytes
+
+
+class Aggregator(ABC):
+    """Sums the clients' answers to a request.
+
+    Args:
+        clients: by id.
+        settings: roster, threshold, threat model, dropouts.
+        meters: bytes and seconds.
+    """
 
     def __init__(
         self, clients: Mapping[int, Answer], settings: AggregationSettings, meters: Meters
@@ -110,6 +96,7 @@ class Aggregator(ABC):
         self._clients = clients
         self._settings = settings
         self._meters = meters
+        self._attendance = Attendance(settings)
         # D6: this counter is not the dream-step number and never goes back.
         self._step = 0
         self.aborted_steps = 0
@@ -125,6 +112,31 @@ class Aggregator(ABC):
         """Aggregations started so far."""
         return self._step
 
+    @property
+    @abstractmethod
+    def round_trips(self) -> int:
+        """How many times the server has waited for clients so far."""
+
+    @property
+    def round_trips_per_step(self) -> float | None:
+        """Round trips by steps, key exchanges included; None before the first step."""
+        return round(self.round_trips / self._step, 3) if self._step else None
+
+    @property
+    def completed_share(self) -> float | None:
+        """Which part of the steps came to a sum; None before the first step."""
+        return round(1 - self.aborted_steps / self._step, 4) if self._step else None
+
+    @property
+    def key_exchanges(self) -> int:
+        """How many key exchanges were begun."""
+        return self._attendance.key_exchanges
+
+    @property
+    def colluders(self) -> int:
+        """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
+        return colluders(self._settings)
+
     def sum(self, request: Request) -> FieldSum:
         """Run one aggregation.
 
@@ -132,12 +144,10 @@ class Aggregator(ABC):
             StepAborted: fewer than the threshold stayed; it is counted in ``aborted_steps``.
         """
         step, self._step = self._step, self._step + 1
-        drops = self._settings.drops(step)
-        broadcast = encode(request)
+        call = Call(step, request, encode(request))
         with self._meters.stopwatch.measure("secure_aggregation"):
-            inputs, drops = self._collect(broadcast, step, drops)
             try:
-                total = self._aggregate(request, broadcast, inputs, step, drops)
+                total = self._sum(call)
             except NotEnoughSurvivors as error:
                 self.aborted_steps += 1
                 raise StepAborted(str(error)) from None
@@ -145,45 +155,47 @@ class Aggregator(ABC):
             self._publish_labels(request, total)
         return total
 
-    def _collect(
-        self, broadcast: bytes, step: int, drops: DropSchedule
-    ) -> tuple[dict[int, Mapping[str, NDArray[np.uint32]]], DropSchedule]:
+    def _sum(self, call: Call) -> FieldSum:
+        if self._attendance.needs_keys:
+            steps = max(1, self._settings.batch_steps(call.step))
+            self._make_keys(call, steps, self._attendance.make_keys(steps))
+        inputs, drops = self._collect(call, self._settings.step_drops(call.step))
+        renew = self._attendance.renewal(call.step)
+        return self._aggregate(call, inputs, drops, renew)
+
+    def _collect(self, call: Call, drops: DropSchedule) -> tuple[Inputs, DropSchedule]:
         """Send the broadcast and let the clients compute that are still there for masked input.
 
         A client that refuses the request, or whose answer holds a NaN, falls silent before its
         masked input; nothing of it is in the sum.
         """
-        gone = {Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS}
-        present = [c for c in self._settings.roster if drops.drops.get(c) not in gone]
-        if len(present) < self._settings.needed:
-            return {}, drops
-        for _ in present:
-            self._meters.ledger.record("broadcast", "down", len(broadcast))
-        senders = [c for c in present if drops.drops.get(c) is not Phase.MASKED_INPUT]
+        active = self._attendance.members
+        if not active:
+            raise NotEnoughSurvivors(Phase.SHARE_KEYS, 0, self._settings.needed)
+        for _ in active:
+            self._meters.ledger.record("broadcast", "down", len(call.broadcast))
+        senders = [c for c in active if not drops.silent(c, Phase.MASKED_INPUT)]
         with self._meters.stopwatch.measure("answering"):
-            answers = in_parallel(lambda c: self._ask(c, broadcast, step), senders)
+            answers = in_parallel(lambda c: self._ask(c, call), senders)
             answered = dict(zip(senders, answers, strict=True))
         silent = {c: Phase.MASKED_INPUT for c, answer in answered.items() if answer is None}
         self.unanswered_requests += len(silent)
         inputs = {c: answer for c, answer in answered.items() if answer is not None}
         return inputs, DropSchedule({**drops.drops, **silent})
 
-    def _ask(
-        self, client: int, broadcast: bytes, step: int
-    ) -> Mapping[str, NDArray[np.uint32]] | None:
+    def _ask(self, client: int, call: Call) -> Mapping[str, NDArray[np.uint32]] | None:
         try:
-            return self._clients[client](broadcast, step)
+            return self._clients[client](call.broadcast, call.step)
         except (RequestRefused, LocalProtocolError):
             return None
 
     @abstractmethod
+    def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
+        """Start a batch of keys; ``attempts`` says who fails in each exchange tried."""
+
+    @abstractmethod
     def _aggregate(
-        self,
-        request: Request,
-        broadcast: bytes,
-        inputs: Mapping[int, Mapping[str, NDArray[np.uint32]]],
-        step: int,
-        drops: DropSchedule,
+        self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int
     ) -> FieldSum: ...
 
     def _publish_labels(self, request: LabelRequest, total: FieldSum) -> None:
@@ -200,26 +212,29 @@ class Aggregator(ABC):
         for _ in self._settings.roster:
             self._meters.ledger.record("labels", "down", size)
 
-    def _count(self, request: Request, phase: Phase, direction: Direction, size: int) -> None:
-        labels = isinstance(request, LabelRequest) and phase is Phase.MASKED_INPUT
-        uploads_labels = labels and direction == "up"
-        self._meters.ledger.record("labels" if uploads_labels else phase, direction, size)
+    def _count(self, phase: Phase, direction: Direction, size: int, *, labels: bool) -> None:
+        """Count a message; masked labels going up have a line of their own."""
+        self._meters.ledger.record(
+            "labels" if labels and direction == "up" else phase, direction, size
+        )
 
 
 class SecureAggregator(Aggregator):
-    """Sums under the pairwise-mask protocol of `protocols` (semi-honest model).
+    """Sums under the pairwise-mask protocol of `protocols`, keys made ahead in batches.
 
-    Keys and masks are fresh from the operating system at every step.
+    Keys and masks are fresh from the operating system. In the malicious model every client has
+    an identity and a policy of its own, and signs what it sends.
 
     Args:
         clients: by id.
-        settings: roster, threshold, dropouts.
+        settings: roster, threshold, threat model, dropouts.
         meters: bytes and seconds.
         session: 32 public bytes, fresh for every run.
         tap: sees every encoded protocol message (tests play the curious server with it).
-    """
 
-    round_trips = len(_ROUNDS)
+    Raises:
+        UserError: fewer than three clients.
+    """
 
     def __init__(
         self,
@@ -236,34 +251,65 @@ class SecureAggregator(Aggregator):
                 f"secure aggregation needs at least 3 clients, not {len(settings.roster)}: "
                 "with two, each learns the other's input; add clients or pass --no-secure"
             )
-        self._session = session
         self._tap = tap
-
-    def _aggregate(
-        self,
-        request: Request,
-        broadcast: bytes,
-        inputs: Mapping[int, Mapping[str, NDArray[np.uint32]]],
-        step: int,
-        drops: DropSchedule,
-    ) -> FieldSum:
-        params = AggregationParams(
-            session=self._session,
-            step=step,
-            kind=type(request).__name__,
-            roster=self._settings.roster,
-            threshold=self._settings.needed,
-            sections=sections(request),
-            broadcast_digest=digest(broadcast),
+        self._request: Request | None = None
+        self._session = BatchSession(
+            session, settings.roster, settings.needed, tap=self._carried, trust=_trust(settings)
         )
 
-        def tap(phase: Phase, direction: Direction, client: int, message: bytes) -> None:
-            self._count(request, phase, direction, len(message))
-            if self._tap is not None:
-                self._tap(phase, direction, client, message)
+    @property
+    def round_trips(self) -> int:
+        """How many times the server has waited for clients so far."""
+        return self._session.round_trips
 
-        result = run_aggregation(inputs, params, drops=drops, tap=tap)
-        return FieldSum(result.totals, len(result.survivors), params.sections)
+    def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
+        self._request = call.request
+        self._session.prepare(steps, attempts)
+
+    def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
+        self._request = call.request
+        task = Task(
+            step=call.step,
+            kind=type(call.request).__name__,
+            sections=sections(call.request),
+            broadcast_digest=digest(call.broadcast),
+        )
+        try:
+            result = self._session.step(inputs, task, drops, renew=renew)
+        finally:
+            with contextlib.suppress(NotEnoughSurvivors):
+                self._attendance.finish_step(drops, renews=bool(renew))
+        return FieldSum(result.totals, len(result.survivors), task.sections)
+
+    def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
+        labels = isinstance(self._request, LabelRequest) and phase is Phase.MASKED_INPUT
+        self._count(phase, direction, len(message), labels=labels)
+        if self._tap is not None:
+            self._tap(phase, direction, client, message)
+
+
+def colluders(settings: AggregationSettings) -> int:
+    """n_C: how many clients may be on the server's side (D9, SPEC 1.2, 1.6).
+
+    Malicious model: 2t > n + n_C, and at least two honest inputs are in every sum.
+    """
+    n, t = len(settings.roster), settings.needed
+    return min(2 * t - n - 1, t - 2) if settings.threat_model == "malicious" else t - 1
+
+
+def _trust(settings: AggregationSettings) -> Trust | None:
+    """Identities that everybody knows from the start, and the policy of every client."""
+    if settings.threat_model != "malicious":
+        return None
+    keys = {c: SigningKey.from_private_bytes(os.urandom(32)) for c in settings.roster}
+    policy = Policy(
+        min_clients=settings.needed,
+        colluders=colluders(settings),
+        max_steps=settings.key_steps,
+        kinds=frozenset({DreamRequest.__name__, LabelRequest.__name__}),
+        rejoin=settings.rejoin,
+    )
+    return Trust(keys, policy)
 
 
 class ClearInput(msgspec.Struct, frozen=True, array_like=True, tag="clear_input"):
@@ -277,33 +323,25 @@ class ClearInput(msgspec.Struct, frozen=True, array_like=True, tag="clear_input"
 class PlainAggregator(Aggregator):
     """Sums in the clear, for comparison only: the server sees every client's input."""
 
-    round_trips = 1
+    @property
+    def round_trips(self) -> int:
+        """One a step."""
+        return self.steps
 
-    def _aggregate(
-        self,
-        request: Request,
-        broadcast: bytes,  # noqa: ARG002 - nothing is bound to it in the clear
-        inputs: Mapping[int, Mapping[str, NDArray[np.uint32]]],
-        step: int,
-        drops: DropSchedule,
-    ) -> FieldSum:
-        self._check_threshold(drops)
-        wanted = sections(request)
+    def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
+        """Nothing is masked; only `Attendance` follows who would have had keys."""
+
+    def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
+        self._attendance.finish_step(drops, renews=bool(renew))
+        wanted = sections(call.request)
         for values in inputs.values():
             packed = tuple(pack(values[s.name], s.bits) for s in wanted)
-            message = ClearInput(version=VERSION, step=step, sections=packed)
+            message = ClearInput(version=VERSION, step=call.step, sections=packed)
             size = len(msgspec.msgpack.encode(message))
-            self._count(request, Phase.MASKED_INPUT, "up", size)
+            labels = isinstance(call.request, LabelRequest)
+            self._count(Phase.MASKED_INPUT, "up", size, labels=labels)
         totals = {s.name: self._total([v[s.name] for v in inputs.values()]) for s in wanted}
         return FieldSum(totals, len(inputs), wanted)
-
-    def _check_threshold(self, drops: DropSchedule) -> None:
-        """Abort exactly where the masked protocol would."""
-        alive = len(self._settings.roster)
-        for phase in _ROUNDS:
-            alive -= sum(dropped is phase for dropped in drops.drops.values())
-            if alive < self._settings.needed:
-                raise NotEnoughSurvivors(phase, alive, self._settings.needed)
 
     @staticmethod
     def _total(vectors: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 import tomli_w
 
 from codream_secure.errors import UserError
+from protocols.params import MAX_STEPS
 
 
 def _option(default: object, help_text: str, /, **limits: float) -> Any:  # noqa: ANN401
@@ -102,11 +103,27 @@ class SecureConfig:
     """How sums are protected."""
 
     secure: bool = _option(True, "aggregate under masks; --no-secure sums in the clear")
+    threat_model: Literal["semi-honest", "malicious"] = _option(
+        "semi-honest",
+        "whom clients take the server for; malicious: signed messages, one more round trip",
+    )
     threshold: int | None = _option(
         None, "clients that must stay (default: floor(2n/3) + 1)", min=1
     )
+    key_steps: int | None = _option(
+        None,
+        "steps that one key exchange prepares (default: all of one synthesis)",
+        min=1,
+        max=MAX_STEPS,
+    )
+    rejoin: bool = _option(
+        False, "malicious: a client that missed a step may be back before the next key exchange"
+    )
     dropout: float = _option(
-        0.0, "probability that a client fails in one aggregation", min=0, max=1
+        0.0,
+        "probability that a client fails in one step, and in one key exchange",
+        min=0,
+        max=1,
     )
 
 
@@ -312,6 +329,14 @@ def _check_applicable(config: Config) -> None:
             raise UserError(f"{option} cannot be used with --dp-eps; use --dp-steps or --dp-batch")
         if not config.private and setting.concern == "privacy":
             raise UserError(f"{option} needs --dp-eps")
+    _check_protection(config.secure)
+
+
+def _check_protection(secure: SecureConfig) -> None:
+    if secure.threat_model == "malicious" and not secure.secure:
+        raise UserError("--threat-model malicious cannot be used with --no-secure")
+    if secure.rejoin and secure.threat_model != "malicious":
+        raise UserError("--rejoin needs --threat-model malicious; else clients may always be back")
 
 
 def described_default(setting: Setting) -> str | None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from codream_secure.acquisition import AcquisitionSettings, DreamBuffer, acquire, distil
 from codream_secure.aggregation import (
-    AggregationSettings,
     Aggregator,
     Meters,
     PlainAggregator,
     SecureAggregator,
 )
+from codream_secure.attendance import AggregationSettings
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, resolve
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -249,6 +249,10 @@ class Simulation:
         settings = AggregationSettings(
             roster=self.federation.roster,
             threshold=secure.threshold,
+            threat_model=secure.threat_model,
+            rejoin=secure.rejoin,
+            key_steps=secure.key_steps or self._dream_steps + 1,
+            expected_steps=self._rounds * self.config.dream.dream_batches * (self._dream_steps + 1),
             dropout=secure.dropout,
             seed=self._seed,
         )

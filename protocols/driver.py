@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.client import ClientSession, Inputs
-from protocols.errors import LocalProtocolError, NotEnoughSurvivors
+from protocols.errors import LocalProtocolError, NotEnoughSurvivors, SecAggError
 from protocols.keys import Entropy, SigningKey
 from protocols.params import AggregationParams, BatchParams, Phase, Task
 from protocols.policy import Policy
@@ -33,6 +34,15 @@ class DropSchedule:
         """Whether the client has fallen silent by this phase."""
         phases = list(Phase)
         return client in self.drops and phases.index(self.drops[client]) <= phases.index(phase)
+
+    def beside(self) -> DropSchedule:
+        """The same silence for offline messages that travel with a step's (SPEC 6.2).
+
+        Keys travel with masked inputs, bundles with the answers of the last round.
+        """
+        keys, bundles = Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS
+        missed = {u: keys if self.silent(u, Phase.MASKED_INPUT) else bundles for u in self.drops}
+        return DropSchedule(missed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,8 @@ class BatchSession:
     """Steps of one training session, their keys made ahead in batches (SPEC 6.1 to 6.4).
 
     `prepare` makes keys for the next steps; each `step` then takes two round trips. The owner
-    prepares again when `needs_keys` says so. Numbers of batches and steps are never used twice.
+    prepares again when `needs_keys` says so, or lets the messages of the next exchange travel with
+    a step's (`renew`). Numbers of batches and steps are never used twice.
 
     Args:
         session: 32 bytes, unique to the training session.
@@ -131,17 +142,34 @@ class BatchSession:
         self._trust = trust
         self._batches = 0
         self._parties: _Parties | None = None
+        self._next: _Parties | None = None
+
+    @property
+    def keys_left(self) -> int:
+        """How many steps can still begin without another exchange."""
+        return 0 if self._parties is None else self._parties.server.keys_left
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """Who can be active in the next step, ascending; nobody if no keys are prepared."""
+        return () if self._parties is None else self._parties.server.candidates
 
     @property
     def needs_keys(self) -> bool:
         """No keys are left, or so few clients hold shares that one more loss stops the batch."""
-        if self._parties is None or self._parties.server.keys_left == 0:
-            return True
-        spare = min(self._threshold + 1, len(self._roster))
-        return len(self._parties.server.candidates) < spare
+        return self.keys_left == 0 or len(self.candidates) < min(
+            self._threshold + 1, len(self._roster)
+        )
+
+    @property
+    def round_trips(self) -> int:
+        """How many times the server has waited for clients so far, in all batches."""
+        return self._wire.round_trips
 
     def prepare(self, steps: int, attempts: Iterable[DropSchedule] = (DropSchedule(),)) -> None:
         """Make keys for the next steps; those of the batch before are erased.
+
+        An exchange that travelled with a step (`renew`) counts as an attempt that came first.
 
         Args:
             steps: M, how many steps.
@@ -152,8 +180,11 @@ class BatchSession:
             NotEnoughSurvivors: every attempt fell below the threshold.
         """
         self._end()
+        self._parties, self._next = self._next, None
         failure: NotEnoughSurvivors | None = None
         for drops in attempts:
+            if self.candidates == self._roster:
+                break
             parties = self._fresh(steps)
             try:
                 parties.exchange_keys(drops)
@@ -161,13 +192,16 @@ class BatchSession:
                 failure = error
                 continue
             self._keep_better(parties)
-            if parties.server.candidates == self._roster:
-                break
         if self._parties is None:
             raise failure or LocalProtocolError("no attempt to prepare keys")
 
     def step(
-        self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule = DropSchedule()
+        self,
+        inputs: Mapping[int, Inputs],
+        task: Task,
+        drops: DropSchedule = DropSchedule(),
+        *,
+        renew: int = 0,
     ) -> AggregationResult:
         """Run the next step; who missed the one before is back only if it may be (SPEC 8.1).
 
@@ -176,6 +210,8 @@ class BatchSession:
             task: what is summed, with a step number above all before.
             drops: who falls silent in this step. Who drops in an offline round is silent all
                 through the step.
+            renew: M of the next batch, whose keys are made on the way, without a round trip of
+                their own; 0 makes none. `prepare` begins with them.
 
         Returns:
             The sum; its bytes include those of the offline exchange since the last result.
@@ -186,7 +222,13 @@ class BatchSession:
         """
         if self._parties is None:
             raise LocalProtocolError("no keys are prepared")
-        return self._parties.run_step(inputs, task, drops)
+        if not renew:
+            return self._parties.run_step(inputs, task, drops)
+        beside = _Beside(self._fresh(renew), drops.beside())
+        try:
+            return self._parties.run_step(inputs, task, drops, beside)
+        finally:
+            self._next = beside.prepared
 
     def _fresh(self, steps: int) -> _Parties:
         batch = BatchParams(
@@ -202,8 +244,7 @@ class BatchSession:
         return _Parties(batch, self._entropy, self._wire, self._trust)
 
     def _keep_better(self, parties: _Parties) -> None:
-        holders = len(parties.server.candidates)
-        if self._parties is None or holders > len(self._parties.server.candidates):
+        if self._parties is None or len(parties.server.candidates) > len(self.candidates):
             self._end()
             self._parties = parties
 
@@ -219,6 +260,7 @@ class _Wire:
     def __init__(self, tap: Tap | None) -> None:
         self._tap = tap
         self._counts = self._zeros()
+        self.round_trips = 0
 
     @staticmethod
     def _zeros() -> ByteCounts:
@@ -254,11 +296,22 @@ class _Parties:
         self._wire = wire
 
     def exchange_keys(self, drops: DropSchedule) -> None:
-        """Rounds 0 and 1, and what comes of opening the bundles."""
+        """Rounds 0 and 1."""
+        self._wire.round_trips += 1
+        directories = self.advertise_keys(drops)
+        self._wire.round_trips += 1
+        self.share_keys(directories, drops)
+
+    def advertise_keys(self, drops: DropSchedule) -> dict[int, bytes]:
+        """Round 0; returns the directories."""
         clients = self._clients
-        keys = self._round(
+        return self._round(
             Phase.ADVERTISE_KEYS, self._batch.roster, drops, lambda u: clients[u].advertise_keys()
         )
+
+    def share_keys(self, keys: Mapping[int, bytes], drops: DropSchedule) -> None:
+        """Round 1, from the directories to opened bundles."""
+        clients = self._clients
         bundles = self._round(
             Phase.SHARE_KEYS, keys, drops, lambda u: clients[u].share_keys(keys[u])
         )
@@ -268,9 +321,35 @@ class _Parties:
                 self.server.receive(u, self._wire.carry(Phase.SHARE_KEYS, "up", u, report))
 
     def run_step(
-        self, inputs: Mapping[int, Inputs], task: Task, drops: DropSchedule
+        self,
+        inputs: Mapping[int, Inputs],
+        task: Task,
+        drops: DropSchedule,
+        beside: _Beside | None = None,
     ) -> AggregationResult:
-        """Rounds 2 and 3, with the consistency round between them in the malicious model."""
+        """Rounds 2 and 3, with the consistency round between them in the malicious model.
+
+        Args:
+            inputs: as in `run_aggregation`.
+            task: what is summed.
+            drops: who falls silent.
+            beside: the next batch, whose two rounds travel with the first and the last of these.
+        """
+        try:
+            self._run_step(inputs, task, drops, beside)
+        except SecAggError:
+            self.server.abandon_step()
+            raise
+        result = self.server.result
+        return AggregationResult(dict(result.totals), result.survivors, self._wire.take())
+
+    def _run_step(
+        self,
+        inputs: Mapping[int, Inputs],
+        task: Task,
+        drops: DropSchedule,
+        beside: _Beside | None,
+    ) -> None:
         clients = self._clients
         for u in self.server.candidates:
             if u not in inputs and not drops.silent(u, Phase.MASKED_INPUT):
@@ -280,15 +359,20 @@ class _Parties:
             return clients[u].masked_input(requests[u], task, inputs[u])
 
         requests = self._down(Phase.MASKED_INPUT, self.server.begin_step(task))
+        if beside is not None:
+            beside.advertise_keys()
+        self._wire.round_trips += 1
         survivors = self._round(Phase.MASKED_INPUT, requests, drops, masked_input)
         shown = survivors
         if self._batch.malicious:
+            self._wire.round_trips += 1
             shown = self._round(
                 Phase.CONSISTENCY, survivors, drops, lambda u: clients[u].confirm(survivors[u])
             )
+        if beside is not None:
+            beside.share_keys()
+        self._wire.round_trips += 1
         self._round(Phase.UNMASKING, shown, drops, lambda u: clients[u].unmask(shown[u]))
-        result = self.server.result
-        return AggregationResult(dict(result.totals), result.survivors, self._wire.take())
 
     def end(self) -> None:
         """Erase the clients' secrets."""
@@ -305,3 +389,28 @@ class _Parties:
 
     def _down(self, phase: Phase, replies: Mapping[int, bytes]) -> dict[int, bytes]:
         return {u: self._wire.carry(phase, "down", u, data) for u, data in replies.items()}
+
+
+class _Beside:
+    """The offline exchange of the next batch, in the round trips of a step.
+
+    The step goes on whatever becomes of it; `prepared` is there only if it came to its end.
+    """
+
+    def __init__(self, parties: _Parties, drops: DropSchedule) -> None:
+        self._parties = parties
+        self._drops = drops
+        self._directories: Mapping[int, bytes] = {}
+        self.prepared: _Parties | None = None
+
+    def advertise_keys(self) -> None:
+        """Round 0, with the masked inputs."""
+        with contextlib.suppress(NotEnoughSurvivors):
+            self._directories = self._parties.advertise_keys(self._drops)
+
+    def share_keys(self) -> None:
+        """Round 1, with the shares."""
+        if self._directories:
+            with contextlib.suppress(NotEnoughSurvivors):
+                self._parties.share_keys(self._directories, self._drops)
+                self.prepared = self._parties

@@ -456,6 +456,11 @@ class ServerSession:
         self._lose(members)
         return dict.fromkeys(members, messages.encode(request))
 
+    def abandon_step(self) -> None:
+        """Give up the running step, if there is one; its keys stay spent (SPEC 6.5)."""
+        if isinstance(self._state, Online):
+            self._state = Idle()
+
     def _lose(self, present: Collection[int]) -> None:
         """Without rejoining, who misses a step is out of the batch (SPEC 8.1)."""
         if not self._rejoin:

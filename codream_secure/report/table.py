@@ -106,15 +106,20 @@ def _fedavg(sizes: Mapping[str, Any]) -> str:
 
 def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     how = (
-        f"masked ({s['threat_model']}, threshold {s['threshold']} of {s['clients']})"
+        f"masked ({s['threat_model']} server, threshold {s['threshold']} of {s['clients']}, "
+        f"up to {s['colluders']} colluding clients)"
         if s["secure"]
         else "IN THE CLEAR (--no-secure): the server sees every client's input"
     )
-    rows = [
-        ("aggregation", how),
-        ("  round trips a step", str(s["round_trips_per_step"])),
-        ("  steps aborted", f"{s['aborted_steps']} of {s['aggregation_steps']}"),
-    ]
+    rows = [("aggregation", how)]
+    if s["round_trips_per_step"] is not None:
+        trips = f"{s['round_trips_per_step']:.2f}"
+        if s["secure"]:
+            trips += f", {s['key_exchanges']} key exchanges included"
+        rows.append(("  round trips a step", trips))
+    done = s["aggregation_steps"] - s["aborted_steps"]
+    share = f" ({_percent(s['completed_share'])})" if s["completed_share"] is not None else ""
+    rows.append(("  steps completed", f"{done} of {s['aggregation_steps']}{share}"))
     if s["unanswered_requests"]:
         rows.append(("  requests unanswered", f"{s['unanswered_requests']} (refused, or NaN)"))
     return rows

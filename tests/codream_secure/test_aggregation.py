@@ -1,14 +1,12 @@
 """The door between dreaming and the protocol: masked and plain sums are the same sums."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from codream_secure.aggregation import (
-    AggregationSettings,
-    Meters,
-    PlainAggregator,
-    SecureAggregator,
-)
+from codream_secure.aggregation import Meters, PlainAggregator, SecureAggregator
+from codream_secure.attendance import KEY_ATTEMPTS, AggregationSettings
 from codream_secure.communication import ByteLedger
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import VERSION, DreamRequest, LabelRequest
@@ -47,7 +45,7 @@ def label_request():
     )
 
 
-def build(*, secure, n=5, dropout=0.0, threshold=None, seed=0, tap=None):
+def build(*, secure, n=5, tap=None, **changes):
     """Clients whose answer is a bit of their own (2**(id % 4)), so that a sum names who is in."""
 
     def answer(identity):
@@ -58,7 +56,7 @@ def build(*, secure, n=5, dropout=0.0, threshold=None, seed=0, tap=None):
         return codes
 
     roster = tuple(range(n))
-    settings = AggregationSettings(roster=roster, threshold=threshold, dropout=dropout, seed=seed)
+    settings = AggregationSettings(roster=roster, **changes)
     meters = Meters(ByteLedger(roster))
     clients = {c: answer(c) for c in roster}
     if secure:
@@ -78,21 +76,78 @@ def outcomes(aggregator, steps=25):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.3])
-def test_masked_and_plain_sums_agree_for_every_dropout_pattern(dropout):
-    masked, _ = build(secure=True, dropout=dropout)
-    plain, _ = build(secure=False, dropout=dropout)
+@pytest.mark.parametrize("key_steps", [1, 4, 40])
+@pytest.mark.parametrize(
+    "model", [("semi-honest", False), ("malicious", False), ("malicious", True)], ids=str
+)
+def test_masked_and_plain_sums_agree_for_every_dropout_pattern(dropout, key_steps, model):
+    changes = {"threat_model": model[0], "rejoin": model[1]}
+    changes |= {"dropout": dropout, "key_steps": key_steps, "expected_steps": 21}
+    masked, _ = build(secure=True, **changes)
+    plain, _ = build(secure=False, **changes)
     assert list(outcomes(masked)) == list(outcomes(plain))
     assert masked.aborted_steps == plain.aborted_steps
+    assert masked.key_exchanges == plain.key_exchanges
     if dropout == 0.3:
         assert 0 < masked.aborted_steps < 25
 
 
-def test_all_four_rounds_see_dropouts_at_the_asked_rate():
-    settings = AggregationSettings(roster=tuple(range(10)), dropout=0.2, seed=3)
-    drops = [drop for step in range(400) for drop in settings.drops(step).drops.values()]
-    assert len(drops) == pytest.approx(800, rel=0.15)
-    for phase in rounds("semi-honest"):
-        assert drops.count(phase) == pytest.approx(200, rel=0.25)
+@pytest.mark.parametrize("model", ["semi-honest", "malicious"])
+def test_all_rounds_see_dropouts_at_the_asked_rate(model):
+    settings = AggregationSettings(roster=tuple(range(10)), dropout=0.2, seed=3, threat_model=model)
+    offline, online = rounds(model)[:2], rounds(model)[2:]
+    for draw, phases in ((settings.key_drops, offline), (settings.step_drops, online)):
+        drops = [drop for step in range(400) for drop in draw(step).drops.values()]
+        assert len(drops) == pytest.approx(800, rel=0.15)
+        for phase in phases:
+            assert drops.count(phase) == pytest.approx(800 / len(phases), rel=0.25)
+
+
+@pytest.mark.parametrize(("model", "online"), [("semi-honest", 2), ("malicious", 3)])
+@pytest.mark.parametrize("key_steps", [1, 4, 7])
+def test_only_the_first_key_exchange_costs_round_trips(model, online, key_steps):
+    aggregator, _ = build(secure=True, threat_model=model, key_steps=key_steps, expected_steps=9)
+    list(outcomes(aggregator, 9))
+    assert aggregator.round_trips == 2 + 9 * online
+    assert aggregator.round_trips_per_step == round(2 / 9 + online, 3)
+    assert aggregator.key_exchanges == -(-9 // key_steps)
+    assert aggregator.completed_share == 1
+
+
+def test_a_lost_key_exchange_is_tried_again_until_everybody_has_shared():
+    aggregator, _ = build(secure=True, dropout=0.2, n=5, seed=1, key_steps=50)
+    members = []
+    for _ in outcomes(aggregator, 30):
+        members.append(aggregator._attendance.members)
+    assert aggregator.key_exchanges > 1
+    assert members[0] == tuple(range(5))
+    hopeless, _ = build(secure=True, dropout=1.0)
+    with pytest.raises(StepAborted):
+        hopeless.sum(dream_request())
+    assert hopeless.key_exchanges == KEY_ATTEMPTS
+
+
+def test_a_client_that_missed_a_step_is_back_unless_the_server_may_lie():
+    seen = {}
+    for model, rejoin in (("semi-honest", False), ("malicious", False), ("malicious", True)):
+        aggregator, _ = build(
+            secure=True, n=10, dropout=0.1, key_steps=30, threat_model=model, rejoin=rejoin
+        )
+        sizes = [outcome[0] for outcome in outcomes(aggregator, 12) if outcome]
+        seen[model, rejoin] = sum(b > a for a, b in pairwise(sizes))
+    assert seen["semi-honest", False] > 2
+    assert seen["malicious", True] > 2
+    assert seen["malicious", False] <= 2 + 1
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 10, 30])
+def test_how_many_clients_may_collude(n):
+    for threshold in range(n // 2 + 1, n + 1):
+        lying, _ = build(secure=False, n=n, threshold=threshold, threat_model="malicious")
+        assert 2 * threshold > n + lying.colluders
+        assert threshold - lying.colluders >= 2
+        curious, _ = build(secure=False, n=n, threshold=threshold)
+        assert curious.colluders == threshold - 1
 
 
 def test_an_aborted_step_uses_up_its_number_and_is_counted():
@@ -162,9 +217,9 @@ def test_clients_that_are_gone_before_masking_compute_nothing():
         {c: answer(c) for c in roster}, settings, Meters(ByteLedger(roster)), session=bytes(32)
     )
     list(outcomes(aggregator, 20))
-    early = {Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS, Phase.MASKED_INPUT}
     for step in range(20):
-        gone = {c for c, phase in settings.drops(step).drops.items() if phase in early}
+        drops = settings.step_drops(step)
+        gone = {c for c in drops.drops if drops.silent(c, Phase.MASKED_INPUT)}
         assert not gone & {identity for at, identity in asked if at == step}
 
 

@@ -31,10 +31,13 @@ SUMMARY_KEYS = {
     "secure",
     "threat_model",
     "threshold",
+    "colluders",
     "rounds",
     "bits",
     "round_trips_per_step",
+    "key_exchanges",
     "aborted_steps",
+    "completed_share",
     "accuracy",
     "privacy",
     "bytes",
@@ -282,3 +285,42 @@ def test_version_and_help(run):
         "Examples",
     ):
         assert option in out
+
+
+def test_a_malicious_server_costs_one_more_round_trip_and_the_summary_says_so(run):
+    _, out, _ = run(*TINY, "--json", "--out", "curious")
+    curious = json.loads(out)
+    _, out, _ = run(*TINY, "--json", "--threat-model", "malicious", "--out", "lying")
+    lying = json.loads(out)
+    assert (curious["threat_model"], lying["threat_model"]) == ("semi-honest", "malicious")
+    # Two steps in one key batch: 2 + 2/M and 3 + 2/M.
+    assert (curious["round_trips_per_step"], lying["round_trips_per_step"]) == (3, 4)
+    assert (curious["colluders"], lying["colluders"]) == (2, 1)
+    assert curious["bytes"]["by_phase"]["consistency"] == {"up": 0, "down": 0}
+    assert lying["bytes"]["by_phase"]["consistency"]["up"] > 0
+    assert lying["accuracy"] == curious["accuracy"]
+
+
+def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(run):
+    _, out, _ = run(
+        *(*TINY, "--clients", "10", "--dream-steps", "30", "--json", "--out", "run"),
+        *("--threat-model", "malicious", "--dropout", "0.1"),
+    )
+    summary = json.loads(out)
+    assert summary["aggregation_steps"] >= 31
+    assert summary["completed_share"] >= 0.7
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--threat-model", "malicious", "--no-secure"), "--no-secure"),
+        (("--rejoin",), "--threat-model malicious"),
+        (("--key-steps", "2000"), "--key-steps must be at most 1024"),
+    ],
+)
+def test_protection_that_would_be_ignored_is_refused(run, options, words):
+    code, _, err = run(*TINY, *options)
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1

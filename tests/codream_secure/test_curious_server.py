@@ -11,7 +11,7 @@ import codream_secure.messages as broadcasts
 from codream_secure.simulation import Simulation
 from protocols import messages
 from protocols.packing import unpack
-from protocols.params import Phase
+from protocols.params import Phase, rounds
 from protocols.server import ServerSession
 
 ROOT = Path(__file__).parents[2]
@@ -20,10 +20,11 @@ UPLOADS = {
     Phase.ADVERTISE_KEYS: messages.Advertisement,
     Phase.SHARE_KEYS: messages.ShareBundles,
     Phase.MASKED_INPUT: messages.MaskedInput,
+    Phase.CONSISTENCY: messages.Consistency,
     Phase.UNMASKING: messages.UnmaskShares,
 }
-# Sent only when something is wrong, or in the malicious model: a run of `tiny` shows none.
-RARE_UPLOADS = (messages.BundleReport, messages.Consistency, messages.Signed)
+# Around all others in the malicious model; sent only when something is wrong.
+RARE_UPLOADS = (messages.Signed, messages.BundleReport)
 DOWNLOADS = (
     messages.KeyDirectory,
     messages.BundleDelivery,
@@ -53,10 +54,19 @@ def check_schema(uploads):
     assert schema(uploads) == listed("What the server receives from one client")
 
 
-def check_upload(phase, data):
+def check_signed(data):
+    """Return the signed body; raise AssertionError if there is more than it and a signature."""
+    message = msgspec.msgpack.decode(data, type=messages.Signed)
+    assert msgspec.msgpack.encode(message) == data
+    return message.body
+
+
+def check_upload(phase, data, *, signed=False):
     """Raise AssertionError unless the bytes are one listed message and nothing else."""
     kind = UPLOADS[phase]
     try:
+        if signed:
+            data = check_signed(data)
         message = msgspec.msgpack.decode(data, type=kind)
     except msgspec.DecodeError as error:
         raise AssertionError(f"{phase}: {error}") from None
@@ -64,8 +74,8 @@ def check_upload(phase, data):
 
 
 @pytest.fixture
-def recorded(tiny, monkeypatch):
-    """Return every upload of a run, as the server-side function received it."""
+def record(tiny, monkeypatch):
+    """Return a function that gives every upload of a run, as server-side functions received it."""
     received, tapped = [], []
     original = ServerSession.receive
 
@@ -77,11 +87,14 @@ def recorded(tiny, monkeypatch):
         if direction == "up":
             tapped.append((phase, client, data))
 
-    monkeypatch.setattr(ServerSession, "receive", receive)
-    simulation = Simulation(tiny(rounds=2, dropout=0.1, clients=5), tap=tap)
-    list(simulation.rounds())
-    assert received == [(client, data) for _, client, data in tapped]
-    return tapped
+    def run(threat_model):
+        monkeypatch.setattr(ServerSession, "receive", receive)
+        config = tiny(rounds=2, dropout=0.1, clients=5, threat_model=threat_model)
+        list(Simulation(config, tap=tap).rounds())
+        assert received == [(client, data) for _, client, data in tapped]
+        return tapped
+
+    return run
 
 
 def test_security_md_lists_exactly_what_goes_up():
@@ -92,11 +105,13 @@ def test_security_md_lists_exactly_what_comes_down():
     assert schema(DOWNLOADS) == listed("What other clients receive")
 
 
-def test_every_byte_the_server_receives_is_a_listed_field(recorded):
-    assert {phase for phase, *_ in recorded} == set(UPLOADS)
+@pytest.mark.parametrize("threat_model", ["semi-honest", "malicious"])
+def test_every_byte_the_server_receives_is_a_listed_field(record, threat_model):
+    recorded = record(threat_model)
+    assert {phase for phase, *_ in recorded} == set(rounds(threat_model))
     assert all(type(data) is bytes for *_, data in recorded)
     for phase, _, data in recorded:
-        check_upload(phase, data)
+        check_upload(phase, data, signed=threat_model == "malicious")
 
 
 @pytest.mark.parametrize("planted", ["loss", "examples", "clip", "accuracy"])
@@ -114,8 +129,8 @@ def test_a_planted_field_in_the_schema_is_found(planted):
 
 
 @pytest.mark.parametrize("value", [0.6931, 139, [0.5, 0.25], {"accuracy": 0.9}])
-def test_a_planted_value_in_a_message_is_found(recorded, value):
-    for phase, _, data in recorded[:40]:
+def test_a_planted_value_in_a_message_is_found(record, value):
+    for phase, _, data in record("semi-honest")[:40]:
         fields = msgspec.msgpack.decode(data)
         with pytest.raises(AssertionError):
             check_upload(phase, msgspec.msgpack.encode([*fields, value]))

@@ -9,8 +9,8 @@ from secagg_helpers import ROOM
 
 THIRD_PARTY = {"numpy", "cryptography", "msgspec", "protocols"}
 STDLIB = {
-    "__future__", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools",
-    "math", "os", "struct", "typing",
+    "__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib",
+    "itertools", "math", "os", "struct", "typing",
 }  # fmt: skip
 FILES = sorted(ROOM.rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

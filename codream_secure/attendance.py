@@ -1,0 +1,170 @@
+"""Who is there in which aggregation: simulated failures, and what they do to key batches.
+
+Only bookkeeping, no cryptography: a run in the clear loses the same clients at the same steps as
+a masked one, and the two give the same dreams.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from codream_secure.seeds import derive_seed
+from protocols.driver import DropSchedule
+from protocols.errors import NotEnoughSurvivors
+from protocols.params import Phase, ThreatModel, default_threshold, rounds
+
+# How often the key exchange of one batch is tried until every client has shared (D13).
+KEY_ATTEMPTS = 5
+
+_OFFLINE = (Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AggregationSettings:
+    """Who takes part and how failures are simulated.
+
+    Args:
+        roster: client ids, ascending.
+        threshold: t; None stands for floor(2n/3) + 1.
+        threat_model: whom the clients take the server for.
+        rejoin: malicious model: whether a client that missed a step may be back in the next one.
+        key_steps: M, the most steps that keys are made for in one exchange.
+        expected_steps: how many steps the run plans; keys are not made for more.
+        dropout: probability that a client fails in one step, and in one key exchange, each time
+            at a uniform round.
+        seed: of the dropouts.
+    """
+
+    roster: tuple[int, ...]
+    threshold: int | None = None
+    threat_model: ThreatModel = "semi-honest"
+    rejoin: bool = False
+    key_steps: int = 1
+    expected_steps: int | None = None
+    dropout: float = 0.0
+    seed: int = 0
+
+    @property
+    def needed(self) -> int:
+        """The threshold in force."""
+        return default_threshold(len(self.roster)) if self.threshold is None else self.threshold
+
+    def batch_steps(self, step: int) -> int:
+        """Return M of a batch whose first step has this number; 0 if no such step is planned."""
+        if self.expected_steps is None:
+            return self.key_steps
+        return max(0, min(self.key_steps, self.expected_steps - step))
+
+    @property
+    def online(self) -> tuple[Phase, ...]:
+        """The rounds of one step."""
+        return tuple(phase for phase in rounds(self.threat_model) if phase not in _OFFLINE)
+
+    def step_drops(self, step: int) -> DropSchedule:
+        """Return who fails when in protocol step ``step``."""
+        return self._drops(self.online, "step", step)
+
+    def key_drops(self, attempt: int) -> DropSchedule:
+        """Return who fails when in key exchange number ``attempt`` of the run."""
+        return self._drops(_OFFLINE, "keys", attempt)
+
+    def _drops(self, phases: tuple[Phase, ...], *which: str | int) -> DropSchedule:
+        draw = np.random.default_rng(derive_seed(self.seed, "dropout", *which))
+        fails = draw.random(len(self.roster)) < self.dropout
+        at = draw.integers(len(phases), size=len(self.roster))
+        chosen = zip(self.roster, fails, at, strict=True)
+        return DropSchedule({c: phases[index] for c, failed, index in chosen if failed})
+
+
+class Attendance:
+    """Which clients hold shares, and which steps come to their end (SPEC 6.2, 6.3, 8.1).
+
+    Args:
+        settings: roster, threshold, threat model, dropouts.
+
+    Attributes:
+        key_exchanges: begun so far, those included that failed or that travelled with a step.
+    """
+
+    def __init__(self, settings: AggregationSettings) -> None:
+        self._settings = settings
+        self.key_exchanges = 0
+        self._keys = 0
+        self._members: tuple[int, ...] = ()
+        self._prepared: tuple[int, ...] = ()
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Who can be active in the next step."""
+        return self._members if self._keys else ()
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether a new batch has to be made before the next step."""
+        spare = min(self._settings.needed + 1, len(self._settings.roster))
+        return len(self.members) < spare
+
+    def renewal(self, step: int) -> int:
+        """Return M of the batch whose keys are made on the way of this step.
+
+        0 unless this step uses the last keys and more steps are planned.
+        """
+        return self._settings.batch_steps(step + 1) if self._keys == 1 else 0
+
+    def make_keys(self, steps: int) -> list[DropSchedule]:
+        """Start a new batch of M = ``steps``; returns who fails in each attempt at its keys.
+
+        Afterwards nobody is a member if all attempts fell below the threshold.
+        """
+        best, self._prepared = self._prepared, ()
+        attempts: list[DropSchedule] = []
+        while best != self._settings.roster and len(attempts) < KEY_ATTEMPTS:
+            attempts.append(self._settings.key_drops(self.key_exchanges))
+            self.key_exchanges += 1
+            best = max(best, self._sharers(attempts[-1]), key=len)
+        self._members, self._keys = best, steps if best else 0
+        return attempts
+
+    def finish_step(self, drops: DropSchedule, *, renews: bool) -> int:
+        """Play the rounds of a step.
+
+        Args:
+            drops: who falls silent in it.
+            renews: whether the next batch's keys are made on the way.
+
+        Returns:
+            How many inputs are in the sum.
+
+        Raises:
+            NotEnoughSurvivors: where the protocol raises it.
+        """
+        active = self.members
+        self._keys -= 1
+        inputs = self._present(active, drops, Phase.MASKED_INPUT)
+        if not self._may_rejoin:
+            self._members = inputs
+        *earlier, last = self._settings.online[1:]
+        for phase in earlier:
+            self._present(inputs, drops, phase)
+        if renews:
+            self.key_exchanges += 1
+            self._prepared = self._sharers(drops.beside())
+        self._present(inputs, drops, last)
+        return len(inputs)
+
+    @property
+    def _may_rejoin(self) -> bool:
+        return self._settings.rejoin or self._settings.threat_model == "semi-honest"
+
+    def _present(
+        self, waiting: tuple[int, ...], drops: DropSchedule, phase: Phase
+    ) -> tuple[int, ...]:
+        there = tuple(c for c in waiting if not drops.silent(c, phase))
+        if len(there) < self._settings.needed:
+            raise NotEnoughSurvivors(phase, len(there), self._settings.needed)
+        return there
+
+    def _sharers(self, drops: DropSchedule) -> tuple[int, ...]:
+        """Who holds shares after a key exchange; nobody if it fell below the threshold."""
+        sharers = tuple(c for c in self._settings.roster if c not in drops.drops)
+        return sharers if len(sharers) >= self._settings.needed else ()
