@@ -1,0 +1,164 @@
+"""A client's own folder: what must survive a restart is on disk before anything is sent (D5).
+
+`protocols.ledger` says what to store and when; here it is stored. Records hold secrets: the folder
+is readable by its owner alone, and one process at a time may use it.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from codream_secure.errors import UserError
+from protocols.client import Inputs
+from protocols.keys import Entropy
+from protocols.ledger import DurableClient, Reply
+from protocols.params import Task
+from protocols.preprocessing import Party
+
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
+
+
+class StateFolder:
+    """Named records in one folder, each replaced as a whole or not at all.
+
+    Args:
+        path: made if it is not there; only the owner may read it.
+
+    Raises:
+        UserError: another process uses the folder, or it cannot be made or locked.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            path.chmod(_FOLDER_MODE)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
+        except OSError as error:
+            raise UserError(f"cannot use the state folder {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UserError(
+                f"the state folder {path} is in use by another process; two clients from one "
+                "state would answer twice: stop the other one, or give this one its own folder"
+            ) from None
+
+    def save(self, name: str, data: bytes) -> None:
+        """Replace a record; when this returns it is on disk, whatever happens next.
+
+        Args:
+            name: of the record, a plain file name.
+            data: the whole record.
+        """
+        temporary = self.path / f"{name}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self.path / name)
+        self._sync()
+
+    def load(self, name: str) -> bytes | None:
+        """Return a record as it was last saved; None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def erase(self, name: str) -> None:
+        """Remove a record, if it is there. On flash memory its blocks may stay for a while."""
+        (self.path / name).unlink(missing_ok=True)
+        self._sync()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all records; unfinished ones are none."""
+        files = (path.name for path in self.path.iterdir())
+        return tuple(sorted(n for n in files if n != "lock" and not n.endswith(".new")))
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class StoredClient:
+    """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
+
+    Answers are those of `protocols.client.ClientSession`. A batch that was begun in the folder is
+    gone on with; records of other batches are erased.
+
+    Args:
+        folder: of this client alone.
+        party: who, in which batch, on what conditions.
+        entropy: source of its secrets, os.urandom outside tests.
+
+    Raises:
+        LocalProtocolError: the record is damaged, or of another client or batch.
+        PolicyError: the batch is outside the policy.
+    """
+
+    def __init__(self, folder: StateFolder, party: Party, entropy: Entropy) -> None:
+        self._folder = folder
+        self._name = f"batch-{party.batch.batch}"
+        for other in folder.names():
+            if other.startswith("batch-") and other != self._name:
+                folder.erase(other)
+        self._client = DurableClient(party, entropy, folder.load(self._name))
+
+    def advertise_keys(self) -> bytes:
+        """Round 0: the encoded Advertisement."""
+        return self._stored(self._client.advertise_keys())
+
+    def share_keys(self, directory: bytes) -> bytes:
+        """Round 1: from the encoded KeyDirectory to the encoded ShareBundles."""
+        return self._stored(self._client.share_keys(directory))
+
+    def open_bundles(self, delivery: bytes) -> bytes | None:
+        """After round 1: an encoded BundleReport if a bundle did not open."""
+        return self._stored(self._client.open_bundles(delivery)) or None
+
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
+        """Round 2: from the encoded StepRequest to the encoded MaskedInput."""
+        return self._stored(self._client.masked_input(request, task, inputs))
+
+    def confirm(self, survivors: bytes) -> bytes:
+        """Consistency round: from the encoded SurvivorSet to the encoded Consistency."""
+        return self._stored(self._client.confirm(survivors))
+
+    def unmask(self, data: bytes) -> bytes:
+        """Round 3: the encoded UnmaskShares."""
+        return self._stored(self._client.unmask(data))
+
+    def end(self) -> None:
+        """Give up the batch and erase its record."""
+        self._client.end()
+        self._folder.erase(self._name)
+
+    def _stored(self, reply: Reply) -> bytes:
+        self._folder.save(self._name, reply.record)
+        return reply.message

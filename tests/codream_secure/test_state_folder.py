@@ -1,0 +1,205 @@
+"""Records on disk: whole or not at all, one process at a time, and one answer across restarts."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codream_secure.errors import UserError
+from codream_secure.state_folder import StateFolder, StoredClient
+from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.keys import SigningKey
+from protocols.params import BatchParams, Section, Task
+from protocols.policy import Policy
+from protocols.preprocessing import Party
+from protocols.server import ServerSession
+
+ROSTER = (0, 1, 2, 3)
+SECTION = Section(name="g", length=5, bits=4, clip=1.0)
+
+
+def task(step):
+    return Task(step=step, kind="sum", sections=(SECTION,), broadcast_digest=bytes(32))
+
+
+def codes(client, step):
+    return {"g": np.full(5, (client + step) % 16, np.uint32)}
+
+
+class CrashError(Exception):
+    """The process ends here."""
+
+
+class Nodes:
+    """Clients that are made anew from their folders for every single message."""
+
+    def __init__(self, root, *, malicious):
+        keys = {u: SigningKey.from_private_bytes(bytes([u + 1] * 32)) for u in ROSTER}
+        self.batch = BatchParams(
+            session=bytes(32),
+            batch=1,
+            steps=3,
+            roster=ROSTER,
+            threshold=3,
+            threat_model="malicious" if malicious else "semi-honest",
+            identities=tuple(k.public for k in keys.values()) if malicious else (),
+        )
+        self.parties = {
+            u: Party(
+                self.batch,
+                u,
+                keys[u] if malicious else None,
+                Policy(min_honest=2) if malicious else None,
+            )
+            for u in ROSTER
+        }
+        self.root = root
+        self.server = ServerSession(self.batch)
+
+    def ask(self, client, call):
+        with StateFolder(self.root / str(client)) as folder:
+            return call(StoredClient(folder, self.parties[client], os.urandom))
+
+    def round(self, waiting, call):
+        for u in waiting:
+            reply = self.ask(u, lambda client, u=u: call(u, client))
+            if reply is not None:
+                self.server.receive(u, reply)
+
+    def exchange_keys(self):
+        self.round(ROSTER, lambda u, client: client.advertise_keys())
+        keys = self.server.end_round()
+        self.round(keys, lambda u, client: client.share_keys(keys[u]))
+        bundles = self.server.end_round()
+        self.round(bundles, lambda u, client: client.open_bundles(bundles[u]))
+
+    def step(self, number):
+        wanted = task(number)
+        requests = self.server.begin_step(wanted)
+        self.round(
+            requests,
+            lambda u, client: client.masked_input(requests[u], wanted, codes(u, number)),
+        )
+        told = self.server.end_round()
+        if self.batch.malicious:
+            self.round(told, lambda u, client: client.confirm(told[u]))
+            told = self.server.end_round()
+        self.round(told, lambda u, client: client.unmask(told[u]))
+        self.server.end_round()
+        return self.server.result.totals["g"].tolist()
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_a_process_per_message_gives_the_exact_sums(tmp_path, malicious):
+    nodes = Nodes(tmp_path, malicious=malicious)
+    nodes.exchange_keys()
+    for number in range(3):
+        assert nodes.step(number) == [sum((u + number) % 16 for u in ROSTER)] * 5
+
+
+def test_an_answer_that_was_stored_and_not_sent_is_sent_again_unchanged(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    request = nodes.server.begin_step(task(0))[1]
+    sent = nodes.ask(1, lambda c: c.masked_input(request, task(0), codes(1, 0)))
+    again = nodes.ask(1, lambda c: c.masked_input(request, task(0), codes(1, 9)))
+    assert again == sent
+    with pytest.raises(RemoteProtocolError, match="another request"):
+        nodes.ask(1, lambda c: c.masked_input(request, task(5), codes(1, 0)))
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_an_answer_that_was_not_stored_never_left_and_the_client_goes_on(
+    tmp_path, monkeypatch, call
+):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    request = nodes.server.begin_step(task(0))[1]
+
+    def crash(*arguments):
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "fsync") if call == "fsync" else (Path, "rename")), crash)
+        with pytest.raises(CrashError):
+            nodes.ask(1, lambda c: c.masked_input(request, task(0), codes(1, 0)))
+    assert nodes.ask(1, lambda c: c.masked_input(request, task(0), codes(1, 0)))
+
+
+def test_records_are_for_the_owner_alone_and_gone_with_their_batch(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    home = tmp_path / "1"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
+    with StateFolder(home) as folder:
+        assert folder.names() == ("batch-1",)
+        StoredClient(folder, nodes.parties[1], os.urandom).end()
+        assert folder.names() == ()
+        folder.save("batch-7", b"of an older batch")
+        folder.save("budget", b"of something else")
+        StoredClient(folder, nodes.parties[1], os.urandom)
+        assert folder.names() == ("budget",)
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    record = tmp_path / "1" / "batch-1"
+    record.write_bytes(record.read_bytes()[:-1])
+    with pytest.raises(LocalProtocolError, match="damaged"):
+        nodes.ask(1, lambda c: c.end())
+
+
+def test_two_processes_cannot_use_one_folder(tmp_path):
+    code = f"""
+import sys, pathlib
+from codream_secure.state_folder import StateFolder
+folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
+print("held", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="in use by another process"):
+            StateFolder(tmp_path)
+        other.kill()
+        other.wait()
+    StateFolder(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot use the state folder"):
+        StateFolder(tmp_path / "file")
+
+
+def test_a_record_is_whole_whenever_the_process_is_killed(tmp_path):
+    code = f"""
+import pathlib
+from codream_secure.state_folder import StateFolder
+folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
+number = 0
+while True:
+    folder.save("record", number.to_bytes(4, "big") * 5000)
+    number += 1
+    if number == 3: print("going", flush=True)
+"""
+    for delay in (0.0, 0.003, 0.011):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"going\n"
+            time.sleep(delay)
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        with StateFolder(tmp_path) as folder:
+            data = folder.load("record")
+            assert data == data[:4] * 5000
+            assert int.from_bytes(data[:4], "big") >= 2
