@@ -1,6 +1,7 @@
 """The client: from a batch's keys to masked inputs and shares, step by step (SPEC 6.3, 6.4).
 
-    Start -> Advertised -> Shared -> Prepared, and within Prepared per step: Masked -> spent
+    Start -> Advertised (ring: -> Drawn) -> Shared -> Prepared
+    and within Prepared per step: Masked -> spent
 
 A transition takes the state and the server's message and returns the next state and the reply.
 `ClientSession` carries bytes in and out and makes sure that no key is used twice.
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from protocols import context, masking, messages, preprocessing, signing
 from protocols.errors import CryptoError, LocalProtocolError, RemoteProtocolError
-from protocols.graph import complete
 from protocols.keys import Entropy, KeyPair, SigningKey
 from protocols.messages import (
     BundleDelivery,
@@ -25,6 +25,8 @@ from protocols.messages import (
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
+    NonceCommitments,
+    RingDirectory,
     StepRequest,
     SurvivorSet,
     UnmaskShares,
@@ -35,6 +37,7 @@ from protocols.policy import Policy
 from protocols.preprocessing import (
     Advertised,
     Confirmed,
+    Drawn,
     KeyShare,
     Masked,
     Party,
@@ -84,12 +87,14 @@ def mask_input(
     total = masking.MaskedSum(task, party.batch.n, vectors)
     total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)
     own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
-    for peer in complete(party.client, active):
+    for peer in (v for v in active if v in state.mask_keys):
         public = state.mask_keys[peer][request.key]
         total.add(_pair_key(party, own, peer, public, on), masking.pair_sign(party.client, peer))
     fields = task.fields(party.batch.n)
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
-    current = Masked(request.key, on, {u: keys.held[u] for u in active})
+    held = {u: keys.held[u] for u in active if u in keys.held}
+    strangers = tuple(u for u in active if u not in held)
+    current = Masked(request.key, on, held, strangers)
     left = spend(state, request.key)
     nxt = msgspec.structs.replace(left, current=current, last_step=task.step, cohort=active)
     return nxt, MaskedInput(request.key, packed), on
@@ -122,8 +127,11 @@ def _checked_active(party: Party, state: Prepared, request: StepRequest) -> tupl
         raise lie(Phase.MASKED_INPUT, "active set below the threshold")
     if party.client not in active:
         raise lie(Phase.MASKED_INPUT, "own id is not in the active set")
-    if not set(active) <= set(state.unused[request.key].held):
+    held = state.unused[request.key].held
+    if not set(active) <= {*held, *state.strangers}:
         raise lie(Phase.MASKED_INPUT, "active client whose bundle was never opened")
+    if sum(u in held for u in active) < party.batch.share_threshold:
+        raise lie(Phase.MASKED_INPUT, "too few active neighbours to hold shares")
     shrinking = party.policy is not None and not party.policy.rejoin
     if shrinking and state.cohort is not None and not set(active) <= set(state.cohort):
         raise lie(Phase.MASKED_INPUT, "a client that missed the last step is active again")
@@ -148,7 +156,7 @@ def confirm(party: Party, state: Masked, message: SurvivorSet) -> Confirmed:
     """
     survivors = messages.decode_set(message.survivors, party.batch.roster)
     check_survivors(party, state, survivors)
-    return Confirmed(state.key, state.on, state.held, survivors)
+    return Confirmed(state.key, state.on, state.held, survivors, state.strangers)
 
 
 def statement(party: Party, state: Confirmed) -> bytes:
@@ -181,7 +189,7 @@ def check_proof(party: Party, state: Confirmed, message: ConsistencyProof) -> No
 
 
 def unmask(party: Party, state: Masked | Confirmed, survivors: tuple[int, ...]) -> UnmaskShares:
-    """Answer one kind of share per active client (SPEC 6.4).
+    """Answer one kind of share per active client that any are held of (SPEC 6.4).
 
     Raises:
         RemoteProtocolError: the survivor set is not acceptable.
@@ -206,7 +214,8 @@ def gate(
         survivors: the announced U3.
 
     Returns:
-        For every active client in roster order: SelfShare if it survived, else KeyShare.
+        For every active client that shares are held of, in roster order: SelfShare if it
+        survived, else KeyShare.
 
     Raises:
         RemoteProtocolError: see `check_survivors`.
@@ -223,25 +232,28 @@ def check_survivors(party: Party, state: Masked | Confirmed, survivors: Collecti
 
     Raises:
         RemoteProtocolError: it is not within the active set, lacks this client, or is below the
-            threshold.
+            threshold, or too few of it hold shares of this client's seeds.
     """
-    if not set(survivors) <= set(state.held):
+    if not set(survivors) <= {*state.held, *state.strangers}:
         raise lie(Phase.UNMASKING, "a survivor was not active")
     if party.client not in survivors:
         raise lie(Phase.UNMASKING, "own masked input was left out")
     if len(survivors) < party.batch.threshold:
         raise lie(Phase.UNMASKING, "fewer survivors than the threshold")
+    if sum(u in state.held for u in survivors) < party.batch.share_threshold:
+        raise lie(Phase.UNMASKING, "too few surviving neighbours to hold shares")
 
 
 # Session ---------------------------------------------------------------------------------------
 
-_S = TypeVar("_S", Start, Advertised, Shared, Prepared)
+_S = TypeVar("_S", Start, Advertised, Drawn, Shared, Prepared)
 
 
 class ClientSession:
     """One client in one batch: bytes in, bytes out.
 
-    The three offline steps are called in order, each once; then, for every step of the batch,
+    The three offline steps (on the ring four, `draw_graph` being the second) are called in order,
+    each once; then, for every step of the batch,
     `masked_input` and `unmask`. Before it does anything a call gives up what it is about to use,
     and stores the next state only when it succeeded: after an error offline the session is dead,
     after an error online the step is, and nothing more leaves it (SPEC 6.5).
@@ -281,18 +293,40 @@ class ClientSession:
         self._state = state
         return state.sent
 
+    def draw_graph(self, commitments: bytes) -> bytes:
+        """Draw, ring only: from the encoded NonceCommitments to the encoded Nonce.
+
+        Raises:
+            DecodeError, RemoteProtocolError: see `preprocessing.draw_graph`.
+            LocalProtocolError: not the step that is due, or the graph is complete.
+        """
+        state = self._take(Advertised)
+        if self._party.batch.ring is None:
+            raise LocalProtocolError("the complete graph is not drawn")
+        message = messages.decode(commitments, NonceCommitments, self._party.batch)
+        self._state, reply = preprocessing.draw_graph(self._party, state, message)
+        return messages.encode(reply)
+
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: from the encoded KeyDirectory to the encoded ShareBundles.
 
+        On the ring from the encoded RingDirectory, after `draw_graph`.
+
         Raises:
-            DecodeError, RemoteProtocolError: see `preprocessing.share_keys`.
+            DecodeError, RemoteProtocolError: see `preprocessing.share_keys`, `share_on_ring`.
             LocalProtocolError: not the step that is due.
         """
-        state = self._take(Advertised)
-        message = messages.decode(directory, KeyDirectory, self._party.batch)
-        nxt, reply = preprocessing.share_keys(self._party, state, message)
+        party = self._party
+        if party.batch.ring is None:
+            state = self._take(Advertised)
+            message = messages.decode(directory, KeyDirectory, party.batch)
+            nxt, reply = preprocessing.share_keys(party, state, message)
+        else:
+            drawn = self._take(Drawn)
+            listed = messages.decode(directory, RingDirectory, party.batch)
+            nxt, reply = preprocessing.share_on_ring(party, drawn, listed)
         self._state = nxt
-        return self._party.wrap(nxt.off1, reply)
+        return party.wrap(nxt.off1, reply)
 
     def open_bundles(self, delivery: bytes) -> bytes | None:
         """After round 1: take in the encoded BundleDelivery.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from protocols.field import PrimeField
 from protocols.keys import VERSION, frame
 from protocols.params import BatchParams, Section, Task
-
-GRAPH = b"complete"
 
 
 def u64(value: int) -> bytes:
@@ -22,9 +21,13 @@ def u64(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
+@lru_cache(maxsize=8)
 def offline(batch: BatchParams) -> bytes:
     """off0: binds session, batch, M, threat model, graph, threshold, roster and identities."""
-    agreed = frame(batch.threat_model.encode(), GRAPH, u64(batch.threshold))
+    ring = batch.ring
+    numbers = () if ring is None else (u64(ring.degree), u64(ring.threshold))
+    graph = b"complete" if ring is None else b"k-regular"
+    agreed = frame(batch.threat_model.encode(), graph, u64(batch.threshold), *numbers)
     identities = batch.identities or (b"",) * batch.n
     members = zip(batch.roster, identities, strict=True)
     roster = b"".join(u64(client) + identity for client, identity in members)
@@ -39,6 +42,28 @@ def advertised(off0: bytes, advertisements: Iterable[tuple[int, bytes]]) -> byte
         advertisements: (client, encoded Advertisement) in ascending client order.
     """
     return digest("off1", off0, *(frame(u64(client), data) for client, data in advertisements))
+
+
+def drawn(off0: bytes, committed: Mapping[int, bytes], nonces: Mapping[int, bytes]) -> bytes:
+    """off1 on the ring: binds off0, every nonce commitment of C and every nonce of U1; 32 bytes.
+
+    Args:
+        off0: result of `offline`.
+        committed: client -> commitment, ascending.
+        nonces: client -> nonce, ascending.
+    """
+    lists = (frame(*(u64(u) + value for u, value in m.items())) for m in (committed, nonces))
+    return digest("off1", off0, *lists)
+
+
+def edge(off1: bytes, ends: Mapping[int, bytes]) -> bytes:
+    """Binds off1 and the advertisements of two neighbours on the ring; 32 bytes (SPEC 3.2)."""
+    return digest("edge", off1, *(frame(u64(u), ends[u]) for u in sorted(ends)))
+
+
+def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
+    """What a client shows of its nonce before it knows those of others; 32 bytes (SPEC 3.7)."""
+    return digest("nonce", off0, u64(client), nonce)
 
 
 def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from protocols.client import ClientSession, Inputs
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors, SecAggError
 from protocols.keys import Entropy, SigningKey
-from protocols.params import AggregationParams, BatchParams, Phase, Task
+from protocols.params import AggregationParams, BatchParams, Phase, Ring, Task
 from protocols.policy import Policy
 from protocols.server import ServerSession
 
@@ -26,7 +26,10 @@ ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
 
 @dataclass(frozen=True, slots=True)
 class DropSchedule:
-    """Client -> the phase whose message it no longer sends; nothing comes from it afterwards."""
+    """Client -> the phase whose message it no longer sends; nothing comes from it afterwards.
+
+    A phase that the run does not have stands for the next one.
+    """
 
     drops: Mapping[int, Phase] = field(default_factory=dict)
 
@@ -38,10 +41,10 @@ class DropSchedule:
     def beside(self) -> DropSchedule:
         """The same silence for offline messages that travel with a step's (SPEC 6.2).
 
-        Keys travel with masked inputs, bundles with the answers of the last round.
+        Keys travel with masked inputs, nonces or bundles with the answers of the last round.
         """
-        keys, bundles = Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS
-        missed = {u: keys if self.silent(u, Phase.MASKED_INPUT) else bundles for u in self.drops}
+        keys, rest = Phase.ADVERTISE_KEYS, Phase.DRAW_GRAPH
+        missed = {u: keys if self.silent(u, Phase.MASKED_INPUT) else rest for u in self.drops}
         return DropSchedule(missed)
 
 
@@ -122,6 +125,8 @@ class BatchSession:
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent.
         trust: the clients' signing keys and policy; with it, the malicious model is run.
+        ring: the k-regular graph, drawn anew for every batch (`graph.ring_parameters` with the M
+            of the longest one); None is the complete graph. A ConfigError in the malicious model.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class BatchSession:
         entropy: Entropy | None = None,
         tap: Tap | None = None,
         trust: Trust | None = None,
+        ring: Ring | None = None,
     ) -> None:
         self._session = session
         self._roster = roster
@@ -140,6 +146,7 @@ class BatchSession:
         self._entropy = entropy or os.urandom
         self._wire = _Wire(tap)
         self._trust = trust
+        self._ring = ring
         self._batches = 0
         self._parties: _Parties | None = None
         self._next: _Parties | None = None
@@ -239,6 +246,7 @@ class BatchSession:
             threshold=self._threshold,
             threat_model="semi-honest" if self._trust is None else "malicious",
             identities=() if self._trust is None else self._trust.identities(self._roster),
+            ring=self._ring,
         )
         self._batches += 1
         return _Parties(batch, self._entropy, self._wire, self._trust)
@@ -296,7 +304,7 @@ class _Parties:
         self._wire = wire
 
     def exchange_keys(self, drops: DropSchedule) -> None:
-        """Rounds 0 and 1."""
+        """Rounds 0 and 1, on the ring with the draw between them."""
         self._wire.round_trips += 1
         directories = self.advertise_keys(drops)
         self._wire.round_trips += 1
@@ -309,9 +317,14 @@ class _Parties:
             Phase.ADVERTISE_KEYS, self._batch.roster, drops, lambda u: clients[u].advertise_keys()
         )
 
-    def share_keys(self, keys: Mapping[int, bytes], drops: DropSchedule) -> None:
-        """Round 1, from the directories to opened bundles."""
-        clients = self._clients
+    def share_keys(self, listed: Mapping[int, bytes], drops: DropSchedule) -> None:
+        """Round 1, from the directories to opened bundles; on the ring first the draw."""
+        clients, keys = self._clients, listed
+        if self._batch.ring is not None:
+            keys = self._round(
+                Phase.DRAW_GRAPH, listed, drops, lambda u: clients[u].draw_graph(listed[u])
+            )
+            self._wire.round_trips += 1
         bundles = self._round(
             Phase.SHARE_KEYS, keys, drops, lambda u: clients[u].share_keys(keys[u])
         )
@@ -409,7 +422,7 @@ class _Beside:
             self._directories = self._parties.advertise_keys(self._drops)
 
     def share_keys(self) -> None:
-        """Round 1, with the shares."""
+        """Round 1, with the shares; on the ring the draw, and round 1 after it (SPEC 6.2)."""
         if self._directories:
             with contextlib.suppress(NotEnoughSurvivors):
                 self._parties.share_keys(self._directories, self._drops)

@@ -50,13 +50,16 @@ class NotEnoughSurvivors(SecAggError):  # noqa: N818 - an outcome of the protoco
         phase: the round that ended below the threshold.
         alive: how many clients sent their message of that round.
         needed: the threshold.
+        around: whose neighbours were counted; None if all clients were.
     """
 
-    def __init__(self, phase: Phase, alive: int, needed: int) -> None:
+    def __init__(self, phase: Phase, alive: int, needed: int, around: int | None = None) -> None:
         self.phase = phase
         self.alive = alive
         self.needed = needed
-        super().__init__(f"{phase}: {alive} clients left, {needed} needed")
+        self.around = around
+        who = "clients" if around is None else f"neighbours of client {around}"
+        super().__init__(f"{phase}: {alive} {who} left, {needed} needed")
 
 
 class CryptoError(SecAggError):

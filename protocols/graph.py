@@ -1,7 +1,7 @@
 """Who masks with whom and who holds whose shares (SPEC 1.4).
 
-Sessions use `complete`. The ring below is planned: its parameters and neighbourhoods can be
-computed, no session takes it yet.
+`complete` is the default and cheap enough up to about 100 clients; `k-regular` is the ring below,
+for the semi-honest model only (SPEC 8.7). Everything else speaks of neighbours and holders.
 """
 
 from __future__ import annotations
@@ -9,27 +9,97 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from protocols.context import u64
 from protocols.errors import ConfigError
 from protocols.keys import VERSION, frame
-from protocols.params import MAX_CLIENTS, MIN_CLIENTS
+from protocols.params import MAX_CLIENTS, MIN_CLIENTS, BatchParams, Ring
 
 MAX_SECURITY = 256
+
+Clients = tuple[int, ...]
 
 _NEGLIGIBLE = 1e-18  # of a sum of falling terms: where it ends
 _ROUNDING = 1e-9  # 0.1 * 30 is a little more than 3: not a reason to count a fourth client
 
 
 def complete(client: int, members: tuple[int, ...]) -> tuple[int, ...]:
-    """Neighbours in the complete graph: every member but the client itself, in ascending order.
-
-    This is the only graph of this version. Sparse graphs replace this one function; everything
-    else speaks of neighbours.
-    """
+    """Neighbours in the complete graph: every member but the client itself, in ascending order."""
     return tuple(peer for peer in members if peer != client)
+
+
+def neighbourhood(batch: BatchParams, client: int, members: Clients, seed: bytes) -> Clients:
+    """A client's neighbours in a batch, ascending.
+
+    Args:
+        batch: says which graph.
+        client: a member.
+        members: U1, ascending.
+        seed: off1, which decides the order of a ring.
+    """
+    if batch.ring is None:
+        return complete(client, members)
+    return ring_neighbours(client, ring_order(members, seed), _degree(batch.ring, len(members)))
+
+
+class Graph:
+    """All neighbourhoods of a batch, for the server; a ring takes memory of n * k.
+
+    Args:
+        batch: says which graph.
+        members: U1, ascending.
+        seed: off1, which decides the order of a ring.
+    """
+
+    def __init__(self, batch: BatchParams, members: Clients, seed: bytes) -> None:
+        self._members = members
+        self._needed = batch.share_threshold
+        self._near: Mapping[int, Clients] | None = None
+        if batch.ring is not None:
+            order, k = ring_order(members, seed), _degree(batch.ring, len(members))
+            self._near = {u: _around(order, place, k) for place, u in enumerate(order)}
+
+    def neighbours(self, client: int) -> Clients:
+        """Who masks with a client, ascending."""
+        return complete(client, self._members) if self._near is None else self._near[client]
+
+    def held(self, client: int, group: Clients) -> Clients:
+        """Of whom in an ascending group of members a client holds shares; who holds its own.
+
+        Both are the same (SPEC 1.4): the neighbours, on the complete graph also the client itself.
+        """
+        if self._near is None:
+            return group
+        near = frozenset(self._near[client])
+        return tuple(u for u in group if u in near)
+
+    def weakest(self, clients: Collection[int], present: frozenset[int]) -> tuple[int, int | None]:
+        """The fewest holders that one of the clients has among those present, and which client.
+
+        The client is None on the complete graph, where all have the same.
+        """
+        if self._near is None:
+            return len(present), None
+        return min((len(present.intersection(self._near[u])), u) for u in clients)
+
+    def stable(self, members: Clients) -> Clients:
+        """The members without those that have too few holders among the rest (SPEC 6.3).
+
+        On the complete graph all have the same number, and the threshold alone decides.
+        """
+        if self._near is None:
+            return members
+        left = set(members)
+        todo = list(members)
+        while todo:
+            client = todo.pop()
+            near = left.intersection(self._near[client])
+            if client in left and len(near) < self._needed:
+                left.remove(client)
+                todo += near
+        return tuple(sorted(left))
 
 
 # The ring: neighbourhoods ----------------------------------------------------------------------
@@ -54,7 +124,7 @@ def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
 
 
 def ring_neighbours(client: int, order: tuple[int, ...], k: int) -> tuple[int, ...]:
-    """Neighbours in the k-regular Harary graph, in ascending order; not used by sessions yet.
+    """Neighbours in the k-regular Harary graph, in ascending order.
 
     Args:
         client: whose neighbours.
@@ -68,13 +138,22 @@ def ring_neighbours(client: int, order: tuple[int, ...], k: int) -> tuple[int, .
     n = len(order)
     if client not in order:
         raise ConfigError(f"client {client} is not on the ring")
-    if k == n - 1:
-        return complete(client, tuple(sorted(order)))
-    if not 1 < k < n or k % 2:
+    if k != n - 1 and (not 1 < k < n or k % 2):
         raise ConfigError(f"a ring of {n} clients has no neighbourhoods of {k}")
-    position = order.index(client)
+    return _around(order, order.index(client), k)
+
+
+def _around(order: Clients, position: int, k: int) -> Clients:
+    n = len(order)
+    if k == n - 1:
+        return complete(order[position], tuple(sorted(order)))
     steps = (step for distance in range(1, k // 2 + 1) for step in (distance, -distance))
     return tuple(sorted(order[(position + step) % n] for step in steps))
+
+
+def _degree(ring: Ring, members: int) -> int:
+    """Among few members all others are neighbours (SPEC 1.4)."""
+    return min(ring.degree, members - 1)
 
 
 # The ring: parameters --------------------------------------------------------------------------
@@ -114,6 +193,11 @@ class RingParameters:
     log2_split: float
     log2_stuck: float
 
+    @property
+    def ring(self) -> Ring:
+        """What sessions take."""
+        return Ring(self.k, self.t)
+
 
 def ring_parameters(
     n: int,
@@ -125,11 +209,10 @@ def ring_parameters(
     model: RingModel = RingModel.SEMI_HONEST,
     steps: int = 1,
 ) -> RingParameters:
-    """Smallest degree k, then smallest threshold t, of a safe ring: planned parameters only.
+    """Smallest degree k, then smallest threshold t, of a safe ring.
 
-    Sessions use the complete graph; nothing takes these values yet. With a random order the
-    numbers of corrupt and of silent neighbours are hypergeometric. Conditions, each a union
-    bound over clients and steps:
+    With a random order the numbers of corrupt and of silent neighbours are hypergeometric. t is
+    at least 2 (see `Ring`). Conditions, each a union bound over clients and steps:
         E1  no honest client has t corrupt neighbours; against an equivocating server none has
             2t - k, since every honest neighbour may be made to answer either kind of share
         E2  C(n,2) * prod_{i<k} (m-i)/(n-i) bounds a cut of the ring by m corrupt or silent ones
@@ -142,10 +225,10 @@ def ring_parameters(
         sigma: E1 and E2 fail with probability at most 2^-sigma each.
         eta: E3 fails with probability at most 2^-eta.
         model: see `RingModel`; there is none for a malicious server.
-        steps: steps that one graph serves.
+        steps: M of the batch, the steps that one graph serves.
 
     Returns:
-        k even, or n - 1.
+        k even, or n - 1. They hold for n clients on the ring (SPEC 8.7).
 
     Raises:
         ConfigError: an argument is out of range, or not even the complete graph is enough.
@@ -164,7 +247,7 @@ def ring_parameters(
         while union + _log2_tail(n - 1, quiet, k, quiets) > -eta:
             quiets += 1
         equivocating = model is RingModel.EQUIVOCATING
-        t = -(-(k + exposed) // 2) if equivocating else exposed
+        t = -(-(k + exposed) // 2) if equivocating else max(exposed, 2)
         split = math.log2(steps) + _log2_split(n, bad + quiet, k)
         if t <= k + 1 - quiets and split <= -sigma:
             reached = 2 * t - k if equivocating else t

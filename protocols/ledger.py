@@ -23,6 +23,7 @@ from protocols.params import Phase, Task
 from protocols.preprocessing import (
     Advertised,
     Confirmed,
+    Drawn,
     Masked,
     Party,
     Prepared,
@@ -32,7 +33,7 @@ from protocols.preprocessing import (
     State,
 )
 
-_State = Start | Advertised | Shared | Prepared | Failed | Ended
+_State = Start | Advertised | Drawn | Shared | Prepared | Failed | Ended
 
 
 class Answered(Secret, frozen=True):
@@ -98,12 +99,18 @@ class DurableClient:
         """Round 0; see `ClientSession.advertise_keys`."""
         return self._once(Phase.ADVERTISE_KEYS, b"", Start, self._session.advertise_keys)
 
+    def draw_graph(self, commitments: bytes) -> Reply:
+        """Draw, ring only; see `ClientSession.draw_graph`."""
+        session = self._session
+        return self._once(
+            Phase.DRAW_GRAPH, commitments, Advertised, lambda: session.draw_graph(commitments)
+        )
+
     def share_keys(self, directory: bytes) -> Reply:
         """Round 1; see `ClientSession.share_keys`."""
         session = self._session
-        return self._once(
-            Phase.SHARE_KEYS, directory, Advertised, lambda: session.share_keys(directory)
-        )
+        due = Advertised if self._party.batch.ring is None else Drawn
+        return self._once(Phase.SHARE_KEYS, directory, due, lambda: session.share_keys(directory))
 
     def open_bundles(self, delivery: bytes) -> Reply:
         """After round 1; an empty message means that there is nothing to send."""

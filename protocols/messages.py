@@ -2,8 +2,10 @@
 
 Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares; in the
 malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery, StepRequest, SurvivorSet,
-ConsistencyProof.
-Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version.
+ConsistencyProof. On the ring RingAdvertisement and Nonce go up, NonceCommitments and RingDirectory
+down.
+Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version; 3 marks
+what only the ring has.
 """
 
 from __future__ import annotations
@@ -12,15 +14,17 @@ from collections.abc import Collection
 from typing import Annotated, TypeVar
 
 import msgspec
+import numpy as np
 
 from protocols.errors import DecodeError
 from protocols.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE
 from protocols.packing import packed_size
-from protocols.params import DIGEST_SIZE, MAX_STEPS, BatchParams, Task
+from protocols.params import DIGEST_SIZE, MAX_STEPS, NONCE_SIZE, BatchParams, Task
 from protocols.shamir import SIZE as SHARE_SIZE
 
 Key = Annotated[bytes, msgspec.Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
+NonceBytes = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEPS)]
@@ -42,6 +46,33 @@ class KeyDirectory(Message, frozen=True, tag=0x11):
     """Round 0, down: who advertised (U1) and what, byte for byte, in roster order."""
 
     members: bytes
+    advertisements: tuple[bytes, ...]
+
+
+class RingAdvertisement(Advertisement, frozen=True, tag=0x30):
+    """Round 0, up, ring: an Advertisement and the commitment of a nonce."""
+
+    nonce_commitment: Digest
+
+
+class NonceCommitments(Message, frozen=True, tag=0x31):
+    """Round 0, down, ring: who advertised (C) and its nonce commitment, in roster order."""
+
+    members: bytes
+    commitments: tuple[Digest, ...]
+
+
+class Nonce(Message, frozen=True, tag=0x32):
+    """Draw, up: what the sender committed to."""
+
+    nonce: NonceBytes
+
+
+class RingDirectory(Message, frozen=True, tag=0x33):
+    """Draw, down: who is on the ring (U1), all nonces, and the neighbours' advertisements."""
+
+    members: bytes
+    nonces: tuple[NonceBytes, ...]
     advertisements: tuple[bytes, ...]
 
 
@@ -86,7 +117,7 @@ class SurvivorSet(Message, frozen=True, tag=0x15):
 
 
 class UnmaskShares(Message, frozen=True, tag=0x16):
-    """Round 3, up: one share per active client, of one kind each, since the lists are disjoint.
+    """Round 3, up: one share per active client that any are held of, of one kind each.
 
     `self_shares` are for U3, `key_shares` for the active set without U3, each in roster order.
     """
@@ -119,7 +150,7 @@ class Signed(Message, frozen=True, tag=0x1B):
     signature: Signature
 
 
-OfflineUpload = Advertisement | ShareBundles | BundleReport
+OfflineUpload = Advertisement | Nonce | ShareBundles | BundleReport
 OnlineUpload = MaskedInput | Consistency | UnmaskShares
 Upload = OfflineUpload | OnlineUpload
 UPLOADS: tuple[type[Upload], ...] = (
@@ -130,6 +161,7 @@ UPLOADS: tuple[type[Upload], ...] = (
     Consistency,
     UnmaskShares,
 )
+RING_UPLOADS: tuple[type[Upload], ...] = (RingAdvertisement, Nonce, *UPLOADS[1:])
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
@@ -170,7 +202,7 @@ def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
     Raises:
         DecodeError: as `decode`, or the tag is not one of an upload.
     """
-    for kind in UPLOADS:
+    for kind in UPLOADS if batch.ring is None else RING_UPLOADS:
         if data[1:2] == bytes([_tag(kind)]):
             return decode(data, kind, batch, *tasks)
     raise DecodeError("unknown message tag")
@@ -184,14 +216,20 @@ def bundle_size(batch: BatchParams) -> int:
 def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
     """Upper bound of the encoded size in bytes, tight but for MessagePack headers."""
     n = batch.n
+    near = n if batch.ring is None else batch.ring.degree
     bitmap = _HEADER + (n + 7) // 8
     advertisement = 2 * (_HEADER + KEY_SIZE) + batch.steps * (_HEADER + KEY_SIZE)
-    bundles = n * (_HEADER + bundle_size(batch))
+    on_ring = advertisement + _HEADER + DIGEST_SIZE
+    bundles = near * (_HEADER + bundle_size(batch))
     if kind is Signed:
         return _SIGNED + max(max_size(upload, batch, *tasks) for upload in UPLOADS)
     bodies = {
         Advertisement: advertisement,
+        RingAdvertisement: on_ring,
         KeyDirectory: bitmap + n * (_SIGNED + 5 * _HEADER + advertisement),
+        NonceCommitments: bitmap + n * (_HEADER + DIGEST_SIZE),
+        Nonce: _HEADER + NONCE_SIZE,
+        RingDirectory: bitmap + n * (_HEADER + NONCE_SIZE) + near * (5 * _HEADER + on_ring),
         ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
         BundleDelivery: bitmap + bundles,
         BundleReport: bitmap,
@@ -200,7 +238,7 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         SurvivorSet: bitmap,
         Consistency: 0,
         ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
-        UnmaskShares: n * (_HEADER + SHARE_SIZE),
+        UnmaskShares: near * (_HEADER + SHARE_SIZE),
     }
     return 4 * _HEADER + bodies[kind]
 
@@ -212,8 +250,9 @@ def _vectors_size(task: Task, n: int) -> int:
 
 def encode_set(members: Collection[int], roster: tuple[int, ...]) -> bytes:
     """Bitmap of a subset: bit i % 8 of byte i // 8 stands for roster entry i (SPEC 5.4)."""
-    bits = sum(1 << index for index, client in enumerate(roster) if client in members)
-    return bits.to_bytes((len(roster) + 7) // 8, "little")
+    present = frozenset(members)
+    flags = np.array([client in present for client in roster], dtype=bool)
+    return np.packbits(flags, bitorder="little").tobytes()
 
 
 def decode_set(bitmap: bytes, roster: tuple[int, ...]) -> tuple[int, ...]:
@@ -222,10 +261,11 @@ def decode_set(bitmap: bytes, roster: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         DecodeError: wrong size, or a bit beyond the roster.
     """
-    bits = int.from_bytes(bitmap, "little")
-    if len(bitmap) != (len(roster) + 7) // 8 or bits >> len(roster):
+    n = len(roster)
+    if len(bitmap) != (n + 7) // 8 or int.from_bytes(bitmap, "little") >> n:
         raise DecodeError("not a bitmap over the roster")
-    return tuple(client for index, client in enumerate(roster) if bits >> index & 1)
+    flags = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=n, bitorder="little")
+    return tuple(roster[index] for index in np.flatnonzero(flags))
 
 
 def _tag(kind: type[Message]) -> int:

@@ -13,6 +13,7 @@ from protocols.field import PrimeField
 
 DIGEST_SIZE = 32
 IDENTITY_SIZE = 32
+NONCE_SIZE = 32
 MIN_CLIENTS = 3
 MAX_CLIENTS = 1 << 14
 MAX_INPUT_BITS = 24
@@ -27,19 +28,23 @@ ThreatModel = Literal["semi-honest", "malicious"]
 
 
 class Phase(enum.StrEnum):
-    """The rounds, in order (SPEC 6); `rounds` says which of them a threat model has."""
+    """The rounds, in order (SPEC 6); `rounds` says which of them an aggregation has."""
 
     ADVERTISE_KEYS = "advertise_keys"
+    DRAW_GRAPH = "draw_graph"
     SHARE_KEYS = "share_keys"
     MASKED_INPUT = "masked_input"
     CONSISTENCY = "consistency"
     UNMASKING = "unmasking"
 
 
-def rounds(threat_model: ThreatModel) -> tuple[Phase, ...]:
-    """The rounds of one aggregation: only the malicious model checks consistency (SPEC 6)."""
-    skipped = () if threat_model == "malicious" else (Phase.CONSISTENCY,)
-    return tuple(phase for phase in Phase if phase not in skipped)
+def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
+    """The rounds of one aggregation (SPEC 6).
+
+    Only the malicious model checks consistency, only the ring is drawn.
+    """
+    optional = {Phase.CONSISTENCY: threat_model == "malicious", Phase.DRAW_GRAPH: ring}
+    return tuple(phase for phase in Phase if optional.get(phase, True))
 
 
 def default_threshold(n: int) -> int:
@@ -75,6 +80,29 @@ class Section:
             raise ConfigError("clip must be positive and finite")
 
 
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The k-regular graph, and how many shares of a neighbourhood rebuild a seed (SPEC 1.4).
+
+    `graph.ring_parameters` finds both; `BatchParams` checks that the degree fits the roster.
+
+    Attributes:
+        degree: k, neighbours of every client.
+        threshold: shares that rebuild a seed, and neighbours that must stay; 2..k.
+
+    Raises:
+        ConfigError: there is no such ring. With a threshold of 1 every neighbour would hold the
+            seeds themselves.
+    """
+
+    degree: int
+    threshold: int
+
+    def __post_init__(self) -> None:
+        _check_range("degree of the ring", self.degree, 2, MAX_CLIENTS - 1)
+        _check_range("threshold of a neighbourhood", self.threshold, 2, self.degree)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchParams:
     """Everything all parties must agree on before keys are made for M steps (SPEC 2.1).
@@ -88,6 +116,8 @@ class BatchParams:
         threat_model: whom the server is taken for.
         identities: in the malicious model, the clients' Ed25519 public keys in roster order, all
             different, known to everybody by other means than the server; else empty.
+        ring: the k-regular graph, semi-honest model only; its degree is even or n - 1. None is
+            the complete graph.
 
     Raises:
         ConfigError: any of these does not hold.
@@ -100,6 +130,7 @@ class BatchParams:
     threshold: int
     threat_model: ThreatModel = "semi-honest"
     identities: tuple[bytes, ...] = ()
+    ring: Ring | None = None
 
     def __post_init__(self) -> None:
         _check_digest("session", self.session)
@@ -112,6 +143,7 @@ class BatchParams:
         _check_range("client id", self.roster[-1], 0, MAX_U64)
         _check_range("threshold", self.threshold, self.n // 2 + 1, self.n)
         self._check_identities()
+        self._check_ring()
 
     @property
     def n(self) -> int:
@@ -122,6 +154,11 @@ class BatchParams:
     def malicious(self) -> bool:
         """Whether messages are signed and survivor sets compared."""
         return self.threat_model == "malicious"
+
+    @property
+    def share_threshold(self) -> int:
+        """Shares that rebuild a seed, and holders of them that must stay (SPEC 1.4)."""
+        return self.threshold if self.ring is None else self.ring.threshold
 
     def identity(self, client: int) -> bytes:
         """The pinned public key of a member of the roster."""
@@ -134,6 +171,15 @@ class BatchParams:
             raise ConfigError("one identity per client in the malicious model, else none")
         if any(len(identity) != IDENTITY_SIZE for identity in self.identities):
             raise ConfigError(f"an identity has {IDENTITY_SIZE} bytes")
+
+    def _check_ring(self) -> None:
+        if self.ring is None:
+            return
+        if self.malicious:
+            raise ConfigError("no ring in the malicious model: a lying server cuts it (SPEC 8.7)")
+        degree = self.ring.degree
+        if degree >= self.n or (degree % 2 and degree != self.n - 1):
+            raise ConfigError(f"a ring of {self.n} clients has no neighbourhoods of {degree}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +232,7 @@ class AggregationParams:
         broadcast_digest: see `Task`.
         threat_model: see `BatchParams`.
         identities: see `BatchParams`.
+        ring: see `BatchParams`.
 
     Raises:
         ConfigError: see `BatchParams` and `Task`, or a sum could wrap in a 32-bit field.
@@ -200,6 +247,7 @@ class AggregationParams:
     broadcast_digest: bytes
     threat_model: ThreatModel = "semi-honest"
     identities: tuple[bytes, ...] = ()
+    ring: Ring | None = None
 
     def __post_init__(self) -> None:
         self.task.fields(self.batch.n)
@@ -220,6 +268,7 @@ class AggregationParams:
             threshold=self.threshold,
             threat_model=self.threat_model,
             identities=self.identities,
+            ring=self.ring,
         )
 
     @property

@@ -1,10 +1,10 @@
-"""The offline exchange: keys and shares for the M steps of a batch (SPEC 6.1, 6.2).
+"""The offline exchange: keys and shares for the M steps of a batch (SPEC 6.1, 6.2, 6.9).
 
 Every step of the batch has seeds of its own, and nothing of one step is derived from another's:
 opening a step says nothing of the others (SPEC 3.8). Only the channel keys and U1 are common.
 
-Client:  Start -> Advertised -> Shared -> Ready
-Server:  CollectingKeys -> CollectingBundles -> Prepared
+Client:  Start -> Advertised (ring: -> Drawn) -> Shared -> Prepared
+Server:  CollectingKeys (ring: -> CollectingNonces) -> CollectingBundles -> Stock
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,7 +25,7 @@ from protocols.errors import (
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
-from protocols.graph import complete
+from protocols.graph import Clients, Graph, neighbourhood
 from protocols.keys import (
     KEY_SIZE,
     Entropy,
@@ -42,9 +43,13 @@ from protocols.messages import (
     BundleReport,
     KeyDirectory,
     Message,
+    Nonce,
+    NonceCommitments,
+    RingAdvertisement,
+    RingDirectory,
     ShareBundles,
 )
-from protocols.params import BatchParams, Phase
+from protocols.params import NONCE_SIZE, BatchParams, Phase
 from protocols.policy import Policy
 from protocols.seeds import Kind, SeedSlot, commit_all
 
@@ -83,7 +88,7 @@ class OwnSeeds(Secret, frozen=True):
 
 
 class StepKeys(Secret, frozen=True):
-    """What one step needs: own seeds, and the shares held of every peer."""
+    """What one step needs: own seeds, and the shares held, by owner."""
 
     seeds: OwnSeeds
     held: dict[int, HeldShares]
@@ -98,29 +103,46 @@ class Start(State, frozen=True):
 
 
 class Advertised(State, frozen=True):
-    """Own keys are out; waiting for the directory."""
+    """Own keys are out; waiting for the directory, on the ring for the nonce commitments."""
 
     channel: bytes
     seeds: tuple[OwnSeeds, ...]
     sent: bytes
+    nonce: bytes = b""
+
+
+class Drawn(State, frozen=True):
+    """The nonce is out; waiting for those of the others, and for the neighbours' keys."""
+
+    own: Advertised
+    committed: dict[int, bytes]
 
 
 class Shared(State, frozen=True):
-    """Bundles are out, the channel secret gone; waiting for the peers' bundles."""
+    """Bundles are out, the channel secret gone; waiting for the peers' bundles.
+
+    `inbound_keys` are those of the neighbours, `strangers` the rest of U1, `own_shares` there if
+    the client holds shares of its own seeds.
+    """
 
     off1: bytes
     mask_keys: dict[int, tuple[bytes, ...]]
     inbound_keys: dict[int, bytes]
     seeds: tuple[OwnSeeds, ...]
     own_shares: tuple[HeldShares, ...]
+    strangers: Clients = ()
 
 
 class Masked(Secret, frozen=True, tag=True):
-    """A step whose masked input is out, own seeds gone; waiting for the survivor set."""
+    """A step whose masked input is out, own seeds gone; waiting for the survivor set.
+
+    `strangers` are the active clients that no shares are held of.
+    """
 
     key: int
     on: bytes
     held: dict[int, HeldShares]
+    strangers: Clients = ()
 
 
 class Confirmed(Secret, frozen=True, tag=True):
@@ -130,12 +152,15 @@ class Confirmed(Secret, frozen=True, tag=True):
     on: bytes
     held: dict[int, HeldShares]
     survivors: tuple[int, ...]
+    strangers: Clients = ()
 
 
 class Prepared(State, frozen=True):
     """Ready for the steps whose keys are in `unused`, and perhaps in the middle of one.
 
-    `cohort` is who took part in the last step, as far as this client was told; None before.
+    `strangers` are the members of U2 that are no neighbours, the client itself included unless it
+    holds shares of its own. `cohort` is who took part in the last step, as far as this client was
+    told; None before.
     """
 
     off1: bytes
@@ -144,6 +169,7 @@ class Prepared(State, frozen=True):
     current: Masked | Confirmed | None = None
     last_step: int = -1
     cohort: tuple[int, ...] | None = None
+    strangers: Clients = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +222,7 @@ def share_points(roster: tuple[int, ...]) -> dict[int, int]:
 
 
 def advertise_keys(party: Party, entropy: Entropy) -> Advertised:
-    """Draw the channel key and two seeds per step (SPEC 6.1)."""
+    """Draw the channel key, two seeds per step, and on the ring a nonce (SPEC 6.1, 6.9)."""
     channel = draw(entropy, KEY_SIZE)
     seeds = tuple(
         OwnSeeds(shamir.draw_element(entropy), shamir.draw_element(entropy))
@@ -207,12 +233,17 @@ def advertise_keys(party: Party, entropy: Entropy) -> Advertised:
         masking.mask_key_pair(own.mask_key, party.client, key, off0)
         for key, own in enumerate(seeds)
     )
-    message = Advertisement(
+    fields = (
         KeyPair.from_private_bytes(channel).public,
         tuple(pair.public for pair in pairs),
         commit_all(commitments(party, seeds)),
     )
-    return Advertised(channel, seeds, party.wrap(off0, message))
+    if party.batch.ring is None:
+        return Advertised(channel, seeds, party.wrap(off0, Advertisement(*fields)))
+    nonce = draw(entropy, NONCE_SIZE)
+    committed = context.nonce_commitment(off0, party.client, nonce)
+    message = RingAdvertisement(*fields, committed)
+    return Advertised(channel, seeds, party.wrap(off0, message), nonce)
 
 
 def commitments(party: Party, seeds: Iterable[OwnSeeds]) -> tuple[bytes, ...]:
@@ -225,30 +256,127 @@ def commitments(party: Party, seeds: Iterable[OwnSeeds]) -> tuple[bytes, ...]:
     )
 
 
+# Client, draw -----------------------------------------------------------------------------------
+
+
+def draw_graph(party: Party, state: Advertised, message: NonceCommitments) -> tuple[Drawn, Nonce]:
+    """Show the own nonce once everybody's commitment is there (SPEC 6.9).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the commitments are not acceptable.
+    """
+    members = messages.decode_set(message.members, party.batch.roster)
+    if len(members) < party.batch.threshold:
+        raise lie(Phase.DRAW_GRAPH, "fewer commitments than the threshold")
+    if len(members) != len(message.commitments):
+        raise lie(Phase.DRAW_GRAPH, "numbers of commitments and of members differ")
+    committed = dict(zip(members, message.commitments, strict=True))
+    own = context.nonce_commitment(party.off0, party.client, state.nonce)
+    if committed.get(party.client) != own:
+        raise lie(Phase.DRAW_GRAPH, "own commitment missing or changed")
+    return Drawn(state, committed), Nonce(state.nonce)
+
+
 # Client, round 1 -------------------------------------------------------------------------------
 
 
 def share_keys(
     party: Party, state: Advertised, message: KeyDirectory
 ) -> tuple[Shared, ShareBundles]:
-    """Share all seeds with every member of U1, itself included (SPEC 6.2).
+    """Share all seeds on the complete graph: with every member of U1, itself included (SPEC 6.2).
 
     Raises:
         DecodeError, RemoteProtocolError: the directory is not acceptable.
     """
     directory = _checked_directory(party, state, message)
     off1 = context.advertised(party.off0, zip(directory, message.advertisements, strict=True))
-    held = _split_seeds(party, state.seeds, tuple(directory))
+    members = tuple(directory)
+    peers = neighbourhood(party.batch, party.client, members, off1)
+    return _share(party, state, off1, {v: _Peer(directory[v], off1) for v in peers}, members)
+
+
+def share_on_ring(
+    party: Party, state: Drawn, message: RingDirectory
+) -> tuple[Shared, ShareBundles]:
+    """Share all seeds with the neighbours on the ring that is drawn now (SPEC 6.2, 6.9).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the directory is not acceptable.
+    """
+    nonces = _checked_nonces(party, state, message)
+    off1 = context.drawn(party.off0, state.committed, nonces)
+    members = tuple(nonces)
+    peers = neighbourhood(party.batch, party.client, members, off1)
+    if len(message.advertisements) != len(peers):
+        raise lie(Phase.SHARE_KEYS, "numbers of advertisements and of neighbours differ")
+    listed = dict(zip(peers, message.advertisements, strict=True))
+    directory = {v: _ring_advertisement(party, state, v, data) for v, data in listed.items()}
+    own = _advertisement(party, party.client, state.own.sent)
+    if keys_repeat((own, *directory.values())):
+        raise lie(Phase.SHARE_KEYS, "keys repeat")
+    ends = {v: {party.client: state.own.sent, v: data} for v, data in listed.items()}
+    near = {v: _Peer(directory[v], context.edge(off1, ends[v])) for v in peers}
+    strangers = tuple(v for v in members if v not in near)
+    shared, bundles = _share(party, state.own, off1, near, peers)
+    return msgspec.structs.replace(shared, strangers=strangers), bundles
+
+
+class _Peer(NamedTuple):
+    """A neighbour's keys, and what the bundle keys of both directions are bound to."""
+
+    keys: Advertisement
+    edge: bytes
+
+
+def _share(
+    party: Party, state: Advertised, off1: bytes, peers: Mapping[int, _Peer], holders: Clients
+) -> tuple[Shared, ShareBundles]:
+    """Split the seeds among the holders, and seal a bundle for every neighbour."""
+    held = _split_seeds(party, state.seeds, holders)
     channel = KeyPair.from_private_bytes(state.channel)
-    peers = complete(party.client, tuple(directory))
-    secrets = {v: _agree(channel, v, directory[v].channel_key) for v in peers}
+    secrets = {v: _agree(channel, v, peer.keys.channel_key) for v, peer in peers.items()}
+    own, off = party.client, {v: peer.edge for v, peer in peers.items()}
+    outbound = {v: _bundle_key(secrets[v], off[v], own, v) for v in peers}
+    inbound = {v: _bundle_key(secrets[v], off[v], v, own) for v in peers}
     bundles = tuple(
-        _seal_bundle(secrets[v], held[v], off1, sender=party.client, recipient=v) for v in peers
+        _seal_bundle(outbound[v], held[v], off1, sender=own, recipient=v) for v in peers
     )
-    inbound = {v: _bundle_key(secrets[v], off1, v, party.client) for v in peers}
-    mask_keys = {v: directory[v].mask_keys for v in peers}
-    nxt = Shared(off1, mask_keys, inbound, state.seeds, held[party.client])
+    mask_keys = {v: peer.keys.mask_keys for v, peer in peers.items()}
+    nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()))
     return nxt, ShareBundles(commitments(party, state.seeds), bundles)
+
+
+def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[int, bytes]:
+    """Client -> nonce of U1, after the checks of SPEC 6.9."""
+    batch, off0 = party.batch, party.off0
+    members = messages.decode_set(message.members, batch.roster)
+    if len(members) < least_on_ring(batch):
+        raise lie(Phase.SHARE_KEYS, "fewer nonces than the threshold")
+    if len(members) != len(message.nonces):
+        raise lie(Phase.SHARE_KEYS, "numbers of nonces and of members differ")
+    if party.client not in members:
+        raise lie(Phase.SHARE_KEYS, "own nonce missing")
+    nonces = dict(zip(members, message.nonces, strict=True))
+    for u, nonce in nonces.items():
+        if state.committed.get(u) != context.nonce_commitment(off0, u, nonce):
+            raise lie(Phase.SHARE_KEYS, "a nonce that nobody committed to")
+    return nonces
+
+
+def _ring_advertisement(party: Party, state: Drawn, client: int, data: bytes) -> RingAdvertisement:
+    message = _advertisement(party, client, data)
+    if not isinstance(message, RingAdvertisement):
+        raise DecodeError("not a RingAdvertisement")
+    if message.nonce_commitment != state.committed[client]:
+        raise lie(Phase.SHARE_KEYS, "advertisement of another client than the neighbour")
+    if len(message.mask_keys) != party.batch.steps:
+        raise lie(Phase.SHARE_KEYS, "wrong number of mask keys")
+    return message
+
+
+def least_on_ring(batch: BatchParams) -> int:
+    """The smallest U1 in which everybody has enough neighbours to share with (SPEC 6.9)."""
+    return max(batch.threshold, batch.share_threshold + 1)
 
 
 def _checked_directory(
@@ -298,7 +426,8 @@ def _split_seeds(
 def _split_step(
     party: Party, key: int, own: OwnSeeds, members: tuple[int, ...]
 ) -> dict[int, HeldShares]:
-    points, threshold, off0 = share_points(party.batch.roster), party.batch.threshold, party.off0
+    points, off0 = share_points(party.batch.roster), party.off0
+    threshold = party.batch.share_threshold
     xs = [points[member] for member in members]
     mask_key, self_mask = (
         SeedSlot(off0, party.client, key, kind).split(seed, threshold, xs)
@@ -317,8 +446,8 @@ def _agree(channel: KeyPair, peer: int, peer_key: bytes) -> bytes:
         raise RemoteProtocolError(peer, Phase.SHARE_KEYS, str(error)) from None
 
 
-def _bundle_key(secret: bytes, off1: bytes, sender: int, recipient: int) -> bytes:
-    return hkdf(secret, "bundle", off1, u64(sender), u64(recipient))
+def _bundle_key(secret: bytes, edge: bytes, sender: int, recipient: int) -> bytes:
+    return hkdf(secret, "bundle", edge, u64(sender), u64(recipient))
 
 
 def _bundle_associated(off1: bytes, sender: int, recipient: int) -> bytes:
@@ -326,9 +455,8 @@ def _bundle_associated(off1: bytes, sender: int, recipient: int) -> bytes:
 
 
 def _seal_bundle(
-    secret: bytes, held: tuple[HeldShares, ...], off1: bytes, *, sender: int, recipient: int
+    key: bytes, held: tuple[HeldShares, ...], off1: bytes, *, sender: int, recipient: int
 ) -> bytes:
-    key = _bundle_key(secret, off1, sender, recipient)
     plaintext = b"".join(step.mask_key.value + step.self_mask.value for step in held)
     return seal(key, plaintext, _bundle_associated(off1, sender, recipient))
 
@@ -345,12 +473,13 @@ def open_bundles(
         DecodeError, RemoteProtocolError: the delivery is not acceptable.
     """
     batch = party.batch
-    active = messages.decode_set(message.sharers, batch.roster)
-    _check_delivery(party, state, message, active)
-    sealed = dict(zip(complete(party.client, active), message.bundles, strict=True))
-    opened = {u: _open_bundle(party, state, u, data) for u, data in sealed.items()}
+    sharers = messages.decode_set(message.sharers, batch.roster)
+    senders = _checked_senders(party, state, message, sharers)
+    sealed = zip(senders, message.bundles, strict=True)
+    opened = {u: _open_bundle(party, state, u, data) for u, data in sealed}
     held = {u: shares for u, shares in opened.items() if shares is not None}
-    held = {**held, party.client: state.own_shares}
+    if state.own_shares:
+        held[party.client] = state.own_shares
     unused = {
         key: StepKeys(own, {u: held[u][key] for u in sorted(held)})
         for key, own in enumerate(state.seeds)
@@ -358,20 +487,25 @@ def open_bundles(
     mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in held}
     unopened = [u for u, shares in opened.items() if shares is None]
     report = BundleReport(messages.encode_set(unopened, batch.roster)) if unopened else None
-    return Prepared(state.off1, mask_keys, unused), report
+    known = {*state.strangers}
+    strangers = tuple(u for u in sharers if u in known)
+    return Prepared(state.off1, mask_keys, unused, strangers=strangers), report
 
 
-def _check_delivery(
-    party: Party, state: Shared, message: BundleDelivery, active: tuple[int, ...]
-) -> None:
-    if len(active) < party.batch.threshold:
+def _checked_senders(
+    party: Party, state: Shared, message: BundleDelivery, sharers: Clients
+) -> Clients:
+    """The neighbours in U2, whose bundles these are, after every check of SPEC 6.2."""
+    if len(sharers) < party.batch.threshold:
         raise lie(Phase.SHARE_KEYS, "fewer sharers than the threshold")
-    if party.client not in active:
+    if party.client not in sharers:
         raise lie(Phase.SHARE_KEYS, "own bundles missing")
-    if not set(active) <= {party.client, *state.inbound_keys}:
+    if not set(sharers) <= {party.client, *state.inbound_keys, *state.strangers}:
         raise lie(Phase.SHARE_KEYS, "a sharer advertised no keys")
-    if len(message.bundles) != len(active) - 1:
+    senders = tuple(u for u in sharers if u in state.inbound_keys)
+    if len(message.bundles) != len(senders):
         raise lie(Phase.SHARE_KEYS, "numbers of bundles and of sharers differ")
+    return senders
 
 
 def _open_bundle(
@@ -410,10 +544,20 @@ _PROBE = KeyPair.from_private_bytes(bytes(KEY_SIZE))
 
 @dataclass(frozen=True, slots=True)
 class CollectingKeys:
-    """Round 0: advertisements by client, and the bytes they came in."""
+    """Round 0: advertisements by client, the bytes they came in, and all keys in them."""
 
-    received: Mapping[int, Advertisement]
+    received: dict[int, Advertisement]
+    sent: dict[int, bytes]
+    keys: set[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingNonces:
+    """Draw: what every member of C advertised, and the nonces."""
+
+    advertised: Mapping[int, RingAdvertisement]
     sent: Mapping[int, bytes]
+    received: dict[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,15 +565,17 @@ class CollectingBundles:
     """Round 1: what every member of U1 sent."""
 
     off1: bytes
+    graph: Graph
     advertised: Mapping[int, Advertisement]
-    received: Mapping[int, ShareBundles]
+    received: dict[int, ShareBundles]
 
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What the server keeps of a batch: public keys and commitments of U2."""
+    """What the server keeps of a batch: its graph, public keys and commitments of U2."""
 
     off1: bytes
+    graph: Graph
     advertised: Mapping[int, Advertisement]
     commitments: Mapping[int, tuple[bytes, ...]]
 
@@ -455,31 +601,83 @@ def receive_keys(
     check_sender(client, batch.roster, state.received, phase)
     if len(message.mask_keys) != batch.steps:
         raise RemoteProtocolError(client, phase, "wrong number of mask keys")
-    received = {**state.received, client: message}
-    if keys_repeat(received.values()):
+    keys = (message.channel_key, *message.mask_keys)
+    if keys_repeat((message,)) or not state.keys.isdisjoint(keys):
         raise RemoteProtocolError(client, phase, "keys repeat")
     try:
-        for public in (message.channel_key, *message.mask_keys):
+        for public in keys:
             _PROBE.agree(public)
     except CryptoError:
         raise RemoteProtocolError(client, phase, "a key has low order") from None
-    return CollectingKeys(received, {**state.sent, client: data})
+    state.received[client] = message
+    state.sent[client] = data
+    state.keys.update(keys)
+    return state
 
 
 def end_keys(
     batch: BatchParams, state: CollectingKeys
-) -> tuple[CollectingBundles, dict[int, Message]]:
-    """Fix U1 and send everyone's keys to it (SPEC 6.1).
+) -> tuple[CollectingBundles | CollectingNonces, dict[int, Message]]:
+    """Fix U1 and send everyone's keys to it; on the ring fix C (SPEC 6.1, 6.9).
 
     Raises:
-        NotEnoughSurvivors: |U1| below the threshold.
+        NotEnoughSurvivors: fewer than the threshold.
     """
     members = enough(batch, state.received, Phase.ADVERTISE_KEYS)
+    bitmap = messages.encode_set(members, batch.roster)
     sent = {u: state.sent[u] for u in members}
-    directory = KeyDirectory(messages.encode_set(members, batch.roster), tuple(sent.values()))
+    if batch.ring is not None:
+        received = ((u, state.received[u]) for u in members)
+        keys = {u: keys for u, keys in received if isinstance(keys, RingAdvertisement)}
+        listed = tuple(advertised.nonce_commitment for advertised in keys.values())
+        message = NonceCommitments(bitmap, listed)
+        return CollectingNonces(keys, sent, {}), dict.fromkeys(members, message)
+    directory = KeyDirectory(bitmap, tuple(sent.values()))
     off1 = context.advertised(context.offline(batch), sent.items())
     advertised = {u: state.received[u] for u in members}
-    return CollectingBundles(off1, advertised, {}), dict.fromkeys(members, directory)
+    graph = Graph(batch, members, off1)
+    return CollectingBundles(off1, graph, advertised, {}), dict.fromkeys(members, directory)
+
+
+def receive_nonce(
+    batch: BatchParams, state: CollectingNonces, client: int, message: Nonce
+) -> CollectingNonces:
+    """Check and record a client's nonce (SPEC 6.9).
+
+    Raises:
+        RemoteProtocolError: it is not what the client committed to.
+    """
+    phase = Phase.DRAW_GRAPH
+    check_sender(client, state.advertised, state.received, phase)
+    found = context.nonce_commitment(context.offline(batch), client, message.nonce)
+    if found != state.advertised[client].nonce_commitment:
+        raise RemoteProtocolError(client, phase, "nonce is not what was committed to")
+    state.received[client] = message.nonce
+    return state
+
+
+def end_nonces(
+    batch: BatchParams, state: CollectingNonces
+) -> tuple[CollectingBundles, dict[int, Message]]:
+    """Fix U1, draw the ring, and send everyone the nonces and its neighbours' keys (SPEC 6.9).
+
+    Raises:
+        NotEnoughSurvivors: too few for the threshold, or for neighbourhoods to share in.
+    """
+    needed = least_on_ring(batch)
+    if len(state.received) < needed:
+        raise NotEnoughSurvivors(Phase.DRAW_GRAPH, len(state.received), needed)
+    nonces = {u: state.received[u] for u in sorted(state.received)}
+    committed = {u: keys.nonce_commitment for u, keys in state.advertised.items()}
+    off1 = context.drawn(context.offline(batch), committed, nonces)
+    graph = Graph(batch, tuple(nonces), off1)
+    bitmap, listed = messages.encode_set(nonces, batch.roster), tuple(nonces.values())
+    replies: dict[int, Message] = {
+        u: RingDirectory(bitmap, listed, tuple(state.sent[v] for v in graph.neighbours(u)))
+        for u in nonces
+    }
+    advertised = {u: state.advertised[u] for u in nonces}
+    return CollectingBundles(off1, graph, advertised, {}), replies
 
 
 def receive_bundles(
@@ -492,7 +690,7 @@ def receive_bundles(
     """
     phase = Phase.SHARE_KEYS
     check_sender(client, state.advertised, state.received, phase)
-    if len(message.bundles) != len(state.advertised) - 1:
+    if len(message.bundles) != len(state.graph.neighbours(client)):
         raise RemoteProtocolError(client, phase, "wrong number of bundles")
     if any(len(bundle) != messages.bundle_size(batch) for bundle in message.bundles):
         raise RemoteProtocolError(client, phase, "bundle of wrong size")
@@ -500,7 +698,8 @@ def receive_bundles(
         raise RemoteProtocolError(client, phase, "wrong number of commitments")
     if commit_all(message.commitments) != state.advertised[client].commitment:
         raise RemoteProtocolError(client, phase, "commitments are not those advertised")
-    return CollectingBundles(state.off1, state.advertised, {**state.received, client: message})
+    state.received[client] = message
+    return state
 
 
 def end_bundles(batch: BatchParams, state: CollectingBundles) -> tuple[Stock, dict[int, Message]]:
@@ -510,16 +709,16 @@ def end_bundles(batch: BatchParams, state: CollectingBundles) -> tuple[Stock, di
         NotEnoughSurvivors: |U2| below the threshold.
     """
     active = enough(batch, state.received, Phase.SHARE_KEYS)
-    members = tuple(state.advertised)
-    sent = {
-        u: dict(zip(complete(u, members), state.received[u].bundles, strict=True)) for u in active
-    }
+    neighbours = {u: state.graph.neighbours(u) for u in active}
+    sent = {u: dict(zip(neighbours[u], state.received[u].bundles, strict=True)) for u in active}
     sharers = messages.encode_set(active, batch.roster)
     replies: dict[int, Message] = {
-        v: BundleDelivery(sharers, tuple(sent[u][v] for u in complete(v, active))) for v in active
+        v: BundleDelivery(sharers, tuple(sent[u][v] for u in neighbours[v] if u in sent))
+        for v in active
     }
     stock = Stock(
         state.off1,
+        state.graph,
         {u: state.advertised[u] for u in active},
         {u: state.received[u].commitments for u in active},
     )

@@ -1,6 +1,6 @@
 """The server: one state per round, one function for an arrival, one for the round's end (SPEC 6).
 
-    CollectingKeys -> CollectingBundles -> Idle
+    CollectingKeys (ring: -> CollectingNonces) -> CollectingBundles -> Idle
     and per step: CollectingInputs (-> CollectingSignatures) -> CollectingShares -> Finished
 
 Masked inputs are added as they arrive, so memory holds one running sum and no client's vector
@@ -9,7 +9,7 @@ Masked inputs are added as they arrive, so memory holds one running sum and no c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -24,6 +24,7 @@ from protocols.errors import (
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
+from protocols.graph import Clients, Graph
 from protocols.messages import (
     Advertisement,
     BundleReport,
@@ -31,6 +32,7 @@ from protocols.messages import (
     ConsistencyProof,
     MaskedInput,
     Message,
+    Nonce,
     ShareBundles,
     StepRequest,
     SurvivorSet,
@@ -42,6 +44,8 @@ from protocols.params import BatchParams, Phase, Task
 from protocols.preprocessing import (
     CollectingBundles,
     CollectingKeys,
+    CollectingNonces,
+    Group,
     Stock,
     check_sender,
     enough,
@@ -63,6 +67,11 @@ class Step:
     task: Task
     active: tuple[int, ...]
     on: bytes
+
+    @property
+    def graph(self) -> Graph:
+        """Who masks with whom, and who holds whose shares."""
+        return self.stock.graph
 
     def mask_key(self, client: int) -> bytes:
         """A client's public mask key of this step."""
@@ -99,14 +108,19 @@ class CollectingShares:
 
     step: Step
     survivors: tuple[int, ...]
+    dropped: tuple[int, ...]  # the active set without U3: sent no masked input
     responders: tuple[int, ...]
     totals: Vectors = field(repr=False)
-    received: Mapping[int, UnmaskShares]
+    received: dict[int, UnmaskShares]
 
-    @property
-    def dropped(self) -> tuple[int, ...]:
-        """The active set without U3: sent no masked input."""
-        return tuple(u for u in self.step.active if u not in self.survivors)
+    @classmethod
+    def of(
+        cls, step: Step, survivors: Clients, responders: Clients, totals: Vectors
+    ) -> CollectingShares:
+        """The round before any answer."""
+        alive = frozenset(survivors)
+        dropped = tuple(u for u in step.active if u not in alive)
+        return cls(step, survivors, dropped, responders, totals, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +143,14 @@ class Failed:
     """The offline exchange failed; no step of this batch will ever run."""
 
 
-Offline = CollectingKeys | CollectingBundles
+Offline = CollectingKeys | CollectingNonces | CollectingBundles
 Online = CollectingInputs | CollectingSignatures | CollectingShares
 State = Offline | Idle | Online | Finished | Failed
 
+_OFFLINE = CollectingKeys, CollectingNonces, CollectingBundles
 _PHASES: dict[type[Offline | Online], Phase] = {
     CollectingKeys: Phase.ADVERTISE_KEYS,
+    CollectingNonces: Phase.DRAW_GRAPH,
     CollectingBundles: Phase.SHARE_KEYS,
     CollectingInputs: Phase.MASKED_INPUT,
     CollectingSignatures: Phase.CONSISTENCY,
@@ -185,17 +201,30 @@ def end_inputs(
     """Fix U3, the set whose inputs are in the sum, and announce it (SPEC 6.3).
 
     Raises:
-        NotEnoughSurvivors: |U3| below the threshold.
+        NotEnoughSurvivors: |U3| below the threshold, or too small around one client.
     """
     step = state.step
-    survivors = enough(step.batch, state.received, Phase.MASKED_INPUT)
+    survivors = _enough_holders(step, state.received, Phase.MASKED_INPUT)
     message = SurvivorSet(messages.encode_set(survivors, step.batch.roster))
     nxt: CollectingSignatures | CollectingShares
     if step.batch.malicious:
         nxt = CollectingSignatures(step, survivors, state.totals, received={})
     else:
-        nxt = CollectingShares(step, survivors, survivors, state.totals, received={})
+        nxt = CollectingShares.of(step, survivors, survivors, state.totals)
     return nxt, dict.fromkeys(survivors, message)
+
+
+def _enough_holders(step: Step, received: Group, phase: Phase) -> Clients:
+    """The senders of a round in roster order, if they can open what every active client shared.
+
+    Raises:
+        NotEnoughSurvivors: they are fewer than the threshold, or than a seed needs holders.
+    """
+    senders = enough(step.batch, received, phase)
+    left, around = step.graph.weakest(step.active, frozenset(senders))
+    if left < step.batch.share_threshold:
+        raise NotEnoughSurvivors(phase, left, step.batch.share_threshold, around)
+    return senders
 
 
 # Consistency, malicious model -------------------------------------------------------------------
@@ -218,7 +247,7 @@ def end_signatures(state: CollectingSignatures) -> tuple[CollectingShares, dict[
         messages.encode_set(signers, state.step.batch.roster),
         tuple(state.received[u] for u in signers),
     )
-    nxt = CollectingShares(state.step, state.survivors, signers, state.totals, received={})
+    nxt = CollectingShares.of(state.step, state.survivors, signers, state.totals)
     return nxt, dict.fromkeys(signers, proof)
 
 
@@ -232,35 +261,47 @@ def receive_shares(state: CollectingShares, client: int, message: UnmaskShares) 
         DecodeError: a share is not a field element.
     """
     check_sender(client, state.responders, state.received, Phase.UNMASKING)
-    expected = len(state.survivors), len(state.dropped)
-    if (len(message.self_shares), len(message.key_shares)) != expected:
+    owners = [state.step.graph.held(client, group) for group in (state.survivors, state.dropped)]
+    if [len(message.self_shares), len(message.key_shares)] != [len(group) for group in owners]:
         raise RemoteProtocolError(client, Phase.UNMASKING, "wrong number of shares")
     for share in message.self_shares + message.key_shares:
         decode_element(share)
-    return replace(state, received={**state.received, client: message})
+    state.received[client] = message
+    return state
 
 
 def end_shares(state: CollectingShares) -> Finished:
     """Find the seeds, remove every mask, and give the sum (SPEC 6.4).
 
     Raises:
-        NotEnoughSurvivors: fewer answers than the threshold.
+        NotEnoughSurvivors: fewer answers than the threshold, or too few about one client.
         RemoteProtocolError: no shares of a client give the seed that it committed to.
     """
     step = state.step
-    enough(step.batch, state.received, Phase.UNMASKING)
+    _enough_holders(step, state.received, Phase.UNMASKING)
     seeds = _Seeds(state)
     total = masking.MaskedSum(step.task, step.batch.n, state.totals)
-    for position, survivor in enumerate(state.survivors):
-        shares = {u: m.self_shares[position] for u, m in state.received.items()}
+    for survivor, shares in _by_owner(state, Kind.SELF_MASK):
         seed = seeds.find(survivor, Kind.SELF_MASK, shares)
         total.add(masking.self_mask_key(seed, survivor, step.on), -1)
-    for position, dropped in enumerate(state.dropped):
-        shares = {u: m.key_shares[position] for u, m in state.received.items()}
+    for dropped, shares in _by_owner(state, Kind.MASK_KEY):
         _remove_pair_masks(state, total, dropped, seeds.find(dropped, Kind.MASK_KEY, shares))
     names = [section.name for section in step.task.sections]
     sums = dict(zip(names, total.reduced(), strict=True))
     return Finished(sums, state.survivors, frozenset(seeds.liars))
+
+
+def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Every client that one kind of seed is needed of, and its shares by holder.
+
+    A holder lists its shares in the order of the owners; each list is read once from its start.
+    """
+    own = kind is Kind.SELF_MASK
+    owners = state.survivors if own else state.dropped
+    lists = {u: iter(m.self_shares if own else m.key_shares) for u, m in state.received.items()}
+    answered = tuple(sorted(lists))
+    for owner in owners:
+        yield owner, {u: next(lists[u]) for u in state.step.graph.held(owner, answered)}
 
 
 class _Seeds:
@@ -273,7 +314,7 @@ class _Seeds:
         self.liars: set[int] = set()
 
     def find(self, client: int, kind: Kind, shares: Mapping[int, bytes]) -> bytes:
-        key, threshold = self._step.key, self._step.batch.threshold
+        key, threshold = self._step.key, self._step.batch.share_threshold
         slot = SeedSlot(self._off0, client, key, kind)
         by_point = {self._points[u]: s for u, s in shares.items() if u not in self.liars}
         commitment = self._step.stock.commitment(client, key, kind)
@@ -295,7 +336,8 @@ def _remove_pair_masks(
         raise RemoteProtocolError(
             dropped, Phase.UNMASKING, "the committed seed does not give the advertised key"
         )
-    for survivor in state.survivors:
+    near = frozenset(step.graph.neighbours(dropped))
+    for survivor in near.intersection(state.survivors):
         public = step.mask_key(survivor)
         key = masking.pair_mask_key(pair, dropped, survivor, public, step.on)
         total.add(key, -masking.pair_sign(survivor, dropped))
@@ -304,14 +346,37 @@ def _remove_pair_masks(
 # Session ---------------------------------------------------------------------------------------
 
 
+class _Encoded(Mapping[int, bytes]):
+    """Replies by client, encoded when they are asked for.
+
+    On the ring every reply of the draw lists all nonces: n encoded ones would take n^2 bytes.
+    """
+
+    def __init__(self, replies: Mapping[int, Message]) -> None:
+        self._replies = replies
+        self._last: tuple[Message | None, bytes] = None, b""
+
+    def __getitem__(self, client: int) -> bytes:
+        reply = self._replies[client]
+        if reply is not self._last[0]:  # most rounds send the same to all
+            self._last = reply, messages.encode(reply)
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._replies)
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+
 class ServerSession:
     """The server of one batch: bytes in, bytes out.
 
     Call `receive` for every arriving message and `end_round` when all have answered or the
-    caller's deadline is over: twice for the offline exchange; then, after every `begin_step`,
-    twice for the step. A client whose message raises is barred from the rest of the batch, as if
-    it had fallen silent; the others go on. When `end_round` raises, the step (offline: the batch)
-    stays failed (SPEC 6.5).
+    caller's deadline is over: twice for the offline exchange (ring: three times); then, after every
+    `begin_step`, twice for the step. A client whose message raises is barred from the rest of the
+    batch, as if it had fallen silent; the others go on. When `end_round` raises, the step (offline:
+    the batch) stays failed (SPEC 6.5).
 
     Args:
         batch: agreed by all parties beforehand.
@@ -327,7 +392,7 @@ class ServerSession:
         self._reports: dict[int, frozenset[int]] = {}
         self._tasks: list[Task] = []
         self._stock: Stock | None = None
-        self._state: State = CollectingKeys({}, {})
+        self._state: State = CollectingKeys({}, {}, set())
 
     def __repr__(self) -> str:
         return f"ServerSession({type(self._state).__name__})"
@@ -361,10 +426,16 @@ class ServerSession:
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Who can be active: U2 without those that were barred, left out or lost, ascending."""
-        sharers = () if self._stock is None else self._stock.sharers
+        """Who can be active, ascending.
+
+        U2 without those that were barred, left out or lost, and on the ring without those that
+        have too few neighbours among the rest.
+        """
+        if self._stock is None:
+            return ()
         gone = self._barred | preprocessing.left_out(self._reports)
-        return tuple(u for u in sharers if u in self._cohort and u not in gone)
+        left = tuple(u for u in self._stock.sharers if u in self._cohort and u not in gone)
+        return self._stock.graph.stable(left)
 
     def receive(self, client: int, data: bytes) -> bool:
         """Take in one message.
@@ -388,14 +459,15 @@ class ServerSession:
             self._barred.add(client)
             raise
 
-    def end_round(self) -> dict[int, bytes]:
+    def end_round(self) -> Mapping[int, bytes]:
         """Fix who took part in the round and go on.
 
         Returns:
-            Client -> encoded reply; empty after the last round, when `result` is there.
+            Client -> encoded reply, encoded when it is asked for; empty after the last round,
+            when `result` is there.
 
         Raises:
-            NotEnoughSurvivors: fewer senders than the threshold.
+            NotEnoughSurvivors: fewer senders than the threshold, in all or around one client.
             RemoteProtocolError: see `end_shares`.
             LocalProtocolError: nothing is being collected.
         """
@@ -405,6 +477,9 @@ class ServerSession:
             case CollectingKeys():
                 self._state = Failed()
                 self._state, replies = preprocessing.end_keys(self._batch, state)
+            case CollectingNonces():
+                self._state = Failed()
+                self._state, replies = preprocessing.end_nonces(self._batch, state)
             case CollectingBundles():
                 self._state = Failed()
                 self._stock, replies = preprocessing.end_bundles(self._batch, state)
@@ -423,14 +498,15 @@ class ServerSession:
                 raise LocalProtocolError("no round is running")
             case _:
                 assert_never(state)
-        return {client: messages.encode(reply) for client, reply in replies.items()}
+        return _Encoded(replies)
 
     def begin_step(self, task: Task, active: Collection[int] | None = None) -> dict[int, bytes]:
         """Start the next step; the caller sends the broadcast beside these requests.
 
         Args:
             task: what is summed. Its step number must be above those of all steps before.
-            active: who masks with whom; all `candidates` if None.
+            active: who masks with whom; all `candidates` if None. On the ring who has too few
+                neighbours among them is left out.
 
         Returns:
             Client -> encoded StepRequest.
@@ -445,9 +521,11 @@ class ServerSession:
             raise LocalProtocolError("all keys of the batch are spent")
         if self._tasks and task.step <= self._tasks[-1].step:
             raise LocalProtocolError("step numbers must grow")
-        members = self.candidates if active is None else tuple(sorted(active))
-        if not set(members) <= set(self.candidates):
+        candidates = self.candidates
+        wanted = candidates if active is None else tuple(sorted(active))
+        if not set(wanted) <= set(candidates):
             raise LocalProtocolError("a client cannot be active")
+        members = self._stock.graph.stable(wanted)
         if len(members) < self._batch.threshold:
             raise NotEnoughSurvivors(Phase.SHARE_KEYS, len(members), self._batch.threshold)
         request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
@@ -493,26 +571,28 @@ class ServerSession:
         batch, state = self._batch, self._state
         match state, message:
             case CollectingKeys(), Advertisement():
-                return preprocessing.receive_keys(batch, state, client, message, data)
+                state = preprocessing.receive_keys(batch, state, client, message, data)
+            case CollectingNonces(), Nonce():
+                state = preprocessing.receive_nonce(batch, state, client, message)
             case CollectingBundles(), ShareBundles():
-                return preprocessing.receive_bundles(batch, state, client, message)
+                state = preprocessing.receive_bundles(batch, state, client, message)
             case CollectingInputs(), MaskedInput():
-                return receive_input(state, client, message)
+                state = receive_input(state, client, message)
             case CollectingSignatures(), Consistency():
                 check_sender(client, state.survivors, state.received, Phase.CONSISTENCY)
-                return replace(state, received={**state.received, client: signature or b""})
+                state = replace(state, received={**state.received, client: signature or b""})
             case CollectingShares(), UnmaskShares():
-                return receive_shares(state, client, message)
+                state = receive_shares(state, client, message)
             case _, BundleReport():
                 self._report(client, message)
-                return state
             case _:
                 raise LocalProtocolError("message is not due")
+        return state
 
     def _bound(self, message: Upload) -> bytes | None:
         """The context that a message due now is signed under; None if it is not due."""
         match self._state, message:
-            case CollectingKeys(), Advertisement():
+            case (CollectingKeys(), Advertisement()) | (CollectingNonces(), Nonce()):
                 return context.offline(self._batch)
             case CollectingBundles(off1=off1), ShareBundles():
                 return off1
@@ -547,7 +627,8 @@ class ServerSession:
         sharers = () if self._stock is None else self._stock.sharers
         check_sender(client, sharers, self._reports, phase)
         accused = frozenset(messages.decode_set(message.unopened, self._batch.roster))
-        if client in accused or not accused <= set(sharers):
+        senders = self.stock.graph.neighbours(client)
+        if not accused <= set(senders).intersection(sharers):
             raise RemoteProtocolError(client, phase, "report on a client that sent no bundle")
         self._reports[client] = accused
 
@@ -558,8 +639,12 @@ class ServerSession:
 
     def _order(self, message: Upload) -> tuple[int, int]:
         match message:
-            case Advertisement() | ShareBundles() | BundleReport():
-                return -1, (Advertisement, ShareBundles, BundleReport).index(type(message))
+            case Advertisement():
+                return -1, 0
+            case Nonce():
+                return -1, 1
+            case ShareBundles() | BundleReport():
+                return -1, 2
             case MaskedInput():
                 return message.key, 0
             case Consistency():
@@ -569,10 +654,8 @@ class ServerSession:
 
     def _now(self) -> tuple[int, int]:
         match self._state:
-            case CollectingKeys():
-                return -1, 0
-            case CollectingBundles():
-                return -1, 1
+            case CollectingKeys() | CollectingNonces() | CollectingBundles() as state:
+                return -1, _OFFLINE.index(type(state))
             case CollectingInputs(step=step):
                 return step.key, 0
             case CollectingSignatures(step=step):

@@ -116,7 +116,8 @@ class ReferenceAttacker:
             (Kind.SELF_MASK, alive, sent.self_shares),
             (Kind.MASK_KEY, dropped, sent.key_shares),
         ):
-            for peer, share in zip(peers, shares, strict=True):
+            owners = self._stock.graph.held(client, peers)
+            for peer, share in zip(owners, shares, strict=True):
                 self._learn(client, peer, sent.key, kind, share)
                 self.given.setdefault((client, sent.key, peer), set()).add(kind)
 
@@ -140,7 +141,7 @@ class ReferenceAttacker:
         slot = SeedSlot(context.offline(self._batch), client, key, kind)
         commitment = self._stock.commitment(client, key, kind)
         try:
-            return slot.recover(shares, self._batch.threshold, commitment)[0]
+            return slot.recover(shares, self._batch.share_threshold, commitment)[0]
         except CryptoError:
             return None
 
@@ -155,12 +156,15 @@ class ReferenceAttacker:
         active = messages.encode_set(sent.active, self._batch.roster)
         return self.online(StepRequest(sent.key, active), sent.task)
 
+    def _peers(self, sent: Sent) -> set[int]:
+        """The active neighbours of a sender."""
+        return set(sent.active).intersection(self._stock.graph.neighbours(sent.client))
+
     def _hidden_peers(self, sent: Sent) -> set[int]:
         """The peers whose common mask with the sender cannot be computed."""
         if self.known_seed(sent.client, sent.key, Kind.MASK_KEY) is not None:
             return set()
-        peers = set(sent.active) - {sent.client}
-        return {v for v in peers if self.known_seed(v, sent.key, Kind.MASK_KEY) is None}
+        return {v for v in self._peers(sent) if self.known_seed(v, sent.key, Kind.MASK_KEY) is None}
 
     def _linked(self, group: list[Sent]) -> list[list[Sent]]:
         """Parts of a group that hidden masks tie together."""
@@ -195,7 +199,7 @@ class ReferenceAttacker:
             seed = self.known_seed(sent.client, sent.key, Kind.SELF_MASK)
             if seed is not None:
                 total.add(masking.self_mask_key(seed, sent.client, on), -1)
-            for peer in set(sent.active) - {sent.client} - self._hidden_peers(sent):
+            for peer in self._peers(sent) - self._hidden_peers(sent):
                 total.add(self._pair_key(sent, peer, on), -masking.pair_sign(sent.client, peer))
         names = [section.name for section in task.sections]
         totals = dict(zip(names, total.reduced(), strict=True))
@@ -303,6 +307,9 @@ class LyingServer:
         server = ServerSession(self.batch)
         for u, client in self.clients.items():
             server.receive(u, client.advertise_keys().message)
+        if self.batch.ring is not None:
+            for u, commitments in server.end_round().items():
+                server.receive(u, self.clients[u].draw_graph(commitments).message)
         for u, directory in server.end_round().items():
             server.receive(u, self.clients[u].share_keys(directory).message)
         for u, delivery in server.end_round().items():

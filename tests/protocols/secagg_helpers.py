@@ -129,7 +129,7 @@ class Run:
         self.sent = {u: self.answer(u, phase) for u in waiting if u not in silent}
         for u, data in self.sent.items():
             self.server.receive(u, data)
-        self.replies = self.server.end_round()
+        self.replies = dict(self.server.end_round())
 
 
 @st.composite

@@ -96,7 +96,7 @@ def test_nothing_smaller_satisfies_the_conditions_in_exact_arithmetic(n, corrupt
     options = [
         (k, t)
         for k in (*range(2, n - 1, 2), n - 1)
-        for t in range(1, k + 1)
+        for t in range(2, k + 1)
         if holds(n, (found.corrupt, found.dropouts), model, (k, t))
     ]
     assert (found.k, found.t) == min(options)

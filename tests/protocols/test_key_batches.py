@@ -66,7 +66,7 @@ class Batch:
         self.sent = {u: answer(u, self.clients[u]) for u in waiting}
         for u, data in self.sent.items():
             self.server.receive(u, data)
-        return self.server.end_round()
+        return dict(self.server.end_round())
 
     def inputs(self, step: int) -> dict[int, bytes]:
         """Round 2; returns the survivor sets."""

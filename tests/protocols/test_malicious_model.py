@@ -92,7 +92,7 @@ class Run:
         self.sent = {u: answer(u, self.clients[u]).message for u in waiting}
         for u, data in self.sent.items():
             self.server.receive(u, data)
-        return self.server.end_round()
+        return dict(self.server.end_round())
 
     def inputs(self, step: int = 0, silent=()) -> dict[int, bytes]:
         task = self.task(step)

@@ -770,7 +770,7 @@ def test_a_failing_aggregation_shows_no_sum():
     drops = DropSchedule(dict.fromkeys(params.roster[:2], Phase.UNMASKING))
     with pytest.raises(NotEnoughSurvivors) as caught:
         run_aggregation(make_inputs(params), params, drops=drops)
-    assert vars(caught.value).keys() == {"phase", "alive", "needed"}
+    assert vars(caught.value).keys() == {"phase", "alive", "needed", "around"}
 
 
 def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named():
