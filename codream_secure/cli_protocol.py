@@ -10,7 +10,7 @@ from codream_secure.errors import UserError
 from protocols.errors import ConfigError
 from protocols.graph import RingModel, RingParameters, ring_parameters
 
-NOTE = "planned parameters; sessions use the complete graph"
+NOTE = "for sessions with a Ring; simulate uses the complete graph"
 _MALICIOUS = "malicious"
 _COMPLETE_UP_TO = 100
 

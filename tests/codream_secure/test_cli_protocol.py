@@ -25,12 +25,12 @@ def run(capsys, monkeypatch):
     return call
 
 
-def test_prints_degree_threshold_probabilities_and_that_it_is_planned(run):
+def test_prints_degree_threshold_probabilities_and_what_they_are_for(run):
     code, out, err = run(*ASK)
     assert (code, err) == (0, "")
     assert "k = 52 neighbours, t = 28 shares" in out
     assert out.count("<= 2^-") == 3
-    assert "planned parameters; sessions use the complete graph" in out
+    assert "simulate uses the complete graph" in out
 
 
 def test_json_holds_the_same_figures(run):
@@ -43,7 +43,7 @@ def test_json_holds_the_same_figures(run):
     chances = found["failure_probabilities"]
     assert max(chances["exposed"], chances["split"]) <= 2**-40
     assert 0 < chances["stuck"] <= 2**-30
-    assert "sessions use the complete graph" in found["note"]
+    assert "simulate uses the complete graph" in found["note"]
 
 
 def test_sigma_eta_and_steps_count(run):

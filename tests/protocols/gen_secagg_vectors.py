@@ -29,7 +29,7 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, Phase
+from protocols.params import AggregationParams, Phase, Ring
 
 FOLDER = Path(__file__).parent / "vectors"
 SEED = b"vector 1"
@@ -131,6 +131,28 @@ def malicious() -> dict[str, object]:
     }
 
 
+def ring() -> dict[str, object]:
+    """One step on a ring of degree 4; one client does not reveal its nonce, others drop later."""
+    drops = {31: Phase.DRAW_GRAPH, 13: Phase.MASKED_INPUT, 22: Phase.UNMASKING}
+    params = make_params(9, ("g", 5, 4), threshold=5, step=42, ring=Ring(4, 2))
+    inputs = make_inputs(params, seed=1)
+    sent: list[dict[str, object]] = []
+    result = run_aggregation(
+        inputs,
+        params,
+        drops=DropSchedule(drops),
+        entropy=fixed_entropy(SEED),
+        tap=recorder(sent),
+    )
+    return {
+        **described(params),
+        **described_step(params, inputs, drops, result),
+        "ring": {"degree": 4, "threshold": 2},
+        "off0": context.offline(params.batch).hex(),
+        "messages": sent,
+    }
+
+
 class Bad:
     """Negative cases: an honest run of `make_params(5)` up to a message that must be refused."""
 
@@ -220,6 +242,7 @@ VECTORS = {
     "batch.json": batch,
     "expansion.json": expansion,
     "malicious.json": malicious,
+    "ring.json": ring,
 }
 
 if __name__ == "__main__":

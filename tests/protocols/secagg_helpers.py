@@ -93,7 +93,7 @@ class Run:
         self.replies: dict[int, bytes] = {}
         self.sent: dict[int, bytes] = {}
         self.begun = False
-        for phase in ROUNDS if upto else ():
+        for phase in rounds("semi-honest", ring=params.ring is not None) if upto else ():
             self.round(phase)
             if phase == upto:
                 break
@@ -115,6 +115,8 @@ class Run:
         match phase:
             case Phase.ADVERTISE_KEYS:
                 return client.advertise_keys()
+            case Phase.DRAW_GRAPH:
+                return client.draw_graph(reply)
             case Phase.SHARE_KEYS:
                 return client.share_keys(reply)
             case Phase.MASKED_INPUT:

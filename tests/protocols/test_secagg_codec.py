@@ -16,6 +16,10 @@ from protocols.messages import (
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
+    Nonce,
+    NonceCommitments,
+    RingAdvertisement,
+    RingDirectory,
     ShareBundles,
     Signed,
     StepRequest,
@@ -38,6 +42,10 @@ KINDS = {
     0x19: Consistency,
     0x1A: ConsistencyProof,
     0x1B: Signed,
+    0x30: RingAdvertisement,
+    0x31: NonceCommitments,
+    0x32: Nonce,
+    0x33: RingDirectory,
 }
 
 
@@ -47,6 +55,10 @@ def samples():
         Consistency(3),
         ConsistencyProof(b"\7", (b"s" * 64, b"t" * 64, b"u" * 64)),
         Signed(messages.encode(Consistency(3)), b"s" * 64),
+        RingAdvertisement(b"a" * 32, (b"b" * 32,), b"c" * 32, b"d" * 32),
+        NonceCommitments(b"\5", (b"a" * 32, b"b" * 32)),
+        Nonce(b"n" * 32),
+        RingDirectory(b"\3", (b"a" * 32, b"b" * 32), (b"keys",)),
     )
     seen = {type(message): messages.encode(message) for message in rare}
     run_aggregation(
@@ -112,6 +124,7 @@ def test_longest_message_fits_the_bound_and_one_more_byte_is_too_long(kind):
     full = messages.encode_set(PARAMS.roster, PARAMS.roster)
     fields = [(s.length, PARAMS.field(s).bits) for s in PARAMS.sections]
     advertisement = Advertisement(bytes(32), (bytes(32),), bytes(32))
+    on_ring = RingAdvertisement(bytes(32), (bytes(32),), bytes(32), bytes(32))
     longest = {
         Advertisement: advertisement,
         KeyDirectory: KeyDirectory(full, (messages.encode(advertisement),) * n),
@@ -127,6 +140,10 @@ def test_longest_message_fits_the_bound_and_one_more_byte_is_too_long(kind):
             messages.encode(ShareBundles((bytes(32),) * 2, (bytes(80),) * (n - 1))), bytes(64)
         ),
         UnmaskShares: UnmaskShares(1023, (bytes(32),) * n, ()),
+        RingAdvertisement: on_ring,
+        NonceCommitments: NonceCommitments(full, (bytes(32),) * n),
+        Nonce: Nonce(bytes(32)),
+        RingDirectory: RingDirectory(full, (bytes(32),) * n, (messages.encode(on_ring),) * n),
     }[kind]
     assert len(messages.encode(longest)) <= messages.max_size(kind, PARAMS.batch, PARAMS.task)
     size = messages.max_size(kind, PARAMS.batch, PARAMS.task) + 1
