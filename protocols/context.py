@@ -61,9 +61,29 @@ def edge(off1: bytes, ends: Mapping[int, bytes]) -> bytes:
     return digest("edge", off1, *(frame(u64(u), ends[u]) for u in sorted(ends)))
 
 
+def nonce_commitments(off0: bytes, nonces: Mapping[int, bytes]) -> dict[int, bytes]:
+    """What clients show of their nonces before they know those of others (SPEC 3.7).
+
+    Args:
+        off0: result of `offline`.
+        nonces: client -> nonce.
+
+    Returns:
+        Client -> D("nonce", off0, client, nonce), 32 bytes; what all have in common is
+        hashed once.
+    """
+    start = hashlib.sha256(frame(VERSION, b"nonce", off0))
+    committed = {}
+    for client, nonce in nonces.items():
+        state = start.copy()
+        state.update(frame(u64(client), nonce))
+        committed[client] = state.digest()
+    return committed
+
+
 def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
-    """What a client shows of its nonce before it knows those of others; 32 bytes (SPEC 3.7)."""
-    return digest("nonce", off0, u64(client), nonce)
+    """The same for one client."""
+    return nonce_commitments(off0, {client: nonce})[client]
 
 
 def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:

@@ -72,8 +72,7 @@ class Graph:
         """
         if self._near is None:
             return group
-        near = frozenset(self._near[client])
-        return tuple(u for u in group if u in near)
+        return tuple(sorted(frozenset(self._near[client]).intersection(group)))
 
     def weakest(self, clients: Collection[int], present: frozenset[int]) -> tuple[int, int | None]:
         """The fewest holders that one of the clients has among those present, and which client.
@@ -116,9 +115,12 @@ def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
     Returns:
         The members in the order of their hashes under the seed; uniform if the hash is random.
     """
+    start = hashlib.sha256(frame(VERSION, b"ring", seed))
 
     def place(client: int) -> bytes:
-        return hashlib.sha256(frame(VERSION, b"ring", seed, u64(client))).digest()
+        state = start.copy()
+        state.update(frame(u64(client)))
+        return state.digest()
 
     return tuple(sorted(members, key=place))
 

@@ -11,6 +11,7 @@ what only the ring has.
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import compress
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -251,7 +252,7 @@ def _vectors_size(task: Task, n: int) -> int:
 def encode_set(members: Collection[int], roster: tuple[int, ...]) -> bytes:
     """Bitmap of a subset: bit i % 8 of byte i // 8 stands for roster entry i (SPEC 5.4)."""
     present = frozenset(members)
-    flags = np.array([client in present for client in roster], dtype=bool)
+    flags = np.fromiter(map(present.__contains__, roster), dtype=bool, count=len(roster))
     return np.packbits(flags, bitorder="little").tobytes()
 
 
@@ -265,7 +266,7 @@ def decode_set(bitmap: bytes, roster: tuple[int, ...]) -> tuple[int, ...]:
     if len(bitmap) != (n + 7) // 8 or int.from_bytes(bitmap, "little") >> n:
         raise DecodeError("not a bitmap over the roster")
     flags = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=n, bitorder="little")
-    return tuple(roster[index] for index in np.flatnonzero(flags))
+    return tuple(compress(roster, flags.tolist()))
 
 
 def _tag(kind: type[Message]) -> int:

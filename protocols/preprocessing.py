@@ -348,7 +348,7 @@ def _share(
 
 def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[int, bytes]:
     """Client -> nonce of U1, after the checks of SPEC 6.9."""
-    batch, off0 = party.batch, party.off0
+    batch = party.batch
     members = messages.decode_set(message.members, batch.roster)
     if len(members) < least_on_ring(batch):
         raise lie(Phase.SHARE_KEYS, "fewer nonces than the threshold")
@@ -357,9 +357,9 @@ def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[
     if party.client not in members:
         raise lie(Phase.SHARE_KEYS, "own nonce missing")
     nonces = dict(zip(members, message.nonces, strict=True))
-    for u, nonce in nonces.items():
-        if state.committed.get(u) != context.nonce_commitment(off0, u, nonce):
-            raise lie(Phase.SHARE_KEYS, "a nonce that nobody committed to")
+    shown = context.nonce_commitments(party.off0, nonces)
+    if any(state.committed.get(u) != commitment for u, commitment in shown.items()):
+        raise lie(Phase.SHARE_KEYS, "a nonce that nobody committed to")
     return nonces
 
 

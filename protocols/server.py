@@ -604,7 +604,7 @@ class ServerSession:
                 CollectingShares(step=step) as state,
                 UnmaskShares(key=key),
             ) if key == step.key:
-                return statement(state)
+                return statement(state) if self._batch.malicious else step.on
         return None
 
     def _check_signature(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from protocols.errors import ConfigError, DecodeError
 from protocols.keys import Entropy, draw
@@ -77,15 +78,27 @@ def lagrange_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
 
     One set answers for all secrets of an aggregation, so the modular inverses are computed once.
     """
-    weights = []
+    fractions = []
     for x in xs:
         above = below = 1
         for other in xs:
             if other != x:
                 above = above * other % P
                 below = below * (other - x) % P
-        weights.append(above * pow(below, -1, P) % P)
-    return tuple(weights)
+        fractions.append((above, below))
+    belows = [below for _, below in fractions]
+    return tuple(a * b % P for (a, _), b in zip(fractions, _inverses(belows), strict=True))
+
+
+def _inverses(values: Sequence[int]) -> list[int]:
+    """Inverses mod P of non-zero values by one inversion: that of the product, taken apart."""
+    products = list(accumulate(values, lambda a, b: a * b % P, initial=1))
+    inverse = pow(products[-1], -1, P)
+    inverses = []
+    for value, before in zip(reversed(values), reversed(products[:-1]), strict=True):
+        inverses.append(inverse * before % P)
+        inverse = inverse * value % P
+    return inverses[::-1]
 
 
 def _check_points(xs: Sequence[int], threshold: int) -> None:
