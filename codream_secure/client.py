@@ -112,7 +112,7 @@ class Client:
         else:
             values = label_contribution(self._teacher, self._scale, request)
         return {
-            section.name: Quantizer(section.bits, section.clip).encode(
+            section.name: Quantizer(section.maximum, section.clip).encode(
                 values[section.name],
                 seed=self._rounding_seed,
                 step=step,

@@ -162,17 +162,24 @@ def sections(request: Request) -> tuple[Section, ...]:
     - dreams: ``gradient``, one value a pixel; with a student ``student``, one a logit of it.
     - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream.
     """
-    size, bits, clip = request.shape[0], request.bits, request.clip
+    size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
     if isinstance(request, DreamRequest):
-        gradient = Section(name="gradient", length=len(request.dreams), bits=bits, clip=clip)
+        gradient = Section(name="gradient", length=len(request.dreams), maximum=maximum, clip=clip)
         if (student := request.student) is None:
             return (gradient,)
         length = size * student.classes
         return (
             gradient,
-            Section(name="student", length=length, bits=student.bits, clip=student.clip),
+            Section(
+                name="student", length=length, maximum=_maximum(student.bits), clip=student.clip
+            ),
         )
-    labels = Section(name="labels", length=size * request.classes, bits=bits, clip=clip)
+    labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
     if request.weighting == "equal":
         return (labels,)
-    return (labels, Section(name="confidence", length=size, bits=bits, clip=0.5))
+    return (labels, Section(name="confidence", length=size, maximum=maximum, clip=0.5))
+
+
+def _maximum(bits: int) -> int:
+    """Return the largest code of so many bits."""
+    return (1 << bits) - 1

@@ -80,7 +80,7 @@ def summed(asked, logits):
     for index, own in enumerate(logits):
         teacher = Teacher(lambda x, own=own: own, StatisticsMemory())
         for section in wanted:
-            codes = Quantizer(section.bits, section.clip).encode(
+            codes = Quantizer(section.maximum, section.clip).encode(
                 contribution(asked, teacher)[section.name],
                 seed=bytes([index] * 32),
                 step=0,

@@ -85,14 +85,14 @@ def test_the_answer_is_the_quantized_gradient_at_the_broadcast_pixels():
     codes = client().answer(encode(request), step=5)["gradient"]
     dreams = SCALE.from_pixels(np.frombuffer(request.dreams, np.uint8).reshape(request.shape))
     gradient, _ = dream_gradient(Teacher(MODEL, StatisticsMemory()), dreams, request)
-    quantizer = Quantizer(8, 1.0)
+    quantizer = Quantizer(255, 1.0)
     expected = quantizer.encode(gradient.numpy(), seed=bytes(32), step=5, section="gradient")
     assert (codes == expected).all()
 
 
 def test_labels_are_quantized_probabilities():
     codes = client().answer(encode(label_request(bits=12)), step=0)["labels"]
-    decoded = Quantizer(12, 0.5).decode_sum(codes, 1).reshape(2, 10) + 0.5
+    decoded = Quantizer(4095, 0.5).decode_sum(codes, 1).reshape(2, 10) + 0.5
     assert decoded.sum(1) == pytest.approx([1, 1], abs=0.01)
 
 

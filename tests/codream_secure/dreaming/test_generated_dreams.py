@@ -110,7 +110,7 @@ def test_the_chain_rule_on_the_summed_gradient_is_the_gradient_of_the_summed_los
 def test_after_quantization_the_chain_rule_is_off_by_no_more_than_the_quantizers_bound():
     """|J^T (quantized - exact)| <= |J|^T bound, coordinate by coordinate, for the latents."""
     batch = meta().batch(4, noise(), fits=1)
-    request, clients, quantizer = asked(4), teachers(), Quantizer(6, 0.5)
+    request, clients, quantizer = asked(4), teachers(), Quantizer(63, 0.5)
     images = batch._images()
     exact = [
         dream_gradient(t, images.detach().double(), request)[0].clamp(-0.5, 0.5) for t in clients

@@ -68,7 +68,7 @@ class Scripted:
         values = answer if isinstance(answer, dict) else {sections(request)[0].name: answer}
         totals = {
             section.name: 3
-            * Quantizer(section.bits, section.clip).encode(
+            * Quantizer(section.maximum, section.clip).encode(
                 values[section.name],
                 seed=bytes(32),
                 step=len(self.requests),
