@@ -21,8 +21,7 @@ from protocols.quantization import Quantizer
 from protocols.server import ServerSession
 
 MAX_WEIGHT = 500
-WEIGHT_BITS = 9
-VALUE_BITS = 23  # 2^23 levels: the least that is not below Flower's 2^22 + 1
+MAXIMUM = 1 << 22  # 2^22 + 1 levels, as Flower has
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,9 @@ class Meter:
         )
 
 
-def ours(case: Case, bits: int = VALUE_BITS) -> Figures:
+def ours(case: Case) -> Figures:
     """Run our sessions over real bytes, semi-honest, complete graph."""
-    params, quantizer = _params(case, bits), Quantizer(bits, 1.0)
+    params, quantizer = _params(case), Quantizer(MAXIMUM, 1.0)
     vectors, weights = case.data()
     server = ServerSession(params.batch)
     clients = {u: ClientSession(params.batch, u, os.urandom) for u in case.ids}
@@ -162,15 +161,15 @@ def ours(case: Case, bits: int = VALUE_BITS) -> Figures:
     return meter.figures(case, mean)
 
 
-def _params(case: Case, bits: int) -> AggregationParams:
+def _params(case: Case) -> AggregationParams:
     values: dict[str, Any] = {"session": bytes(32), "step": 0, "kind": "benchmark"}
     return AggregationParams(
         **values,
         roster=case.ids,
         threshold=default_threshold(case.clients),
         sections=(
-            Section(name="x", length=case.length, bits=bits, clip=1.0),
-            Section(name="w", length=1, bits=WEIGHT_BITS, clip=1.0),
+            Section(name="x", length=case.length, maximum=MAXIMUM, clip=1.0),
+            Section(name="w", length=1, maximum=MAX_WEIGHT, clip=1.0),
         ),
         broadcast_digest=bytes(32),
     )

@@ -66,7 +66,7 @@ def main() -> None:
         _save_recorded(theirs, where)
     rows = [row for case in CASES for row in _rows(case, mine[case], *theirs[case])]
     gates = [*_relative_gates(mine, theirs), _mask_gate(masks, raw), *_absolute_gates(mine)]
-    notes = where | {"Flower": theirs[WIDE][1]} | _mask_notes(masks, raw) | _upload_note(theirs)
+    notes = where | {"Flower": theirs[WIDE][1]} | _mask_notes(masks, raw)
     save = RESULTS if options.record else None
     report(
         "secure aggregation",
@@ -120,13 +120,6 @@ def _rows(case: Case, mine: Figures, theirs: Figures, source: str) -> list[dict[
         }
         for who, figures in (("ours", mine), (f"Flower, {source}", theirs))
     ]
-
-
-def _upload_note(theirs: dict[Case, tuple[Figures, str]]) -> dict[str, str]:
-    """Return what 2^22 levels cost: one fewer than Flower's, so that no gate uses it."""
-    upload = ours(LONG, bits=22).upload
-    share = upload / theirs[LONG][0].upload
-    return {f"upload of {LONG} at 22 bits": f"{upload:.0f} bytes, {share:.4f} of theirs"}
 
 
 # Masks -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Knowledge acquisition: soft labels of dreams, the dream buffer, and learning from it."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,45 +9,91 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from codream_secure.aggregation import FieldSum
+from codream_secure.dreaming.feature_statistics import FeatureStatistics
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.teacher import Teacher
 from codream_secure.learner import Learner
-from codream_secure.messages import LabelRequest
+from codream_secure.messages import LabelRequest, pixels
 
 AcquisitionOrder = Literal["joint", "two-stage"]
 
 
 def label_contribution(
-    teacher: nn.Module, dreams: Tensor, request: LabelRequest
-) -> NDArray[np.float64]:
-    """Return what one client adds to the soft labels: values in [-clip, clip].
+    teacher: Teacher, scale: PixelScale, request: LabelRequest
+) -> dict[str, NDArray[np.float64]]:
+    """Return what one client adds to the soft labels, by section.
 
     Logits are clipped to the public range. Probabilities are taken at the distillation
     temperature, so that their mean is the softened target itself, and are centred at 1/2.
+    Weighted by confidence, a client's values at one dream are multiplied by 1 - H / log(classes),
+    H the entropy of its prediction there: a function of model outputs alone.
 
     Args:
-        teacher: frozen model in eval mode.
-        dreams: scaled images, float, shape (B, C, H, W).
+        teacher: frozen model in eval mode; its memory takes the dreams in if the request says so.
+        scale: the public pixel scale.
         request: what is asked.
 
     Returns:
-        float64, shape (B * classes,).
+        ``labels``, float64, shape (B * classes,), in [-clip, clip]; weighted by confidence
+        ``confidence``, float64, shape (B,), confidences less 1/2.
     """
-    with torch.no_grad():
+    logits = _observed_logits(teacher, scale.from_pixels(pixels(request)), request)
+    if request.kind == "logits":
+        values = logits.clamp(-request.clip, request.clip)
+    else:
+        values = (logits / request.temperature).softmax(dim=1) - 0.5
+    sections = {"labels": values}
+    if request.weighting == "confidence":
+        confidence = _confidence(logits)
+        sections = {"labels": values * confidence[:, None], "confidence": confidence - 0.5}
+    return {name: v.double().cpu().numpy().ravel() for name, v in sections.items()}
+
+
+@torch.no_grad()
+def _observed_logits(teacher: Teacher, dreams: Tensor, request: LabelRequest) -> Tensor:
+    """Return the logits of finished dreams; R_bn's memory takes them in if it is asked to."""
+    if not request.statistics_momentum:
+        return teacher(dreams)
+    with FeatureStatistics(teacher.model) as statistics:
         logits = teacher(dreams)
-        if request.kind == "logits":
-            values = logits.clamp(-request.clip, request.clip)
-        else:
-            values = (logits / request.temperature).softmax(dim=1) - 0.5
-    contribution: NDArray[np.float64] = values.double().cpu().numpy().ravel()
-    return contribution
+    teacher.memory.take(statistics, request.statistics_momentum)
+    return logits
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """Return 1 - H / log(classes) of every row, in [0, 1]."""
+    log_p = logits.log_softmax(dim=1)
+    entropy = -(log_p.exp() * log_p).sum(dim=1)
+    return (1 - entropy / math.log(logits.shape[1])).clamp(0, 1)
+
+
+def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
+    """Return the mean of what clients hold of the dreams, from the sums of their sections.
+
+    Args:
+        answer: sums of `label_contribution`.
+        request: what had been asked.
+
+    Returns:
+        float64, shape (B * classes,): logits, or probabilities less 1/2.
+    """
+    if request.weighting == "equal":
+        return answer.mean("labels")
+    weights = answer.count * (answer.mean("confidence") + 0.5)
+    # Where nobody is confident, rounding can leave nothing or less; then nobody's word counts.
+    weights = np.maximum(weights, answer.count * answer.quantizer("confidence").resolution)
+    sums = answer.count * answer.mean("labels").reshape(-1, request.classes)
+    return np.asarray((sums / weights[:, None]).ravel())
 
 
 def soft_targets(mean: NDArray[np.float64], request: LabelRequest) -> Tensor:
     """Turn the mean of the clients' contributions into target probabilities.
 
     Args:
-        mean: decoded mean of `label_contribution`, shape (B * classes,).
+        mean: result of `label_mean`, shape (B * classes,).
         request: what had been asked.
 
     Returns:
@@ -91,7 +138,8 @@ class DreamBuffer:
 class AcquisitionSettings:
     """How one participant learns in a round.
 
-    ``kd_epochs`` over the buffer in batches of ``kd_batch`` at temperature ``kd_temperature``.
+    ``kd_epochs`` over the buffer (0 in rounds without distillation), in batches of ``kd_batch``,
+    at temperature ``kd_temperature``.
     ``local_steps`` cross-entropy steps follow (two-stage) or are spread evenly over the
     distillation steps (joint); in joint order without DP every distillation step carries a local
     batch of its own besides.

@@ -57,7 +57,7 @@ class FieldSum:
     def quantizer(self, name: str) -> Quantizer:
         """Return the quantizer that the clients used for a section."""
         section = next(section for section in self.sections if section.name == name)
-        return Quantizer(section.bits, section.clip)
+        return Quantizer(section.maximum, section.clip)
 
     def mean(self, name: str) -> NDArray[np.float64]:
         """Return the decoded mean of a section, equal weights, float64, flat."""
@@ -200,7 +200,7 @@ class Aggregator(ABC):
 
     def _publish_labels(self, request: LabelRequest, total: FieldSum) -> None:
         (section,) = total.sections
-        width = PrimeField.for_sum(len(self._settings.roster), section.bits).bits
+        width = PrimeField.for_sum(len(self._settings.roster), section.maximum).bits
         message = SoftLabels(
             version=VERSION,
             round=request.round,
@@ -335,7 +335,7 @@ class PlainAggregator(Aggregator):
         self._attendance.finish_step(drops, renews=bool(renew))
         wanted = sections(call.request)
         for values in inputs.values():
-            packed = tuple(pack(values[s.name], s.bits) for s in wanted)
+            packed = tuple(pack(values[s.name], s.maximum.bit_length()) for s in wanted)
             message = ClearInput(version=VERSION, step=call.step, sections=packed)
             size = len(msgspec.msgpack.encode(message))
             labels = isinstance(call.request, LabelRequest)

@@ -17,12 +17,11 @@ from codream_secure.cli_protocol import protocol
 from codream_secure.config import (
     Config,
     Setting,
-    described_default,
     load_toml,
-    resolve,
     settings,
 )
 from codream_secure.errors import UserError
+from codream_secure.resolve import described_default, resolve
 
 if TYPE_CHECKING:
     from codream_secure.report.run_folder import RunFolder

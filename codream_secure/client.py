@@ -1,23 +1,24 @@
 """One data holder: everything here stays with it, except what `answer` returns."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from codream_secure.acquisition import label_contribution
+from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.dreaming.teacher import LossWeights, dream_gradient
+from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.errors import RequestRefused
 from codream_secure.learner import Learner
 from codream_secure.messages import (
     DreamRequest,
+    LocalSteps,
     Request,
     decode_request,
     digest,
-    pixels,
     sections,
 )
 from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
@@ -29,21 +30,35 @@ class Policy:
 
     Args:
         max_bits: more bits than this would send needless precision.
+        max_local_steps: the most steps on an own copy of the dreams.
         allow_feature_statistics: False under DP, where BatchNorm memory is not private.
     """
 
     max_bits: int = 16
+    max_local_steps: int = 64
     allow_feature_statistics: bool = True
 
     def check(self, request: Request) -> None:
         """Raise RequestRefused for a request outside the policy."""
-        if not CLIP_MIN <= request.clip <= CLIP_MAX:
-            raise RequestRefused(f"clip {request.clip} is outside [{CLIP_MIN}, {CLIP_MAX}]")
-        if not 1 <= request.bits <= self.max_bits:
-            raise RequestRefused(f"{request.bits} bits are outside 1..{self.max_bits}")
-        asks = isinstance(request, DreamRequest) and request.bn_weight != 0
-        if asks and not self.allow_feature_statistics:
-            raise RequestRefused("feature statistics are not private and not answered under DP")
+        self._check_quantizer(request.bits, request.clip)
+        if isinstance(request, DreamRequest):
+            if request.student is not None:
+                self._check_quantizer(request.student.bits, request.student.clip)
+            self._check_local(request.local)
+            if request.bn_weight != 0 and not self.allow_feature_statistics:
+                raise RequestRefused("feature statistics are not private and not answered under DP")
+
+    def _check_quantizer(self, bits: int, clip: float) -> None:
+        if not CLIP_MIN <= clip <= CLIP_MAX:
+            raise RequestRefused(f"clip {clip} is outside [{CLIP_MIN}, {CLIP_MAX}]")
+        if not 1 <= bits <= self.max_bits:
+            raise RequestRefused(f"{bits} bits are outside 1..{self.max_bits}")
+
+    def _check_local(self, local: LocalSteps) -> None:
+        if not 1 <= local.count <= self.max_local_steps:
+            raise RequestRefused(f"{local.count} local steps are outside 1..{self.max_local_steps}")
+        if not 0 < local.size < math.inf:
+            raise RequestRefused(f"local steps of size {local.size}")
 
 
 class Client:
@@ -63,12 +78,12 @@ class Client:
         self._scale = scale
         self._rounding_seed = rounding_seed
         self._policy = policy
-        self._teacher = learner.frozen_copy()
+        self._teacher = Teacher(learner.frozen_copy(), StatisticsMemory())
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:
         """Take a new frozen copy of the model; dreams of this round are asked of the copy."""
-        self._teacher = self.learner.frozen_copy()
+        self._teacher = Teacher(self.learner.frozen_copy(), self._teacher.memory)
 
     def answer(self, broadcast: bytes, step: int) -> Mapping[str, NDArray[np.uint32]]:
         """Compute, clip and quantize what a request asks for; what leaves is to be masked.
@@ -90,22 +105,18 @@ class Client:
         if seen in self._answered:
             raise RequestRefused("this broadcast was answered before in this session")
         self._answered.add(seen)
-        (section,) = sections(request)
-        codes = Quantizer(section.bits, section.clip).encode(
-            self._contribution(request), seed=self._rounding_seed, step=step, section=section.name
-        )
-        return {section.name: codes}
-
-    def _contribution(self, request: Request) -> NDArray[np.floating]:
-        dreams: Tensor = self._scale.from_pixels(pixels(request))
         if isinstance(request, DreamRequest):
-            weights = LossWeights(
-                entropy=request.entropy_weight,
-                feature_statistics=request.bn_weight,
-                class_balance=request.balance_weight,
+            values: Mapping[str, NDArray[np.floating]] = dream_contribution(
+                self._teacher, self._scale, request
             )
-            gradient: NDArray[np.float32] = (
-                dream_gradient(self._teacher, dreams, weights).cpu().numpy()
+        else:
+            values = label_contribution(self._teacher, self._scale, request)
+        return {
+            section.name: Quantizer(section.maximum, section.clip).encode(
+                values[section.name],
+                seed=self._rounding_seed,
+                step=step,
+                section=section.name,
             )
-            return gradient
-        return label_contribution(self._teacher, dreams, request)
+            for section in sections(request)
+        }

@@ -1,7 +1,7 @@
 """Settings of a run: one frozen dataclass per concern; every field is an option of the CLI.
 
 A field's name with dashes is its option, with underscores its key in a TOML file. A default of
-None is filled in by `resolve`, from public constants that depend on whether DP is on.
+None is filled in by `codream_secure.resolve`, from public constants.
 """
 
 import dataclasses
@@ -11,12 +11,12 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
-
-import tomli_w
+from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from codream_secure.errors import UserError
 from protocols.params import MAX_STEPS
+
+_T = TypeVar("_T")
 
 
 def _option(default: object, help_text: str, /, **limits: float) -> Any:  # noqa: ANN401
@@ -58,20 +58,65 @@ class ModelConfig:
 class DreamConfig:
     """How dreams are made."""
 
-    method: Literal["codream"] = _option("codream", "how dreams are synthesised")
+    method: Literal["codream", "codream-fast"] = _option(
+        "codream", "the server moves pixels, or (fast) a generator that makes them"
+    )
+    collaboration: bool = _option(
+        True, "dream together; --no-collaboration: every client dreams alone (an ablation)"
+    )
     rounds: int | None = _option(None, "rounds of dreaming and learning", min=1)
     dreams: int | None = _option(None, "dreams in a batch", min=1)
-    dream_batches: int = _option(1, "batches of dreams a round", min=1)
+    dream_batches: int | None = _option(None, "batches of dreams a round", min=1)
     dream_steps: int | None = _option(None, "global steps a batch (R)", min=0)
-    dream_lr: float | None = _option(None, "Adam's step size on dreams, in scaled pixels", above=0)
+    dream_optimizer: Literal["adam", "avg", "fedadam"] = _option(
+        "adam", "how the server moves pixels; avg: by the mean of the clients' moves"
+    )
+    dream_lr: float | None = _option(
+        None, "step size on pixels, in scaled pixels; with avg a factor", above=0
+    )
+    local_steps: int = _option(
+        1, "steps of every client on its own copy of the dreams (M)", min=1, max=64
+    )
+    local_size: float = _option(
+        0.1, "size of such a step where a gradient equals the clip, in scaled pixels", above=0
+    )
     bits: int = _option(4, "bits of one quantized gradient coordinate", min=1, max=16)
     entropy_weight: float = _option(1.0, "weight of the predictions' entropy; 0: off", min=0)
     bn_weight: float | None = _option(
         None, "weight of R_bn, the distance to BatchNorm statistics; 0: off", min=0
     )
+    statistics_momentum: float | None = _option(
+        None, "share of earlier dreams in R_bn's statistics", min=0, below=1
+    )
     balance_weight: float = _option(1.0, "weight of class balance; 0: off", min=0)
+    adaptive: Literal["none", "jsd", "kl"] = _option(
+        "none", "R_adv: seek dreams on which the server's student disagrees (adaptive teaching)"
+    )
+    adaptive_weight: float = _option(1.0, "weight of R_adv", above=0)
+    adaptive_start: int = _option(2, "first round with R_adv", min=1)
+    adaptive_bits: int = _option(
+        8, "bits of the gradient with respect to one logit of the student", min=1, max=16
+    )
     tv_weight: float = _option(0.0, "weight of total variation (the server's); 0: off", min=0)
     l2_weight: float = _option(0.0, "weight of the L2 prior (the server's); 0: off", min=0)
+    latent: int = _option(64, "fast: numbers in a latent vector", min=1, max=4096)
+    generator_width: int = _option(32, "fast: channels of the generator", min=1, max=1024)
+    generator_lr: float = _option(5e-3, "fast: Adam's step size on the generator", above=0)
+    latent_lr: float = _option(1.5e-2, "fast: Adam's step size on latent vectors", above=0)
+    meta: Literal["reptile", "fomaml"] = _option(
+        "reptile", "fast: how the meta-generator follows a batch's generator"
+    )
+    meta_lr: float = _option(1e-2, "fast: Adam's step size on the meta-generator", above=0)
+    generator_decay: float = _option(1e-4, "fast: weight decay of the meta-generator", min=0)
+    generator_average: float = _option(
+        0.0, "fast: batches start from this running average of the meta-generator", min=0, below=1
+    )
+    generator_norm: float = _option(
+        10.0, "fast: a batch's generator gradient is clipped to this norm", above=0
+    )
+    generator_reset: int = _option(
+        0, "fast: round before which the generator's first layer is drawn anew; 0: never", min=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +126,17 @@ class LearningConfig:
     labels: Literal["probabilities", "logits"] = _option(
         "probabilities", "what is averaged: probabilities at the KD temperature, or logits"
     )
+    label_weighting: Literal["equal", "confidence"] = _option(
+        "equal", "clients count alike, or by their confidence at each dream"
+    )
     label_bits: int = _option(8, "bits of one quantized label", min=1, max=16)
     label_clip: float = _option(20.0, "public range of a logit", above=0, max=1e6)
     acquisition: Literal["joint", "two-stage"] = _option(
         "joint", "distil and learn locally together, or one after the other"
     )
     kd_temperature: float = _option(4.0, "distillation temperature", above=0)
-    kd_epochs: int = _option(20, "distillation epochs over the buffer a round", min=0)
+    kd_epochs: int = _option(20, "distillation epochs over the buffer, each time", min=0)
+    kd_period: int = _option(1, "distil in every k-th round, k =", min=1)
     kd_batch: int = _option(128, "dreams in a distillation step", min=1)
     buffer: int = _option(4, "dream batches kept, first in first out", min=1)
     learning_rate: float = _option(3e-3, "Adam's step size on models", above=0)
@@ -234,26 +283,17 @@ class Config:
         return cls(**parts)
 
     def options(self) -> dict[str, object]:
-        """Return the flat options that rebuild this configuration (None left out)."""
-        flat = {
-            k: v for part in fields(self) for k, v in _shallow(getattr(self, part.name)).items()
+        """Return all settings by their flat names, None where nothing was chosen."""
+        return {
+            item.name: getattr(getattr(self, part.name), item.name)
+            for part in fields(self)
+            for item in fields(getattr(self, part.name))
         }
-        unused = _PLAIN_ONLY if self.private else fields(PrivacyConfig)
-        left_out = {item if isinstance(item, str) else item.name for item in unused}
-        return {k: v for k, v in flat.items() if v is not None and k not in left_out}
-
-    def to_toml(self) -> str:
-        """Return the configuration as a TOML text that `load_toml` reads."""
-        return tomli_w.dumps(self.options())
 
     @property
     def private(self) -> bool:
         """Whether local training is differentially private."""
         return self.privacy.dp_eps is not None
-
-
-def _shallow(part: object) -> dict[str, object]:
-    return {item.name: getattr(part, item.name) for item in fields(part)}  # type: ignore[arg-type]
 
 
 def _checked(setting: Setting, value: object) -> object:
@@ -300,83 +340,12 @@ def load_toml(path: Path) -> dict[str, object]:
         raise UserError(f"{path} is not a TOML file: {error}") from None
 
 
-# Public constants, chosen on validation folds of the digits' training part
-# (benchmarks/digits_accuracy.py); never on a client's data in a run.
-_PLAIN = {"rounds": 6, "dreams": 128, "dream_steps": 20, "dream_lr": 0.2, "bn_weight": 10.0}
-_PRIVATE = {"rounds": 3, "dreams": 256, "dream_steps": 10, "dream_lr": 0.05, "bn_weight": 0.0}
-
-
-# Options that mean nothing under DP: there is no validation part, and `dp_steps` and `dp_batch`
-# say how much is learned locally.
-_PLAIN_ONLY = ("validation", "batch", "warmup_epochs", "local_epochs")
-
-
-def _check_applicable(config: Config) -> None:
-    """Refuse options that would be accepted and ignored.
+def set_(value: _T | None) -> _T:
+    """Return a value that `codream_secure.resolve` has filled in.
 
     Raises:
-        UserError: names the first one.
+        ValueError: it has not.
     """
-    everything = {
-        k: v for part in fields(config) for k, v in _shallow(getattr(config, part.name)).items()
-    }
-    for setting in settings():
-        option = "--" + setting.name.replace("_", "-")
-        # 0 asks for nothing, and is what `resolve` puts in.
-        if everything[setting.name] in (setting.default, 0):
-            continue
-        if config.private and setting.name in _PLAIN_ONLY:
-            raise UserError(f"{option} cannot be used with --dp-eps; use --dp-steps or --dp-batch")
-        if not config.private and setting.concern == "privacy":
-            raise UserError(f"{option} needs --dp-eps")
-    _check_protection(config.secure)
-
-
-def _check_protection(secure: SecureConfig) -> None:
-    if secure.threat_model == "malicious" and not secure.secure:
-        raise UserError("--threat-model malicious cannot be used with --no-secure")
-    if secure.rejoin and secure.threat_model != "malicious":
-        raise UserError("--rejoin needs --threat-model malicious; else clients may always be back")
-
-
-def described_default(setting: Setting) -> str | None:
-    """Return the default as ``--help`` shows it; None where the help text says it."""
-    if setting.name in _PLAIN:
-        return f"{_PLAIN[setting.name]:g}, under DP {_PRIVATE[setting.name]:g}"
-    return None if setting.default is None else str(setting.default)
-
-
-def resolve(config: Config) -> Config:
-    """Fill in every default that depends on another setting.
-
-    Raises:
-        UserError: settings that contradict each other.
-    """
-    private = config.private
-    _check_applicable(config)
-    if private and config.model.norm == "batch":
-        raise UserError(
-            "--norm batch cannot be used with --dp-eps: batch statistics are not private; "
-            "use --norm group"
-        )
-    if private and config.dream.bn_weight:
-        raise UserError(
-            "--bn-weight cannot be used with --dp-eps: BatchNorm statistics are not private; "
-            "leave it out"
-        )
-    constants = _PRIVATE if private else _PLAIN
-    chosen = {
-        name: default for name, default in constants.items() if getattr(config.dream, name) is None
-    }
-    model = dataclasses.replace(
-        config.model,
-        models=("mlp" if private else "resnet8")
-        if config.model.models == "auto"
-        else config.model.models,
-        norm=("group" if private else "batch")
-        if config.model.norm == "auto"
-        else config.model.norm,
-    )
-    data = dataclasses.replace(config.data, validation=0.0) if private else config.data
-    dream: DreamConfig = dataclasses.replace(config.dream, **chosen)  # type: ignore[arg-type]
-    return dataclasses.replace(config, dream=dream, model=model, data=data)
+    if value is None:
+        raise ValueError("the configuration was not resolved")
+    return value

@@ -17,6 +17,35 @@ from protocols.params import Section
 
 VERSION = 1
 LabelKind = Literal["logits", "probabilities"]
+LabelWeighting = Literal["equal", "confidence"]
+Adversary = Literal["jsd", "kl"]
+
+
+class LocalSteps(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How a client moves its own copy of the dreams before it answers (M steps, Algorithm 1).
+
+    ``count`` steps along the negative gradient; a step moves a pixel whose gradient equals the
+    request's clip by ``size`` scaled pixels. One step alone needs no move: its answer is the
+    gradient at the broadcast dreams.
+    """
+
+    count: int = 1
+    size: float = 0.1
+
+
+class Student(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The server student's logits at the broadcast dreams, for adaptive teaching (R_adv).
+
+    ``logits`` are float32, little-endian, shape (B, classes); ``bits`` and ``clip`` quantize the
+    gradient of R_adv with respect to them.
+    """
+
+    logits: bytes
+    classes: int
+    adversary: Adversary
+    weight: float
+    bits: int
+    clip: float
 
 
 class DreamRequest(
@@ -25,7 +54,9 @@ class DreamRequest(
     """Asks for the gradient of the client's loss at these dreams.
 
     ``shape`` is (B, C, H, W); ``dreams`` is B*C*H*W uint8 pixels; ``clip`` is in units of the
-    gradient of the B-fold loss with respect to a scaled pixel.
+    gradient of the B-fold loss with respect to a scaled pixel. With more than one local step
+    the answer is the pseudo-gradient: how far the copy moved, in the same units.
+    ``statistics_momentum`` is the share of earlier dreams in R_bn's statistics.
     """
 
     version: int
@@ -39,6 +70,9 @@ class DreamRequest(
     entropy_weight: float
     bn_weight: float
     balance_weight: float
+    statistics_momentum: float = 0.0
+    local: LocalSteps = LocalSteps()
+    student: Student | None = None
 
 
 class LabelRequest(
@@ -47,6 +81,9 @@ class LabelRequest(
     """Asks for soft labels of the finished dreams.
 
     ``clip`` is the public range of a logit; probabilities are sent as p - 1/2 with clip 1/2.
+    ``weighting`` by confidence multiplies a client's values at one dream by its confidence there,
+    and asks for the confidences as a sum of their own. ``statistics_momentum`` tells clients to
+    take these dreams into R_bn's running statistics; 0: not.
     """
 
     version: int
@@ -59,6 +96,8 @@ class LabelRequest(
     kind: LabelKind
     temperature: float
     classes: int
+    weighting: LabelWeighting = "equal"
+    statistics_momentum: float = 0.0
 
 
 class SoftLabels(
@@ -96,6 +135,9 @@ def decode_request(data: bytes) -> Request:
         raise RequestRefused("not a canonical request of this version")
     if len(request.dreams) != int(np.prod(request.shape)):
         raise RequestRefused("the dreams do not fill the announced shape")
+    student = request.student if isinstance(request, DreamRequest) else None
+    if student and len(student.logits) != 4 * request.shape[0] * student.classes:
+        raise RequestRefused("the student's logits do not fit the dreams")
     return request
 
 
@@ -109,22 +151,35 @@ def pixels(request: Request) -> NDArray[np.uint8]:
     return np.frombuffer(request.dreams, dtype=np.uint8).reshape(request.shape)
 
 
+def student_logits(student: Student) -> NDArray[np.float32]:
+    """Return the student's logits, float32, shape (B, classes)."""
+    return np.frombuffer(student.logits, dtype="<f4").reshape(-1, student.classes)
+
+
 def sections(request: Request) -> tuple[Section, ...]:
-    """Return the sections of the masked input that answers ``request``; both sides derive them."""
+    """Return the sections of the masked input that answers ``request``; both sides derive them.
+
+    - dreams: ``gradient``, one value a pixel; with a student ``student``, one a logit of it.
+    - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream.
+    """
+    size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
     if isinstance(request, DreamRequest):
+        gradient = Section(name="gradient", length=len(request.dreams), maximum=maximum, clip=clip)
+        if (student := request.student) is None:
+            return (gradient,)
+        length = size * student.classes
         return (
+            gradient,
             Section(
-                name="gradient",
-                length=len(request.dreams),
-                bits=request.bits,
-                clip=request.clip,
+                name="student", length=length, maximum=_maximum(student.bits), clip=student.clip
             ),
         )
-    return (
-        Section(
-            name="labels",
-            length=request.shape[0] * request.classes,
-            bits=request.bits,
-            clip=request.clip,
-        ),
-    )
+    labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
+    if request.weighting == "equal":
+        return (labels,)
+    return (labels, Section(name="confidence", length=size, maximum=maximum, clip=0.5))
+
+
+def _maximum(bits: int) -> int:
+    """Return the largest code of so many bits."""
+    return (1 << bits) - 1

@@ -26,13 +26,14 @@ class Measurement:
     """Accuracies at the end of a round, fractions 0..1.
 
     ``clients`` and ``independent`` hold one test accuracy per client. ``validation`` is the mean
-    over clients of the accuracy on their own validation part; None under DP.
+    over clients of the accuracy on their own validation part; None under DP. ``server`` is None
+    where there is no student.
     """
 
     round: int
     clients: tuple[float, ...]
     independent: tuple[float, ...]
-    server: float
+    server: float | None
     validation: float | None
 
     @property
@@ -83,7 +84,7 @@ class Observer:
         round_number: int,
         clients: Mapping[int, nn.Module],
         independent: Mapping[int, nn.Module],
-        server: nn.Module,
+        server: nn.Module | None,
     ) -> Measurement:
         """Measure everybody and remember the result in ``history``."""
         on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
@@ -91,7 +92,7 @@ class Observer:
             round=round_number,
             clients=tuple(accuracy(model, self._test) for model in clients.values()),
             independent=tuple(accuracy(model, self._test) for model in independent.values()),
-            server=accuracy(server, self._test),
+            server=None if server is None else accuracy(server, self._test),
             validation=float(np.mean(on_own)) if on_own else None,
         )
         self.history.append(measurement)

@@ -6,12 +6,12 @@ Read `Simulation.rounds` first: it is the run from beginning to end.
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from codream_secure.acquisition import AcquisitionSettings, DreamBuffer, acquire, distil
+from codream_secure.acquisition import AcquisitionSettings, acquire, distil
 from codream_secure.aggregation import (
     Aggregator,
     Meters,
@@ -20,24 +20,20 @@ from codream_secure.aggregation import (
 )
 from codream_secure.attendance import AggregationSettings
 from codream_secure.communication import ByteLedger
-from codream_secure.config import Config, resolve
+from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.dreaming.synthesis import (
-    ClipState,
-    DreamSynthesis,
-    LabelledDreams,
-    SynthesisSettings,
-)
+from codream_secure.dream_group import DreamGroup
+from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation import Federation, Member
 from codream_secure.observer import Measurement
 from codream_secure.parallel import in_parallel, one_core_each
 from codream_secure.privacy.accounting import Guarantee
+from codream_secure.resolve import resolve
 from codream_secure.seeds import generator
 from codream_secure.stopwatch import Stopwatch
 from protocols.driver import Tap
 
-_T = TypeVar("_T")
 Weights = dict[str, Tensor]
 
 
@@ -113,9 +109,8 @@ class Simulation:
         self.federation = Federation(self.config, data, self._device)
         self.observer = self.federation.observer()
         self.ledger = ByteLedger(self.federation.roster)
-        self.aggregator = self._aggregator(tap)
-        self._clip = ClipState()
-        self._buffer = DreamBuffer(self.config.learning.buffer)
+        self.aggregator = self._aggregator(self.federation.roster, tap)
+        self.groups = self._groups()
         self._reported_weights: dict[str, Weights] | None = None
 
     # -- the run ---------------------------------------------------------------------------
@@ -127,9 +122,9 @@ class Simulation:
                 self._warm_up()
             for number in range(1, self._rounds + 1):
                 with self.stopwatch.measure("dreaming"):
-                    labelled = self._dream(number)
+                    self._dream(number)
                 with self.stopwatch.measure("acquisition"):
-                    self._acquire(number, labelled)
+                    self._acquire(number)
                 yield self._measure(number)
 
     def _warm_up(self) -> None:
@@ -152,59 +147,49 @@ class Simulation:
             for _ in in_parallel(Member.train_twin, members):
                 self._progress.advance()
 
-    def _dream(self, number: int) -> list[LabelledDreams]:
+    def _dream(self, number: int) -> None:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
-        settings = self.config.dream
-        for member in self.federation.members.values():
-            member.client.freeze_teacher()
-        total = settings.dream_batches * (self._dream_steps + 1)
+        batches = set_(self.config.dream.dream_batches)
+        total = len(self.groups) * batches * (self._dream_steps + 1)
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
-        labelled = [
-            result
-            for batch in range(settings.dream_batches)
-            if (result := self._synthesise(number, batch)) is not None
-        ]
-        self.unlabelled_rounds += not labelled
-        self.dreams.extend(labelled)
-        return labelled
+        student, found = self._adversary(number), len(self.dreams)
+        for group in self.groups:
+            group.begin_round(number)
+            for batch in range(batches):
+                labelled = group.synthesise(number, batch, student, self._progress.advance)
+                if labelled is not None:
+                    self.dreams.append(labelled)
+        self.unlabelled_rounds += len(self.dreams) == found
 
-    def _synthesise(self, number: int, batch: int) -> LabelledDreams | None:
-        synthesis = DreamSynthesis(
-            self.federation.spec,
-            self.federation.scale,
-            self._synthesis_settings(),
-            clip=self._clip,
-            noise=generator(self._seed, "dreams", number, batch),
-            position=(number, batch),
-        )
-        for _ in range(self._dream_steps):
-            synthesis.dream_step(self.aggregator)
-            self._progress.advance()
-        result = synthesis.label(self.aggregator)
-        self._progress.advance()
-        return result
+    def _adversary(self, number: int) -> nn.Module | None:
+        """Return the student that adaptive teaching asks of, from its first round on."""
+        dream = self.config.dream
+        if dream.adaptive == "none" or number < dream.adaptive_start:
+            return None
+        return self.federation.student.frozen_copy()
 
-    def _acquire(self, number: int, labelled: list[LabelledDreams]) -> None:
-        """Let everybody learn from the buffer, and the independent twins from their data."""
-        for item in labelled:
-            self._buffer.add(
-                self.federation.scale.from_pixels(item.pixels), item.targets.to(self._device)
-            )
+    def _acquire(self, number: int) -> None:
+        """Let everybody learn from dreams, and the independent twins from their data."""
         settings = self._acquisition_settings(number)
+        buffers = {m.identity: group.buffer for group in self.groups for m in group.members}
 
         def learn(member: Member) -> None:
             shuffle = generator(self._seed, "acquisition", number, member.identity)
-            acquire(member.client.learner, self._buffer, settings, shuffle)
+            acquire(member.client.learner, buffers[member.identity], settings, shuffle)
 
         self._for_each_member(f"round {number} of {self._rounds}: knowledge acquisition", learn)
-        shuffle = generator(self._seed, "acquisition", number, "server")
-        distil(self.federation.student, self._buffer, settings, shuffle)
+        if self._collaborates:
+            shuffle = generator(self._seed, "acquisition", number, "server")
+            distil(self.federation.student, self.groups[0].buffer, settings, shuffle)
 
     def _measure(self, number: int) -> Measurement:
         """Let the observer measure, and keep the models of the round that a report quotes."""
         everybody = self.federation
         measurement = self.observer.measure(
-            number, everybody.client_models(), everybody.twin_models(), everybody.student.model
+            number,
+            everybody.client_models(),
+            everybody.twin_models(),
+            everybody.student.model if self._collaborates else None,
         )
         if self.observer.reported() is measurement:
             self._reported_weights = self._weights()
@@ -218,7 +203,8 @@ class Simulation:
 
     def _weights(self) -> dict[str, Weights]:
         models = {f"client-{c}": m for c, m in self.federation.client_models().items()}
-        models["server"] = self.federation.student.model
+        if self._collaborates:
+            models["server"] = self.federation.student.model
         return {name: _state(model) for name, model in models.items()}
 
     def guarantee(self) -> Guarantee | None:
@@ -227,12 +213,21 @@ class Simulation:
         return plan.guarantee() if plan else None
 
     @property
+    def rolled_back(self) -> int:
+        """Dream or generator steps whose result was not finite and was taken back."""
+        return sum(group.rolled_back for group in self.groups)
+
+    @property
     def _rounds(self) -> int:
-        return _set(self.config.dream.rounds)
+        return set_(self.config.dream.rounds)
 
     @property
     def _dream_steps(self) -> int:
-        return _set(self.config.dream.dream_steps)
+        return set_(self.config.dream.dream_steps)
+
+    @property
+    def _collaborates(self) -> bool:
+        return self.config.dream.collaboration
 
     # -- settings --------------------------------------------------------------------------
 
@@ -243,41 +238,50 @@ class Simulation:
                 f"--threshold must be {n // 2 + 1} to {n} for {n} clients, not {threshold}"
             )
 
-    def _aggregator(self, tap: Tap | None) -> Aggregator:
-        answers = {c: member.client.answer for c, member in self.federation.members.items()}
-        secure = self.config.secure
+    def _groups(self) -> list[DreamGroup]:
+        """Return the one group of everybody, or a group of every client."""
+        everybody = self.federation
+        if self._collaborates:
+            return [self._group((), tuple(everybody.roster), self.aggregator)]
+        return [self._group(("client", c), (c,), self._alone(c)) for c in everybody.roster]
+
+    def _group(
+        self, name: tuple[str | int, ...], members: tuple[int, ...], aggregator: Aggregator
+    ) -> DreamGroup:
+        everybody = self.federation
+        return DreamGroup(
+            name,
+            [everybody.members[c] for c in members],
+            aggregator,
+            self.config,
+            everybody.spec,
+            everybody.scale,
+            self._device,
+        )
+
+    def _alone(self, client: int) -> Aggregator:
+        """Return an aggregator of one: what it sums is not sent, and its bytes count nowhere."""
+        answers = {client: self.federation.members[client].client.answer}
+        settings = AggregationSettings(roster=(client,))
+        return PlainAggregator(answers, settings, Meters(ByteLedger((client,))))
+
+    def _aggregator(self, roster: tuple[int, ...], tap: Tap | None) -> Aggregator:
+        answers = {c: self.federation.members[c].client.answer for c in roster}
+        secure, batches = self.config.secure, set_(self.config.dream.dream_batches)
         settings = AggregationSettings(
-            roster=self.federation.roster,
+            roster=roster,
             threshold=secure.threshold,
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
             key_steps=secure.key_steps or self._dream_steps + 1,
-            expected_steps=self._rounds * self.config.dream.dream_batches * (self._dream_steps + 1),
+            expected_steps=self._rounds * batches * (self._dream_steps + 1),
             dropout=secure.dropout,
             seed=self._seed,
         )
         meters = Meters(self.ledger, self.stopwatch)
-        if secure.secure:
+        if secure.secure and self._collaborates:
             return SecureAggregator(answers, settings, meters, session=os.urandom(32), tap=tap)
         return PlainAggregator(answers, settings, meters)
-
-    def _synthesis_settings(self) -> SynthesisSettings:
-        dream, learning = self.config.dream, self.config.learning
-        return SynthesisSettings(
-            dreams=_set(dream.dreams),
-            dream_steps=self._dream_steps,
-            dream_lr=_set(dream.dream_lr),
-            bits=dream.bits,
-            entropy_weight=dream.entropy_weight,
-            bn_weight=_set(dream.bn_weight),
-            balance_weight=dream.balance_weight,
-            tv_weight=dream.tv_weight,
-            l2_weight=dream.l2_weight,
-            labels=learning.labels,
-            label_bits=learning.label_bits,
-            label_clip=learning.label_clip,
-            kd_temperature=learning.kd_temperature,
-        )
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -297,18 +301,11 @@ class Simulation:
             local_steps = learning.local_epochs * self._steps_per_epoch
         return AcquisitionSettings(
             order=learning.acquisition,
-            kd_epochs=learning.kd_epochs,
+            kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
             kd_batch=learning.kd_batch,
             kd_temperature=learning.kd_temperature,
             local_steps=local_steps,
         )
-
-
-def _set(value: _T | None) -> _T:
-    """Return a value that `resolve` has filled in."""
-    if value is None:
-        raise ValueError("the configuration was not resolved")
-    return value
 
 
 def _state(model: nn.Module) -> Weights:

@@ -113,7 +113,7 @@ def _checked_inputs(task: Task, inputs: Inputs) -> list[NDArray[np.unsignedinteg
         vector = inputs[section.name]
         if vector.shape != (section.length,) or vector.dtype.kind != "u":
             raise LocalProtocolError(f"section {section.name!r}: wrong shape or dtype")
-        if int(vector.max()) >> section.bits:
+        if int(vector.max()) > section.maximum:
             raise LocalProtocolError(f"section {section.name!r}: an entry is out of range")
     return [inputs[section.name] for section in task.sections]
 

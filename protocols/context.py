@@ -108,7 +108,7 @@ def survivors(on: bytes, bitmap: bytes) -> bytes:
 
 
 def _section(section: Section, field: PrimeField) -> bytes:
-    numbers = (section.length, section.bits, field.bits, field.p)
+    numbers = (section.length, section.maximum, field.bits, field.p)
     return frame(section.name.encode(), *map(u64, numbers), struct.pack(">d", section.clip))
 
 

@@ -47,27 +47,27 @@ class PrimeField:
         return (1 << self.bits) - _GAP[self.bits]
 
     @classmethod
-    def for_sum(cls, terms: int, input_bits: int) -> Self:
-        """Smallest field in which `terms` inputs of `input_bits` bits cannot wrap (SPEC 2.3).
+    def for_sum(cls, terms: int, maximum: int) -> Self:
+        """Smallest field in which the sum of `terms` inputs cannot wrap (SPEC 2.3).
 
         Args:
             terms: number of summands, at least 1.
-            input_bits: summands are integers in [0, 2^input_bits - 1], at least 1.
+            maximum: summands are integers in [0, maximum], at least 1.
 
         Returns:
-            The field with the smallest b such that p_b > terms * (2^input_bits - 1).
+            The field with the smallest b such that p_b > terms * maximum.
 
         Raises:
             ConfigError: arguments below 1, or the sum needs more than 32 bits.
         """
-        if terms < 1 or input_bits < 1:
-            raise ConfigError("a sum needs at least one term of at least one bit")
-        largest = terms * ((1 << input_bits) - 1)
+        if terms < 1 or maximum < 1:
+            raise ConfigError("a sum needs at least one term, and inputs that can differ")
+        largest = terms * maximum
         for bits in range(max(MIN_BITS, largest.bit_length()), MAX_BITS + 1):
             field = cls(bits)
             if field.p > largest:
                 return field
-        raise ConfigError(f"{terms} inputs of {input_bits} bits do not fit a 32-bit field")
+        raise ConfigError(f"{terms} inputs up to {maximum} do not fit a 32-bit field")
 
     def contains(self, values: NDArray[np.unsignedinteger]) -> bool:
         """Whether every entry is below p."""

@@ -16,7 +16,7 @@ IDENTITY_SIZE = 32
 NONCE_SIZE = 32
 MIN_CLIENTS = 3
 MAX_CLIENTS = 1 << 14
-MAX_INPUT_BITS = 24
+MAX_INPUT = 1 << 24
 MAX_SECTIONS = 16
 MAX_LENGTH = 1 << 28
 MAX_NAME_BYTES = 64
@@ -59,7 +59,7 @@ class Section:
     Args:
         name: unique within the aggregation, 1..64 bytes of UTF-8.
         length: number of entries, at least 1 (an empty section would carry nothing).
-        bits: inputs are integers 0..2^bits - 1; 1..24.
+        maximum: inputs are integers 0..maximum; 1..2^24.
         clip: positive bound that the integers encode, in the unit of the caller. The protocol
             only binds it into the context: clients that clip differently get no sum.
 
@@ -69,13 +69,13 @@ class Section:
 
     name: str
     length: int
-    bits: int
+    maximum: int
     clip: float
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_range("section length", self.length, 1, MAX_LENGTH)
-        _check_range("section bits", self.bits, 1, MAX_INPUT_BITS)
+        _check_range("section maximum", self.maximum, 1, MAX_INPUT)
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError("clip must be positive and finite")
 
@@ -215,7 +215,7 @@ class Task:
         Raises:
             ConfigError: a sum could wrap in a 32-bit field.
         """
-        return tuple(PrimeField.for_sum(n, section.bits) for section in self.sections)
+        return tuple(PrimeField.for_sum(n, section.maximum) for section in self.sections)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +283,7 @@ class AggregationParams:
 
     def field(self, section: Section) -> PrimeField:
         """The smallest field in which the sum over the whole roster cannot wrap (SPEC 2.3)."""
-        return PrimeField.for_sum(self.n, section.bits)
+        return PrimeField.for_sum(self.n, section.maximum)
 
 
 def _check_range(what: str, value: int, low: int, high: int) -> None:

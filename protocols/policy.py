@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protocols.errors import PolicyError
 from protocols.params import (
-    MAX_INPUT_BITS,
+    MAX_INPUT,
     MAX_LENGTH,
     MAX_STEPS,
     MIN_CLIENTS,
@@ -26,7 +26,7 @@ class Policy:
         min_honest: fewest honest inputs in a sum; t - n_C is at least that.
         malicious: whether a semi-honest batch is refused.
         max_steps: most steps that keys are made for ahead.
-        max_bits: widest input.
+        max_input: largest input of a section.
         max_length: most numbers in all sections together.
         min_clip: smallest clip of a section.
         max_clip: largest clip of a section.
@@ -40,7 +40,7 @@ class Policy:
     min_honest: int = 2
     malicious: bool = True
     max_steps: int = MAX_STEPS
-    max_bits: int = MAX_INPUT_BITS
+    max_input: int = MAX_INPUT
     max_length: int = MAX_LENGTH
     min_clip: float = CLIP_MIN
     max_clip: float = CLIP_MAX
@@ -90,7 +90,7 @@ class Policy:
         if sum(section.length for section in task.sections) > self.max_length:
             raise PolicyError("too many numbers")
         for section in task.sections:
-            if section.bits > self.max_bits:
-                raise PolicyError(f"section {section.name!r}: too many bits")
+            if section.maximum > self.max_input:
+                raise PolicyError(f"section {section.name!r}: inputs too large")
             if not self.min_clip <= section.clip <= self.max_clip:
                 raise PolicyError(f"section {section.name!r}: clip out of range")

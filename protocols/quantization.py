@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, LocalProtocolError
 from protocols.keys import hkdf
-from protocols.params import MAX_INPUT_BITS
+from protocols.params import MAX_INPUT
 from protocols.prg import keystream
 
 # SPEC 7.4. The first clip of a section kind, and the range that clients accept.
@@ -25,29 +25,24 @@ _BLOCK = 1 << 14  # values encoded at once: their doubles stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class Quantizer:
-    """Maps [-clip, clip] to the integers 0..2**bits - 1 and sums of them back (SPEC 7.1, 7.2).
+    """Maps [-clip, clip] to the integers 0..levels and sums of them back (SPEC 7.1, 7.2).
 
     Args:
-        bits: q, 1..24.
+        levels: L, the largest quantized value; 1..2^24. With 2^q - 1 of them a value takes q bits.
         clip: c > 0, finite; the same public number for all clients.
 
     Raises:
         ConfigError: a parameter is out of range.
     """
 
-    bits: int
+    levels: int
     clip: float
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= MAX_INPUT_BITS:
-            raise ConfigError(f"quantizer bits must be 1..{MAX_INPUT_BITS}, not {self.bits}")
+        if not 1 <= self.levels <= MAX_INPUT:
+            raise ConfigError(f"quantizer levels must be 1..{MAX_INPUT}, not {self.levels}")
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"clip must be finite and above 0, not {self.clip}")
-
-    @property
-    def levels(self) -> int:
-        """Return L = 2**bits - 1, the largest quantized value."""
-        return (1 << self.bits) - 1
 
     @property
     def resolution(self) -> float:
@@ -66,7 +61,7 @@ class Quantizer:
             section: name of the section.
 
         Returns:
-            uint32, shape (values.size,), in 0..2**bits - 1.
+            uint32, shape (values.size,), in 0..levels.
 
         Raises:
             LocalProtocolError: a value is NaN or infinite.
@@ -101,7 +96,7 @@ class Quantizer:
         """Return the real sum of ``count`` clipped inputs from the integer sum of their codes.
 
         Args:
-            total: integer sums, each in 0..count * (2**bits - 1).
+            total: integer sums, each in 0..count * levels.
             count: number of summed clients.
 
         Returns:

@@ -18,6 +18,10 @@ class PixelScale:
         self.low = (0 - self._mean) / self._std
         self.high = (1 - self._mean) / self._std
 
+    def clamp(self, scaled: Tensor) -> Tensor:
+        """Return the values moved into the range that pixels can have."""
+        return scaled.clamp(self.low, self.high)
+
     def scale(self, images: Tensor) -> Tensor:
         """Map pixels in [0, 1] to scaled values."""
         return (images.to(self._mean.device) - self._mean) / self._std

@@ -5,15 +5,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from codream_secure.acquisition import soft_targets
-from codream_secure.aggregation import Aggregator
-from codream_secure.data.spec import InputSpec
+from codream_secure.acquisition import label_mean, soft_targets
+from codream_secure.aggregation import Aggregator, FieldSum
 from codream_secure.dreaming.losses import squared_norm, total_variation
+from codream_secure.dreaming.pixel_dreams import DreamSource
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.errors import StepAborted
-from codream_secure.messages import VERSION, DreamRequest, LabelKind, LabelRequest
+from codream_secure.messages import (
+    VERSION,
+    Adversary,
+    DreamRequest,
+    LabelKind,
+    LabelRequest,
+    LabelWeighting,
+    LocalSteps,
+    Student,
+)
 from protocols.quantization import CLIP_START, next_clip
 
 # A label step that was aborted is tried again on dreams that have moved on by one step: clients
@@ -23,18 +32,39 @@ LABEL_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisSettings:
-    """Public settings of a synthesis; the weights travel in every request."""
+    """Public settings of a synthesis; what clients need of them travels in every request.
 
-    dreams: int
-    dream_steps: int
-    dream_lr: float
+    Args:
+        classes: number of classes.
+        bits: of a gradient coordinate.
+        entropy_weight, bn_weight, balance_weight: of the clients' terms.
+        statistics_momentum: share of earlier dreams in R_bn's statistics.
+        tv_weight, l2_weight: of the server's priors.
+        local: steps that clients take on copies of their own.
+        adversary: which R_adv, where a student takes part.
+        adversary_weight: of R_adv.
+        adversary_bits: of the gradient with respect to a logit of the student.
+        labels: what is averaged.
+        label_weighting: equal, or by the clients' confidence at each dream.
+        label_bits: of a label.
+        label_clip: public range of a logit.
+        kd_temperature: at which probabilities are taken.
+    """
+
+    classes: int
     bits: int
     entropy_weight: float
     bn_weight: float
     balance_weight: float
+    statistics_momentum: float
     tv_weight: float
     l2_weight: float
+    local: LocalSteps
+    adversary: Adversary
+    adversary_weight: float
+    adversary_bits: int
     labels: LabelKind
+    label_weighting: LabelWeighting
     label_bits: int
     label_clip: float
     kd_temperature: float
@@ -51,78 +81,91 @@ class LabelledDreams:
     targets: Tensor
 
 
-class ClipState:
-    """The one public clip of dream gradients, carried from sum to sum (SPEC 7.4)."""
+class Clips:
+    """The public clips of dream steps, by section, carried from sum to sum (SPEC 7.4)."""
 
     def __init__(self) -> None:
-        self.value = CLIP_START
+        self.values = {"gradient": CLIP_START, "student": CLIP_START}
+
+    def follow(self, answer: FieldSum) -> None:
+        """Set the next clips from the sums of a step."""
+        for section in answer.sections:
+            self.values[section.name] = next_clip(
+                answer.quantizer(section.name), answer.mean(section.name), answer.count
+            )
 
 
 class DreamSynthesis:
-    """One batch of dreams from noise to soft labels (CoDream Algorithm 1, M = 1).
-
-    The dreams stay inside the range of pixels; Adam runs on the securely aggregated mean
-    gradient plus the gradient of the server's own priors.
+    """One batch of dreams from their start to soft labels (CoDream Algorithm 1).
 
     Args:
-        spec: shape of an image and number of classes.
+        source: holds the dreams and moves them.
         scale: the public pixel scale.
         settings: public settings.
-        clip: read and advanced at every step.
-        noise: makes the initial dreams and the dither.
+        clips: read and advanced at every step.
+        noise: makes the dither of broadcasts.
         position: (round, batch), which the requests carry.
+        student: frozen, in eval mode; with it dreams also seek where it disagrees (R_adv).
+
+    Attributes:
+        rolled_back: steps whose result was not finite and was taken back.
     """
 
     def __init__(
         self,
-        spec: InputSpec,
+        source: DreamSource,
         scale: PixelScale,
         settings: SynthesisSettings,
         *,
-        clip: ClipState,
+        clips: Clips,
         noise: torch.Generator,
         position: tuple[int, int],
+        student: nn.Module | None = None,
     ) -> None:
-        self._spec, self._scale, self._settings = spec, scale, settings
-        self._clip, self._noise = clip, noise
+        self._source, self._scale, self._settings = source, scale, settings
+        self._clips, self._noise, self._student = clips, noise, student
         self._round, self._batch = position
-        self._shape = (settings.dreams, spec.channels, spec.height, spec.width)
-        start = torch.randn(self._shape, generator=noise).to(scale.low.device)
-        self._dreams = start.clamp(scale.low, scale.high)
-        self._optimizer = torch.optim.Adam([self._dreams], lr=settings.dream_lr)
         self._steps = 0
+        self.rolled_back = 0
 
     def dream_request(self) -> DreamRequest:
         """Return the broadcast of the next dream step."""
         s = self._settings
+        pixels = self._pixels()
         return DreamRequest(
             version=VERSION,
             round=self._round,
             batch=self._batch,
             dream_step=self._steps,
-            shape=self._shape,
-            dreams=self._scale.to_pixels(self._dreams, self._noise).tobytes(),
+            shape=_shape(pixels),
+            dreams=pixels.tobytes(),
             bits=s.bits,
-            clip=self._clip.value,
+            clip=self._clips.values["gradient"],
             entropy_weight=s.entropy_weight,
             bn_weight=s.bn_weight,
             balance_weight=s.balance_weight,
+            statistics_momentum=s.statistics_momentum,
+            local=s.local,
+            student=self._student_logits(pixels),
         )
 
     def label_request(self) -> LabelRequest:
         """Return the broadcast that asks for labels of the dreams as they are now."""
         s = self._settings
+        pixels = self._pixels()
         return LabelRequest(
             version=VERSION,
             round=self._round,
             batch=self._batch,
-            shape=self._shape,
-            dreams=self._scale.to_pixels(self._dreams, self._noise).tobytes(),
+            shape=_shape(pixels),
+            dreams=pixels.tobytes(),
             bits=s.label_bits,
             clip=s.label_clip if s.labels == "logits" else 0.5,
             kind=s.labels,
             temperature=s.kd_temperature,
-            classes=self._spec.classes,
+            classes=s.classes,
+            weighting=s.label_weighting,
+            statistics_momentum=s.statistics_momentum,
         )
 
     def dream_step(self, aggregator: Aggregator) -> bool:
@@ -133,26 +176,15 @@ class DreamSynthesis:
             answer = aggregator.sum(request)
         except StepAborted:
             return False
-        mean = answer.mean("gradient")
-        self._clip.value = next_clip(answer.quantizer("gradient"), mean, answer.count)
-        gradient = torch.from_numpy(mean.astype(np.float32)).reshape(self._shape)
-        self._descend(gradient.to(self._dreams.device))
+        self._clips.follow(answer)
+        gradient = _tensor(answer.mean("gradient")).reshape(request.shape)
+        gradient = gradient.to(self._scale.low.device) + self._prior_gradient()
+        if request.student is not None:
+            towards_student = _tensor(answer.mean("student")).reshape(-1, request.student.classes)
+            gradient += self._through_student(request, towards_student)
+        stride = request.local.count * request.local.size / request.clip
+        self.rolled_back += not self._source.descend(gradient, stride)
         return True
-
-    def _descend(self, gradient: Tensor) -> None:
-        self._dreams.grad = gradient + self._prior_gradient()
-        self._optimizer.step()
-        self._dreams.clamp_(self._scale.low, self._scale.high)
-
-    def _prior_gradient(self) -> Tensor:
-        """Return the gradient of B * (w_tv * TV + w_l2 * L2): no client is asked for it."""
-        s = self._settings
-        if not (s.tv_weight or s.l2_weight):
-            return torch.zeros_like(self._dreams)
-        leaf = self._dreams.detach().clone().requires_grad_()
-        prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
-        (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
-        return gradient
 
     def label(self, aggregator: Aggregator) -> LabelledDreams | None:
         """Ask for the summed labels of the finished dreams; None if all attempts were aborted."""
@@ -164,6 +196,54 @@ class DreamSynthesis:
                 answer = aggregator.sum(request)
             except StepAborted:
                 continue
-            pixels = np.frombuffer(request.dreams, np.uint8).reshape(self._shape)
-            return LabelledDreams(pixels, soft_targets(answer.mean("labels"), request))
+            pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
+            return LabelledDreams(pixels, soft_targets(label_mean(answer, request), request))
         return None
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        return self._scale.to_pixels(self._source.dreams(), self._noise)
+
+    def _prior_gradient(self) -> Tensor:
+        """Return the gradient of B * (w_tv * TV + w_l2 * L2): no client is asked for it."""
+        s, dreams = self._settings, self._source.dreams()
+        if not (s.tv_weight or s.l2_weight):
+            return torch.zeros_like(dreams)
+        leaf = dreams.detach().clone().requires_grad_()
+        prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
+        (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
+        return gradient
+
+    @torch.no_grad()
+    def _student_logits(self, pixels: NDArray[np.uint8]) -> Student | None:
+        """Publish what the student says of the dreams that clients will see."""
+        if self._student is None:
+            return None
+        s = self._settings
+        logits = self._student(self._scale.from_pixels(pixels)).cpu().numpy()
+        return Student(
+            logits=logits.astype("<f4").tobytes(),
+            classes=s.classes,
+            adversary=s.adversary,
+            weight=s.adversary_weight,
+            bits=s.adversary_bits,
+            clip=self._clips.values["student"],
+        )
+
+    def _through_student(self, request: DreamRequest, towards_logits: Tensor) -> Tensor:
+        """Return the vector-Jacobian product of the student at the broadcast dreams."""
+        if self._student is None:
+            raise ValueError("the request had no student")
+        pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
+        leaf = self._scale.from_pixels(pixels).requires_grad_()
+        logits = self._student(leaf)
+        (gradient,) = torch.autograd.grad(logits, leaf, towards_logits.to(logits.device))
+        return gradient
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _shape(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    count, channels, height, width = pixels.shape
+    return count, channels, height, width

@@ -2,56 +2,118 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.dreaming.feature_statistics import FeatureStatistics
+from codream_secure.dreaming.adversarial import adversarial
+from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
 from codream_secure.dreaming.losses import class_balance, entropy
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.messages import DreamRequest, pixels, student_logits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossWeights:
-    """Weights of the client-side terms; 0 switches a term off."""
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A frozen model in eval mode, and its memory of earlier dreams' feature statistics."""
 
-    entropy: float
-    feature_statistics: float
-    class_balance: float
+    model: nn.Module
+    memory: StatisticsMemory
+
+    def __call__(self, dreams: Tensor) -> Tensor:
+        """Return the logits of scaled images, shape (B, classes)."""
+        logits: Tensor = self.model(dreams)
+        return logits
 
 
-def client_loss(teacher: nn.Module, dreams: Tensor, weights: LossWeights) -> Tensor:
-    """Return B times the weighted loss of CoDream Eq. 3 without its adversarial term.
+def client_loss(
+    teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
+) -> Tensor:
+    """Return B times the weighted loss of CoDream Eq. 3.
 
     Args:
-        teacher: frozen model in eval mode.
+        teacher: no gradient reaches its parameters.
         dreams: scaled images, float, shape (B, C, H, W).
-        weights: of the terms.
+        request: weights of the terms; 0 switches one off.
+        student: its logits, float, shape (B, classes); needed if the request has a student.
     """
-    if weights.feature_statistics:
-        with FeatureStatistics(teacher) as statistics:
+    if request.bn_weight:
+        with FeatureStatistics(teacher.model) as statistics:
             logits = teacher(dreams)
-        feature_distance = statistics.penalty(logits)
+        distance = statistics.penalty(logits, teacher.memory, request.statistics_momentum)
     else:
         logits = teacher(dreams)
-        feature_distance = logits.new_zeros(())
+        distance = logits.new_zeros(())
     loss = (
-        weights.entropy * entropy(logits)
-        + weights.class_balance * class_balance(logits)
-        + weights.feature_statistics * feature_distance
+        request.entropy_weight * entropy(logits)
+        + request.balance_weight * class_balance(logits)
+        + request.bn_weight * distance
     )
+    if request.student is not None and student is not None:
+        loss = loss + request.student.weight * adversarial(
+            logits, student, request.student.adversary
+        )
     return len(dreams) * loss
 
 
-def dream_gradient(teacher: nn.Module, dreams: Tensor, weights: LossWeights) -> Tensor:
-    """Return the gradient of `client_loss` with respect to the dreams.
+def dream_gradient(
+    teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of `client_loss` at the dreams.
 
     Args:
-        teacher: frozen model in eval mode: no gradient reaches its parameters.
+        teacher: see `client_loss`.
         dreams: scaled images, float, shape (B, C, H, W).
-        weights: of the terms.
+        request: see `client_loss`.
+        student: see `client_loss`.
 
     Returns:
-        float tensor, shape (B, C, H, W).
+        With respect to the dreams, shape (B, C, H, W), and to the student's logits, shape
+        (B, classes), None without a student.
     """
     leaf = dreams.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(client_loss(teacher, leaf, weights), leaf)
-    return gradient
+    inputs = [leaf]
+    if student is not None:
+        student = student.detach().requires_grad_()
+        inputs.append(student)
+    gradients = torch.autograd.grad(client_loss(teacher, leaf, request, student), inputs)
+    return gradients[0], gradients[1] if student is not None else None
+
+
+def dream_contribution(
+    teacher: Teacher, scale: PixelScale, request: DreamRequest
+) -> dict[str, NDArray[np.float32]]:
+    """Return what a client adds to the sums of a dream step, by section.
+
+    With one local step this is the gradient at the broadcast dreams. With M it is the
+    pseudo-gradient of Algorithm 1: M steps of ``local.size / clip`` along the negative gradient,
+    kept within the range of pixels, and the way made, divided by M and by the size of a step.
+    The student's logits are known at the broadcast dreams alone; during local steps they are
+    constants, and the gradient with respect to them is that of the first step.
+
+    Args:
+        teacher: of this client.
+        scale: the public pixel scale.
+        request: what is asked.
+
+    Returns:
+        ``gradient``, float32, flat; with a student ``student``, float32, flat.
+    """
+    start = scale.from_pixels(pixels(request))
+    student = None
+    if request.student is not None:
+        student = torch.from_numpy(student_logits(request.student).copy()).to(start.device)
+    gradient, towards_student = dream_gradient(teacher, start, request, student)
+    step = request.local.size / request.clip
+    position = start
+    for _ in range(request.local.count - 1):
+        position = scale.clamp(position - step * gradient)
+        gradient, _ = dream_gradient(teacher, position, request, student)
+    if request.local.count > 1:
+        position = scale.clamp(position - step * gradient)
+        gradient = (start - position) / (step * request.local.count)
+    sections = {"gradient": gradient}
+    if towards_student is not None:
+        sections["student"] = towards_student
+    return {name: values.cpu().numpy().ravel() for name, values in sections.items()}

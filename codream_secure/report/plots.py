@@ -57,7 +57,9 @@ def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
     axis = figure.subplots()
     axis.plot(rounds, mean, marker="o", label="Co-Dream clients (mean ± std)")
     axis.fill_between(rounds, mean - spread, mean + spread, alpha=0.2)
-    axis.plot(rounds, [m.server for m in history], marker="s", label="server student (dreams only)")
+    server = [m.server for m in history if m.server is not None]
+    if server:
+        axis.plot(rounds, server, marker="s", label="server student (dreams only)")
     axis.plot(
         rounds, [m.independent_mean for m in history], marker="x", label="independent training"
     )

@@ -13,6 +13,7 @@ from codream_secure.config import Config
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
 from codream_secure.report.plots import draw_accuracy, draw_dreams
+from codream_secure.resolve import to_toml
 from codream_secure.simulation import Simulation
 
 
@@ -48,7 +49,7 @@ class RunFolder:
 
     def start(self, config: Config) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
-        (self.path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        (self.path / "config.toml").write_text(to_toml(config), encoding="utf-8")
 
     def append(self, measurement: Measurement, extra: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl."""

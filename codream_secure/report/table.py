@@ -111,6 +111,8 @@ def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         if s["secure"]
         else "IN THE CLEAR (--no-secure): the server sees every client's input"
     )
+    if not s["collaboration"]:
+        return [("aggregation", "none: every client dreams alone (--no-collaboration)")]
     rows = [("aggregation", how)]
     if s["round_trips_per_step"] is not None:
         trips = f"{s['round_trips_per_step']:.2f}"
@@ -120,6 +122,8 @@ def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     done = s["aggregation_steps"] - s["aborted_steps"]
     share = f" ({_percent(s['completed_share'])})" if s["completed_share"] is not None else ""
     rows.append(("  steps completed", f"{done} of {s['aggregation_steps']}{share}"))
+    if s["rolled_back"]:
+        rows.append(("  WARNING", f"{s['rolled_back']} dream steps not finite, taken back"))
     if s["unanswered_requests"]:
         rows.append(("  requests unanswered", f"{s['unanswered_requests']} (refused, or NaN)"))
     return rows

@@ -10,24 +10,35 @@ from codream_secure.acquisition import (
     acquire,
     distil,
     label_contribution,
+    label_mean,
     soft_targets,
 )
-from codream_secure.messages import LabelRequest
+from codream_secure.aggregation import FieldSum
+from codream_secure.data.spec import Scaling
+from codream_secure.dreaming.feature_statistics import StatisticsMemory
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.teacher import Teacher
+from codream_secure.messages import LabelRequest, sections
+from protocols.quantization import Quantizer
+
+# A scale under which the pixel 100 + v is the value v.
+SCALE = PixelScale(Scaling((100 / 255,), (1 / 255,)))
 
 
-def request(kind="probabilities", clip=0.5, temperature=4.0, count=3, classes=4):
-    return LabelRequest(
-        version=1,
-        round=1,
-        batch=0,
-        shape=(count, 1, 1, classes),
-        dreams=bytes(count * classes),
-        bits=8,
-        clip=clip,
-        kind=kind,
-        temperature=temperature,
-        classes=classes,
-    )
+def request(kind="probabilities", clip=0.5, temperature=4.0, **changes):
+    values = {
+        "version": 1,
+        "round": 1,
+        "batch": 0,
+        "shape": (3, 1, 1, 4),
+        "dreams": (LOGITS + 100).numpy().astype(np.uint8).tobytes(),
+        "bits": 8,
+        "clip": clip,
+        "kind": kind,
+        "temperature": temperature,
+        "classes": 4,
+    }
+    return LabelRequest(**(values | changes))
 
 
 class Flat(torch.nn.Module):
@@ -35,29 +46,79 @@ class Flat(torch.nn.Module):
         return x.flatten(1)
 
 
-LOGITS = torch.tensor([[3.0, -1.0, 0.5, 90.0], [0, 0, 0, 0], [-5.0, 5.0, 1.0, 2.0]]).reshape(
-    3, 1, 1, 4
-)
+TEACHER = Teacher(Flat(), StatisticsMemory())
+LOGITS = torch.tensor([[3.0, -1.0, 1, 90.0], [0, 0, 0, 0], [-5.0, 5.0, 1.0, 2.0]])
+
+
+def contribution(asked, teacher=TEACHER):
+    return label_contribution(teacher, SCALE, asked)
 
 
 def test_probabilities_are_taken_at_the_distillation_temperature_and_centred():
-    values = label_contribution(Flat(), LOGITS, request())
-    expected = (LOGITS.flatten(1) / 4).softmax(1) - 0.5
-    assert values.reshape(3, 4) == pytest.approx(expected.numpy(), abs=1e-6)
+    values = contribution(request())["labels"]
+    expected = (LOGITS / 4).softmax(1) - 0.5
+    assert values.reshape(3, 4) == pytest.approx(expected.numpy(), abs=1e-5)
     assert np.abs(values).max() <= 0.5
 
 
 def test_logits_are_clipped_to_the_public_range():
-    values = label_contribution(Flat(), LOGITS, request("logits", clip=20.0))
+    values = contribution(request("logits", clip=20.0))["labels"]
     assert values.max() == 20
-    assert values.reshape(3, 4)[2] == pytest.approx([-5, 5, 1, 2])
+    assert values.reshape(3, 4)[2] == pytest.approx([-5, 5, 1, 2], abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["logits", "probabilities"])
 def test_targets_of_one_teacher_are_its_own_softened_prediction(kind):
     asked = request(kind, clip=100.0 if kind == "logits" else 0.5)
-    targets = soft_targets(label_contribution(Flat(), LOGITS, asked), asked)
-    assert targets.numpy() == pytest.approx((LOGITS.flatten(1) / 4).softmax(1).numpy(), abs=1e-6)
+    targets = soft_targets(contribution(asked)["labels"], asked)
+    assert targets.numpy() == pytest.approx((LOGITS / 4).softmax(1).numpy(), abs=1e-5)
+
+
+def summed(asked, logits):
+    """What the server gets of teachers with these logits, quantized finely."""
+    wanted, totals = sections(asked), {}
+    for index, own in enumerate(logits):
+        teacher = Teacher(lambda x, own=own: own, StatisticsMemory())
+        for section in wanted:
+            codes = Quantizer(section.maximum, section.clip).encode(
+                contribution(asked, teacher)[section.name],
+                seed=bytes([index] * 32),
+                step=0,
+                section=section.name,
+            )
+            totals[section.name] = totals.get(section.name, 0) + codes
+    return FieldSum(totals, len(logits), wanted)
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_confident_clients_count_for_more_where_they_are_confident(kind):
+    asked = request(kind, clip=20.0 if kind == "logits" else 0.5, bits=16, weighting="confidence")
+    logits = [torch.randn(3, 4, generator=torch.Generator().manual_seed(k)) * 4 for k in range(5)]
+    weights = []
+    for own in logits:
+        p = own.softmax(1)
+        weights.append(1 + (p * p.log()).sum(1) / np.log(4))
+    values = [own if kind == "logits" else (own / 4).softmax(1) for own in logits]
+    mean = sum(w[:, None] * v for w, v in zip(weights, values, strict=True)) / sum(weights)[:, None]
+    expected = (mean / 4).softmax(1) if kind == "logits" else mean
+    targets = soft_targets(label_mean(summed(asked, logits), asked), asked)
+    assert targets.numpy() == pytest.approx(expected.numpy(), abs=2e-3)
+
+
+def test_where_nobody_is_confident_the_target_stays_a_distribution():
+    asked = request(bits=8, weighting="confidence")
+    targets = soft_targets(label_mean(summed(asked, [torch.zeros(3, 4)] * 3), asked), asked)
+    assert torch.isfinite(targets).all()
+    assert targets.sum(1).numpy() == pytest.approx(np.ones(3))
+
+
+def test_finished_dreams_enter_the_statistics_memory_only_if_asked():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten()).eval()
+    teacher = Teacher(model, StatisticsMemory())
+    contribution(request(), teacher)
+    assert teacher.memory._moments == []
+    contribution(request(statistics_momentum=0.9), teacher)
+    assert len(teacher.memory._moments) == 1
 
 
 def test_targets_are_a_distribution_also_after_rounding():

@@ -10,10 +10,18 @@ import torch
 
 from codream_secure.client import Client, Policy
 from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.dreaming.teacher import LossWeights, dream_gradient
+from codream_secure.dreaming.teacher import Teacher, dream_gradient
 from codream_secure.errors import RequestRefused
-from codream_secure.messages import VERSION, DreamRequest, LabelRequest, encode
+from codream_secure.messages import (
+    VERSION,
+    DreamRequest,
+    LabelRequest,
+    LocalSteps,
+    Student,
+    encode,
+)
 from codream_secure.models import build_model
 from protocols.quantization import Quantizer
 
@@ -37,6 +45,18 @@ def dream_request(**changes):
         "balance_weight": 1.0,
     }
     return DreamRequest(**(values | changes))
+
+
+def student(**changes):
+    values = {
+        "logits": np.arange(20, dtype="<f4").tobytes(),
+        "classes": 10,
+        "adversary": "jsd",
+        "weight": 1.0,
+        "bits": 8,
+        "clip": 1.0,
+    }
+    return Student(**(values | changes))
 
 
 def label_request(**changes):
@@ -64,16 +84,15 @@ def test_the_answer_is_the_quantized_gradient_at_the_broadcast_pixels():
     request = dream_request()
     codes = client().answer(encode(request), step=5)["gradient"]
     dreams = SCALE.from_pixels(np.frombuffer(request.dreams, np.uint8).reshape(request.shape))
-    weights = LossWeights(entropy=1.0, feature_statistics=10.0, class_balance=1.0)
-    gradient = dream_gradient(MODEL, dreams, weights).numpy()
-    quantizer = Quantizer(8, 1.0)
-    expected = quantizer.encode(gradient, seed=bytes(32), step=5, section="gradient")
+    gradient, _ = dream_gradient(Teacher(MODEL, StatisticsMemory()), dreams, request)
+    quantizer = Quantizer(255, 1.0)
+    expected = quantizer.encode(gradient.numpy(), seed=bytes(32), step=5, section="gradient")
     assert (codes == expected).all()
 
 
 def test_labels_are_quantized_probabilities():
     codes = client().answer(encode(label_request(bits=12)), step=0)["labels"]
-    decoded = Quantizer(12, 0.5).decode_sum(codes, 1).reshape(2, 10) + 0.5
+    decoded = Quantizer(4095, 0.5).decode_sum(codes, 1).reshape(2, 10) + 0.5
     assert decoded.sum(1) == pytest.approx([1, 1], abs=0.01)
 
 
@@ -95,6 +114,13 @@ def test_a_broadcast_is_answered_once():
         (label_request(bits=0), "bits"),
         (dream_request(version=2), "version"),
         (dream_request(dreams=bytes(5)), "shape"),
+        (dream_request(local=LocalSteps(0, 0.1)), "local steps"),
+        (dream_request(local=LocalSteps(65, 0.1)), "local steps"),
+        (dream_request(local=LocalSteps(2, float("nan"))), "size nan"),
+        (dream_request(local=LocalSteps(2, 0.0)), "size 0"),
+        (dream_request(student=student(clip=1e9)), "clip"),
+        (dream_request(student=student(bits=0)), "bits"),
+        (dream_request(student=student(logits=bytes(76))), "student's logits"),
     ],
 )
 def test_requests_outside_the_policy_are_refused(request_, reason):
@@ -130,7 +156,7 @@ def test_a_refused_request_computes_nothing(monkeypatch):
         raise AssertionError("computed")
 
     one = client()
-    monkeypatch.setattr("codream_secure.client.dream_gradient", fail)
+    monkeypatch.setattr("codream_secure.client.dream_contribution", fail)
     with pytest.raises(RequestRefused):
         one.answer(encode(dream_request(clip=1e9)), step=0)
 

@@ -32,6 +32,8 @@ DOWNLOADS = (
     messages.SurvivorSet,
     messages.ConsistencyProof,
     broadcasts.DreamRequest,
+    broadcasts.LocalSteps,
+    broadcasts.Student,
     broadcasts.LabelRequest,
     broadcasts.SoftLabels,
 )

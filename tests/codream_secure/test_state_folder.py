@@ -21,7 +21,7 @@ from protocols.preprocessing import Party
 from protocols.server import ServerSession
 
 ROSTER = (0, 1, 2, 3)
-SECTION = Section(name="g", length=5, bits=4, clip=1.0)
+SECTION = Section(name="g", length=5, maximum=15, clip=1.0)
 
 
 def task(step):

@@ -59,7 +59,7 @@ def described_step(params: AggregationParams, inputs, drops, result) -> dict[str
         "kind": params.kind,
         "broadcast_digest": params.broadcast_digest.hex(),
         "sections": [
-            {"name": s.name, "length": s.length, "bits": s.bits, "clip": s.clip}
+            {"name": s.name, "length": s.length, "maximum": s.maximum, "clip": s.clip}
             for s in params.sections
         ],
         "inputs": {str(u): {k: v.tolist() for k, v in x.items()} for u, x in inputs.items()},

@@ -28,7 +28,7 @@ def make_params(
         "roster": tuple(range(10, 10 + 3 * n, 3)),
         "threshold": default_threshold(n),
         "sections": tuple(
-            Section(name=name, length=length, bits=bits, clip=1.0)
+            Section(name=name, length=length, maximum=2**bits - 1, clip=1.0)
             for name, length, bits in sections
         ),
         "broadcast_digest": b"d" * 32,
@@ -49,7 +49,10 @@ def malicious_params(n: int = 5, *sections, **changes):
 def make_inputs(params: AggregationParams, seed: int = 0) -> dict[int, dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     return {
-        u: {s.name: rng.integers(0, 2**s.bits, s.length, dtype=np.uint32) for s in params.sections}
+        u: {
+            s.name: rng.integers(0, s.maximum + 1, s.length, dtype=np.uint32)
+            for s in params.sections
+        }
         for u in params.roster
     }
 
@@ -147,7 +150,7 @@ def aggregations(draw) -> tuple[AggregationParams, dict, dict[int, Phase]]:
     inputs = make_inputs(params, draw(st.integers(0, 2**32)))
     if extremes:
         inputs = {
-            u: {s.name: np.full(s.length, 2**s.bits - 1, np.uint32) for s in params.sections}
+            u: {s.name: np.full(s.length, s.maximum, np.uint32) for s in params.sections}
             for u in params.roster
         }
     spare = n - threshold

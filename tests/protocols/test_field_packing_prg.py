@@ -34,24 +34,25 @@ def test_field_width_is_checked(bits):
         PrimeField(bits)
 
 
-@given(st.integers(1, 300), st.integers(1, 24))
-def test_for_sum_is_the_smallest_field_without_overflow(terms, bits):
-    largest = terms * (2**bits - 1)
+@given(st.integers(1, 300), st.integers(1, 2**24))
+def test_for_sum_is_the_smallest_field_without_overflow(terms, maximum):
+    largest = terms * maximum
     fits = [b for b in WIDTHS if PrimeField(b).p > largest]
     if fits:
-        assert PrimeField.for_sum(terms, bits).bits == fits[0]
+        assert PrimeField.for_sum(terms, maximum).bits == fits[0]
     else:
-        with pytest.raises(ConfigError):
-            PrimeField.for_sum(terms, bits)
+        with pytest.raises(ConfigError, match=f"{terms} inputs up to {maximum}"):
+            PrimeField.for_sum(terms, maximum)
 
 
 def test_for_sum_examples():
-    assert PrimeField.for_sum(17, 4).bits == 9  # 255 > 251
+    assert PrimeField.for_sum(17, 15).bits == 9  # 255 > 251
     assert PrimeField.for_sum(3, 1).bits == 3  # 3 = p_2
-    assert PrimeField.for_sum(10, 2).p == 31
-    for terms, bits in [(0, 4), (3, 0), (300, 24)]:
+    assert PrimeField.for_sum(10, 3).p == 31
+    assert PrimeField.for_sum(10, 2**22).bits == 26
+    for terms, maximum in [(0, 4), (3, 0), (300, 2**24)]:
         with pytest.raises(ConfigError):
-            PrimeField.for_sum(terms, bits)
+            PrimeField.for_sum(terms, maximum)
 
 
 @st.composite

@@ -412,7 +412,7 @@ def test_the_threshold_must_fit_the_number_of_share_holders(members, colluders, 
     [
         {"first_step": 8},
         {"kinds": frozenset({"labels"})},
-        {"max_bits": 3},
+        {"max_input": 14},
         {"max_length": 4},
         {"min_clip": 1.5},
         {"max_clip": 0.5},
@@ -587,7 +587,7 @@ def test_unmask_shares_are_signed_over_the_survivor_set():
 
 
 def test_sections_within_the_policy_by_default():
-    section = Section(name="g", length=5, bits=4, clip=2.0**-21)
+    section = Section(name="g", length=5, maximum=15, clip=2.0**-21)
     with pytest.raises(PolicyError, match="clip"):
         Policy().check_task(make_params(5, sections=(section,)).task)
 

@@ -71,7 +71,7 @@ from protocols import quantization
 from protocols.driver import run_aggregation
 from protocols.params import AggregationParams, Section
 params = AggregationParams(session=bytes(32), step=0, kind="k", roster=(1, 2, 3), threshold=2,
-    sections=(Section(name="g", length=2, bits=4, clip=1.0),), broadcast_digest=bytes(32))
+    sections=(Section(name="g", length=2, maximum=15, clip=1.0),), broadcast_digest=bytes(32))
 x = {u: {"g": np.array([u, 15], dtype=np.uint32)} for u in (1, 2, 3)}
 print(run_aggregation(x, params).totals["g"].tolist())
 """

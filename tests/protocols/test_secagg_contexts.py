@@ -19,14 +19,14 @@ OFFLINE = [
     {"threshold": 4},
     {"roster": (10, 13, 16, 20)},
 ]
-SECTION = {"name": "g", "length": 5, "bits": 4, "clip": 1.0}
+SECTION = {"name": "g", "length": 5, "maximum": 15, "clip": 1.0}
 ONLINE = [
     {"step": 8},
     {"kind": "labels"},
     {"broadcast_digest": b"e" * 32},
     *(
         {"sections": (Section(**{**SECTION, **change}),)}
-        for change in ({"name": "h"}, {"length": 6}, {"bits": 5}, {"clip": 2.0})
+        for change in ({"name": "h"}, {"length": 6}, {"maximum": 14}, {"clip": 2.0})
     ),
     {"sections": (Section(**SECTION), Section(**{**SECTION, "name": "h"}))},
 ]

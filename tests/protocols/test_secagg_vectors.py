@@ -65,7 +65,7 @@ def test_signatures_and_proof_by_a_second_implementation():
     assert off0.hex() == SIGNED["off0"]
     adverts = {u: sent["advertise_keys", "up", u] for u in roster}
     off1 = digest(b"off1", off0, *(frame(u64(u), data) for u, data in adverts.items()))
-    section = frame(b"g", u64(5), u64(4), u64(7), u64(127), struct.pack(">d", 1.0))
+    section = frame(b"g", u64(5), u64(15), u64(7), u64(127), struct.pack(">d", 1.0))
     on = digest(
         b"on", off1, u64(0), u64(42), b"gradient", frame(section), b"\x7f",
         bytes.fromhex(SIGNED["broadcast_digest"]),
@@ -162,7 +162,7 @@ def test_masked_input_by_a_second_implementation():
     sections = frame(
         *(
             frame(
-                s["name"].encode(), u64(s["length"]), u64(s["bits"]),
+                s["name"].encode(), u64(s["length"]), u64(s["maximum"]),
                 u64(fields[s["name"]][0]), u64(fields[s["name"]][1]), struct.pack(">d", s["clip"]),
             )
             for s in V["sections"]

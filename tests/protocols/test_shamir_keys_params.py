@@ -140,14 +140,14 @@ def test_default_thresholds():
     }  # fmt: skip
 
 
-GOOD_SECTION = {"name": "g", "length": 5, "bits": 4, "clip": 1.0}
+GOOD_SECTION = {"name": "g", "length": 5, "maximum": 15, "clip": 1.0}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"name": ""}, {"name": "é" * 33}, {"length": 0}, {"length": 2**28 + 1}, {"bits": 0},
-        {"bits": 25}, {"clip": 0.0}, {"clip": -1.0}, {"clip": float("nan")},
+        {"name": ""}, {"name": "é" * 33}, {"length": 0}, {"length": 2**28 + 1}, {"maximum": 0},
+        {"maximum": 2**24 + 1}, {"clip": 0.0}, {"clip": -1.0}, {"clip": float("nan")},
         {"clip": float("inf")},
     ],
 )  # fmt: skip

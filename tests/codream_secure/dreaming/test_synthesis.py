@@ -6,10 +6,11 @@ import torch
 
 from codream_secure.aggregation import FieldSum
 from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.dreaming.pixel_dreams import PixelDreams
 from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.dreaming.synthesis import ClipState, DreamSynthesis, SynthesisSettings
+from codream_secure.dreaming.synthesis import Clips, DreamSynthesis, SynthesisSettings
 from codream_secure.errors import StepAborted
-from codream_secure.messages import DreamRequest, pixels, sections
+from codream_secure.messages import DreamRequest, LocalSteps, pixels, sections, student_logits
 from protocols.quantization import Quantizer
 
 SPEC = InputSpec(1, 4, 4, 3)
@@ -18,13 +19,17 @@ SCALE = PixelScale(Scaling((0.5,), (0.5,)))
 
 def settings(**changes):
     values = {
-        "dreams": 5,
-        "dream_steps": 2,
-        "dream_lr": 0.2,
+        "classes": 3,
         "bits": 8,
         "entropy_weight": 1.0,
         "bn_weight": 0.0,
         "balance_weight": 1.0,
+        "statistics_momentum": 0.0,
+        "local": LocalSteps(),
+        "adversary": "jsd",
+        "adversary_weight": 1.0,
+        "adversary_bits": 12,
+        "label_weighting": "equal",
         "tv_weight": 0.0,
         "l2_weight": 0.0,
         "labels": "probabilities",
@@ -35,14 +40,17 @@ def settings(**changes):
     return SynthesisSettings(**(values | changes))
 
 
-def start(**changes):
+def start(dream_lr=0.2, optimizer="adam", student=None, **changes):
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(5, 1, 4, 4, generator=noise)
     return DreamSynthesis(
-        SPEC,
+        PixelDreams(images, SCALE, optimizer=optimizer, lr=dream_lr),
         SCALE,
         settings(**changes),
-        clip=ClipState(),
-        noise=torch.Generator().manual_seed(0),
+        clips=Clips(),
+        noise=noise,
         position=(1, 0),
+        student=student,
     )
 
 
@@ -56,11 +64,19 @@ class Scripted:
         self.requests.append(request)
         if len(self.requests) - 1 in self.aborted:
             raise StepAborted("scripted")
-        (section,) = sections(request)
-        codes = Quantizer(section.bits, section.clip).encode(
-            self.answer(request), seed=bytes(32), step=len(self.requests), section=section.name
-        )
-        return FieldSum({section.name: 3 * codes}, 3, (section,))
+        answer = self.answer(request)
+        values = answer if isinstance(answer, dict) else {sections(request)[0].name: answer}
+        totals = {
+            section.name: 3
+            * Quantizer(section.maximum, section.clip).encode(
+                values[section.name],
+                seed=bytes(32),
+                step=len(self.requests),
+                section=section.name,
+            )
+            for section in sections(request)
+        }
+        return FieldSum(totals, 3, sections(request))
 
 
 def towards(target):
@@ -142,3 +158,64 @@ def test_pixels_are_rounded_without_bias():
     rounded = SCALE.to_pixels(scaled, torch.Generator().manual_seed(1))
     assert rounded.mean() == pytest.approx((0.1234 * 0.5 + 0.5) * 255, abs=0.02)
     assert set(np.unique(rounded)) == {143, 144}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "fedadam", "avg"])
+def test_every_server_optimizer_descends(optimizer):
+    lr = {"adam": 0.05, "fedadam": 0.05, "avg": 1.0}[optimizer]
+    synthesis, clients = start(lr, optimizer), Scripted(towards(0.8))
+    before = np.abs(pixels(synthesis.dream_request()) / 255 - 0.8).mean()
+    for _ in range(80):
+        synthesis.dream_step(clients)
+    after = np.abs(pixels(synthesis.dream_request()) / 255 - 0.8).mean()
+    assert after < before / 3
+
+
+def test_avg_moves_the_dreams_by_the_mean_of_the_clients_moves():
+    local = LocalSteps(3, 0.02)
+    synthesis = start(1.0, "avg", local=local, bits=16)
+    before = synthesis._source.dreams().clone()
+    move = torch.linspace(-0.01, 0.01, 80).reshape(5, 1, 4, 4)
+
+    def moved(request):
+        return -move.numpy() / (3 * 0.02 / request.clip)
+
+    synthesis.dream_step(Scripted(moved))
+    expected = (before + move).clamp(-1, 1)
+    assert torch.allclose(synthesis._source.dreams(), expected, atol=1e-4)
+
+
+def test_the_student_is_published_at_the_broadcast_and_finishes_the_chain_rule():
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    student.requires_grad_(False)
+    synthesis = start(1.0, "avg", student=student, bits=16, adversary_bits=16)
+    towards = torch.linspace(-0.5, 0.5, 15).reshape(5, 3)
+    seen = {}
+
+    def answer(request):
+        seen["logits"] = student_logits(request.student)
+        seen["dreams"] = SCALE.from_pixels(pixels(request))
+        seen["stride"] = request.local.size / request.clip
+        return {"gradient": np.zeros(request.shape), "student": towards.numpy()}
+
+    before = synthesis._source.dreams().clone()
+    synthesis.dream_step(Scripted(answer))
+    assert torch.allclose(torch.from_numpy(seen["logits"].copy()), student(seen["dreams"]))
+    gradient = (towards @ student[1].weight).reshape(5, 1, 4, 4)
+    expected = (before - seen["stride"] * gradient).clamp(-1, 1)
+    assert torch.allclose(synthesis._source.dreams(), expected, atol=1e-3)
+
+
+def test_each_section_has_a_clip_of_its_own():
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    synthesis = start(student=student)
+    clients = Scripted(
+        lambda request: {
+            "gradient": np.full(request.shape, 0.9),
+            "student": np.full((5, 3), 0.001),
+        }
+    )
+    synthesis.dream_step(clients)
+    request = synthesis.dream_request()
+    assert request.clip > 1
+    assert request.student.clip == 0.5

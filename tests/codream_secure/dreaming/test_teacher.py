@@ -4,20 +4,48 @@ import pytest
 import torch
 from torch import nn
 
-from codream_secure.data.spec import InputSpec
-from codream_secure.dreaming.feature_statistics import FeatureStatistics
-from codream_secure.dreaming.teacher import LossWeights, client_loss, dream_gradient
+from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.dreaming.adversarial import adversarial
+from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.teacher import (
+    Teacher,
+    client_loss,
+    dream_contribution,
+    dream_gradient,
+)
+from codream_secure.messages import VERSION, DreamRequest, LocalSteps, Student, pixels
 from codream_secure.models import build_model
 
 SPEC = InputSpec(1, 8, 8, 10)
-ALL = LossWeights(entropy=1.0, feature_statistics=10.0, class_balance=1.0)
+SCALE = PixelScale(Scaling((0.5,), (0.5,)))
+
+
+def request(count=4, **changes):
+    values = {
+        "version": VERSION,
+        "round": 1,
+        "batch": 0,
+        "dream_step": 0,
+        "shape": (count, 1, 8, 8),
+        "dreams": bytes(i * 7 % 256 for i in range(count * 64)),
+        "bits": 8,
+        "clip": 1.0,
+        "entropy_weight": 1.0,
+        "bn_weight": 10.0,
+        "balance_weight": 1.0,
+    }
+    return DreamRequest(**(values | changes))
+
+
+ALL = request()
 
 
 def frozen(name, norm="batch", seed=0):
     model = build_model(name, SPEC, norm=norm, seed=seed)
     for _ in range(3):
         model(torch.randn(16, 1, 8, 8))
-    return model.eval().requires_grad_(False)
+    return Teacher(model.eval().requires_grad_(False), StatisticsMemory())
 
 
 def test_penalty_is_the_mean_over_layers_of_both_norms():
@@ -30,22 +58,24 @@ def test_penalty_is_the_mean_over_layers_of_both_norms():
         out = teacher(images)
     mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
     expected = (layer.running_mean - mean).norm() + (layer.running_var - var).norm()
-    assert statistics.penalty(out).item() == pytest.approx(expected.item(), rel=1e-6)
+    penalty = statistics.penalty(out, StatisticsMemory(), 0.0)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
     assert not layer._forward_pre_hooks
 
 
 def test_a_teacher_without_batch_norm_has_no_penalty():
     teacher = frozen("mlp")
-    with FeatureStatistics(teacher) as statistics:
+    with FeatureStatistics(teacher.model) as statistics:
         out = teacher(torch.zeros(2, 1, 8, 8))
-    assert statistics.penalty(out).item() == 0
+    assert statistics.penalty(out, StatisticsMemory(), 0.5).item() == 0
 
 
 @pytest.mark.parametrize("name", ["resnet8", "mlp"])
 def test_gradient_matches_finite_differences(name):
-    teacher = frozen(name).double()
+    teacher = frozen(name)
+    teacher.model.double()
     dreams = torch.rand(3, 1, 8, 8, dtype=torch.float64)
-    gradient = dream_gradient(teacher, dreams, ALL)
+    gradient, _ = dream_gradient(teacher, dreams, ALL)
     direction = torch.randn_like(dreams)
     step = 1e-6
     ahead = client_loss(teacher, dreams + step * direction, ALL)
@@ -56,20 +86,123 @@ def test_gradient_matches_finite_differences(name):
 
 def test_the_gradient_leaves_the_teacher_untouched():
     teacher = frozen("resnet8")
-    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
     dream_gradient(teacher, torch.rand(4, 1, 8, 8), ALL)
-    assert all((before[name] == value).all() for name, value in teacher.state_dict().items())
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all((before[name] == value).all() for name, value in teacher.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.model.parameters())
 
 
-@pytest.mark.parametrize("off", ["entropy", "feature_statistics", "class_balance"])
+@pytest.mark.parametrize("off", ["entropy_weight", "bn_weight", "balance_weight"])
 def test_each_term_can_be_switched_off(off):
     teacher, dreams = frozen("resnet8"), torch.rand(4, 1, 8, 8)
-    values = {"entropy": 1.0, "feature_statistics": 1.0, "class_balance": 1.0}
-    full = client_loss(teacher, dreams, LossWeights(**values))
-    alone = client_loss(
-        teacher, dreams, LossWeights(**{name: float(name == off) for name in values})
-    )
-    rest = client_loss(teacher, dreams, LossWeights(**(values | {off: 0.0})))
+    values = {"entropy_weight": 1.0, "bn_weight": 1.0, "balance_weight": 1.0}
+    full = client_loss(teacher, dreams, request(**values))
+    alone = client_loss(teacher, dreams, request(**{name: float(name == off) for name in values}))
+    rest = client_loss(teacher, dreams, request(**(values | {off: 0.0})))
     assert alone.item() != 0
     assert (alone + rest).item() == pytest.approx(full.item(), rel=1e-5)
+
+
+def test_running_statistics_mix_earlier_dreams_in_and_forget_them_slowly():
+    layer = nn.BatchNorm2d(2)
+    teacher = nn.Sequential(layer, nn.Identity()).eval()
+    memory, batches = StatisticsMemory(), [torch.randn(5, 2, 4, 4) + k for k in range(3)]
+    expected = None
+    for images in batches:
+        with FeatureStatistics(teacher) as statistics:
+            out = teacher(images)
+        mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
+        mixed = (
+            (mean, var)
+            if expected is None
+            else tuple(
+                0.9 * old + 0.1 * new for old, new in zip(expected, (mean, var), strict=True)
+            )
+        )
+        distance = (layer.running_mean - mixed[0]).norm() + (layer.running_var - mixed[1]).norm()
+        penalty = statistics.penalty(out, memory, 0.9)
+        assert penalty.item() == pytest.approx(distance.item(), rel=1e-5)
+        memory.take(statistics, 0.9)
+        expected = mixed
+
+
+def test_one_local_step_answers_with_the_gradient_at_the_broadcast():
+    teacher, asked = frozen("resnet8"), request()
+    gradient, _ = dream_gradient(teacher, SCALE.from_pixels(pixels(asked)), asked)
+    assert (dream_contribution(teacher, SCALE, asked)["gradient"] == gradient.numpy().ravel()).all()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_local_steps_really_move_and_answer_with_the_way_made(count):
+    teacher, asked = frozen("resnet8"), request(local=LocalSteps(count, 0.05), clip=2.0)
+    start = position = SCALE.from_pixels(pixels(asked))
+    for _ in range(count):
+        gradient, _ = dream_gradient(teacher, position, asked)
+        position = (position - 0.05 / 2.0 * gradient).clamp(SCALE.low, SCALE.high)
+    moved = dream_contribution(teacher, SCALE, asked)["gradient"]
+    expected = (start - position) / (count * 0.05 / 2.0)
+    assert moved == pytest.approx(expected.numpy().ravel(), abs=1e-5)
+    once = dream_contribution(teacher, SCALE, request())["gradient"]
+    assert abs(moved - once).max() > 1e-3
+
+
+def student_of(logits, kind="jsd", weight=1.5):
+    return Student(
+        logits=logits.numpy().astype("<f4").tobytes(),
+        classes=10,
+        adversary=kind,
+        weight=weight,
+        bits=8,
+        clip=1.0,
+    )
+
+
+def test_the_jensen_shannon_term_is_bounded_and_symmetric():
+    far = torch.eye(10) * 1e4
+    limit = torch.log(torch.tensor(2.0)).item()
+    assert adversarial(far, far.roll(1, 0), "jsd").item() == pytest.approx(-limit, rel=1e-6)
+    a, b = torch.randn(20, 10), torch.randn(20, 10)
+    value = adversarial(a, b, "jsd")
+    assert adversarial(b, a, "jsd").item() == pytest.approx(value.item(), rel=1e-5)
+    assert adversarial(a, a, "jsd").item() == pytest.approx(0, abs=1e-6)
+    m = (a.softmax(1) + b.softmax(1)) / 2
+    definition = 0.5 * sum((p.softmax(1) * (p.softmax(1) / m).log()).sum(1).mean() for p in (a, b))
+    assert value.item() == pytest.approx(-definition.item(), rel=1e-4)
+
+
+def test_the_masked_divergence_counts_dreams_on_which_both_agree():
+    a = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
+    b = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    p, q = a.softmax(1)[0], b.softmax(1)[0]
+    expected = -(p * (p / q).log()).sum() / 2
+    assert adversarial(a, b, "kl").item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["jsd", "kl"])
+def test_the_split_gradient_is_the_direct_gradient_through_teacher_and_student(kind):
+    """D26: client's part at fixed s, plus (d R_adv / d s) times ds/dx, is the whole of it."""
+    # Alike but for their statistics, so that they agree on most dreams.
+    teacher, student = frozen("resnet8"), frozen("resnet8")
+    for part in (teacher, student):
+        part.model.double()
+    dreams = torch.randn(60, 1, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        logits = student(dreams)
+    asked = request(60, student=student_of(logits, kind))
+    own, towards_student = dream_gradient(teacher, dreams, asked, logits)
+    leaf = dreams.clone().requires_grad_()
+    (through,) = torch.autograd.grad(student(leaf), leaf, towards_student)
+    leaf = dreams.clone().requires_grad_()
+    direct = client_loss(teacher, leaf, asked, student(leaf))
+    (expected,) = torch.autograd.grad(direct, leaf)
+    assert torch.allclose(own + through, expected, rtol=1e-9, atol=1e-12)
+    assert through.abs().max() > 1e-6
+
+
+def test_during_local_steps_the_student_stays_as_published():
+    teacher, student = frozen("resnet8"), frozen("resnet8", seed=5)
+    start = SCALE.from_pixels(pixels(request()))
+    asked = request(student=student_of(student(start)), local=LocalSteps(3, 0.05))
+    _, at_start = dream_gradient(teacher, start, asked, student(start))
+    answer = dream_contribution(teacher, SCALE, asked)
+    assert answer["student"] == pytest.approx(at_start.numpy().ravel(), abs=1e-6)

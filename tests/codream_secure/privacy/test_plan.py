@@ -2,9 +2,9 @@
 
 import pytest
 
-from codream_secure.config import resolve
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.resolve import resolve
 from codream_secure.simulation import Simulation
 
 

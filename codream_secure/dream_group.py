@@ -1,0 +1,170 @@
+"""Clients that dream together, and everything that belongs to their dreams.
+
+A federation is one such group. Without collaboration (an ablation of the paper) every client is a
+group of its own, and nothing leaves it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from codream_secure.acquisition import DreamBuffer
+from codream_secure.aggregation import Aggregator
+from codream_secure.config import Config, set_
+from codream_secure.data.spec import InputSpec
+from codream_secure.dreaming.generated_dreams import (
+    GeneratedDreams,
+    GeneratorSettings,
+    MetaGenerator,
+)
+from codream_secure.dreaming.pixel_dreams import DreamSource, PixelDreams
+from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.synthesis import (
+    Clips,
+    DreamSynthesis,
+    LabelledDreams,
+    SynthesisSettings,
+)
+from codream_secure.federation import Member
+from codream_secure.messages import LocalSteps
+from codream_secure.seeds import derive_seed, generator
+
+
+@dataclass(slots=True)
+class DreamGroup:
+    """What a group has in common.
+
+    Args:
+        name: selects its random streams.
+        members: whose losses are summed.
+        aggregator: sums their answers.
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        scale: the public pixel scale.
+        device: where dreams live.
+
+    Attributes:
+        buffer: the labelled dreams that its members learn from.
+        rolled_back: steps whose result was not finite and was taken back.
+    """
+
+    name: tuple[str | int, ...]
+    members: Sequence[Member]
+    aggregator: Aggregator
+    config: Config
+    spec: InputSpec
+    scale: PixelScale
+    device: torch.device
+    buffer: DreamBuffer = field(init=False)
+    rolled_back: int = field(init=False, default=0)
+    _clips: Clips = field(init=False, default_factory=Clips)
+    _meta: MetaGenerator | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.buffer = DreamBuffer(self.config.learning.buffer)
+        self._meta = None
+        if self.config.dream.method == "codream-fast":
+            seed = derive_seed(self._seed, "generator", *self.name)
+            settings = _generator_settings(self.config)
+            self._meta = MetaGenerator(self.spec, self.scale, settings, seed=seed)
+
+    def begin_round(self, number: int) -> None:
+        """Prepare for a round's batches."""
+        for member in self.members:
+            member.client.freeze_teacher()
+        if self._meta is not None:
+            self._meta.begin_round(number)
+
+    def synthesise(
+        self, number: int, batch: int, student: nn.Module | None, advance: Callable[[], None]
+    ) -> LabelledDreams | None:
+        """Make one batch of dreams and take it into the buffer.
+
+        Args:
+            number: of the round.
+            batch: of the round's batches.
+            student: frozen, in eval mode, for adaptive teaching; or None.
+            advance: called after every aggregation.
+
+        Returns:
+            The dreams with their labels; None if all attempts at labels were aborted.
+        """
+        noise = generator(self._seed, "dreams", *self.name, number, batch)
+        source = self._source(noise)
+        synthesis = DreamSynthesis(
+            source,
+            self.scale,
+            synthesis_settings(self.config, self.spec),
+            clips=self._clips,
+            noise=noise,
+            position=(number, batch),
+            student=student,
+        )
+        for _ in range(set_(self.config.dream.dream_steps)):
+            synthesis.dream_step(self.aggregator)
+            advance()
+        labelled = synthesis.label(self.aggregator)
+        advance()
+        self.rolled_back += synthesis.rolled_back
+        if self._meta is not None and isinstance(source, GeneratedDreams):
+            self.rolled_back += not self._meta.learn_from(source)
+        if labelled is not None:
+            dreams = self.scale.from_pixels(labelled.pixels)
+            self.buffer.add(dreams, labelled.targets.to(self.device))
+        return labelled
+
+    def _source(self, noise: torch.Generator) -> DreamSource:
+        dream = self.config.dream
+        if self._meta is not None:
+            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps)
+        shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
+        start = torch.randn(shape, generator=noise).to(self.device)
+        return PixelDreams(
+            start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
+        )
+
+    @property
+    def _seed(self) -> int:
+        return self.config.run.seed or 0
+
+
+def synthesis_settings(config: Config, spec: InputSpec) -> SynthesisSettings:
+    """Return what a resolved configuration says of a synthesis."""
+    dream, learning = config.dream, config.learning
+    return SynthesisSettings(
+        classes=spec.classes,
+        bits=dream.bits,
+        entropy_weight=dream.entropy_weight,
+        bn_weight=set_(dream.bn_weight),
+        balance_weight=dream.balance_weight,
+        statistics_momentum=set_(dream.statistics_momentum),
+        tv_weight=dream.tv_weight,
+        l2_weight=dream.l2_weight,
+        local=LocalSteps(dream.local_steps, dream.local_size),
+        adversary="kl" if dream.adaptive == "kl" else "jsd",
+        adversary_weight=dream.adaptive_weight,
+        adversary_bits=dream.adaptive_bits,
+        labels=learning.labels,
+        label_weighting=learning.label_weighting,
+        label_bits=learning.label_bits,
+        label_clip=learning.label_clip,
+        kd_temperature=learning.kd_temperature,
+    )
+
+
+def _generator_settings(config: Config) -> GeneratorSettings:
+    dream = config.dream
+    return GeneratorSettings(
+        latent=dream.latent,
+        width=dream.generator_width,
+        lr=dream.generator_lr,
+        latent_lr=dream.latent_lr,
+        meta=dream.meta,
+        meta_lr=dream.meta_lr,
+        weight_decay=dream.generator_decay,
+        average=dream.generator_average,
+        max_norm=dream.generator_norm,
+        reset_round=dream.generator_reset,
+    )

@@ -1,0 +1,198 @@
+"""Which settings go together, and the defaults that depend on others."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import fields
+from typing import NamedTuple
+
+import tomli_w
+
+from codream_secure.config import Config, DreamConfig, PrivacyConfig, Setting, settings
+from codream_secure.errors import UserError
+
+# Public constants, chosen on validation folds of the digits' training part
+# (benchmarks/digits_choices.py); never on a client's data in a run.
+_PLAIN = {
+    "rounds": 6,
+    "dreams": 128,
+    "dream_batches": 1,
+    "dream_steps": 20,
+    "dream_lr": 0.2,
+    "bn_weight": 10.0,
+    "statistics_momentum": 0.0,
+}
+_FAST = _PLAIN | {"dream_batches": 4, "dream_steps": 5, "statistics_momentum": 0.9}
+_PRIVATE = _PLAIN | {
+    "rounds": 3,
+    "dreams": 256,
+    "dream_steps": 10,
+    "dream_lr": 0.05,
+    "bn_weight": 0.0,
+}
+
+
+class Rule(NamedTuple):
+    """Options that mean something only where ``applies`` holds; else ``reason`` says why not."""
+
+    names: tuple[str, ...]
+    applies: Callable[[Config], bool]
+    reason: str
+
+
+_RULES = (
+    Rule(
+        # There is no validation part, and `dp_steps` and `dp_batch` say how much is learned.
+        ("validation", "batch", "warmup_epochs", "local_epochs"),
+        lambda c: not c.private,
+        "cannot be used with --dp-eps; use --dp-steps or --dp-batch",
+    ),
+    Rule(tuple(f.name for f in fields(PrivacyConfig)), lambda c: c.private, "needs --dp-eps"),
+    Rule(
+        (
+            "latent",
+            "generator_width",
+            "generator_lr",
+            "latent_lr",
+            "meta",
+            "meta_lr",
+            "generator_decay",
+            "generator_average",
+            "generator_norm",
+            "generator_reset",
+        ),
+        lambda c: c.dream.method == "codream-fast",
+        "needs --method codream-fast",
+    ),
+    Rule(
+        ("dream_optimizer", "dream_lr"),
+        lambda c: c.dream.method == "codream",
+        "cannot be used with --method codream-fast; use --generator-lr",
+    ),
+    Rule(
+        ("local_size",),
+        lambda c: c.dream.local_steps > 1 or c.dream.dream_optimizer == "avg",
+        "needs --local-steps above 1 or --dream-optimizer avg",
+    ),
+    Rule(
+        ("adaptive_weight", "adaptive_start", "adaptive_bits"),
+        lambda c: c.dream.adaptive != "none",
+        "needs --adaptive jsd or kl",
+    ),
+    Rule(
+        ("adaptive",),
+        lambda c: c.dream.collaboration,
+        "cannot be used with --no-collaboration: the server has no student",
+    ),
+    Rule(
+        ("threat_model",),
+        lambda c: c.secure.secure,
+        "cannot be used with --no-secure",
+    ),
+    Rule(
+        ("rejoin",),
+        lambda c: c.secure.threat_model == "malicious",
+        "needs --threat-model malicious; else clients may always be back",
+    ),
+    Rule(
+        ("threat_model", "threshold", "key_steps", "dropout"),
+        lambda c: c.dream.collaboration,
+        "cannot be used with --no-collaboration: nothing is aggregated",
+    ),
+)
+
+
+def _inapplicable(config: Config) -> dict[str, str]:
+    """Return the options that mean nothing here, with the reason."""
+    return {name: rule.reason for rule in _RULES if not rule.applies(config) for name in rule.names}
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_applicable(config: Config) -> None:
+    """Refuse options that would be accepted and ignored.
+
+    Raises:
+        UserError: names the first one.
+    """
+    reasons, values = _inapplicable(config), config.options()
+    for setting in settings():
+        # 0 asks for nothing, and is what `resolve` puts in.
+        chosen = values[setting.name] not in (setting.default, 0)
+        if chosen and setting.name in reasons:
+            raise UserError(f"{_option(setting.name)} {reasons[setting.name]}")
+
+
+def _constants(config: Config) -> dict[str, float]:
+    fast = _FAST if config.dream.method == "codream-fast" else _PLAIN
+    if not config.private:
+        return fast
+    return fast | {name: v for name, v in _PRIVATE.items() if v != _PLAIN[name]}
+
+
+def described_default(setting: Setting) -> str | None:
+    """Return the default as ``--help`` shows it; None where the help text says it."""
+    name = setting.name
+    if name not in _PLAIN:
+        return None if setting.default is None else str(setting.default)
+    text = f"{_PLAIN[name]:g}"
+    if _FAST[name] != _PLAIN[name]:
+        text += f", codream-fast {_FAST[name]:g}"
+    if _PRIVATE[name] != _PLAIN[name]:
+        text += f", under DP {_PRIVATE[name]:g}"
+    return text
+
+
+def to_toml(config: Config) -> str:
+    """Return a TOML text from which `load_toml` gives this configuration again."""
+    left_out = _inapplicable(config)
+    options = config.options().items()
+    return tomli_w.dumps({k: v for k, v in options if v is not None and k not in left_out})
+
+
+def resolve(config: Config) -> Config:
+    """Fill in every default that depends on another setting.
+
+    Raises:
+        UserError: settings that contradict each other.
+    """
+    private = config.private
+    _check_applicable(config)
+    if private and config.model.norm == "batch":
+        raise UserError(
+            "--norm batch cannot be used with --dp-eps: batch statistics are not private; "
+            "use --norm group"
+        )
+    if private and config.dream.bn_weight:
+        raise UserError(
+            "--bn-weight cannot be used with --dp-eps: BatchNorm statistics are not private; "
+            "leave it out"
+        )
+    model = dataclasses.replace(
+        config.model,
+        models=("mlp" if private else "resnet8")
+        if config.model.models == "auto"
+        else config.model.models,
+        norm=("group" if private else "batch")
+        if config.model.norm == "auto"
+        else config.model.norm,
+    )
+    data = dataclasses.replace(config.data, validation=0.0) if private else config.data
+    return dataclasses.replace(config, dream=_resolved_dreams(config), model=model, data=data)
+
+
+def _resolved_dreams(config: Config) -> DreamConfig:
+    dream = config.dream
+    constants = _constants(config)
+    if dream.dream_optimizer == "avg":
+        constants = constants | {"dream_lr": 1.0}
+    if not dream.bn_weight and config.private:
+        constants = constants | {"statistics_momentum": 0.0}
+    unused = _inapplicable(config)
+    chosen = {
+        name: value
+        for name, value in constants.items()
+        if getattr(dream, name) is None and name not in unused
+    }
+    return dataclasses.replace(dream, **chosen)  # type: ignore[arg-type]
