@@ -44,6 +44,7 @@ from protocols.messages import (
 )
 from protocols.params import BatchParams, Phase, Ring, rounds
 from protocols.preprocessing import Party
+from protocols.seeds import Kind
 from protocols.server import ServerSession
 from protocols.testing import LyingServer
 
@@ -540,6 +541,37 @@ def test_bad_deliveries_are_refused():
         run.clients[ME]._state = state
 
 
+def test_a_sharer_that_is_not_on_the_ring_is_refused():
+    run = Run(PARAMS, Phase.ADVERTISE_KEYS)
+    run.round(Phase.DRAW_GRAPH, silent=frozenset({34}))
+    run.round(Phase.SHARE_KEYS)
+    good = messages.decode(run.replies[ME], BundleDelivery, PARAMS.batch)
+    with pytest.raises(RemoteProtocolError, match="advertised no keys"):
+        run.clients[ME].open_bundles(messages.encode(BundleDelivery(bitmap(*ROSTER), good.bundles)))
+
+
+def test_what_is_about_neighbours_has_at_most_k_entries():
+    seen = {}
+    run_aggregation(
+        make_inputs(PARAMS),
+        PARAMS,
+        tap=lambda phase, direction, u, data: seen.setdefault((phase, direction), data),
+    )
+    kinds = {
+        (Phase.DRAW_GRAPH, "down"): RingDirectory,
+        (Phase.SHARE_KEYS, "up"): messages.ShareBundles,
+        (Phase.SHARE_KEYS, "down"): BundleDelivery,
+        (Phase.UNMASKING, "up"): messages.UnmaskShares,
+    }
+    for place, kind in kinds.items():
+        message = messages.decode(seen[place], kind, PARAMS.batch)
+        values = [getattr(message, name) for name in message.__struct_fields__]
+        longest = max((v for v in values if isinstance(v, tuple)), key=len)
+        assert len(longest) == (9 if kind is RingDirectory else 4)
+        room = messages.max_size(kind, PARAMS.batch) - len(seen[place])
+        assert 0 <= room < (400 if kind is RingDirectory else 60)
+
+
 def in_step() -> tuple[Run, tuple[int, ...]]:
     """A run with its step begun, and the neighbours of ME, of whom two must stay."""
     run = Run(PARAMS, Phase.SHARE_KEYS)
@@ -826,6 +858,27 @@ def test_t_corrupt_neighbours_open_an_input():
     played(server, ATTACKED)
     opened = server.attacker.opened()
     assert [o.members for o in opened if ME in o.members] == [{ME}]
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_lies_about_who_survived_never_open_both_seeds_of_a_client(data):
+    """2t > k + c with t = 3, k = 4, c = 1: what `RingModel.EQUIVOCATING` counts on."""
+    server, roster = lying_on(ATTACKED), ATTACKED.roster
+    corrupt = data.draw(st.sampled_from(roster))
+    server.attacker.corrupt(corrupt, server.clients[corrupt].state)
+    request = StepRequest(0, messages.encode_set(roster, roster))
+    for u in roster:
+        server.request(u, request, ATTACKED.task, one_hot(ATTACKED)[u])
+    victim = data.draw(st.sampled_from(roster))
+    for u in roster:
+        gone = data.draw(st.sets(st.sampled_from([v for v in roster if v != u]), max_size=2))
+        lie = gone | ({victim} - {u} if data.draw(st.booleans()) else set())
+        server.survivors(u, set(roster) - lie)
+    assert all(len(kinds) == 1 for kinds in server.attacker.given.values())
+    for u in set(roster) - {corrupt}:
+        known = [server.attacker.known_seed(u, 0, kind) for kind in Kind]
+        assert None in known
 
 
 def test_the_ring_does_not_stop_a_server_that_chooses_who_drops_out():
