@@ -15,6 +15,7 @@ from codream_secure.aggregation import FieldSum
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import Teacher
+from codream_secure.errors import StepAborted
 from codream_secure.learner import Learner
 from codream_secure.messages import LabelRequest, pixels
 
@@ -79,9 +80,17 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
 
     Returns:
         float64, shape (B * classes,): logits, or probabilities less 1/2.
+
+    Raises:
+        StepAborted: weighted by examples, and all weights are zero.
     """
     if request.weighting == "equal":
-        return answer.mean("labels")
+        if not request.weight_cap:
+            return answer.mean("labels")
+        weight = int(answer.totals["weight"][0])
+        if not weight:
+            raise StepAborted("the clients' weights add up to nothing")
+        return answer.mean("labels") * (answer.count * request.weight_cap / weight)
     weights = answer.count * (answer.mean("confidence") + 0.5)
     # Where nobody is confident, rounding can leave nothing or less; then nobody's word counts.
     weights = np.maximum(weights, answer.count * answer.quantizer("confidence").resolution)

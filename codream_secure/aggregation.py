@@ -199,14 +199,16 @@ class Aggregator(ABC):
     ) -> FieldSum: ...
 
     def _publish_labels(self, request: LabelRequest, total: FieldSum) -> None:
-        (section,) = total.sections
-        width = PrimeField.for_sum(len(self._settings.roster), section.maximum).bits
+        fields = [PrimeField.for_sum(len(self._settings.roster), s.maximum) for s in total.sections]
         message = SoftLabels(
             version=VERSION,
             round=request.round,
             batch=request.batch,
             count=total.count,
-            totals=pack(total.totals[section.name], width),
+            totals=tuple(
+                pack(total.totals[section.name], field.bits)
+                for section, field in zip(total.sections, fields, strict=True)
+            ),
         )
         size = len(encode(message))
         for _ in self._settings.roster:

@@ -21,6 +21,7 @@ from codream_secure.messages import (
     digest,
     sections,
 )
+from protocols.params import MAX_INPUT
 from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
 
 
@@ -32,15 +33,21 @@ class Policy:
         max_bits: more bits than this would send needless precision.
         max_local_steps: the most steps on an own copy of the dreams.
         allow_feature_statistics: False under DP, where BatchNorm memory is not private.
+        allow_weights: False under DP, where the number of examples is private.
     """
 
     max_bits: int = 16
     max_local_steps: int = 64
     allow_feature_statistics: bool = True
+    allow_weights: bool = True
 
     def check(self, request: Request) -> None:
         """Raise RequestRefused for a request outside the policy."""
         self._check_quantizer(request.bits, request.clip)
+        if request.weight_cap and not self.allow_weights:
+            raise RequestRefused("the number of examples is private under DP")
+        if not 0 <= request.weight_cap <= MAX_INPUT:
+            raise RequestRefused(f"weight cap {request.weight_cap} is outside 0..{MAX_INPUT}")
         if isinstance(request, DreamRequest):
             if request.student is not None:
                 self._check_quantizer(request.student.bits, request.student.clip)
@@ -69,15 +76,22 @@ class Client:
         scale: the public pixel scale.
         rounding_seed: 32 secret bytes that key the rounding stream.
         policy: what it answers.
+        examples: how many it has; tells its weight where weights are asked for.
     """
 
     def __init__(
-        self, learner: Learner, scale: PixelScale, rounding_seed: bytes, policy: Policy
+        self,
+        learner: Learner,
+        scale: PixelScale,
+        rounding_seed: bytes,
+        policy: Policy,
+        examples: int = 1,
     ) -> None:
         self.learner = learner
         self._scale = scale
         self._rounding_seed = rounding_seed
         self._policy = policy
+        self._examples = examples
         self._teacher = Teacher(learner.frozen_copy(), StatisticsMemory())
         self._answered: set[bytes] = set()
 
@@ -111,12 +125,32 @@ class Client:
             )
         else:
             values = label_contribution(self._teacher, self._scale, request)
+        weight = min(self._examples, request.weight_cap) if request.weight_cap else 0
         return {
-            section.name: Quantizer(section.maximum, section.clip).encode(
-                values[section.name],
+            section.name: np.array([weight], np.uint32)
+            if section.name == "weight"
+            else Quantizer(section.maximum, section.clip).encode(
+                _weighted(values[section.name], section.name, weight, request.weight_cap),
                 seed=self._rounding_seed,
                 step=step,
                 section=section.name,
             )
             for section in sections(request)
         }
+
+
+def _weighted(
+    values: NDArray[np.floating], section: str, weight: int, cap: int
+) -> NDArray[np.floating]:
+    """Multiply a contribution by weight / cap (D2); equal weights change nothing.
+
+    Weighted values have range c * weight / cap, but are rounded in steps of the full range: over
+    the mean's scale the variance of rounding is at most n W^2 c^2 / (L^2 (sum of weights)^2), L
+    the quantizer's levels (D20). With an even share of W / 4 that is the equal-weight variance
+    times 16: two more bits make up for it.
+    """
+    if not cap:
+        return values
+    share = weight / cap
+    # Confidences are sent less 1/2, which is no part of what is weighted.
+    return (values + 0.5) * share - 0.5 if section == "confidence" else values * share

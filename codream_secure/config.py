@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from codream_secure.errors import UserError
-from protocols.params import MAX_STEPS
+from protocols.params import MAX_INPUT, MAX_STEPS
 
 _T = TypeVar("_T")
 
@@ -128,6 +128,12 @@ class LearningConfig:
     )
     label_weighting: Literal["equal", "confidence"] = _option(
         "equal", "clients count alike, or by their confidence at each dream"
+    )
+    weights: Literal["equal", "examples"] = _option(
+        "equal", "clients count alike, or by how many examples they have (see SECURITY.md)"
+    )
+    weight_cap: int | None = _option(
+        None, "most examples that count (default: four even shares)", min=1, max=MAX_INPUT
     )
     label_bits: int = _option(8, "bits of one quantized label", min=1, max=16)
     label_clip: float = _option(20.0, "public range of a logit", above=0, max=1e6)

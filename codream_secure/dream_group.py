@@ -44,6 +44,7 @@ class DreamGroup:
         spec: shape of an image and number of classes.
         scale: the public pixel scale.
         device: where dreams live.
+        weight_cap: largest weight of a client; 0: clients count alike.
 
     Attributes:
         buffer: the labelled dreams that its members learn from.
@@ -57,6 +58,7 @@ class DreamGroup:
     spec: InputSpec
     scale: PixelScale
     device: torch.device
+    weight_cap: int
     buffer: DreamBuffer = field(init=False)
     rolled_back: int = field(init=False, default=0)
     _clips: Clips = field(init=False, default_factory=Clips)
@@ -96,7 +98,7 @@ class DreamGroup:
         synthesis = DreamSynthesis(
             source,
             self.scale,
-            synthesis_settings(self.config, self.spec),
+            synthesis_settings(self.config, self.spec, self.weight_cap),
             clips=self._clips,
             noise=noise,
             position=(number, batch),
@@ -130,7 +132,7 @@ class DreamGroup:
         return self.config.run.seed or 0
 
 
-def synthesis_settings(config: Config, spec: InputSpec) -> SynthesisSettings:
+def synthesis_settings(config: Config, spec: InputSpec, weight_cap: int) -> SynthesisSettings:
     """Return what a resolved configuration says of a synthesis."""
     dream, learning = config.dream, config.learning
     return SynthesisSettings(
@@ -151,6 +153,7 @@ def synthesis_settings(config: Config, spec: InputSpec) -> SynthesisSettings:
         label_bits=learning.label_bits,
         label_clip=learning.label_clip,
         kd_temperature=learning.kd_temperature,
+        weight_cap=weight_cap,
     )
 
 

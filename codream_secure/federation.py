@@ -96,7 +96,11 @@ class Federation:
             self._learner(c, local, "client"),
             self.scale,
             derive_bytes(self._seed, "rounding", c),
-            Policy(allow_feature_statistics=not self._config.private),
+            Policy(
+                allow_feature_statistics=not self._config.private,
+                allow_weights=not self._config.private,
+            ),
+            examples=len(rows),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
 

@@ -57,6 +57,8 @@ class DreamRequest(
     gradient of the B-fold loss with respect to a scaled pixel. With more than one local step
     the answer is the pseudo-gradient: how far the copy moved, in the same units.
     ``statistics_momentum`` is the share of earlier dreams in R_bn's statistics.
+    ``weight_cap`` W: a client with w examples multiplies what it sends by min(w, W) / W; 0: clients
+    count alike.
     """
 
     version: int
@@ -73,6 +75,7 @@ class DreamRequest(
     statistics_momentum: float = 0.0
     local: LocalSteps = LocalSteps()
     student: Student | None = None
+    weight_cap: int = 0
 
 
 class LabelRequest(
@@ -83,7 +86,8 @@ class LabelRequest(
     ``clip`` is the public range of a logit; probabilities are sent as p - 1/2 with clip 1/2.
     ``weighting`` by confidence multiplies a client's values at one dream by its confidence there,
     and asks for the confidences as a sum of their own. ``statistics_momentum`` tells clients to
-    take these dreams into R_bn's running statistics; 0: not.
+    take these dreams into R_bn's running statistics; 0: not. ``weight_cap`` as in `DreamRequest`;
+    with it, unless confidences are asked for, weights are a sum of their own.
     """
 
     version: int
@@ -98,18 +102,19 @@ class LabelRequest(
     classes: int
     weighting: LabelWeighting = "equal"
     statistics_momentum: float = 0.0
+    weight_cap: int = 0
 
 
 class SoftLabels(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="soft_labels"
 ):
-    """The summed labels of ``count`` clients: field elements, packed as in SPEC 5.3."""
+    """The sums of ``count`` clients' labels, by section: field elements, packed as in SPEC 5.3."""
 
     version: int
     round: int
     batch: int
     count: int
-    totals: bytes
+    totals: tuple[bytes, ...]
 
 
 Request = DreamRequest | LabelRequest
@@ -160,7 +165,9 @@ def sections(request: Request) -> tuple[Section, ...]:
     """Return the sections of the masked input that answers ``request``; both sides derive them.
 
     - dreams: ``gradient``, one value a pixel; with a student ``student``, one a logit of it.
-    - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream.
+    - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream;
+      else weighted by examples ``weight``, one exact integer. Gradient steps have none: a weight
+      released at every step is known from the first dropout on (D2).
     """
     size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
     if isinstance(request, DreamRequest):
@@ -176,7 +183,10 @@ def sections(request: Request) -> tuple[Section, ...]:
         )
     labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
     if request.weighting == "equal":
-        return (labels,)
+        cap = request.weight_cap
+        return (
+            (labels, Section(name="weight", length=1, maximum=cap, clip=1.0)) if cap else (labels,)
+        )
     return (labels, Section(name="confidence", length=size, maximum=maximum, clip=0.5))
 
 

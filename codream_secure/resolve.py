@@ -84,6 +84,12 @@ _RULES = (
         "cannot be used with --no-collaboration: the server has no student",
     ),
     Rule(
+        ("weights",),
+        lambda c: not c.private,
+        "cannot be used with --dp-eps: how many examples a client has is private",
+    ),
+    Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
+    Rule(
         ("threat_model",),
         lambda c: c.secure.secure,
         "cannot be used with --no-secure",

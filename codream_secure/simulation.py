@@ -36,6 +36,9 @@ from protocols.driver import Tap
 
 Weights = dict[str, Tensor]
 
+# A client with more than so many even shares of the examples counts as if it had so many.
+WEIGHT_CAP_SHARES = 4
+
 
 class Progress(Protocol):
     """What a run reports while it goes on."""
@@ -257,7 +260,16 @@ class Simulation:
             everybody.spec,
             everybody.scale,
             self._device,
+            self._weight_cap,
         )
+
+    @property
+    def _weight_cap(self) -> int:
+        """W: public, since it follows from how many examples all clients have together."""
+        learning = self.config.learning
+        if learning.weights == "equal":
+            return 0
+        return learning.weight_cap or WEIGHT_CAP_SHARES * self.federation.share
 
     def _alone(self, client: int) -> Aggregator:
         """Return an aggregator of one: what it sums is not sent, and its bytes count nowhere."""

@@ -49,6 +49,7 @@ class SynthesisSettings:
         label_bits: of a label.
         label_clip: public range of a logit.
         kd_temperature: at which probabilities are taken.
+        weight_cap: largest weight of a client; 0: clients count alike.
     """
 
     classes: int
@@ -68,6 +69,7 @@ class SynthesisSettings:
     label_bits: int
     label_clip: float
     kd_temperature: float
+    weight_cap: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,7 @@ class DreamSynthesis:
             statistics_momentum=s.statistics_momentum,
             local=s.local,
             student=self._student_logits(pixels),
+            weight_cap=s.weight_cap,
         )
 
     def label_request(self) -> LabelRequest:
@@ -166,6 +169,7 @@ class DreamSynthesis:
             classes=s.classes,
             weighting=s.label_weighting,
             statistics_momentum=s.statistics_momentum,
+            weight_cap=s.weight_cap,
         )
 
     def dream_step(self, aggregator: Aggregator) -> bool:
@@ -193,11 +197,11 @@ class DreamSynthesis:
                 self.dream_step(aggregator)
             request = self.label_request()
             try:
-                answer = aggregator.sum(request)
+                mean = label_mean(aggregator.sum(request), request)
             except StepAborted:
                 continue
             pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
-            return LabelledDreams(pixels, soft_targets(label_mean(answer, request), request))
+            return LabelledDreams(pixels, soft_targets(mean, request))
         return None
 
     def _pixels(self) -> NDArray[np.uint8]:

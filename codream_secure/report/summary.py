@@ -50,6 +50,8 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
         "local_steps": config.dream.local_steps,
         "adaptive": config.dream.adaptive,
         "bits": config.dream.bits,
+        "weights": config.learning.weights,
+        "label_weighting": config.learning.label_weighting,
         "label_bits": config.learning.label_bits,
         "round_trips_per_step": simulation.aggregator.round_trips_per_step,
         "key_exchanges": simulation.aggregator.key_exchanges,

@@ -317,10 +317,36 @@ def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(r
         (("--threat-model", "malicious", "--no-secure"), "--no-secure"),
         (("--rejoin",), "--threat-model malicious"),
         (("--key-steps", "2000"), "--key-steps must be at most 1024"),
+        (("--latent", "8"), "--latent needs --method codream-fast"),
+        (("--method", "codream-fast", "--dream-lr", "0.1"), "use --generator-lr"),
+        (("--local-size", "0.3"), "--local-size needs --local-steps above 1"),
+        (("--adaptive-start", "3"), "needs --adaptive jsd or kl"),
+        (("--no-collaboration", "--adaptive", "jsd"), "the server has no student"),
+        (("--no-collaboration", "--threat-model", "malicious"), "nothing is aggregated"),
+        (("--weight-cap", "5"), "needs --weights examples"),
+        (("--weights", "examples", "--dp-eps", "8"), "--weights cannot be used with --dp-eps"),
     ],
 )
-def test_protection_that_would_be_ignored_is_refused(run, options, words):
+def test_an_option_that_would_be_ignored_is_refused(run, options, words):
     code, _, err = run(*TINY, *options)
     assert code == 2
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--method", "codream-fast", "--latent", "8", "--meta", "fomaml"),
+        ("--adaptive", "kl", "--local-steps", "2", "--weights", "examples"),
+        ("--no-collaboration",),
+    ],
+    ids=str,
+)
+def test_config_toml_gives_the_same_run_again(run, options, tmp_path):
+    _, out, _ = run(*TINY, *options, "--json", "--out", "first")
+    code, again, err = run("simulate", "--config", "first/config.toml", "--json", "--out", "second")
+    assert code == 0, err
+    first, second = json.loads(out), json.loads(again)
+    assert first["accuracy"] == second["accuracy"]
+    assert {**first, "seconds": 0} == {**second, "seconds": 0}

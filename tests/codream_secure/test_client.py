@@ -188,3 +188,43 @@ def test_answers_on_a_gpu_match_the_cpu_within_rounding():
     MODEL.cpu()
     on_cpu = client().answer(encode(label_request()), 0)
     assert np.abs(on_gpu["labels"].astype(int) - on_cpu["labels"].astype(int)).max() <= 1
+
+
+def weighing(examples, **policy):
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL)
+    return Client(learner, SCALE, bytes(32), Policy(**policy), examples=examples)
+
+
+def test_a_weighted_gradient_is_scaled_and_carries_no_weight_of_its_own():
+    asked = dream_request(bits=16)
+    equal = weighing(7).answer(encode(asked), step=0)
+    weighted = weighing(7).answer(encode(dream_request(bits=16, weight_cap=10)), step=0)
+    assert weighted.keys() == {"gradient"}
+    decode = Quantizer(2**16 - 1, 1.0).decode_sum
+    assert decode(weighted["gradient"], 1) == pytest.approx(
+        0.7 * decode(equal["gradient"], 1), abs=1e-4
+    )
+
+
+@pytest.mark.parametrize(("examples", "weight"), [(1, 1), (10, 10), (500, 10)])
+def test_the_weight_itself_is_an_exact_integer_up_to_the_cap(examples, weight):
+    asked = label_request(weight_cap=10)
+    assert weighing(examples).answer(encode(asked), step=0)["weight"].tolist() == [weight]
+
+
+def test_confidences_carry_the_weight_where_they_are_asked_for():
+    asked = label_request(weight_cap=10, weighting="confidence", bits=16)
+    answer = weighing(5).answer(encode(asked), step=0)
+    plain = weighing(5).answer(encode(label_request(weighting="confidence", bits=16)), step=0)
+    assert answer.keys() == {"labels", "confidence"}
+    decode = Quantizer(2**16 - 1, 0.5).decode_sum
+    assert decode(answer["confidence"], 1) + 0.5 == pytest.approx(
+        (decode(plain["confidence"], 1) + 0.5) / 2, abs=1e-4
+    )
+
+
+def test_under_dp_the_number_of_examples_is_not_told():
+    with pytest.raises(RequestRefused, match="private"):
+        weighing(5, allow_weights=False).answer(encode(label_request(weight_cap=10)), step=0)
+    with pytest.raises(RequestRefused, match="weight cap"):
+        weighing(5).answer(encode(label_request(weight_cap=-1)), step=0)

@@ -94,3 +94,44 @@ def test_the_saved_models_are_those_of_the_reported_round(tiny):
     expected = rounds[simulation.observer.reported().round - 1]
     for name, weights in expected.items():
         assert all((kept[name][key] == value).all() for key, value in weights.items())
+
+
+METHODS = {
+    "local steps": {"local_steps": 3, "dream_optimizer": "avg"},
+    "fedadam": {"dream_optimizer": "fedadam"},
+    "fast": {"method": "codream-fast", "dream_batches": 2},
+    "fast, local steps, fomaml": {"method": "codream-fast", "meta": "fomaml", "local_steps": 2},
+    "adaptive": {"adaptive": "jsd", "adaptive_start": 1},
+    "adaptive fast, local steps": {
+        "adaptive": "kl",
+        "adaptive_start": 1,
+        "method": "codream-fast",
+        "local_steps": 2,
+    },
+    "confidence": {"label_weighting": "confidence"},
+    "weights": {"weights": "examples", "partition": "dirichlet:0.5"},
+    "both weights": {"weights": "examples", "label_weighting": "confidence", "labels": "logits"},
+    "period": {"kd_period": 2, "rounds": 3},
+}
+
+
+@pytest.mark.parametrize("threat_model", ["semi-honest", "malicious"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_same_bits_with_masks_and_without(tiny, name, threat_model):
+    options = {"models": "resnet8", "rounds": 2, "dropout": 0.1, **METHODS[name]}
+    masked, with_masks = run(tiny(threat_model=threat_model, **options))
+    assert len(masked.dreams) > 0
+    if threat_model == "semi-honest":
+        plain, without = run(tiny(secure=False, **options))
+        assert dreams_of(masked) == dreams_of(plain)
+        assert with_masks == without
+
+
+def test_without_collaboration_nothing_is_sent_and_nobody_shares_a_dream(tiny):
+    simulation, history = run(tiny(collaboration=False, models="resnet8", rounds=2))
+    assert simulation.ledger.per_client("up") == simulation.ledger.per_client("down") == 0
+    assert simulation.aggregator.steps == 0
+    assert len(simulation.groups) == 4
+    assert len({d.pixels.tobytes() for d in simulation.dreams}) == 8
+    assert history[-1].server is None
+    assert "server" not in simulation.weights()

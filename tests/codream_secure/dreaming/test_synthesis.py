@@ -30,6 +30,7 @@ def settings(**changes):
         "adversary_weight": 1.0,
         "adversary_bits": 12,
         "label_weighting": "equal",
+        "weight_cap": 0,
         "tv_weight": 0.0,
         "l2_weight": 0.0,
         "labels": "probabilities",
