@@ -252,11 +252,11 @@ _S = TypeVar("_S", Start, Advertised, Drawn, Shared, Prepared)
 class ClientSession:
     """One client in one batch: bytes in, bytes out.
 
-    The three offline steps (on the ring four, `draw_graph` being the second) are called in order,
-    each once; then, for every step of the batch,
-    `masked_input` and `unmask`. Before it does anything a call gives up what it is about to use,
-    and stores the next state only when it succeeded: after an error offline the session is dead,
-    after an error online the step is, and nothing more leaves it (SPEC 6.5).
+    The three offline steps (ring: four, `draw_graph` is the second) are called in order, each once;
+    then, for every step of the batch, `masked_input` and `unmask`. Before it does anything a call
+    gives up what it is about to use, and stores the next state only when it succeeded: after an
+    error offline the session is dead, after an error online the step is, and nothing more leaves
+    it (SPEC 6.5).
 
     Args:
         batch: agreed by all parties beforehand.

@@ -109,8 +109,8 @@ def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
 
     Args:
         members: client ids, in any order.
-        seed: public, and chosen by no single party: a hash over all signed keys and over nonces
-            that all clients had committed to before they saw any key.
+        seed: public, and chosen by no single party: off1, a hash over nonces that all clients had
+            committed to before they saw any key (SPEC 3.2, 6.9).
 
     Returns:
         The members in the order of their hashes under the seed; uniform if the hash is random.

@@ -643,8 +643,10 @@ class ServerSession:
                 return -1, 0
             case Nonce():
                 return -1, 1
-            case ShareBundles() | BundleReport():
+            case ShareBundles():
                 return -1, 2
+            case BundleReport():
+                return -1, 3
             case MaskedInput():
                 return message.key, 0
             case Consistency():
