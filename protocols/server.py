@@ -147,6 +147,7 @@ Offline = CollectingKeys | CollectingNonces | CollectingBundles
 Online = CollectingInputs | CollectingSignatures | CollectingShares
 State = Offline | Idle | Online | Finished | Failed
 
+_OFFLINE_UPLOADS = Advertisement, Nonce, ShareBundles, BundleReport
 _OFFLINE = CollectingKeys, CollectingNonces, CollectingBundles
 _PHASES: dict[type[Offline | Online], Phase] = {
     CollectingKeys: Phase.ADVERTISE_KEYS,
@@ -639,14 +640,8 @@ class ServerSession:
 
     def _order(self, message: Upload) -> tuple[int, int]:
         match message:
-            case Advertisement():
-                return -1, 0
-            case Nonce():
-                return -1, 1
-            case ShareBundles():
-                return -1, 2
-            case BundleReport():
-                return -1, 3
+            case Advertisement() | Nonce() | ShareBundles() | BundleReport():
+                return -1, [isinstance(message, kind) for kind in _OFFLINE_UPLOADS].index(True)
             case MaskedInput():
                 return message.key, 0
             case Consistency():
