@@ -16,17 +16,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, preprocessing, signing
+from protocols import context, evidence, masking, messages, preprocessing, signing
 from protocols.errors import CryptoError, LocalProtocolError, RemoteProtocolError
 from protocols.keys import Entropy, KeyPair, SigningKey
 from protocols.messages import (
     BundleDelivery,
     Consistency,
     ConsistencyProof,
+    EvidenceRequest,
     KeyDirectory,
     MaskedInput,
     NonceCommitments,
     RingDirectory,
+    ShareEvidence,
     StepRequest,
     SurvivorSet,
     UnmaskShares,
@@ -46,8 +48,10 @@ from protocols.preprocessing import (
     Shared,
     Start,
     State,
+    Unmasked,
     lie,
 )
+from protocols.seeds import Kind
 
 Inputs = Mapping[str, NDArray[np.unsignedinteger]]
 
@@ -244,6 +248,41 @@ def check_survivors(party: Party, state: Masked | Confirmed, survivors: Collecti
         raise lie(Phase.UNMASKING, "too few surviving neighbours to hold shares")
 
 
+# Evidence, malicious model ----------------------------------------------------------------------
+
+
+def unmasked(party: Party, state: Confirmed) -> Unmasked:
+    """What is remembered of a step whose shares are out: of whom, and which kind (SPEC 6.10)."""
+    given = {
+        Kind.SELF_MASK: tuple(u for u in state.held if u in state.survivors),
+        Kind.MASK_KEY: tuple(u for u in state.held if u not in state.survivors),
+    }
+    return Unmasked(state.key, statement(party, state), given)
+
+
+def give_evidence(
+    party: Party, state: Prepared, current: Unmasked, message: EvidenceRequest
+) -> ShareEvidence:
+    """Prove who dealt shares that have left in this step (SPEC 6.10).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the request is of another step, or names a share that
+            has not left.
+    """
+    if message.key != current.key:
+        raise lie(Phase.UNMASKING, "evidence of another step")
+    asked = {Kind.SELF_MASK: message.self_owners, Kind.MASK_KEY: message.key_owners}
+    signatures, paths = [], []
+    for kind, bitmap in asked.items():
+        for owner in messages.decode_set(bitmap, party.batch.roster):
+            if owner not in current.given[kind]:
+                raise lie(Phase.UNMASKING, "evidence of a share that was not given")
+            dealt = state.dealt[owner]
+            signatures.append(dealt.signature)
+            paths.append(evidence.path(dealt.leaves, evidence.place(current.key, kind)))
+    return ShareEvidence(current.key, tuple(signatures), tuple(paths))
+
+
 # Session ---------------------------------------------------------------------------------------
 
 _S = TypeVar("_S", Start, Advertised, Drawn, Shared, Prepared)
@@ -389,18 +428,34 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `check_survivors` and `check_proof`.
             LocalProtocolError: no step waits for it.
         """
-        _, current = self._current()
+        state, current = self._current()
         batch = self._party.batch
         if isinstance(current, Confirmed):
             proof = messages.decode(data, ConsistencyProof, batch)
             check_proof(self._party, current, proof)
             reply = unmask(self._party, current, current.survivors)
-            return self._party.wrap(statement(self._party, current), reply)
-        if batch.malicious or current is None:
+            nxt = unmasked(self._party, current)
+            self._state = msgspec.structs.replace(state, current=nxt)
+            return self._party.wrap(nxt.bound, reply)
+        if batch.malicious or not isinstance(current, Masked):
             raise LocalProtocolError("no step waits for unmasking")
         message = messages.decode(data, SurvivorSet, batch)
         survivors = messages.decode_set(message.survivors, batch.roster)
         return messages.encode(unmask(self._party, current, survivors))
+
+    def evidence(self, request: bytes) -> bytes:
+        """After a step, malicious model: from the encoded EvidenceRequest to a ShareEvidence.
+
+        Raises:
+            DecodeError, RemoteProtocolError: see `give_evidence`.
+            LocalProtocolError: no shares of a step are out, or the evidence is.
+        """
+        state, current = self._current()
+        if not isinstance(current, Unmasked):
+            raise LocalProtocolError("no step waits for evidence")
+        message = messages.decode(request, EvidenceRequest, self._party.batch)
+        reply = give_evidence(self._party, state, current, message)
+        return self._party.wrap(current.bound, reply)
 
     def end(self) -> None:
         """Give up the batch and erase what is left of it: a new batch began, the roster changed."""
@@ -420,7 +475,7 @@ class ClientSession:
         session._state = state
         return session
 
-    def _current(self) -> tuple[Prepared, Masked | Confirmed | None]:
+    def _current(self) -> tuple[Prepared, Masked | Confirmed | Unmasked | None]:
         """Take the running step out of the state: whatever fails now ends it."""
         state = self._take(Prepared)
         self._state = msgspec.structs.replace(state, current=None)

@@ -352,9 +352,21 @@ class _Parties:
             self._run_step(inputs, task, drops, beside)
         except SecAggError:
             self.server.abandon_step()
+            self._ask_for_evidence(drops)
             raise
+        self._ask_for_evidence(drops)
         result = self.server.result
         return AggregationResult(dict(result.totals), result.survivors, self._wire.take())
+
+    def _ask_for_evidence(self, drops: DropSchedule) -> None:
+        """Find out who dealt or gave the shares that did not fit, if any (SPEC 6.10)."""
+        requests = self._down(Phase.UNMASKING, self.server.evidence_requests())
+        self._wire.round_trips += bool(requests)
+        for u, request in requests.items():
+            if not drops.silent(u, Phase.UNMASKING):
+                answer = self._clients[u].evidence(request)
+                self.server.receive(u, self._wire.carry(Phase.UNMASKING, "up", u, answer))
+        self.server.end_evidence()
 
     def _run_step(
         self,

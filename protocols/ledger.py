@@ -31,6 +31,7 @@ from protocols.preprocessing import (
     Shared,
     Start,
     State,
+    Unmasked,
 )
 
 _State = Start | Advertised | Drawn | Shared | Prepared | Failed | Ended
@@ -141,6 +142,11 @@ class DurableClient:
         due = Confirmed if malicious else Masked
         return self._once(Phase.UNMASKING, data, due, lambda: session.unmask(data))
 
+    def evidence(self, request: bytes) -> Reply:
+        """After a step, malicious model; see `ClientSession.evidence`."""
+        session = self._session
+        return self._once("evidence", request, Unmasked, lambda: session.evidence(request))
+
     def end(self) -> bytes:
         """Give up the batch; the record to store holds no secret any more."""
         self._session.end()
@@ -187,5 +193,8 @@ def _load(record: bytes) -> Record:
         raise LocalProtocolError("the record is damaged") from None
 
 
+_STAGES = {"open_bundles": Phase.SHARE_KEYS, "evidence": Phase.UNMASKING}
+
+
 def _phase(stage: str) -> Phase:
-    return Phase(stage) if stage in set(Phase) else Phase.SHARE_KEYS
+    return _STAGES.get(stage) or Phase(stage)

@@ -1,9 +1,9 @@
 """One frozen type per message, in round order, with one canonical encoding (SPEC 5).
 
-Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares; in the
-malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery, StepRequest, SurvivorSet,
-ConsistencyProof. On the ring RingAdvertisement and Nonce go up, NonceCommitments and RingDirectory
-down.
+Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares, and
+ShareEvidence; in the malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery,
+StepRequest, SurvivorSet, ConsistencyProof, EvidenceRequest. On the ring RingAdvertisement and Nonce
+go up, NonceCommitments and RingDirectory down.
 Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version; 3 marks
 what only the ring has.
 """
@@ -144,6 +144,28 @@ class ConsistencyProof(Message, frozen=True, tag=0x1A):
     signatures: tuple[Signature, ...]
 
 
+class EvidenceRequest(Message, frozen=True, tag=0x1C):
+    """After a step, down, malicious model: of whose shares the recipient is to prove the origin.
+
+    Bitmaps of the owners of its self-mask and of its mask-key shares.
+    """
+
+    key: Index
+    self_owners: bytes
+    key_owners: bytes
+
+
+class ShareEvidence(Message, frozen=True, tag=0x1D):
+    """After a step, up, malicious model: per share the dealer's signature and a Merkle path.
+
+    Self-mask shares first, then mask-key shares, each in roster order of the owners.
+    """
+
+    key: Index
+    signatures: tuple[Signature, ...]
+    paths: tuple[tuple[Digest, ...], ...]
+
+
 class Signed(Message, frozen=True, tag=0x1B):
     """Every upload in the malicious model: an encoded upload and its sender's signature."""
 
@@ -152,7 +174,7 @@ class Signed(Message, frozen=True, tag=0x1B):
 
 
 OfflineUpload = Advertisement | Nonce | ShareBundles | BundleReport
-OnlineUpload = MaskedInput | Consistency | UnmaskShares
+OnlineUpload = MaskedInput | Consistency | UnmaskShares | ShareEvidence
 Upload = OfflineUpload | OnlineUpload
 UPLOADS: tuple[type[Upload], ...] = (
     Advertisement,
@@ -161,6 +183,7 @@ UPLOADS: tuple[type[Upload], ...] = (
     MaskedInput,
     Consistency,
     UnmaskShares,
+    ShareEvidence,
 )
 RING_UPLOADS: tuple[type[Upload], ...] = (RingAdvertisement, Nonce, *UPLOADS[1:])
 
@@ -210,8 +233,9 @@ def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
 
 
 def bundle_size(batch: BatchParams) -> int:
-    """Bytes of one sealed bundle: two shares per step and a tag (SPEC 3.5)."""
-    return 2 * batch.steps * SHARE_SIZE + TAG_SIZE
+    """Bytes of one sealed bundle: two shares per step, a tag, malicious: a signature (SPEC 3.5)."""
+    signature = SIGNATURE_SIZE if batch.malicious else 0
+    return 2 * batch.steps * SHARE_SIZE + signature + TAG_SIZE
 
 
 def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
@@ -240,8 +264,15 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         Consistency: 0,
         ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
         UnmaskShares: near * (_HEADER + SHARE_SIZE),
+        EvidenceRequest: 2 * bitmap,
+        ShareEvidence: 2 * near * (2 * _HEADER + SIGNATURE_SIZE + _path_size(batch)),
     }
     return 4 * _HEADER + bodies[kind]
+
+
+def _path_size(batch: BatchParams) -> int:
+    """Longest Merkle path to one of a bundle's 2M shares."""
+    return (2 * batch.steps - 1).bit_length() * (_HEADER + DIGEST_SIZE)
 
 
 def _vectors_size(task: Task, n: int) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from protocols import context, masking, messages, shamir, signing
+from protocols import context, evidence, masking, messages, shamir, signing
 from protocols.context import u64
 from protocols.errors import (
     CryptoError,
@@ -36,6 +36,7 @@ from protocols.keys import (
     hkdf,
     seal,
     unseal,
+    verify,
 )
 from protocols.messages import (
     Advertisement,
@@ -87,6 +88,13 @@ class OwnSeeds(Secret, frozen=True):
     self_mask: bytes
 
 
+class Dealt(Secret, frozen=True):
+    """What proves the origin of one peer's shares: digests of them all, and its signature."""
+
+    leaves: tuple[bytes, ...]
+    signature: bytes
+
+
 class StepKeys(Secret, frozen=True):
     """What one step needs: own seeds, and the shares held, by owner."""
 
@@ -131,6 +139,7 @@ class Shared(State, frozen=True):
     seeds: tuple[OwnSeeds, ...]
     own_shares: tuple[HeldShares, ...]
     strangers: Clients = ()
+    own_proof: Dealt | None = None
 
 
 class Masked(Secret, frozen=True, tag=True):
@@ -155,21 +164,33 @@ class Confirmed(Secret, frozen=True, tag=True):
     strangers: Clients = ()
 
 
+class Unmasked(Secret, frozen=True, tag=True):
+    """A step whose shares are out, malicious model; perhaps asked where they come from.
+
+    `given` are the owners of the shares that left, by kind.
+    """
+
+    key: int
+    bound: bytes
+    given: dict[Kind, tuple[int, ...]]
+
+
 class Prepared(State, frozen=True):
     """Ready for the steps whose keys are in `unused`, and perhaps in the middle of one.
 
     `strangers` are the members of U2 that are no neighbours, the client itself included unless it
     holds shares of its own. `cohort` is who took part in the last step, as far as this client was
-    told; None before.
+    told; None before. `dealt` is, in the malicious model, what proves the origin of shares.
     """
 
     off1: bytes
     mask_keys: dict[int, tuple[bytes, ...]]
     unused: dict[int, StepKeys]
-    current: Masked | Confirmed | None = None
+    current: Masked | Confirmed | Unmasked | None = None
     last_step: int = -1
     cohort: tuple[int, ...] | None = None
     strangers: Clients = ()
+    dealt: dict[int, Dealt] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,11 +359,10 @@ def _share(
     own, off = party.client, {v: peer.edge for v, peer in peers.items()}
     outbound = {v: _bundle_key(secrets[v], off[v], own, v) for v in peers}
     inbound = {v: _bundle_key(secrets[v], off[v], v, own) for v in peers}
-    bundles = tuple(
-        _seal_bundle(outbound[v], held[v], off1, sender=own, recipient=v) for v in peers
-    )
+    bundles = tuple(_seal_bundle(party, outbound[v], held[v], off1, recipient=v) for v in peers)
     mask_keys = {v: peer.keys.mask_keys for v, peer in peers.items()}
-    nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()))
+    proof = _deal(party, held[own], off1, own) if party.batch.malicious else None
+    nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()), own_proof=proof)
     return nxt, ShareBundles(commitments(party, state.seeds), bundles)
 
 
@@ -455,10 +475,27 @@ def _bundle_associated(off1: bytes, sender: int, recipient: int) -> bytes:
 
 
 def _seal_bundle(
-    key: bytes, held: tuple[HeldShares, ...], off1: bytes, *, sender: int, recipient: int
+    party: Party, key: bytes, held: tuple[HeldShares, ...], off1: bytes, *, recipient: int
 ) -> bytes:
-    plaintext = b"".join(step.mask_key.value + step.self_mask.value for step in held)
-    return seal(key, plaintext, _bundle_associated(off1, sender, recipient))
+    plaintext = b"".join(_values(held))
+    if party.batch.malicious:
+        plaintext += _deal(party, held, off1, recipient).signature
+    return seal(key, plaintext, _bundle_associated(off1, party.client, recipient))
+
+
+def _values(held: tuple[HeldShares, ...]) -> tuple[bytes, ...]:
+    """The 2M shares in the order of a bundle (SPEC 3.5)."""
+    return tuple(v for step in held for v in (step.mask_key.value, step.self_mask.value))
+
+
+def _deal(party: Party, held: tuple[HeldShares, ...], off1: bytes, recipient: int) -> Dealt:
+    """Sign what one recipient is dealt (SPEC 3.12)."""
+    if party.identity is None:
+        raise LocalProtocolError("shares are signed in the malicious model only")
+    leaves = evidence.leaves(_values(held))
+    root = evidence.root(leaves)
+    signed = evidence.statement(off1, party.client, recipient, root)
+    return Dealt(leaves, party.identity.sign(signed))
 
 
 # Client, after round 1 -------------------------------------------------------------------------
@@ -477,19 +514,23 @@ def open_bundles(
     senders = _checked_senders(party, state, message, sharers)
     sealed = zip(senders, message.bundles, strict=True)
     opened = {u: _open_bundle(party, state, u, data) for u, data in sealed}
-    held = {u: shares for u, shares in opened.items() if shares is not None}
+    taken = {u: bundle for u, bundle in opened.items() if bundle is not None}
+    held = {u: shares for u, (shares, _) in taken.items()}
+    dealt = {u: proof for u, (_, proof) in taken.items() if proof is not None}
     if state.own_shares:
         held[party.client] = state.own_shares
+    if state.own_proof is not None:
+        dealt[party.client] = state.own_proof
     unused = {
         key: StepKeys(own, {u: held[u][key] for u in sorted(held)})
         for key, own in enumerate(state.seeds)
     }
     mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in held}
-    unopened = [u for u, shares in opened.items() if shares is None]
+    unopened = [u for u in opened if u not in taken]
     report = BundleReport(messages.encode_set(unopened, batch.roster)) if unopened else None
     known = {*state.strangers}
     strangers = tuple(u for u in sharers if u in known)
-    return Prepared(state.off1, mask_keys, unused, strangers=strangers), report
+    return Prepared(state.off1, mask_keys, unused, strangers=strangers, dealt=dealt), report
 
 
 def _checked_senders(
@@ -510,14 +551,23 @@ def _checked_senders(
 
 def _open_bundle(
     party: Party, state: Shared, sender: int, sealed: bytes
-) -> tuple[HeldShares, ...] | None:
-    """The shares of every step; None if this is not what the sender must have sealed."""
+) -> tuple[tuple[HeldShares, ...], Dealt | None] | None:
+    """The shares of every step, malicious: and what proves them; None if either is not right."""
     associated = _bundle_associated(state.off1, sender, party.client)
+    batch = party.batch
+    size = 2 * batch.steps * shamir.SIZE
     try:
         plaintext = unseal(state.inbound_keys[sender], sealed, associated)
-        return _parse_shares(plaintext, party.batch.steps)
+        held = _parse_shares(plaintext[:size], batch.steps)
+        if not batch.malicious:
+            return (held, None) if len(plaintext) == size else None
+        proof = Dealt(evidence.leaves(_values(held)), plaintext[size:])
+        root = evidence.root(proof.leaves)
+        signed = evidence.statement(state.off1, sender, party.client, root)
+        verify(batch.identity(sender), proof.signature, signed)
     except (CryptoError, DecodeError):
         return None
+    return held, proof
 
 
 def _parse_shares(plaintext: bytes, steps: int) -> tuple[HeldShares, ...]:

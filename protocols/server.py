@@ -24,16 +24,19 @@ from protocols.errors import (
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
+from protocols.evidence import Doubt, Inquiry
 from protocols.graph import Clients, Graph
 from protocols.messages import (
     Advertisement,
     BundleReport,
     Consistency,
     ConsistencyProof,
+    EvidenceRequest,
     MaskedInput,
     Message,
     Nonce,
     ShareBundles,
+    ShareEvidence,
     StepRequest,
     SurvivorSet,
     UnmaskShares,
@@ -130,7 +133,8 @@ class Finished:
     Attributes:
         totals: section name -> uint32, shape (length,).
         survivors: whose inputs are in it, ascending.
-        liars: clients whose share was found to be wrong; the sum is right all the same.
+        liars: clients whose share was found to be wrong; the sum is right all the same. In the
+            malicious model others may have dealt it to them (`ServerSession.evidence_requests`).
     """
 
     totals: Mapping[str, NDArray[np.uint32]] = field(repr=False)
@@ -271,8 +275,12 @@ def receive_shares(state: CollectingShares, client: int, message: UnmaskShares) 
     return state
 
 
-def end_shares(state: CollectingShares) -> Finished:
+def end_shares(state: CollectingShares, seeds: _Seeds) -> Finished:
     """Find the seeds, remove every mask, and give the sum (SPEC 6.4).
+
+    Args:
+        state: with the shares of all that answered.
+        seeds: keeps what did not fit, also when this raises.
 
     Raises:
         NotEnoughSurvivors: fewer answers than the threshold, or too few about one client.
@@ -280,7 +288,6 @@ def end_shares(state: CollectingShares) -> Finished:
     """
     step = state.step
     _enough_holders(step, state.received, Phase.UNMASKING)
-    seeds = _Seeds(state)
     total = masking.MaskedSum(step.task, step.batch.n, state.totals)
     for survivor, shares in _by_owner(state, Kind.SELF_MASK):
         seed = seeds.find(survivor, Kind.SELF_MASK, shares)
@@ -306,25 +313,65 @@ def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[tuple[int, dict[i
 
 
 class _Seeds:
-    """Finds committed seeds; whoever gave a wrong share is not listened to again."""
+    """Finds committed seeds, and remembers whose shares did not fit.
+
+    Attributes:
+        liars: clients that answered with a wrong share.
+        doubts: by client, its shares that did not fit, or may not.
+        found: seeds that were found in spite of wrong shares.
+    """
 
     def __init__(self, state: CollectingShares) -> None:
-        self._step = state.step
+        self._state = state
         self._off0 = context.offline(state.step.batch)
         self._points = share_points(state.step.batch.roster)
         self.liars: set[int] = set()
+        self.doubts: dict[int, list[Doubt]] = {}
+        self.found: set[tuple[int, Kind]] = set()
 
     def find(self, client: int, kind: Kind, shares: Mapping[int, bytes]) -> bytes:
-        key, threshold = self._step.key, self._step.batch.share_threshold
-        slot = SeedSlot(self._off0, client, key, kind)
-        by_point = {self._points[u]: s for u, s in shares.items() if u not in self.liars}
-        commitment = self._step.stock.commitment(client, key, kind)
-        try:
-            seed, wrong = slot.recover(by_point, threshold, commitment)
-        except CryptoError as error:
-            raise RemoteProtocolError(client, Phase.UNMASKING, str(error)) from None
-        self.liars |= {u for u in shares if self._points[u] in wrong}
-        return seed
+        """The seed; shares of known liars are used only if the others are not enough."""
+        step = self._state.step
+        slot = SeedSlot(self._off0, client, step.key, kind)
+        commitment = step.stock.commitment(client, step.key, kind)
+        threshold = step.batch.share_threshold
+        trusted = {u: share for u, share in shares.items() if u not in self.liars}
+        for chosen in (trusted, shares):
+            by_point = {self._points[u]: share for u, share in chosen.items()}
+            try:
+                seed, wrong = slot.recover(by_point, threshold, commitment)
+            except CryptoError:
+                continue
+            self._doubt(client, kind, {u: s for u, s in chosen.items() if self._points[u] in wrong})
+            self.found.add((client, kind))
+            self.liars |= {u for u in chosen if self._points[u] in wrong}
+            return seed
+        self._doubt(client, kind, shares)
+        raise RemoteProtocolError(
+            client, Phase.UNMASKING, "the shares do not give the committed seed"
+        )
+
+    def inquiry(self) -> Inquiry | None:
+        """What is to be asked; None if all shares fitted."""
+        if not self.doubts:
+            return None
+        step = self._state.step
+        slots = {(d.owner, d.kind) for doubts in self.doubts.values() for d in doubts}
+        return Inquiry(
+            step.batch,
+            self._off0,
+            step.stock.off1,
+            step.key,
+            statement(self._state),
+            {u: tuple(doubts) for u, doubts in self.doubts.items()},
+            frozenset(self.found),
+            {slot: step.stock.commitment(slot[0], step.key, slot[1]) for slot in slots},
+            self._points,
+        )
+
+    def _doubt(self, owner: int, kind: Kind, shares: Mapping[int, bytes]) -> None:
+        for u, share in shares.items():
+            self.doubts.setdefault(u, []).append(Doubt(owner, kind, share))
 
 
 def _remove_pair_masks(
@@ -370,6 +417,16 @@ class _Encoded(Mapping[int, bytes]):
         return len(self._replies)
 
 
+def _evidence_request(batch: BatchParams, inquiry: Inquiry, client: int) -> EvidenceRequest:
+    owners = {
+        kind: messages.encode_set(
+            [doubt.owner for doubt in inquiry.doubts[client] if doubt.kind is kind], batch.roster
+        )
+        for kind in Kind
+    }
+    return EvidenceRequest(inquiry.key, owners[Kind.SELF_MASK], owners[Kind.MASK_KEY])
+
+
 class ServerSession:
     """The server of one batch: bytes in, bytes out.
 
@@ -393,6 +450,7 @@ class ServerSession:
         self._reports: dict[int, frozenset[int]] = {}
         self._tasks: list[Task] = []
         self._stock: Stock | None = None
+        self._inquiry: Inquiry | None = None
         self._state: State = CollectingKeys({}, {}, set())
 
     def __repr__(self) -> str:
@@ -518,6 +576,7 @@ class ServerSession:
         """
         if self._stock is None or not isinstance(self._state, Idle | Finished):
             raise LocalProtocolError("a step can only begin after the one before")
+        self.end_evidence()
         if self.keys_left == 0:
             raise LocalProtocolError("all keys of the batch are spent")
         if self._tasks and task.step <= self._tasks[-1].step:
@@ -546,14 +605,46 @@ class ServerSession:
             self._cohort = frozenset(present)
 
     def _finished(self, state: CollectingShares) -> Finished:
+        """End the step; who gave or dealt wrong shares is barred, or asked first (SPEC 6.10)."""
+        seeds = _Seeds(state)
         try:
-            finished = end_shares(state)
+            finished = end_shares(state, seeds)
         except RemoteProtocolError as error:
-            if error.peer is not None:
+            if error.peer is not None and not (self._batch.malicious and seeds.doubts):
                 self._barred.add(error.peer)
             raise
-        self._barred |= finished.liars
+        finally:
+            if self._batch.malicious:
+                self._inquiry = seeds.inquiry()
+        if not self._batch.malicious:
+            self._barred |= finished.liars
         return finished
+
+    def evidence_requests(self) -> dict[int, bytes]:
+        """After a step in which shares did not fit, malicious model: whom to ask for evidence.
+
+        Returns:
+            Client -> encoded EvidenceRequest; empty if there is nothing to ask.
+        """
+        if self._inquiry is None:
+            return {}
+        return {
+            u: messages.encode(_evidence_request(self._batch, self._inquiry, u))
+            for u in sorted(self._inquiry.doubts)
+        }
+
+    def end_evidence(self) -> frozenset[int]:
+        """Decide from the evidence that came who gave or dealt wrong shares, and bar them.
+
+        A client that was asked and has not answered counts as one that cannot prove its shares.
+
+        Returns:
+            Who is named; nobody if nothing was asked.
+        """
+        inquiry, self._inquiry = self._inquiry, None
+        named = frozenset() if inquiry is None else inquiry.verdict()
+        self._barred |= named
+        return named
 
     def _receive(self, client: int, data: bytes) -> bool:
         if client in self._barred:
@@ -586,6 +677,8 @@ class ServerSession:
                 state = receive_shares(state, client, message)
             case _, BundleReport():
                 self._report(client, message)
+            case _, ShareEvidence():
+                self._take_evidence(client, message)
             case _:
                 raise LocalProtocolError("message is not due")
         return state
@@ -593,12 +686,6 @@ class ServerSession:
     def _bound(self, message: Upload) -> bytes | None:
         """The context that a message due now is signed under; None if it is not due."""
         match self._state, message:
-            case (CollectingKeys(), Advertisement()) | (CollectingNonces(), Nonce()):
-                return context.offline(self._batch)
-            case CollectingBundles(off1=off1), ShareBundles():
-                return off1
-            case _, BundleReport() if self._stock is not None:
-                return self._stock.off1
             case CollectingInputs(step=step), MaskedInput(key=key) if key == step.key:
                 return step.on
             case (CollectingSignatures(step=step) as state, Consistency(key=key)) | (
@@ -606,6 +693,18 @@ class ServerSession:
                 UnmaskShares(key=key),
             ) if key == step.key:
                 return statement(state) if self._batch.malicious else step.on
+            case _, ShareEvidence(key=key) if self._inquiry and key == self._inquiry.key:
+                return self._inquiry.bound
+        return self._bound_offline(message)
+
+    def _bound_offline(self, message: Upload) -> bytes | None:
+        match self._state, message:
+            case (CollectingKeys(), Advertisement()) | (CollectingNonces(), Nonce()):
+                return context.offline(self._batch)
+            case CollectingBundles(off1=off1), ShareBundles():
+                return off1
+            case _, BundleReport() if self._stock is not None:
+                return self._stock.off1
         return None
 
     def _check_signature(
@@ -633,6 +732,13 @@ class ServerSession:
             raise RemoteProtocolError(client, phase, "report on a client that sent no bundle")
         self._reports[client] = accused
 
+    def _take_evidence(self, client: int, message: ShareEvidence) -> None:
+        inquiry = self._inquiry
+        if inquiry is not None:
+            asked = tuple(inquiry.doubts)
+            check_sender(client, asked, inquiry.proven, Phase.UNMASKING)
+            inquiry.answered(client, message.signatures, message.paths)
+
     def _refuse_if_early(self, client: int, message: Upload) -> None:
         """What belongs to a round that is over is merely late; anything else is a fault."""
         if self._order(message) > self._now():
@@ -648,6 +754,8 @@ class ServerSession:
                 return message.key, 1
             case UnmaskShares():
                 return message.key, 2
+            case ShareEvidence():
+                return message.key, 3
 
     def _now(self) -> tuple[int, int]:
         match self._state:

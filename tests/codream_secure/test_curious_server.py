@@ -24,13 +24,14 @@ UPLOADS = {
     Phase.UNMASKING: messages.UnmaskShares,
 }
 # Around all others in the malicious model; sent only when something is wrong.
-RARE_UPLOADS = (messages.Signed, messages.BundleReport)
+RARE_UPLOADS = (messages.Signed, messages.BundleReport, messages.ShareEvidence)
 DOWNLOADS = (
     messages.KeyDirectory,
     messages.BundleDelivery,
     messages.StepRequest,
     messages.SurvivorSet,
     messages.ConsistencyProof,
+    messages.EvidenceRequest,
     broadcasts.DreamRequest,
     broadcasts.LocalSteps,
     broadcasts.Student,
