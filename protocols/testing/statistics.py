@@ -1,8 +1,8 @@
 """Tests of uniformity for masked vectors, of this package's protocol or of any other (D23).
 
 Each gives a bound on the probability that uniform data look at least as bad. `ALARM` is the level
-that the audit's properties use: with far fewer than a thousand tests in a run, a false alarm of
-the whole run has a probability below 1e-9.
+that the audit's properties use: in a run of at most 10,000 tests (2,000 examples a property) the
+probability of any false alarm is below 1e-9.
 """
 
 from __future__ import annotations
