@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -52,6 +52,8 @@ from protocols.messages import (
 from protocols.params import NONCE_SIZE, BatchParams, Phase
 from protocols.policy import Policy
 from protocols.seeds import Kind, SeedSlot, commit_all
+
+_A = TypeVar("_A", bound=Advertisement)
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -311,7 +313,7 @@ def share_on_ring(
         raise lie(Phase.SHARE_KEYS, "numbers of advertisements and of neighbours differ")
     listed = dict(zip(peers, message.advertisements, strict=True))
     directory = {v: _ring_advertisement(party, state, v, data) for v, data in listed.items()}
-    own = _advertisement(party, party.client, state.own.sent)
+    own = _advertisement(party, party.client, state.own.sent, RingAdvertisement)
     if keys_repeat((own, *directory.values())):
         raise lie(Phase.SHARE_KEYS, "keys repeat")
     ends = {v: {party.client: state.own.sent, v: data} for v, data in listed.items()}
@@ -356,6 +358,8 @@ def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[
         raise lie(Phase.SHARE_KEYS, "numbers of nonces and of members differ")
     if party.client not in members:
         raise lie(Phase.SHARE_KEYS, "own nonce missing")
+    if party.policy is not None:
+        party.policy.check_members(batch, len(members))
     nonces = dict(zip(members, message.nonces, strict=True))
     shown = context.nonce_commitments(party.off0, nonces)
     if any(state.committed.get(u) != commitment for u, commitment in shown.items()):
@@ -364,9 +368,7 @@ def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[
 
 
 def _ring_advertisement(party: Party, state: Drawn, client: int, data: bytes) -> RingAdvertisement:
-    message = _advertisement(party, client, data)
-    if not isinstance(message, RingAdvertisement):
-        raise DecodeError("not a RingAdvertisement")
+    message = _advertisement(party, client, data, RingAdvertisement)
     if message.nonce_commitment != state.committed[client]:
         raise lie(Phase.SHARE_KEYS, "advertisement of another client than the neighbour")
     if len(message.mask_keys) != party.batch.steps:
@@ -394,7 +396,7 @@ def _checked_directory(
         raise lie(Phase.SHARE_KEYS, "own keys missing or changed")
     if party.policy is not None:
         party.policy.check_members(batch, len(members))
-    directory = {u: _advertisement(party, u, data) for u, data in listed.items()}
+    directory = {u: _advertisement(party, u, data, Advertisement) for u, data in listed.items()}
     if any(len(keys.mask_keys) != batch.steps for keys in directory.values()):
         raise lie(Phase.SHARE_KEYS, "wrong number of mask keys")
     if keys_repeat(directory.values()):
@@ -402,10 +404,10 @@ def _checked_directory(
     return directory
 
 
-def _advertisement(party: Party, client: int, data: bytes) -> Advertisement:
+def _advertisement(party: Party, client: int, data: bytes, kind: type[_A]) -> _A:
     message = signing.opened(party.batch, client, party.off0, data)
-    if not isinstance(message, Advertisement):
-        raise DecodeError("not an Advertisement")
+    if not isinstance(message, kind):
+        raise DecodeError(f"not a message of kind {kind.__name__}")
     return message
 
 

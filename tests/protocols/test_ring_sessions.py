@@ -1,5 +1,6 @@
 """Sessions on the ring: exact sums, a graph nobody chooses, and neighbourhoods that hold."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
@@ -27,6 +28,7 @@ from protocols.errors import (
     DecodeError,
     LocalProtocolError,
     NotEnoughSurvivors,
+    PolicyError,
     RemoteProtocolError,
 )
 from protocols.graph import Graph, complete, ring_parameters
@@ -43,6 +45,7 @@ from protocols.messages import (
     SurvivorSet,
 )
 from protocols.params import BatchParams, Phase, Ring, rounds
+from protocols.policy import Policy
 from protocols.preprocessing import Party
 from protocols.seeds import Kind
 from protocols.server import ServerSession
@@ -374,11 +377,6 @@ def test_the_draw_by_a_second_implementation():
 # What clients refuse -----------------------------------------------------------------------------
 
 
-def drawing(change) -> tuple[Run, messages.Message]:
-    run = Run(PARAMS, Phase.ADVERTISE_KEYS)
-    return run, change(messages.decode(run.replies[ME], NonceCommitments, PARAMS.batch))
-
-
 def refused(run: Run, phase: Phase, message: messages.Message, match: str) -> None:
     """The client refuses the message at the named check, and gives no answer afterwards."""
     good, run.replies[ME] = run.replies[ME], messages.encode(message)
@@ -395,32 +393,21 @@ def set_item(items: tuple, index: int, value) -> tuple:
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("members", "changed", "match"),
     [
-        (lambda m: NonceCommitments(bitmap(*ROSTER[:4]), m.commitments[:4]), "fewer"),
-        (lambda m: NonceCommitments(m.members, m.commitments[:-1]), "numbers"),
-        (lambda m: NonceCommitments(m.members, set_item(m.commitments, 1, b"x" * 32)), "own"),
-        (
-            lambda m: NonceCommitments(
-                bitmap(*(u for u in ROSTER if u != ME)), set_item(m.commitments, 1, b"")[:-1]
-            ),
-            "own",
-        ),
+        (ROSTER[:4], {}, "fewer"),
+        (ROSTER, {ROSTER[-1]: None}, "numbers"),
+        (ROSTER, {ME: b"x" * 32}, "own"),
+        (tuple(u for u in ROSTER if u != ME), {}, "own"),
     ],
     ids=["few", "numbers", "changed", "missing"],
 )
-def test_bad_commitments_are_refused(change, match):
+def test_bad_commitments_are_refused(members, changed, match):
     run = Run(PARAMS, Phase.ADVERTISE_KEYS)
-    listed = messages.decode(run.replies[ME], NonceCommitments, PARAMS.batch)
-    message = change(listed)
-    message = replace_commitments(message)
-    refused(run, Phase.DRAW_GRAPH, message, match)
-
-
-def replace_commitments(message: NonceCommitments) -> NonceCommitments:
-    """Fill up what the cases above left out, so that the encoding is right."""
-    filled = tuple(c if len(c) == 32 else b"y" * 32 for c in message.commitments)
-    return NonceCommitments(message.members, filled)
+    good = messages.decode(run.replies[ME], NonceCommitments, PARAMS.batch)
+    listed = dict(zip(ROSTER, good.commitments, strict=True)) | changed
+    sent = tuple(listed[u] for u in members if listed[u] is not None)
+    refused(run, Phase.DRAW_GRAPH, NonceCommitments(bitmap(*members), sent), match)
 
 
 class Directory:
@@ -479,6 +466,17 @@ class Directory:
 def test_bad_ring_directories_are_refused(change, match):
     directory = Directory()
     refused(directory.run, Phase.SHARE_KEYS, change(directory), match)
+
+
+def test_a_policy_counts_who_is_on_the_ring():
+    for least, error in ((8, None), (9, PolicyError)):
+        run = Run(PARAMS)
+        policy = Policy(malicious=False, min_honest=1, min_clients=least)
+        run.clients[ME] = ClientSession(PARAMS.batch, ME, fixed_entropy(b"me"), policy=policy)
+        run.round(Phase.ADVERTISE_KEYS)
+        run.round(Phase.DRAW_GRAPH, silent=frozenset({34}))
+        with pytest.raises(error) if error else contextlib.nullcontext():
+            run.answer(ME, Phase.SHARE_KEYS)
 
 
 def test_a_key_of_the_client_itself_under_another_name_is_refused():
