@@ -23,6 +23,7 @@ test-slow: $(VENV)/.installed-test
 
 audit: $(VENV)/.installed-test
 	HYPOTHESIS_PROFILE=audit $(BIN)/python -m pytest tests/protocols -m ""
+	$(BIN)/python tests/protocols/mutations.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

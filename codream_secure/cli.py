@@ -1,7 +1,7 @@
 """The command line: parse, call one function, map errors to exit codes.
 
-Exit codes: 0 done; 2 bad input; 3 done, but too many dropouts left a round without dreams;
-130 interrupted.
+Exit codes: 0 done; 1 an audit found something; 2 bad input; 3 done, but too many dropouts left a
+round without dreams; 130 interrupted.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codream_secure._version import __version__
+from codream_secure.cli_audit import audit
 from codream_secure.cli_protocol import protocol
 from codream_secure.config import (
     Config,
@@ -64,6 +65,7 @@ def cli() -> None:
 
 
 cli.add_command(protocol)
+cli.add_command(audit)
 
 
 @cli.command(epilog=_EXAMPLES)

@@ -6,6 +6,7 @@ request carries everything that the client's computation depends on.
 """
 
 import hashlib
+import math
 from typing import Literal
 
 import msgspec
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.errors import RequestRefused
-from protocols.params import Section
+from protocols.errors import ConfigError
+from protocols.params import MAX_INPUT, Section
 
 VERSION = 1
+MAX_BITS = (MAX_INPUT - 1).bit_length()
 LabelKind = Literal["logits", "probabilities"]
 LabelWeighting = Literal["equal", "confidence"]
 Adversary = Literal["jsd", "kl"]
@@ -130,19 +133,24 @@ def decode_request(data: bytes) -> Request:
     """Decode a request as a client does.
 
     Raises:
-        RequestRefused: the bytes are no canonical request of this version.
+        RequestRefused: the bytes are no canonical request of this version, or one whose dreams
+            or answer have an impossible shape.
     """
     try:
         request: Request = _REQUEST_DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION or encode(request) != data:
         raise RequestRefused("not a canonical request of this version")
-    if len(request.dreams) != int(np.prod(request.shape)):
+    if min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape):
         raise RequestRefused("the dreams do not fill the announced shape")
     student = request.student if isinstance(request, DreamRequest) else None
     if student and len(student.logits) != 4 * request.shape[0] * student.classes:
         raise RequestRefused("the student's logits do not fit the dreams")
+    try:
+        sections(request)
+    except ConfigError as error:
+        raise RequestRefused(f"no masked input can answer this: {error}") from None
     return request
 
 
@@ -163,6 +171,8 @@ def student_logits(student: Student) -> NDArray[np.float32]:
 
 def sections(request: Request) -> tuple[Section, ...]:
     """Return the sections of the masked input that answers ``request``; both sides derive them.
+
+    Raises ConfigError for a request that `decode_request` refuses.
 
     - dreams: ``gradient``, one value a pixel; with a student ``student``, one a logit of it.
     - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream;
@@ -191,5 +201,7 @@ def sections(request: Request) -> tuple[Section, ...]:
 
 
 def _maximum(bits: int) -> int:
-    """Return the largest code of so many bits."""
+    """Return the largest code of so many bits; before the shift, a bound of what it may cost."""
+    if not 1 <= bits <= MAX_BITS:
+        raise ConfigError(f"{bits} bits are outside 1..{MAX_BITS}")
     return (1 << bits) - 1

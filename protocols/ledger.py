@@ -189,7 +189,7 @@ class DurableClient:
 def _load(record: bytes) -> Record:
     try:
         return msgspec.msgpack.decode(record, type=Record)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LocalProtocolError("the record is damaged") from None
 
 

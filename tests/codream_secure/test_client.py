@@ -226,5 +226,17 @@ def test_confidences_carry_the_weight_where_they_are_asked_for():
 def test_under_dp_the_number_of_examples_is_not_told():
     with pytest.raises(RequestRefused, match="private"):
         weighing(5, allow_weights=False).answer(encode(label_request(weight_cap=10)), step=0)
-    with pytest.raises(RequestRefused, match="weight cap"):
+    with pytest.raises(RequestRefused, match="section maximum -1"):
         weighing(5).answer(encode(label_request(weight_cap=-1)), step=0)
+
+
+def test_a_nearly_repeated_broadcast_is_answered_which_is_a_documented_limit():
+    """One changed number, even one without effect, is another digest (SECURITY.md, D1)."""
+    answering, request = client(), dream_request()
+    first = answering.answer(encode(request), step=0)["gradient"]
+    with pytest.raises(RequestRefused, match="answered before"):
+        answering.answer(encode(request), step=1)
+    for step, change in enumerate([{"round": 2}, {"dreams": b"\1" + request.dreams[1:]}], start=1):
+        again = msgspec.structs.replace(request, **change)
+        codes = answering.answer(encode(again), step=step)["gradient"].astype(int)
+        assert np.abs(codes - first.astype(int)).max() < 60

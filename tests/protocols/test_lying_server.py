@@ -1,10 +1,6 @@
-"""A lying server, clients that restart at any time, and an attacker that does all the algebra."""
+"""The reference attacker opens what can be opened, and nothing of what must not be."""
 
-import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from secagg_helpers import fixed_entropy, make_params, malicious_params, signing_keys
 
 from protocols import client as client_module
@@ -13,10 +9,10 @@ from protocols.messages import StepRequest
 from protocols.params import BatchParams
 from protocols.policy import Policy
 from protocols.preprocessing import Party
-from protocols.testing import LyingServer, member_sets, step_requests
+from protocols.testing import LyingServer
+from protocols.testing import strategies as some
 
 M = 2
-LENGTH = 6
 CORRUPT = 10
 
 
@@ -33,15 +29,11 @@ def batch_of(params) -> BatchParams:
 
 
 def task_of(step: int, broadcast: int = 0):
-    """One-hot inputs of 5 clients: the sum names who is in it."""
-    digest = bytes([broadcast]) * 32
-    return make_params(6, ("g", LENGTH, 4), step=step, broadcast_digest=digest).task
+    """One-hot inputs of 6 clients: the sum names who is in it."""
+    return some.make_task(some.section(some.WHO, 6, 1), step=step, broadcast=broadcast)
 
 
-def one_hot(roster, u) -> dict[str, np.ndarray]:
-    vector = np.zeros(LENGTH, np.uint32)
-    vector[roster.index(u)] = 1
-    return {"g": vector}
+one_hot = some.one_hot
 
 
 def lying(params, corrupt=(), policy: Policy | None = None) -> LyingServer:
@@ -52,7 +44,7 @@ def lying(params, corrupt=(), policy: Policy | None = None) -> LyingServer:
 
 
 def names(opened, roster) -> list[int]:
-    return [u for u, count in zip(roster, opened.totals["g"], strict=False) if count]
+    return some.named(roster, opened.totals[some.WHO])
 
 
 def full(server: LyingServer, key: int = 0) -> StepRequest:
@@ -120,91 +112,3 @@ def test_without_the_proof_check_too_small_a_sum_opens(monkeypatch):
     assert attack() == []
     monkeypatch.setattr(client_module, "check_proof", lambda *args: None)
     assert {v1, v2} in attack()
-
-
-# The machine ------------------------------------------------------------------------------------
-
-clients = st.sampled_from(BATCH.roster)
-
-
-class LyingServerMachine(RuleBasedStateMachine):
-    """Any request to anybody in any order; n = 6, t = 4, one corrupt client."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.server = lying(PARAMS, (CORRUPT,), POLICY)
-
-    @rule(u=clients, request=step_requests(BATCH), broadcast=st.integers(0, 1))
-    def request_of_any_kind(self, u, request, broadcast):
-        task = task_of(request.key, broadcast)
-        self.server.request(u, request, task, one_hot(BATCH.roster, u))
-
-    @rule(members=member_sets(BATCH), key=st.integers(0, M - 1), split=st.integers(0, 6))
-    def same_request_to_all_but_the_broadcast(self, members, key, split):
-        request = StepRequest(key, messages.encode_set(members, BATCH.roster))
-        for index, u in enumerate(members):
-            task = task_of(key, int(index < split))
-            self.server.request(u, request, task, one_hot(BATCH.roster, u))
-
-    @rule(u=clients, members=member_sets(BATCH))
-    def survivor_set_of_any_kind(self, u, members):
-        self.server.survivors(u, members)
-
-    @rule(first=member_sets(BATCH), second=member_sets(BATCH), split=st.sampled_from([6, 6, 3, 4]))
-    def two_survivor_sets_to_who_can_accept_them(self, first, second, split):
-        for index, u in enumerate(BATCH.roster):
-            chosen = first if index < split else second
-            if u in chosen:
-                self.server.survivors(u, chosen)
-
-    @rule(like=clients, members=member_sets(BATCH))
-    def corrupt_client_signs_anything(self, like, members):
-        if like in self.server.told:
-            self.server.sign_for(CORRUPT, like, members)
-
-    @rule(
-        key=st.integers(0, M - 1),
-        broadcasts=st.sampled_from([6, 6, 3]),
-        first=member_sets(BATCH),
-        second=member_sets(BATCH),
-        split=st.sampled_from([6, 6, 3, 4]),
-    )
-    def a_whole_step_of_lies(self, key, broadcasts, first, second, split):
-        self.same_request_to_all_but_the_broadcast(BATCH.roster, key, 6 - broadcasts)
-        self.two_survivor_sets_to_who_can_accept_them(first, second, split)
-        for like, members in ((BATCH.roster[1], first), (BATCH.roster[5], second)):
-            self.corrupt_client_signs_anything(like, members)
-        self.to_everybody_the_proof_of_what_it_was_told()
-
-    @rule(u=clients, members=member_sets(BATCH))
-    def proof_about_any_set(self, u, members):
-        self.server.proof(u, members)
-
-    @rule()
-    def to_everybody_the_proof_of_what_it_was_told(self):
-        for u, members in list(self.server.told_survivors.items()):
-            self.server.proof(u, members)
-
-    @rule(u=clients)
-    def restart(self, u):
-        self.server.restart(u)
-
-    @invariant()
-    def nobody_gives_both_kinds_or_two_masked_inputs(self):
-        attacker = self.server.attacker
-        assert all(len(kinds) == 1 for kinds in attacker.given.values())
-        assert all(len(answers) == 1 for answers in attacker.answers.values())
-
-    @invariant()
-    def what_opens_is_the_sum_of_enough_honest_clients(self):
-        for opened in self.server.attacker.opened():
-            honest = opened.members & set(HONEST)
-            assert not honest or len(honest) >= BATCH.threshold - POLICY.colluders
-            assert names(opened, BATCH.roster) == sorted(opened.members)
-            assert opened.totals["g"].max() == 1
-
-
-TestLyingServer = LyingServerMachine.TestCase
-TestLyingServer.settings = settings(
-    settings.default, max_examples=settings.default.max_examples // 4, stateful_step_count=25
-)

@@ -10,7 +10,7 @@ from secagg_helpers import ROOM
 THIRD_PARTY = {"numpy", "cryptography", "msgspec", "protocols"}
 STDLIB = {
     "__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib",
-    "itertools", "math", "os", "struct", "typing",
+    "itertools", "math", "os", "struct", "tracemalloc", "typing",
 }  # fmt: skip
 FILES = sorted(ROOM.rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -29,7 +29,7 @@ def imports(tree: ast.AST) -> set[str]:
 
 @every_file
 def test_imports_are_within_the_allowed_set(path):
-    extra = {"hypothesis"} if path.name == "testing.py" else set()
+    extra = {"hypothesis"} if path.parent == ROOM / "testing" else set()
     assert imports(ast.parse(path.read_text())) <= THIRD_PARTY | STDLIB | extra
 
 
@@ -81,6 +81,12 @@ print(run_aggregation(x, params).totals["g"].tolist())
     assert done.stdout == "[6, 45]\n", done.stderr
 
 
-def test_the_audit_module_needs_hypothesis_for_its_strategies_only():
+def test_lying_server_and_attacker_need_no_hypothesis():
     code = "import sys; sys.modules['hypothesis'] = None; import protocols.testing"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOM.parent)
+
+
+@every_file
+def test_nothing_but_audits_imports_the_audit(path):
+    if path.parent != ROOM / "testing":
+        assert "protocols.testing" not in path.read_text()

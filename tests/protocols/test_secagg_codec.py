@@ -1,4 +1,4 @@
-"""One encoding per message: anything else is an error or another message."""
+"""Sizes, headers and bitmaps; prefixes, flips and tags of every kind are in the audit's `codec`."""
 
 import pytest
 from hypothesis import given
@@ -82,40 +82,6 @@ def test_every_message_is_covered():
 def test_round_trip(kind):
     message = messages.decode(SAMPLES[kind], kind, PARAMS.batch, PARAMS.task)
     assert messages.encode(message) == SAMPLES[kind]
-
-
-@every_kind
-def test_every_prefix_and_extension_is_refused(kind):
-    data = SAMPLES[kind]
-    for end in range(len(data)):
-        with pytest.raises(DecodeError):
-            messages.decode(data[:end], kind, PARAMS.batch, PARAMS.task)
-    for extra in (b"\0", b"\xc0", data):
-        with pytest.raises(DecodeError):
-            messages.decode(data + extra, kind, PARAMS.batch, PARAMS.task)
-
-
-@every_kind
-def test_every_bit_flip_is_refused_or_another_message(kind):
-    data = SAMPLES[kind]
-    original = messages.decode(data, kind, PARAMS.batch, PARAMS.task)
-    for position in range(8 * len(data)):
-        flipped = bytearray(data)
-        flipped[position // 8] ^= 1 << position % 8
-        try:
-            message = messages.decode(bytes(flipped), kind, PARAMS.batch, PARAMS.task)
-        except DecodeError:
-            continue
-        assert message != original
-        assert messages.encode(message) == bytes(flipped)
-
-
-@every_kind
-def test_no_other_kind_is_accepted(kind):
-    for other, data in SAMPLES.items():
-        if other is not kind:
-            with pytest.raises(DecodeError):
-                messages.decode(data, kind, PARAMS.batch, PARAMS.task)
 
 
 @every_kind

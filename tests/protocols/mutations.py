@@ -1,0 +1,410 @@
+"""Disables every check of the protocol in turn, and requires that a test fails for each.
+
+    python tests/protocols/mutations.py [WORD]
+
+Works on a copy of the package in a temporary folder. A mutation replaces text that must stand in
+its file exactly once: one that does not fit the code any more is an error, not a pass. WORD
+selects the mutations whose description contains it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("protocols", "codream_secure", "tests")
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One check less.
+
+    Args:
+        what: the check.
+        file: where it stands, from the root.
+        old: its code, once in the file.
+        new: the code without it.
+        tests: where it must be missed: test files, and perhaps -k.
+    """
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def tests(name: str) -> tuple[str, ...]:
+    return (f"tests/protocols/test_{name}.py",)
+
+
+MACHINES = tests("secagg_machines")
+MALICIOUS = tests("malicious_model")
+BATCHES = tests("key_batches")
+CODEC = tests("secagg_codec")
+CONTEXTS = tests("secagg_contexts")
+PARTS = tests("shamir_keys_params")
+PACKING = tests("field_packing_prg")
+QUANTIZER = tests("quantization")
+AUDIT_CODEC = (*tests("audit"), "-k", "test_property and codec")
+AUDIT_RECORDS = (*tests("audit"), "-k", "test_records")
+FAULTS = tests("faults_of_others")
+
+CLIENT = "protocols/client.py"
+OFFLINE = "protocols/preprocessing.py"
+SERVER = "protocols/server.py"
+LEDGER = "protocols/ledger.py"
+POLICY = "protocols/policy.py"
+
+
+def refusal(what: str, file: str, condition: str, where: tuple[str, ...]) -> Mutation:
+    """An `if CONDITION:` whose body raises, never taken."""
+    return Mutation(what, file, f"if {condition}:", "if False:", where)
+
+
+MUTATIONS = [
+    # Unmasking
+    refusal("U3 within the active set", CLIENT, "not set(survivors) <= set(state.held)", MACHINES),
+    refusal("self among the survivors", CLIENT, "party.client not in survivors", MACHINES),
+    refusal("|U3| at the client", CLIENT, "len(survivors) < party.batch.threshold", MACHINES),
+    Mutation(
+        "one kind of share per peer", CLIENT,
+        "shares.self_mask if peer in survivors else shares.mask_key", "shares.mask_key", MACHINES,
+    ),
+    Mutation(
+        "shares leave once", CLIENT,
+        "self._state = msgspec.structs.replace(state, current=None)", "self._state = state",
+        MACHINES,
+    ),
+    Mutation(
+        "no unmasking before the consistency round", CLIENT,
+        "if batch.malicious or current is None:", "if current is None:", MALICIOUS,
+    ),
+    # Consistency
+    refusal(
+        "signers and signatures", CLIENT, "len(signers) != len(message.signatures)", MALICIOUS
+    ),
+    refusal(
+        "signers within U3", CLIENT, "not set(signers) <= set(state.survivors)", MALICIOUS
+    ),
+    refusal("signatures count", CLIENT, "len(signers) < party.batch.threshold", MALICIOUS),
+    Mutation(
+        "signatures of a proof", CLIENT,
+        "signing.check(party.batch, signer, bound, body, signature)", "pass", MALICIOUS,
+    ),
+    Mutation(
+        "a signed U3 is the next cohort", CLIENT,
+        "current=nxt, cohort=nxt.survivors", "current=nxt", MALICIOUS,
+    ),
+    # Masked input
+    refusal("keys are unspent", CLIENT, "request.key not in state.unused", MACHINES),
+    Mutation("keys are spent", CLIENT, " if later > key}", "}", BATCHES),
+    refusal("|A| at the client", CLIENT, "len(active) < party.batch.threshold", MACHINES),
+    refusal("self in the active set", CLIENT, "party.client not in active", MACHINES),
+    refusal(
+        "shares held of all active", CLIENT,
+        "not set(active) <= set(state.unused[request.key].held)", MACHINES,
+    ),
+    Mutation(
+        "cohorts shrink", CLIENT,
+        "shrinking = party.policy is not None and not party.policy.rejoin", "shrinking = False",
+        MALICIOUS,
+    ),
+    refusal("step numbers grow", CLIENT, "task.step <= state.last_step", MALICIOUS),
+    Mutation(
+        "policy on tasks", CLIENT, "party.policy.check_task(task)", "pass", MALICIOUS
+    ),
+    refusal("inputs in range", CLIENT, "int(vector.max()) > section.maximum", MACHINES),
+    refusal(
+        "inputs of the right shape", CLIENT,
+        'vector.shape != (section.length,) or vector.dtype.kind != "u"', MACHINES,
+    ),
+    # Offline exchange, client
+    refusal("identity of the roster", OFFLINE,
+            "own != (self.identity.public if self.identity else None)", MALICIOUS),
+    Mutation(
+        "policy on batches", OFFLINE, "self.policy.check_batch(self.batch)", "pass", MALICIOUS
+    ),
+    Mutation(
+        "policy on share holders", OFFLINE,
+        "party.policy.check_members(batch, len(members))", "pass", MALICIOUS,
+    ),
+    refusal("|U1| at the client", OFFLINE, "len(members) < batch.threshold", MACHINES),
+    refusal(
+        "as many advertisements as members", OFFLINE,
+        "len(members) != len(message.advertisements)", MACHINES,
+    ),
+    refusal(
+        "own advertisement present", OFFLINE, "listed.get(party.client) != state.sent", MACHINES
+    ),
+    refusal(
+        "number of mask keys at the client", OFFLINE,
+        "any(len(keys.mask_keys) != batch.steps for keys in directory.values())", MACHINES,
+    ),
+    refusal("keys repeat at the client", OFFLINE, "keys_repeat(directory.values())", MACHINES),
+    Mutation(
+        "advertisements are signed", "protocols/signing.py",
+        "        check(batch, client, context, body, signature)\n", "        pass\n", MALICIOUS,
+    ),
+    refusal("|U2| at the client", OFFLINE, "len(active) < party.batch.threshold", MACHINES),
+    refusal("own bundles in U2", OFFLINE, "party.client not in active", MACHINES),
+    refusal(
+        "U2 within U1", OFFLINE, "not set(active) <= {party.client, *state.inbound_keys}", MACHINES
+    ),
+    refusal(
+        "as many bundles as sharers", OFFLINE, "len(message.bundles) != len(active) - 1", MACHINES
+    ),
+    refusal("shares in a bundle", OFFLINE, "len(shares) != 2 * steps", MACHINES),
+    Mutation(
+        "bundled shares are elements", OFFLINE,
+        "        shamir.decode_element(share)\n", "        pass\n", MACHINES,
+    ),
+    Mutation(
+        "ids in bundle keys", OFFLINE,
+        'hkdf(secret, "bundle", off1, u64(sender), u64(recipient))', 'hkdf(secret, "bundle", off1)',
+        CONTEXTS,
+    ),
+    Mutation(
+        "ids in associated data", OFFLINE,
+        'frame(b"bundle", off1, u64(sender), u64(recipient))', 'frame(b"bundle", off1)', CONTEXTS,
+    ),
+    # Offline exchange, server
+    refusal(
+        "number of mask keys at the server", OFFLINE,
+        "len(message.mask_keys) != batch.steps", MACHINES,
+    ),
+    refusal("keys repeat at the server", OFFLINE, "keys_repeat(received.values())", MACHINES),
+    Mutation("low order at the server", OFFLINE, "_PROBE.agree(public)", "pass", MACHINES),
+    refusal(
+        "number of bundles", OFFLINE,
+        "len(message.bundles) != len(state.advertised) - 1", MACHINES,
+    ),
+    refusal(
+        "size of bundles", OFFLINE,
+        "any(len(bundle) != messages.bundle_size(batch) for bundle in message.bundles)", MACHINES,
+    ),
+    refusal(
+        "number of commitments", OFFLINE, "len(message.commitments) != 2 * batch.steps", MACHINES
+    ),
+    refusal(
+        "commitments are those advertised", OFFLINE,
+        "commit_all(message.commitments) != state.advertised[client].commitment", MACHINES,
+    ),
+    refusal("sender takes part", OFFLINE, "client not in allowed", MACHINES),
+    refusal("one message per round", OFFLINE, "client in received", MACHINES),
+    refusal(
+        "threshold of every round at the server", OFFLINE,
+        "len(received) < batch.threshold", MACHINES,
+    ),
+    # Server
+    Mutation(
+        "uploads are signed", SERVER,
+        "signing.check(self._batch, client, bound, body, signature)", "pass", MALICIOUS,
+    ),
+    refusal("barred clients", SERVER, "client in self._barred", MACHINES),
+    refusal("masked elements below p", SERVER, "not field_.contains(vector)", CODEC),
+    refusal(
+        "number of sections", SERVER, "len(message.sections) != len(task.sections)", CODEC
+    ),
+    refusal(
+        "number of shares", SERVER,
+        "(len(message.self_shares), len(message.key_shares)) != expected", MACHINES,
+    ),
+    Mutation(
+        "shares are elements", SERVER, "        decode_element(share)\n", "        pass\n", MACHINES
+    ),
+    Mutation(
+        "replays of an earlier step", SERVER,
+        "MaskedInput(key=key) if key == step.key", "MaskedInput(key=_)", BATCHES,
+    ),
+    refusal(
+        "dealer's seed gives its advertised key", SERVER,
+        "pair.public != step.mask_key(dropped)", MACHINES,
+    ),
+    refusal(
+        "step numbers grow at the server", SERVER,
+        "self._tasks and task.step <= self._tasks[-1].step", BATCHES,
+    ),
+    refusal("active clients can be active", SERVER,
+            "not set(members) <= set(self.candidates)", BATCHES),
+    refusal("|A| at the server", SERVER, "len(members) < self._batch.threshold", BATCHES),
+    refusal(
+        "messages of later rounds", SERVER, "self._order(message) > self._now()", MACHINES
+    ),
+    Mutation("liars are barred", SERVER, "self._barred |= finished.liars", "pass", MACHINES),
+    # Policy
+    *(
+        refusal(what, POLICY, condition, MALICIOUS)
+        for what, condition in {
+            "policy: threat model": "self.malicious and not batch.malicious",
+            "policy: steps ahead": "batch.steps > self.max_steps",
+            "policy: honest inputs": "batch.threshold - self.colluders < self.min_honest",
+            "policy: roster size": "batch.n < self.min_clients",
+            "policy: share holders": "members < self.min_clients",
+            "policy: 2t > |U1| + n_C": "2 * batch.threshold <= members + self.colluders",
+            "policy: first step": "task.step < self.first_step",
+            "policy: kinds": "self.kinds is not None and task.kind not in self.kinds",
+            "policy: length":
+                "sum(section.length for section in task.sections) > self.max_length",
+            "policy: largest input": "section.maximum > self.max_input",
+            "policy: clip": "not self.min_clip <= section.clip <= self.max_clip",
+        }.items()
+    ),
+    # Ledger
+    Mutation("request digest", LEDGER, "stored.request != digest", "False", MALICIOUS),
+    Mutation(
+        "the task is in the digest", LEDGER,
+        'asked = context.online(request, 0, task, self._party.batch.n, b"")', "asked = request",
+        MALICIOUS,
+    ),
+    refusal(
+        "records of others", LEDGER,
+        "(loaded.off0, loaded.client) != (party.off0, party.client)", MALICIOUS,
+    ),
+    Mutation("damaged text in records", LEDGER, "UnicodeDecodeError, ", "", AUDIT_RECORDS),
+    Mutation("deep nesting in records", LEDGER, ", RecursionError", "", AUDIT_RECORDS),
+    Mutation("stored replies", LEDGER, "self._answers.get(stage)", "None", MALICIOUS),
+    # Encoding
+    refusal("canonical encoding", "protocols/messages.py", "encode(message) != data",
+            AUDIT_CODEC),
+    refusal("length bound", "protocols/messages.py",
+            "len(data) > max_size(kind, batch, *tasks)", CODEC),
+    Mutation("bitmap padding", "protocols/messages.py", " or bits >> len(roster)", "", CODEC),
+    refusal(
+        "vector padding", "protocols/packing.py",
+        "length * bits % 8 and data[-1] >> (length * bits % 8)", PACKING,
+    ),
+    refusal("vector size", "protocols/packing.py",
+            "len(data) != packed_size(length, bits)", PACKING),
+    # Cryptography
+    Mutation("rejection sampling", "protocols/prg.py",
+             "if int(words.max()) >= self._limit:", "if False:", PACKING),
+    Mutation("commitment of a rebuilt seed", "protocols/seeds.py",
+             "if self.commit(seed) == commitment:", "if True:", MACHINES),
+    refusal("share is an element", "protocols/shamir.py", "len(data) != SIZE or value >= P", PARTS),
+    Mutation("seeds by rejection", "protocols/shamir.py",
+             'int.from_bytes(candidate, "big") < P', "True", PARTS),
+    Mutation("x is not zero", "protocols/shamir.py", "not 0 < x < P", "not x < P", PARTS),
+    Mutation("x is not repeated", "protocols/shamir.py",
+             "len(set(xs)) != len(xs) or ", "", PARTS),
+    refusal("enough shares", "protocols/shamir.py",
+            "threshold < 1 or len(xs) < threshold", PARTS),
+    Mutation(
+        "low order at the client", "protocols/keys.py",
+        'raise CryptoError("key agreement failed") from None', "return bytes(32)", PARTS,
+    ),
+    Mutation(
+        "Ed25519 verification", "protocols/keys.py",
+        'raise CryptoError("signature is not valid") from None', "return", MALICIOUS,
+    ),
+    refusal("entropy size", "protocols/keys.py", "len(data) != size", PARTS),
+    *(
+        Mutation(f"context binds {what}", "protocols/context.py", old, new, CONTEXTS)
+        for what, old, new in [
+            ("the session", "batch.session, ", ""),
+            ("the batch number", "u64(batch.batch), ", ""),
+            ("the threshold", "GRAPH, u64(batch.threshold)", "GRAPH"),
+            ("the key step", "u64(key), u64(task.step)", "(u64(task.step),)"),
+            ("the step", "u64(key), u64(task.step)", "(u64(key),)"),
+            ("the kind", "task.kind.encode(), ", ""),
+            ("the active set", "sections, active, ", "sections, "),
+            ("the broadcast", ", task.broadcast_digest)", ")"),
+            ("the clip", ', struct.pack(">d", section.clip)', ""),
+        ]
+    ),
+    Mutation("signatures bind the context", "protocols/signing.py",
+             'digest("signed", context, ', 'digest("signed", ', MALICIOUS),
+    # Parameters and quantizer
+    Mutation("t > n/2", "protocols/params.py", "self.n // 2 + 1, self.n", "1, self.n", PARTS),
+    Mutation("sums cannot wrap", "protocols/field.py", "if field.p > largest:", "if True:",
+             PACKING),
+    refusal("NaN and infinity", "protocols/quantization.py",
+            "not np.isfinite(values).all()", QUANTIZER),
+    Mutation("clipping", "protocols/quantization.py",
+             "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
+    # The session above (D1)
+    refusal("a broadcast is answered once", "codream_secure/client.py",
+            "seen in self._answered", ("tests/codream_secure/test_client.py",)),
+    refusal("shape of a request", "codream_secure/messages.py",
+            "min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape)",
+            ("tests/codream_secure/test_fuzz_requests.py",)),
+]  # fmt: skip
+
+
+def main(word: str = "") -> int:
+    """Run all mutations that match; gives the exit code."""
+    chosen = [mutation for mutation in MUTATIONS if word in mutation.what]
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder)
+        copy_to(room)
+        for selection in sorted({mutation.tests for mutation in chosen}):
+            code, output = run_tests(room, selection)
+            if code != 0:
+                print(f"these tests fail without any mutation: {' '.join(selection)}\n{output}")
+                return 1
+        began = time.perf_counter()
+        bad = [mutation for mutation in chosen if not report(room, mutation)]
+        seconds = time.perf_counter() - began
+    print(f"{len(chosen) - len(bad)} of {len(chosen)} mutants were noticed; {seconds:.0f} seconds")
+    return 1 if bad else 0
+
+
+def copy_to(room: Path) -> None:
+    """Copy what the tests need."""
+    skipped = shutil.ignore_patterns("__pycache__", "runs")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, room / folder, ignore=skipped)
+    shutil.copy(ROOT / "pyproject.toml", room)
+
+
+def report(room: Path, mutation: Mutation) -> bool:
+    """Apply one mutation, print what became of it, and take it back."""
+    path = room / mutation.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutation.old) != 1:
+        verdict, noticed = f"STALE: found {source.count(mutation.old)} times", False
+    else:
+        path.write_text(source.replace(mutation.old, mutation.new), encoding="utf-8")
+        verdict, noticed = judged(*run_tests(room, mutation.tests))
+        path.write_text(source, encoding="utf-8")
+    print(f"{mutation.what:42} {mutation.file:28} {verdict}", flush=True)
+    return noticed
+
+
+def judged(code: int, output: str) -> tuple[str, bool]:
+    """A mutant counts as noticed if a test failed; not if nothing could be run."""
+    failed = re.findall(r"^FAILED \S+::(.+)$", output, flags=re.MULTILINE)
+    if code == 1 and failed:
+        return failed[0][:100], True
+    return ("SURVIVED" if code == 0 else f"pytest ended with {code}"), False
+
+
+def run_tests(room: Path, selection: tuple[str, ...]) -> tuple[int, str]:
+    """Run tests of the copy up to the first failure."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *selection]
+    settings = {
+        "PYTHONPATH": str(room),
+        "PYTHONDONTWRITEBYTECODE": "1",  # sources change faster than their modification times
+        "HYPOTHESIS_PROFILE": "quick",
+        "COLUMNS": "200",
+    }
+    done = subprocess.run(
+        command,
+        cwd=room,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
