@@ -20,6 +20,7 @@ from protocols.messages import (
     BundleDelivery,
     BundleReport,
     ConsistencyProof,
+    EvidenceRequest,
     KeyDirectory,
     MaskedInput,
     Message,
@@ -27,6 +28,7 @@ from protocols.messages import (
     NonceCommitments,
     RingAdvertisement,
     RingDirectory,
+    ShareEvidence,
     Signed,
     StepRequest,
     SurvivorSet,
@@ -93,6 +95,8 @@ def samples() -> Samples:
     )
     rare = (
         BundleReport(b"\2"),
+        EvidenceRequest(0, b"\2", b"\1"),
+        ShareEvidence(0, (b"s" * 64,), ((b"a" * 32,),)),
         RingAdvertisement(b"a" * 32, (b"b" * 32,), b"c" * 32, b"d" * 32),
         NonceCommitments(b"\5", (b"a" * 32, b"b" * 32)),
         Nonce(b"n" * 32),

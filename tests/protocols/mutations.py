@@ -55,6 +55,8 @@ QUANTIZER = tests("quantization")
 AUDIT_CODEC = (*tests("audit"), "-k", "test_property and codec")
 AUDIT_RECORDS = (*tests("audit"), "-k", "test_records")
 FAULTS = tests("faults_of_others")
+EVIDENCE = tests("evidence")
+RING = tests("ring_sessions")
 
 CLIENT = "protocols/client.py"
 OFFLINE = "protocols/preprocessing.py"
@@ -328,6 +330,30 @@ MUTATIONS = [
             "not np.isfinite(values).all()", QUANTIZER),
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
+    # Evidence (SPEC 6.10)
+    Mutation("dealers sign what they deal", OFFLINE,
+             "verify(batch.identity(sender), proof.signature, signed)", "pass", EVIDENCE),
+    refusal("evidence of this step", CLIENT, "message.key != current.key", EVIDENCE),
+    refusal("evidence of what was given", CLIENT, "owner not in current.given[kind]", EVIDENCE),
+    Mutation("evidence holds", "protocols/evidence.py",
+             "if self._holds(client, doubt, signature, siblings):", "if True:", EVIDENCE),
+    Mutation("no evidence, no excuse", "protocols/evidence.py",
+             "if doubt not in proven:", "if False:", EVIDENCE),
+    Mutation("paths have one length", "protocols/evidence.py", "if left:", "if False:", EVIDENCE),
+    Mutation("enough proven shares", "protocols/evidence.py",
+             "if len(shares) < threshold:", "if False:", EVIDENCE),
+    # The ring (SPEC 6.9)
+    refusal("nonce was committed to, server", OFFLINE,
+            "found != state.advertised[client].nonce_commitment", RING),
+    refusal("nonces were committed to, client", OFFLINE,
+            "any(state.committed.get(u) != commitment for u, commitment in shown.items())", RING),
+    refusal("own commitment is listed", OFFLINE, "committed.get(party.client) != own", RING),
+    refusal("keys are the neighbour's", OFFLINE,
+            "message.nonce_commitment != state.committed[client]", RING),
+    refusal("enough active neighbours", CLIENT,
+            "sum(u in held for u in active) < party.batch.share_threshold", RING),
+    refusal("enough surviving neighbours", CLIENT,
+            "sum(u in state.held for u in survivors) < party.batch.share_threshold", RING),
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/client.py",
             "seen in self._answered", ("tests/codream_secure/test_client.py",)),
