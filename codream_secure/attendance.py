@@ -180,6 +180,8 @@ class Attendance:
         """
         if not set(state.members) | set(state.prepared) <= set(self._settings.roster):
             raise ValueError("attendance of clients that there are not")
+        if state.prepared and len(state.prepared) < self._settings.needed:
+            raise ValueError("keys of fewer clients than the threshold")
         self._keys, self._members = state.keys, state.members
         self._prepared, self.key_exchanges = state.prepared, state.key_exchanges
 

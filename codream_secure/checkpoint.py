@@ -29,7 +29,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Plain values and tensors; unknown or missing fields are refused."""
 
 
-class StreamState(_State):
+class StreamState(_State, frozen=True):
     """Where shuffled local batches have come to.
 
     ``order``: int64, the running epoch's permutation. ``position``: examples of it that were used.
@@ -41,7 +41,7 @@ class StreamState(_State):
     shuffle: Tensor
 
 
-class NoiseState(_State):
+class NoiseState(_State, frozen=True):
     """How far a Philox generator has come, without its key; of seeded DP experiments only."""
 
     counter: tuple[int, ...]
@@ -51,7 +51,7 @@ class NoiseState(_State):
     uinteger: int
 
 
-class LearnerState(_State):
+class LearnerState(_State, frozen=True):
     """A model, its optimizer's moments and its source of local batches or DP noise."""
 
     model: Weights
@@ -61,7 +61,7 @@ class LearnerState(_State):
     noise: NoiseState | None = None
 
 
-class ClientState(_State):
+class ClientState(_State, frozen=True):
     """``memory``: R_bn's mean and variance a layer. ``answered``: digests of broadcasts (D1)."""
 
     learner: LearnerState
@@ -69,14 +69,14 @@ class ClientState(_State):
     answered: list[bytes]
 
 
-class MemberState(_State):
+class MemberState(_State, frozen=True):
     """A client and its independent twin."""
 
     client: ClientState
     twin: LearnerState
 
 
-class GeneratorState(_State):
+class GeneratorState(_State, frozen=True):
     """The meta-generator, the running average of it, and its optimizer's moments."""
 
     meta: Weights
@@ -84,7 +84,7 @@ class GeneratorState(_State):
     optimizer: OptimizerState
 
 
-class AttendanceState(_State):
+class AttendanceState(_State, frozen=True):
     """Who holds keys of how many more steps, and of a batch prepared on the way: never the keys."""
 
     keys: int
@@ -93,7 +93,7 @@ class AttendanceState(_State):
     key_exchanges: int
 
 
-class AggregatorState(_State):
+class AggregatorState(_State, frozen=True):
     """Counters that never go back (D6), and attendance."""
 
     step: int
@@ -103,7 +103,7 @@ class AggregatorState(_State):
     attendance: AttendanceState
 
 
-class GroupState(_State):
+class GroupState(_State, frozen=True):
     """What belongs to the dreams of one group: labelled batches, clips, generator, sums."""
 
     buffer: list[Pair]
@@ -113,7 +113,7 @@ class GroupState(_State):
     aggregator: AggregatorState
 
 
-class StopwatchState(_State):
+class StopwatchState(_State, frozen=True):
     """Seconds of all processes that the run has had."""
 
     total: float
@@ -126,7 +126,7 @@ class _Header(msgspec.Struct):
     format: int
 
 
-class RunState(_State):
+class RunState(_State, frozen=True):
     """A run between two rounds.
 
     Attributes:

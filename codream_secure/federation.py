@@ -87,7 +87,7 @@ class Federation:
         whole = hashlib.sha256(repr((data.spec, data.scaling)).encode())
         for array in (data.x_train, data.y_train, data.x_test, data.y_test):
             whole.update(repr((array.shape, array.dtype.str)).encode())
-            whole.update(np.ascontiguousarray(array))
+            whole.update(np.ascontiguousarray(array).data)
         return whole.hexdigest()
 
     def client_models(self) -> dict[int, nn.Module]:

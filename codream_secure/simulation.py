@@ -218,7 +218,10 @@ class Simulation:
     def state(self, *, checkpoint_every: int) -> RunState:
         """Return the run as it is between two rounds."""
         everybody = self.federation
-        last = self.dreams[-1] if self.dreams else None
+        last = None
+        if self.dreams:
+            pixels, targets = self.dreams[-1].pixels, self.dreams[-1].targets
+            last = torch.from_numpy(pixels.copy()), targets.clone()
         return RunState(
             format=FORMAT,
             config=self.config.options(),  # type: ignore[arg-type]
@@ -230,7 +233,7 @@ class Simulation:
             groups=[group.state() for group in self.groups],
             history=self.observer.state(),
             reported=self._reported_weights,
-            last_dreams=last and (torch.from_numpy(last.pixels.copy()), last.targets.clone()),
+            last_dreams=last,
             unlabelled_rounds=self.unlabelled_rounds,
             bytes=self.ledger.state(),
             stopwatch=self.stopwatch.state(),
