@@ -126,6 +126,10 @@ class DreamBuffer:
         """Append one batch: dreams (B, C, H, W), targets (B, classes)."""
         self._batches.append((dreams, targets))
 
+    def state(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the batches, oldest first, for a checkpoint."""
+        return list(self._batches)
+
     def __len__(self) -> int:
         return sum(len(dreams) for dreams, _ in self._batches)
 

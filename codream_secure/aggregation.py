@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.attendance import AggregationSettings, Attendance
+from codream_secure.checkpoint import AggregatorState
 from codream_secure.communication import ByteLedger, Direction
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import (
@@ -101,6 +102,7 @@ class Aggregator(ABC):
         self._step = 0
         self.aborted_steps = 0
         self.unanswered_requests = 0
+        self._earlier_round_trips = 0
 
     @property
     def threshold(self) -> int:
@@ -113,9 +115,17 @@ class Aggregator(ABC):
         return self._step
 
     @property
-    @abstractmethod
     def round_trips(self) -> int:
-        """How many times the server has waited for clients so far."""
+        """How many times the server has waited for clients so far.
+
+        Left out, like in ``key_exchanges``, is what it takes to go on after an interruption.
+        """
+        return self._earlier_round_trips + self._round_trips
+
+    @property
+    @abstractmethod
+    def _round_trips(self) -> int:
+        """Those of this process."""
 
     @property
     def round_trips_per_step(self) -> float | None:
@@ -189,6 +199,35 @@ class Aggregator(ABC):
         except (RequestRefused, LocalProtocolError):
             return None
 
+    def state(self) -> AggregatorState:
+        """Return what a checkpoint holds of it: counters and attendance, no key."""
+        return AggregatorState(
+            step=self._step,
+            aborted_steps=self.aborted_steps,
+            unanswered_requests=self.unanswered_requests,
+            round_trips=self.round_trips,
+            attendance=self._attendance.state(),
+        )
+
+    def restore(self, state: AggregatorState) -> None:
+        """Go on counting, with fresh keys for the clients that had some.
+
+        The bytes of that exchange are counted.
+
+        Raises:
+            ValueError: the state is that of another roster.
+        """
+        self._attendance.restore(state.attendance)
+        self._step = state.step
+        self.aborted_steps = state.aborted_steps
+        self.unanswered_requests = state.unanswered_requests
+        self._renew_lost_keys()
+        self._earlier_round_trips = state.round_trips - self._round_trips
+
+    @abstractmethod
+    def _renew_lost_keys(self) -> None:
+        """Make the keys anew that attendance says there are."""
+
     @abstractmethod
     def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
         """Start a batch of keys; ``attempts`` says who fails in each exchange tried."""
@@ -260,9 +299,16 @@ class SecureAggregator(Aggregator):
         )
 
     @property
-    def round_trips(self) -> int:
-        """How many times the server has waited for clients so far."""
+    def _round_trips(self) -> int:
         return self._session.round_trips
+
+    def _renew_lost_keys(self) -> None:
+        attendance = self._attendance
+        if not attendance.needs_keys:
+            self._session.replace(attendance.keys_left, attendance.members)
+        elif attendance.prepared:
+            steps = self._settings.batch_steps(self._step)
+            self._session.replace(steps, attendance.prepared, ahead=True)
 
     def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
         self._request = call.request
@@ -326,9 +372,11 @@ class PlainAggregator(Aggregator):
     """Sums in the clear, for comparison only: the server sees every client's input."""
 
     @property
-    def round_trips(self) -> int:
-        """One a step."""
+    def _round_trips(self) -> int:
         return self.steps
+
+    def _renew_lost_keys(self) -> None:
+        """There are none."""
 
     def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
         """Nothing is masked; only `Attendance` follows who would have had keys."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codream_secure.checkpoint import AttendanceState
 from codream_secure.seeds import derive_seed
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
@@ -94,6 +95,16 @@ class Attendance:
         self._prepared: tuple[int, ...] = ()
 
     @property
+    def keys_left(self) -> int:
+        """How many steps can still begin without another exchange."""
+        return self._keys
+
+    @property
+    def prepared(self) -> tuple[int, ...]:
+        """Who holds shares of the batch whose keys were made on the way of the last step."""
+        return self._prepared
+
+    @property
     def members(self) -> tuple[int, ...]:
         """Who can be active in the next step."""
         return self._members if self._keys else ()
@@ -151,6 +162,28 @@ class Attendance:
             self._prepared = self._sharers(drops.beside())
         self._present(inputs, drops, last)
         return len(inputs)
+
+    def state(self) -> AttendanceState:
+        """Return what a checkpoint holds of it."""
+        return AttendanceState(
+            keys=self._keys,
+            members=self._members,
+            prepared=self._prepared,
+            key_exchanges=self.key_exchanges,
+        )
+
+    def restore(self, state: AttendanceState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError: the state is that of another roster.
+        """
+        if not set(state.members) | set(state.prepared) <= set(self._settings.roster):
+            raise ValueError("attendance of clients that there are not")
+        if state.prepared and len(state.prepared) < self._settings.needed:
+            raise ValueError("keys of fewer clients than the threshold")
+        self._keys, self._members = state.keys, state.members
+        self._prepared, self.key_exchanges = state.prepared, state.key_exchanges
 
     @property
     def _may_rejoin(self) -> bool:

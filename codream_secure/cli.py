@@ -6,7 +6,9 @@ round without dreams; 130 interrupted.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ from codream_secure.resolve import described_default, resolve
 
 if TYPE_CHECKING:
     from codream_secure.report.run_folder import RunFolder
-    from codream_secure.simulation import Simulation
+    from codream_secure.simulation import Progress, Simulation
 
 EXIT_BAD_INPUT = 2
 EXIT_DROPOUTS = 3
@@ -38,6 +40,8 @@ Examples:
   codream-secure simulate --partition dirichlet:0.5
   codream-secure simulate --models resnet8,lenet5,mlp --dropout 0.1
   codream-secure simulate --dataset my-images.npz --json
+  codream-secure simulate --checkpoint-every 1 --out run
+  codream-secure simulate --resume run
 """
 
 
@@ -82,33 +86,87 @@ cli.add_command(audit)
 @click.option(
     "--json", "as_json", is_flag=True, help="print summary.json on stdout and nothing else"
 )
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="write a checkpoint into the results' folder after every K-th round",
+)
+@click.option(
+    "--resume",
+    type=Path,
+    help="folder of an interrupted run with a checkpoint: go on with it, settings unchanged",
+)
 @click.option("--quiet", is_flag=True, help="no progress display and no table")
 def simulate(
-    config_file: Path | None, out: Path | None, *, as_json: bool, quiet: bool, **options: object
+    config_file: Path | None,
+    out: Path | None,
+    checkpoint_every: int | None,
+    resume: Path | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    **options: object,
 ) -> None:
     """Run a whole federation on this machine."""
     given = {name: value for name, value in options.items() if value is not None}
     from_file = load_toml(config_file) if config_file else {}
-    config = resolve(Config.from_options(from_file | given))
-    sys.exit(_simulate(config, out, as_json=as_json, quiet=quiet))
+    given = from_file | given
+    if resume is not None:
+        if out is not None:
+            raise UserError("--out cannot be used with --resume: results go where the run began")
+        begin = partial(_go_on, given, resume, checkpoint_every)
+    else:
+        begin = partial(_start, resolve(Config.from_options(given)), out, checkpoint_every)
+    sys.exit(_simulate(begin, as_json=as_json, quiet=quiet))
 
 
-def _simulate(config: Config, out: Path | None, *, as_json: bool, quiet: bool) -> int:
+def _start(
+    config: Config, out: Path | None, checkpoint_every: int | None, progress: "Progress"
+) -> "tuple[Simulation, RunFolder]":
+    """Begin a new run."""
+    from codream_secure.report.run_folder import RunFolder, default_folder  # noqa: PLC0415
+    from codream_secure.simulation import Simulation  # noqa: PLC0415
+
+    simulation = Simulation(config, progress=progress)
+    folder = RunFolder.create(out or default_folder(config), checkpoint_every=checkpoint_every)
+    folder.start(simulation)
+    return simulation, folder
+
+
+def _go_on(
+    given: Mapping[str, object], run: Path, checkpoint_every: int | None, progress: "Progress"
+) -> "tuple[Simulation, RunFolder]":
+    """Go on with a run that was interrupted."""
+    from codream_secure.report.run_folder import RunFolder  # noqa: PLC0415
+    from codream_secure.simulation import Simulation  # noqa: PLC0415
+
+    folder = RunFolder.reopen(run, checkpoint_every=checkpoint_every)
+    try:
+        simulation = Simulation(folder.configuration(given), progress=progress)
+        folder.restore(simulation)
+    except BaseException:
+        folder.close()
+        raise
+    return simulation, folder
+
+
+def _simulate(
+    begin: "Callable[[Progress], tuple[Simulation, RunFolder]]", *, as_json: bool, quiet: bool
+) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from rich.console import Console  # noqa: PLC0415
 
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
-    from codream_secure.report.run_folder import RunFolder, default_folder  # noqa: PLC0415
     from codream_secure.report.summary import summarise  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
-    from codream_secure.simulation import Simulation  # noqa: PLC0415
 
     with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
-        simulation = Simulation(config, progress=progress)
-        folder = RunFolder(out or default_folder(config))
-        code = _run(simulation, folder)
-    summary = summarise(simulation)
-    folder.finish(simulation, summary)
+        simulation, folder = begin(progress)
+        with closing(folder):
+            code = _run(simulation, folder)
+            summary = summarise(simulation)
+            folder.finish(simulation, summary)
     if as_json:
         click.echo(json.dumps(summary))
     elif not quiet:
@@ -119,10 +177,10 @@ def _simulate(config: Config, out: Path | None, *, as_json: bool, quiet: bool) -
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
-    folder.start(simulation.config)
     try:
         for measurement in simulation.rounds():
             folder.append(measurement, {"aborted_steps": simulation.aggregator.aborted_steps})
+            folder.checkpoint(simulation)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_DROPOUTS if simulation.unlabelled_rounds else 0

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.acquisition import label_contribution
+from codream_secure.checkpoint import ClientState
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
@@ -137,6 +138,24 @@ class Client:
             )
             for section in sections(request)
         }
+
+    def state(self) -> ClientState:
+        """Return what a checkpoint holds of it; the teacher is copied anew every round."""
+        return ClientState(
+            learner=self.learner.state(),
+            memory=self._teacher.memory.state(),
+            answered=sorted(self._answered),
+        )
+
+    def restore(self, state: ClientState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another client.
+        """
+        self.learner.restore(state.learner)
+        self._teacher.memory.restore(state.memory, self._scale.low.device)
+        self._answered = set(state.answered)
 
 
 def _weighted(

@@ -1,8 +1,8 @@
 """The byte ledger: what was really encoded and sent, by phase, direction and client."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
 
 from protocols.params import Phase
 
@@ -51,3 +51,17 @@ class ByteLedger:
     def per_client(self, direction: Direction) -> int:
         """Return the mean bytes of one client in one direction: the sum of `by_phase`."""
         return sum(phase[direction] for phase in self.by_phase().values())
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """Return bytes of all clients together by phase and direction, for a checkpoint."""
+        return {p: {d: self._bytes[p, d] for d in get_args(Direction)} for p in PHASES}
+
+    def restore(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Go on counting.
+
+        Raises:
+            KeyError: a phase or direction is missing.
+        """
+        for phase in PHASES:
+            for direction in get_args(Direction):
+                self._bytes[phase, direction] = state[phase][direction]

@@ -12,6 +12,7 @@ from torch import nn
 
 from codream_secure.acquisition import DreamBuffer
 from codream_secure.aggregation import Aggregator
+from codream_secure.checkpoint import GroupState
 from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.generated_dreams import (
@@ -116,6 +117,32 @@ class DreamGroup:
             dreams = self.scale.from_pixels(labelled.pixels)
             self.buffer.add(dreams, labelled.targets.to(self.device))
         return labelled
+
+    def state(self) -> GroupState:
+        """Return what a checkpoint holds of it; members are stored on their own."""
+        return GroupState(
+            buffer=self.buffer.state(),
+            clips=dict(self._clips.values),
+            rolled_back=self.rolled_back,
+            generator=None if self._meta is None else self._meta.state(),
+            aggregator=self.aggregator.state(),
+        )
+
+    def restore(self, state: GroupState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another group.
+        """
+        for dreams, targets in state.buffer:
+            self.buffer.add(dreams.to(self.device), targets.to(self.device))
+        self._clips.values = {name: state.clips[name] for name in self._clips.values}
+        self.rolled_back = state.rolled_back
+        if (self._meta is None) != (state.generator is None):
+            raise ValueError("a group with a generator is none without")
+        if self._meta is not None and state.generator is not None:
+            self._meta.restore(state.generator)
+        self.aggregator.restore(state.aggregator)
 
     def _source(self, noise: torch.Generator) -> DreamSource:
         dream = self.config.dream

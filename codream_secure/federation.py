@@ -1,5 +1,6 @@
 """Who takes part in a run and what each holds: built once, from settings and data."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from codream_secure.checkpoint import MemberState
 from codream_secure.client import Client, Policy
 from codream_secure.config import Config
 from codream_secure.data.datasets import Dataset
@@ -32,6 +34,19 @@ class Member:
         """Let independent training take as many local steps as the client has taken."""
         while self.twin.local_steps < self.client.learner.local_steps:
             self.twin.local_step()
+
+    def state(self) -> MemberState:
+        """Return what a checkpoint holds of both."""
+        return MemberState(client=self.client.state(), twin=self.twin.state())
+
+    def restore(self, state: MemberState) -> None:
+        """Become what they were.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another member.
+        """
+        self.client.restore(state.client)
+        self.twin.restore(state.twin)
 
 
 class Federation:
@@ -65,6 +80,15 @@ class Federation:
         """Return an observer of this federation; nobody here keeps a reference to it."""
         test = self._examples(self._data.x_test, self._data.y_test)
         return Observer(test, {c: m.validation for c, m in self.members.items() if m.validation})
+
+    def data_digest(self) -> str:
+        """Return the SHA-256, in hex, of all images and labels and of how they are scaled."""
+        data = self._data
+        whole = hashlib.sha256(repr((data.spec, data.scaling)).encode())
+        for array in (data.x_train, data.y_train, data.x_test, data.y_test):
+            whole.update(repr((array.shape, array.dtype.str)).encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return the clients' models by id."""

@@ -1,12 +1,18 @@
 """One participant's model and the steps by which it learns."""
 
 import copy
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from codream_secure.checkpoint import (
+    LearnerState,
+    StreamState,
+    optimizer_state,
+    restore_optimizer,
+)
 
 if TYPE_CHECKING:
     from codream_secure.privacy.dpsgd import PrivateTrainer
@@ -35,19 +41,37 @@ class BatchStream:
         self._x, self._y = x, y
         self._batch = min(batch, len(x))
         self._shuffle = shuffle
-        self._batches = self._epochs()
-
-    def _epochs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            order = torch.randperm(len(self._x), generator=self._shuffle).to(self._x.device)
-            # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
-            for start in range(0, len(order) - self._batch + 1, self._batch):
-                rows = order[start : start + self._batch]
-                yield self._x[rows], self._y[rows]
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._position = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next batch."""
-        return next(self._batches)
+        # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
+        if self._position + self._batch > len(self._order):
+            order = torch.randperm(len(self._x), generator=self._shuffle)
+            self._order = order.to(self._x.device)
+            self._position = 0
+        rows = self._order[self._position : self._position + self._batch]
+        self._position += self._batch
+        return self._x[rows], self._y[rows]
+
+    def state(self) -> StreamState:
+        """Return where the stream is."""
+        return StreamState(
+            order=self._order, position=self._position, shuffle=self._shuffle.get_state()
+        )
+
+    def restore(self, state: StreamState) -> None:
+        """Go on from where a stream over the same examples was.
+
+        Raises:
+            ValueError: it was a stream over others.
+        """
+        fits = state.order.dtype == torch.int64 and len(state.order) in (0, len(self._x))
+        if not fits or not 0 <= state.position <= len(state.order):
+            raise ValueError("the order of other examples")
+        self._order, self._position = state.order.to(self._x.device), state.position
+        self._shuffle.set_state(state.shuffle)
 
 
 class Learner(Protocol):
@@ -67,6 +91,12 @@ class Learner(Protocol):
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step on public dreams and local data together."""
+
+    def state(self) -> LearnerState:
+        """Return what a checkpoint holds of it."""
+
+    def restore(self, state: LearnerState) -> None:
+        """Become what it was."""
 
 
 class PlainLearner:
@@ -114,6 +144,29 @@ class PlainLearner:
         loss = distillation_loss(self.model(dreams), targets, temperature)
         self._descend(loss + self._local_loss())
 
+    def state(self) -> LearnerState:
+        """Return what a checkpoint holds of it."""
+        return LearnerState(
+            model=self.model.state_dict(),
+            optimizer=optimizer_state(self._optimizer),
+            local_steps=self.local_steps,
+            data=None if self._data is None else self._data.state(),
+        )
+
+    def restore(self, state: LearnerState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another model or of other data.
+        """
+        self.model.load_state_dict(state.model)
+        restore_optimizer(self._optimizer, state.optimizer)
+        self.local_steps = state.local_steps
+        if (self._data is None) != (state.data is None):
+            raise ValueError("a learner with data is none without")
+        if self._data is not None and state.data is not None:
+            self._data.restore(state.data)
+
 
 class PrivateLearner:
     """Learns under example-level DP: every gradient of local data goes through DP-SGD.
@@ -159,3 +212,23 @@ class PrivateLearner:
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take the public half of a joint step."""
         self.distillation_step(dreams, targets, temperature)
+
+    def state(self) -> LearnerState:
+        """Return what a checkpoint holds of it: noise that is not seeded is never stored."""
+        return LearnerState(
+            model=self.model.state_dict(),
+            optimizer=optimizer_state(self._optimizer),
+            local_steps=self.local_steps,
+            noise=self._trainer.noise_state(),
+        )
+
+    def restore(self, state: LearnerState) -> None:
+        """Become what it was; the budget is the plan's to restore.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another model.
+        """
+        self.model.load_state_dict(state.model)
+        restore_optimizer(self._optimizer, state.optimizer)
+        self.local_steps = state.local_steps
+        self._trainer.restore_noise(state.noise)

@@ -5,9 +5,11 @@ here is covered by epsilon, and no server-side module may import this one (tests
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -113,3 +115,18 @@ class Observer:
         examples = sum(len(part.y) for part in self._validation.values())
         enough = best - math.sqrt(best * (1 - best) / examples)
         return [m for m in self.history if m.validation is not None and m.validation >= enough][-1]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the history in plain values, for a checkpoint."""
+        return [asdict(measurement) for measurement in self.history]
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on with the history of the same run.
+
+        Raises:
+            ValueError: a row is no measurement, or rounds are missing.
+        """
+        history = msgspec.convert(rows, list[Measurement])
+        if [m.round for m in history] != list(range(1, len(history) + 1)):
+            raise ValueError("rounds are missing in the history")
+        self.history = history

@@ -5,11 +5,12 @@ Read `Simulation.rounds` first: it is the run from beginning to end.
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from codream_secure.acquisition import AcquisitionSettings, acquire, distil
 from codream_secure.aggregation import (
@@ -19,6 +20,7 @@ from codream_secure.aggregation import (
     SecureAggregator,
 )
 from codream_secure.attendance import AggregationSettings
+from codream_secure.checkpoint import FORMAT, RunState, Weights
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -33,8 +35,6 @@ from codream_secure.resolve import resolve
 from codream_secure.seeds import generator
 from codream_secure.stopwatch import Stopwatch
 from protocols.driver import Tap
-
-Weights = dict[str, Tensor]
 
 # A client with more than so many even shares of the examples counts as if it had so many.
 WEIGHT_CAP_SHARES = 4
@@ -90,6 +90,10 @@ class Simulation:
         removing one of its examples: local data is touched by DP-SGD steps alone, at most
         ``dp_steps`` of them, whose noise was computed for that total; dreams, labels and
         distillation are post-processing. `guarantee` reports what was really taken.
+
+    Attributes:
+        dreams: labelled batches of this process; after `restore` also the last one before it.
+        resumed: how often the run was gone on with.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Simulation:
         self.stopwatch = Stopwatch()
         self.dreams: list[LabelledDreams] = []
         self.unlabelled_rounds = 0
+        self.resumed = 0
         self._progress = progress or NoProgress()
         self._seed = self.config.run.seed or 0
         self._device = choose_device(self.config.run.device)
@@ -119,11 +124,16 @@ class Simulation:
     # -- the run ---------------------------------------------------------------------------
 
     def rounds(self) -> Iterator[Measurement]:
-        """Run round after round; each yields what the observer measured."""
+        """Run round after round; each yields what the observer measured.
+
+        After `restore` these are the rounds that are left.
+        """
+        finished = len(self.observer.history)
         with one_core_each():
-            with self.stopwatch.measure("local_training"):
-                self._warm_up()
-            for number in range(1, self._rounds + 1):
+            if not finished:
+                with self.stopwatch.measure("local_training"):
+                    self._warm_up()
+            for number in range(finished + 1, self._rounds + 1):
                 with self.stopwatch.measure("dreaming"):
                     self._dream(number)
                 with self.stopwatch.measure("acquisition"):
@@ -132,9 +142,10 @@ class Simulation:
 
     def _warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
+        steps = self._warmup_steps()
 
         def train(member: Member) -> None:
-            for _ in range(self._warmup_steps):
+            for _ in range(steps):
                 member.client.learner.local_step()
 
         self._for_each_member("local training", train)
@@ -197,6 +208,75 @@ class Simulation:
         if self.observer.reported() is measurement:
             self._reported_weights = self._weights()
         return measurement
+
+    # -- checkpoints -----------------------------------------------------------------------
+
+    @cached_property
+    def _data_digest(self) -> str:
+        return self.federation.data_digest()
+
+    def state(self, *, checkpoint_every: int) -> RunState:
+        """Return the run as it is between two rounds."""
+        everybody = self.federation
+        last = None
+        if self.dreams:
+            pixels, targets = self.dreams[-1].pixels, self.dreams[-1].targets
+            last = torch.from_numpy(pixels.copy()), targets.clone()
+        return RunState(
+            format=FORMAT,
+            config=self.config.options(),  # type: ignore[arg-type]
+            dataset=self._data_digest,
+            checkpoint_every=checkpoint_every,
+            resumed=self.resumed,
+            members={c: member.state() for c, member in everybody.members.items()},
+            student=everybody.student.state(),
+            groups=[group.state() for group in self.groups],
+            history=self.observer.state(),
+            reported=self._reported_weights,
+            last_dreams=last,
+            unlabelled_rounds=self.unlabelled_rounds,
+            bytes=self.ledger.state(),
+            stopwatch=self.stopwatch.state(),
+        )
+
+    def restore(self, state: RunState, charged: int = 0) -> None:
+        """Become the run that ``state`` was taken of; call it before `rounds`.
+
+        Args:
+            state: of the same configuration and the same data.
+            charged: private steps that were reserved, also after the state was taken.
+
+        Raises:
+            UserError: the state is of other data.
+            ValueError, RuntimeError, KeyError: the state does not fit; this object is of no use.
+        """
+        if state.dataset != self._data_digest:
+            raise UserError(
+                f"the dataset {self.config.data.dataset} has changed since the checkpoint; "
+                "put the old one back, or start a new run"
+            )
+        everybody = self.federation
+        if state.members.keys() != everybody.members.keys():
+            raise ValueError("members of another federation")
+        self.ledger.restore(state.bytes)
+        for c, member in everybody.members.items():
+            member.restore(state.members[c])
+        everybody.student.restore(state.student)
+        for group, kept in zip(self.groups, state.groups, strict=True):
+            group.restore(kept)
+        self.observer.restore(state.history)
+        self._reported_weights = state.reported
+        if state.last_dreams is not None:
+            pixels, targets = state.last_dreams
+            self.dreams = [LabelledDreams(pixels.numpy(), targets)]
+        self.unlabelled_rounds = state.unlabelled_rounds
+        self.stopwatch.restore(state.stopwatch)
+        self.resumed = state.resumed + 1
+        if everybody.plan:
+            taken = max(m.client.learner.local_steps for m in state.members.values())
+            if charged < taken:
+                raise ValueError(f"{taken} private steps were taken and {charged} charged")
+            everybody.plan.restore(charged)
 
     # -- results ---------------------------------------------------------------------------
 
@@ -299,16 +379,15 @@ class Simulation:
     def _steps_per_epoch(self) -> int:
         return max(1, self.federation.share // self.config.learning.batch)
 
-    @property
     def _warmup_steps(self) -> int:
         if plan := self.federation.plan:
-            return plan.warmup_steps
+            return plan.reserve(plan.warmup_steps)
         return self.config.learning.warmup_epochs * self._steps_per_epoch
 
     def _acquisition_settings(self, number: int) -> AcquisitionSettings:
         learning = self.config.learning
         if plan := self.federation.plan:
-            local_steps = plan.round_steps(number)
+            local_steps = plan.reserve(plan.round_steps(number))
         else:
             local_steps = learning.local_epochs * self._steps_per_epoch
         return AcquisitionSettings(

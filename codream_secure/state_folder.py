@@ -43,9 +43,10 @@ class StateFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
+            # Two processes from one state would answer, or charge, twice.
             raise UserError(
-                f"the state folder {path} is in use by another process; two clients from one "
-                "state would answer twice: stop the other one, or give this one its own folder"
+                f"the state folder {path} is in use by another process; stop that one, "
+                "or use another folder"
             ) from None
 
     def save(self, name: str, data: bytes) -> None:

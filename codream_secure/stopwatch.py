@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from codream_secure.checkpoint import StopwatchState
+
 
 class Stopwatch:
     """Adds up seconds per activity; an inner activity pauses the outer one."""
@@ -16,7 +18,7 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the watch was made."""
+        """Seconds since the watch was made, and those of earlier processes."""
         return time.perf_counter() - self._start
 
     def _charge(self) -> None:
@@ -35,3 +37,13 @@ class Stopwatch:
         finally:
             self._charge()
             self._stack.pop()
+
+    def state(self) -> StopwatchState:
+        """Return the seconds so far, for a checkpoint."""
+        return StopwatchState(total=self.total, seconds=dict(self.seconds))
+
+    def restore(self, state: StopwatchState) -> None:
+        """Add the seconds of the processes before."""
+        self._start -= state.total
+        for activity, seconds in state.seconds.items():
+            self.seconds[activity] += seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -201,6 +201,28 @@ class BatchSession:
             self._keep_better(parties)
         if self._parties is None:
             raise failure or LocalProtocolError("no attempt to prepare keys")
+
+    def replace(self, steps: int, sharers: Collection[int], *, ahead: bool = False) -> None:
+        """Make keys for those alone that held keys which are lost with an earlier process.
+
+        An exchange of its own (SPEC 6.1, 6.2), in which everybody else is silent.
+
+        Args:
+            steps: M, how many steps were left.
+            sharers: who could be active in them.
+            ahead: whether it is the batch that the next `prepare` begins with.
+
+        Raises:
+            NotEnoughSurvivors: fewer than the threshold.
+        """
+        others = {u: Phase.ADVERTISE_KEYS for u in self._roster if u not in sharers}
+        parties = self._fresh(steps)
+        parties.exchange_keys(DropSchedule(others))
+        if ahead:
+            self._next = parties
+        else:
+            self._end()
+            self._parties = parties
 
     def step(
         self,

@@ -32,6 +32,14 @@ class StatisticsMemory:
         taken = [(mean.detach(), variance.detach()) for mean, variance in batch.moments]
         self._moments = [self.mixed(i, moments, momentum) for i, moments in enumerate(taken)]
 
+    def state(self) -> list[Moments]:
+        """Return mean and variance a layer, for a checkpoint."""
+        return list(self._moments)
+
+    def restore(self, moments: list[Moments], device: torch.device) -> None:
+        """Go on with the memory of the same client."""
+        self._moments = [(mean.to(device), variance.to(device)) for mean, variance in moments]
+
 
 class FeatureStatistics:
     """Watches the input of every BatchNorm2d of a teacher while the context is open.

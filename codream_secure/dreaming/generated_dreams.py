@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from codream_secure.checkpoint import GeneratorState, optimizer_state, restore_optimizer
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.models.generator import Generator
@@ -204,6 +205,24 @@ class MetaGenerator:
             ):
                 average.lerp_(own, 1 - self._settings.average)
         return True
+
+    def state(self) -> GeneratorState:
+        """Return what a checkpoint holds of it."""
+        return GeneratorState(
+            meta=self._meta.state_dict(),
+            average=self._average.state_dict(),
+            optimizer=optimizer_state(self._optimizer),
+        )
+
+    def restore(self, state: GeneratorState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another generator.
+        """
+        self._meta.load_state_dict(state.meta)
+        self._average.load_state_dict(state.average)
+        restore_optimizer(self._optimizer, state.optimizer)
 
     def _fresh(self, seed: int) -> Generator:
         settings = self._settings

@@ -1,6 +1,7 @@
 """DP-SGD of a local model: Opacus' hooks and clipping, our source of randomness."""
 
 import secrets
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codream_secure.checkpoint import NoiseState
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import PrivacyBudget
 
@@ -154,6 +156,7 @@ class PrivateTrainer:
         self._budget = budget
         self._rate = sampling_rate
         self._draw = randomness(seed)
+        self._seeded = seed is not None
         # Hooks are on inside `step` alone: outside it the model is an ordinary module, so that
         # public training leaves no per-example gradients and copies carry no hooks.
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
@@ -192,6 +195,35 @@ class PrivateTrainer:
         finally:
             self._hooked.remove_hooks()
             self._forget_batch()
+
+    def noise_state(self) -> NoiseState | None:
+        """Return how far seeded noise has come; None for noise of the operating system."""
+        if not self._seeded:
+            return None
+        state: Any = self._draw.bit_generator.state
+        return NoiseState(
+            counter=tuple(state["state"]["counter"].tolist()),
+            buffer=tuple(state["buffer"].tolist()),
+            buffer_pos=state["buffer_pos"],
+            has_uint32=state["has_uint32"],
+            uinteger=state["uinteger"],
+        )
+
+    def restore_noise(self, stored: NoiseState | None) -> None:
+        """Go on with seeded noise; noise of the operating system is fresh.
+
+        Raises:
+            ValueError: one of the two is seeded and the other is not.
+        """
+        if (stored is not None) != self._seeded:
+            raise ValueError("noise is seeded or it is not")
+        if stored is None:
+            return
+        state: Any = self._draw.bit_generator.state
+        state["state"]["counter"][:] = stored.counter
+        state["buffer"][:] = stored.buffer
+        state |= {name: getattr(stored, name) for name in ("buffer_pos", "has_uint32", "uinteger")}
+        self._draw.bit_generator.state = state
 
     def _forget_batch(self) -> None:
         """Drop what an aborted step leaves behind: private tensors that break the next step."""

@@ -1,5 +1,6 @@
 """The private steps of a whole run, fixed before it starts: how many, when, with what noise."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from codream_secure.config import Config
@@ -35,7 +36,12 @@ class PrivacyPlan:
 
     Guarantee:
         The noise multiplier is computed once for all ``dp_steps`` steps. Charging it again a
-        round, as `PrivacyEngine.make_private_with_epsilon` invites, would overspend.
+        round, as `PrivacyEngine.make_private_with_epsilon` invites, would overspend. Steps that an
+        interrupted run had reserved stay charged, whether or not they were taken.
+
+    Attributes:
+        charged: steps reserved so far, in all processes that the run has had.
+        journal: told ``charged`` before steps are taken; what it stores must outlive a crash.
     """
 
     def __init__(self, config: Config, examples: int) -> None:
@@ -57,6 +63,8 @@ class PrivacyPlan:
         self._settings = privacy
         self._rounds = config.dream.rounds or 1
         self._budgets: dict[tuple[str, int], PrivacyBudget] = {}
+        self.charged = 0
+        self.journal: Callable[[int], None] = lambda _: None
 
     @classmethod
     def of(cls, config: Config, examples: int) -> Self | None:
@@ -72,6 +80,26 @@ class PrivacyPlan:
         """Return the private steps of round ``number`` (from 1); all rounds use up the rest."""
         rest = self._settings.dp_steps - self.warmup_steps
         return rest * number // self._rounds - rest * (number - 1) // self._rounds
+
+    def reserve(self, steps: int) -> int:
+        """Return how many of the next ``steps`` every client may take; they are charged now."""
+        allowed = min(steps, self._settings.dp_steps - self.charged)
+        if allowed:
+            self.journal(self.charged + allowed)
+            self.charged += allowed
+        return allowed
+
+    def restore(self, charged: int) -> None:
+        """Take ``charged`` steps as taken by everybody, independent training included.
+
+        Raises:
+            ValueError: more than there are.
+        """
+        if not 0 <= charged <= self._settings.dp_steps:
+            raise ValueError(f"{charged} of {self._settings.dp_steps} private steps charged")
+        self.charged = charged
+        for budget in self._budgets.values():
+            budget.steps_taken = charged
 
     def trainer(self, model: "nn.Module", role: str, client: int) -> "PrivateTrainer":
         """Return a DP-SGD trainer with a budget of its own.

@@ -42,6 +42,7 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
         "colluders": simulation.aggregator.colluders,
         "rounds": config.dream.rounds,
         "rounds_finished": len(simulation.observer.history),
+        "resumed": simulation.resumed,
         "reported_round": reported.round if reported else None,
         "collaboration": config.dream.collaboration,
         "dreams": config.dream.dreams,

@@ -132,7 +132,8 @@ def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = s["seconds"]
     share = seconds["secure_aggregation"] / seconds["total"] if seconds["total"] else 0.0
-    rows = [("seconds", f"{seconds['total']:.1f}")]
+    processes = f", in {s['resumed'] + 1} processes" if s["resumed"] else ""
+    rows = [("seconds", f"{seconds['total']:.1f}{processes}")]
     rows += [
         (f"  {name.replace('_', ' ')}", f"{value:.1f}")
         for name, value in seconds.items()

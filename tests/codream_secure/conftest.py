@@ -1,7 +1,10 @@
 """What tests of the learning side share: tiny federations that run in a second."""
 
+import sys
+
 import pytest
 
+from codream_secure.cli import entry_point
 from codream_secure.config import Config
 from codream_secure.parallel import one_core_each
 
@@ -32,3 +35,18 @@ def tiny():
         return Config.from_options({**base, **options})
 
     return build
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Return a function that runs the command line and gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["codream-secure", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            entry_point()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return call

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from codream_secure.cli import entry_point
-
 TINY = [
     "simulate",
     *("--clients", "4", "--rounds", "1", "--models", "linear", "--seed", "0"),
@@ -52,21 +50,6 @@ PHASES = [
     "unmasking",
     "labels",
 ]
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Return a function that runs the command line and gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["codream-secure", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            entry_point()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 def test_json_is_the_summary_and_nothing_else(run, tmp_path):

@@ -48,8 +48,8 @@ def test_no_server_side_object_can_reach_the_observer(tiny):
     server_side = [
         simulation.aggregator,
         simulation.federation.student,
-        simulation._buffer,
-        simulation._clip,
+        simulation.groups[0].buffer,
+        simulation.groups[0]._clips,
     ]
     for thing in server_side:
         for found in reachable(thing):
