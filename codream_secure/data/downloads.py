@@ -40,7 +40,7 @@ _PATHMNIST: Final = "pathmnist"
 _PATHMNIST_FILE: Final = "pathmnist.npz"
 CLASSES: Final = {name: source.classes for name, source in _TORCHVISION.items()} | {_PATHMNIST: 9}
 
-# What torchvision and numpy raise for no network, for a broken download and for files it cannot parse.
+# What torchvision and numpy raise: no network, a broken download, files they cannot parse.
 _ERRORS: Final = (
     OSError,
     RuntimeError,
