@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -72,9 +73,17 @@ class Observer:
     Args:
         test: the dataset's test part; used here and nowhere else.
         validation: by client id; empty under DP.
+        label_counts: examples of every class that every client has, int64, shape (clients,
+            classes). The simulation dealt them, so it knows; nobody else may.
     """
 
-    def __init__(self, test: Examples, validation: Mapping[int, Examples]) -> None:
+    def __init__(
+        self,
+        test: Examples,
+        validation: Mapping[int, Examples],
+        label_counts: NDArray[np.int64],
+    ) -> None:
+        self.label_counts = label_counts
         self._test = test
         self._validation = validation
         self.history: list[Measurement] = []

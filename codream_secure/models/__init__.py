@@ -23,7 +23,7 @@ from codream_secure.models.resnet import Bottleneck, ResNet
 from codream_secure.models.vgg import VGG
 from codream_secure.models.wideresnet import WideResNet
 
-__all__ = ["MODEL_NAMES", "Norm", "build_model", "parameter_count"]
+__all__ = ["MODEL_NAMES", "Norm", "build_model", "is_custom", "parameter_count"]
 
 # Name: what builds it, and the default of its `width`. `linear` has none.
 _MODELS: Final[dict[str, tuple[Callable[[InputSpec, int, Norm], nn.Module], int]]] = {

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from codream_secure.config import Config
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
-from codream_secure.report.plots import draw_accuracy, draw_dreams
+from codream_secure.report.plots import draw_accuracy, draw_dreams, draw_labels
 from codream_secure.resolve import to_toml
 from codream_secure.simulation import Simulation
 
@@ -61,6 +61,7 @@ class RunFolder:
         """Write the summary, then pictures and models of whatever was reached."""
         text = json.dumps(summary, indent=2)
         (self.path / "summary.json").write_text(text + "\n", encoding="utf-8")
+        draw_labels(simulation.observer.label_counts, self.path / "labels.png")
         if simulation.dreams:
             temperature = simulation.config.learning.kd_temperature
             draw_dreams(simulation.dreams[-1], temperature, self.path / "dreams.png")

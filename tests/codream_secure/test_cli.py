@@ -106,9 +106,10 @@ def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path)
         "summary.json",
         "dreams.png",
         "accuracy.png",
+        "labels.png",
         "models",
     }
-    for picture in ("dreams.png", "accuracy.png"):
+    for picture in ("dreams.png", "accuracy.png", "labels.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((folder / "models").iterdir())) == 5
     assert load_file(folder / "models/server.safetensors")
