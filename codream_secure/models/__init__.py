@@ -14,7 +14,7 @@ from torch import nn
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.model_names import MODEL_NAMES
-from codream_secure.models.custom import custom_model, is_custom
+from codream_secure.models.custom import custom_builder, is_custom
 from codream_secure.models.layers import Norm
 from codream_secure.models.lenet import LeNet5
 from codream_secure.models.mlp import linear, mlp
@@ -26,7 +26,7 @@ from codream_secure.models.wideresnet import WideResNet
 __all__ = ["MODEL_NAMES", "Norm", "build_model", "is_custom", "parameter_count"]
 
 # Name: what builds it, and the default of its `width`. `linear` has none.
-_MODELS: Final[dict[str, tuple[Callable[[InputSpec, int, Norm], nn.Module], int]]] = {
+_MODELS: Final[dict[str, tuple[Callable[..., nn.Module], int]]] = {
     "resnet8": (partial(ResNet, blocks=(1, 1, 1)), 8),
     "resnet18": (partial(ResNet, blocks=(2, 2, 2, 2)), 64),
     "resnet34": (partial(ResNet, blocks=(3, 4, 6, 3)), 64),
@@ -91,14 +91,20 @@ def build_model(
         msg = f"model {name} cannot have width {width}: leave it out or use a positive one"
         raise UserError(msg)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Before the seed: a module that is imported here may draw numbers itself.
+        build = _builder(name, width, norm)
         # Not torch.manual_seed, which would also seed every accelerator.
         torch.default_generator.manual_seed(secrets.randbits(63) if seed is None else seed)
-        if is_custom(name):
-            return custom_model(name, spec)
-        if name == "linear":
-            return linear(spec)
-        build, default = _MODELS[name]
-        return build(spec, default if width is None else width, norm)
+        return build(spec)
+
+
+def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], nn.Module]:
+    if is_custom(name):
+        return custom_builder(name)
+    if name == "linear":
+        return linear
+    build, default = _MODELS[name]
+    return partial(build, width=default if width is None else width, norm=norm)
 
 
 def parameter_count(model: nn.Module) -> int:

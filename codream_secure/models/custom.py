@@ -26,41 +26,40 @@ def is_custom(name: str) -> bool:
     return ":" in name
 
 
-def custom_model(name: str, spec: InputSpec) -> nn.Module:
-    """Import a function, let it make a model, and try the model on blank images.
+def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
+    """Import a user's function and wrap it: a model that it makes is tried on blank images.
+
+    The wrapper returns the model in training mode, a copy of its own even where the function
+    always returns the same one, and raises the errors below as well.
 
     Args:
         name: `module:function`; the module is installed or lies in the current folder, which
             comes first.
-        spec: Shape of an image, and the number of classes.
 
     Returns:
-        The model, in training mode; a copy of its own even where the function always returns
-        the same one.
+        What makes a model from a spec.
 
     Raises:
         UserError: It cannot be imported or made, or it cannot be used: not a module, nothing to
             train, tensors elsewhere than on the CPU, another shape of output.
     """
-    with _current_folder_first(), _one_line(name):
-        model = _as_module(_function(name)(spec))
-        _check_output(model.eval(), spec)
-        return copy.deepcopy(model).train()
+    with _in_current_folder(name):
+        function = _function(name)
+
+    def build(spec: InputSpec) -> nn.Module:
+        with _in_current_folder(name):
+            model = _as_module(function(spec))
+            _check_output(model.eval(), spec)
+            return copy.deepcopy(model).train()
+
+    return build
 
 
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
+def _in_current_folder(name: str) -> Iterator[None]:
+    """Import from the current folder first; turn what is raised into a line naming the model."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-@contextmanager
-def _one_line(name: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into one line that names the model."""
     try:
         yield
     except UserError as error:
@@ -68,6 +67,8 @@ def _one_line(name: str) -> Iterator[None]:
     except Exception as error:  # the user's code may raise anything
         text = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(f"model {name} raised {type(error).__name__}: {text}") from error
+    finally:
+        sys.path.remove(folder)
 
 
 def _function(name: str) -> Callable[[InputSpec], object]:
