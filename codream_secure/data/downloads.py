@@ -120,7 +120,8 @@ def _pathmnist(data_dir: Path) -> tuple[_Split, _Split]:
     path = data_dir / _PATHMNIST_FILE
     if not path.exists():
         _download_pathmnist(data_dir)
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here, so that it is closed even where numpy fails half way.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         train, test = (
             (
                 archive[f"{split}_images"].transpose(0, 3, 1, 2),

@@ -130,9 +130,7 @@ def _folders(folder: Path) -> list[Path]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(path.name for path in _folders(folder))
     if len(names) < _CLASSES_MIN:
-        text = (
-            f"it has {len(names)} folders, and a dataset needs two classes or more, a folder each"
-        )
+        text = f"it needs a folder for every class, for two classes or more, and has {len(names)}"
         raise _error(folder, text)
     return names
 
