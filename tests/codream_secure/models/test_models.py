@@ -5,6 +5,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn import functional as F
 
+from codream_secure import models
 from codream_secure.data import InputSpec
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.errors import UserError
@@ -73,6 +74,10 @@ COUNTS = [
 @pytest.mark.parametrize(("name", "spec", "count"), COUNTS)
 def test_parameter_counts(name, spec, count):
     assert parameter_count(build_model(name, spec, seed=0)) == count
+
+
+def test_the_names_are_those_that_help_lists():
+    assert (*models._MODELS, "linear") == MODEL_NAMES
 
 
 def test_every_architecture_has_its_parameters_counted():
