@@ -54,7 +54,7 @@ class Measurement:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, examples: Examples, batch: int = 1024) -> float:
+def accuracy(model: nn.Module, examples: Examples, batch: int = 256) -> float:
     """Return the fraction of examples whose label has the largest logit.
 
     The model is evaluated in eval mode and left in the mode it was in.
