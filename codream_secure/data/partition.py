@@ -61,11 +61,11 @@ def partition(
     - `iid` cuts a random permutation. Sizes are equal up to one.
     - `dirichlet:ALPHA` draws for every client its own class proportions from Dir(ALPHA, ...,
       ALPHA), and gives it as near to them as the examples that are left allow. Sizes are equal
-      up to one. This is the partition of the CoDream paper (a Dirichlet over the classes of each
-      client, clients of equal size).
+      up to one. It is the partition of Hsu et al. (2019), with a uniform prior and without
+      replacement, and of the CoDream paper (AAAI-25).
     - `dirichlet-labels:ALPHA` draws for every class the proportions in which clients share it
-      (Hsu et al. 2019 call it a Dirichlet over labels; so do Yurochkin et al. 2019). Sizes
-      differ. Draws in which a client has fewer than `min_examples` are thrown away.
+      (Yurochkin et al. 2019). Sizes differ. Draws in which a client has fewer than
+      `min_examples` are thrown away.
     - `shards:CLASSES_PER_CLIENT` gives every client examples of exactly so many classes (after
       McMahan et al. 2017). Every class is cut into shards of equal size up to one, as many as
       clients have it, and is had by as many clients as any other class up to one.
