@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
+from codream_secure.data.datasets import DATASET_NAMES
 from codream_secure.errors import UserError
+from codream_secure.model_names import MODEL_NAMES
 from protocols.params import MAX_INPUT, MAX_STEPS
 
 _T = TypeVar("_T")
@@ -28,11 +30,26 @@ class DataConfig:
     """Which data, and who has which part of it."""
 
     dataset: str = _option(
-        "digits", "digits, mnist, fashion-mnist, cifar10, svhn, or the path of an .npz file"
+        "digits",
+        f"{', '.join(DATASET_NAMES)}; or the path of an .npz file; or of a folder of images, with "
+        "train/ and test/ or to be split, and in it a folder for every class",
     )
-    data_dir: str = _option("data", "folder that torchvision downloads datasets to")
-    partition: str = _option("iid", "iid or dirichlet:ALPHA")
+    data_dir: str = _option("data", "folder that datasets are downloaded to")
+    image_size: int | None = _option(
+        None, "height and width that images of a folder are resized to", min=1, max=1024
+    )
+    partition: str = _option(
+        "iid",
+        "iid; dirichlet:ALPHA (every client's classes, equal sizes); dirichlet-labels:ALPHA (how "
+        "clients share every class, sizes differ); shards:CLASSES_PER_CLIENT",
+    )
     clients: int = _option(10, "number of clients", min=2)
+    samples_per_client: int | None = _option(
+        None,
+        "examples dealt to every client, on average under dirichlet-labels (default: all there "
+        "are, divided)",
+        min=1,
+    )
     validation: float = _option(
         0.1, "fraction of each client's data kept for validation (0 under DP)", min=0, max=0.5
     )
@@ -44,10 +61,14 @@ class ModelConfig:
 
     models: str = _option(
         "auto",
-        "comma-separated architectures, given to clients in turn; auto: resnet8, mlp under DP",
+        "comma-separated architectures, given to clients in turn: auto (resnet8, mlp under DP), "
+        f"{', '.join(MODEL_NAMES)}, or your own as my_module:my_function",
     )
     width: int | None = _option(
-        None, "width of the models (default: each model's own)", min=1, max=4096
+        None,
+        "width of the models (default: each model's own; linear and yours have none)",
+        min=1,
+        max=4096,
     )
     norm: Literal["auto", "batch", "group"] = _option(
         "auto", "normalization layers; auto: batch, group under DP"

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,13 +13,22 @@ from codream_secure.checkpoint import MemberState
 from codream_secure.client import Client, Policy
 from codream_secure.config import Config
 from codream_secure.data.datasets import Dataset
-from codream_secure.data.partition import Indices, partition, split_validation
+from codream_secure.data.partition import (
+    Indices,
+    label_histogram,
+    partition,
+    split_validation,
+)
 from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.errors import UserError
 from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLearner
-from codream_secure.models import Norm, build_model
+from codream_secure.models import Norm, build_model, is_custom
 from codream_secure.observer import Examples, Observer
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.seeds import derive_bytes, derive_seed, generator
+
+if TYPE_CHECKING:
+    from codream_secure.privacy.dpsgd import PrivateTrainer
 
 
 @dataclass(slots=True)
@@ -67,11 +77,16 @@ class Federation:
         self.spec = data.spec
         self.scale = PixelScale(data.scaling, device)
         self.roster = tuple(range(config.data.clients))
-        self.share = len(data.y_train) // len(self.roster)
         names = [name.strip() for name in config.model.models.split(",")]
         self.model_names = tuple(names[c % len(names)] for c in self.roster)
-        self.plan = PrivacyPlan.of(config, examples=len(data.y_train))
-        self.members = self._members()
+        parts = self._parts()
+        dealt = sum(map(len, parts))
+        self._label_counts = np.stack(
+            [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
+        )
+        self.share = dealt // len(self.roster)
+        self.plan = PrivacyPlan.of(config, examples=dealt)
+        self.members = {c: self._member(c, parts[c]) for c in self.roster}
         self.student = PlainLearner(
             self._model(self.model_names[0], "server"), None, config.learning.learning_rate
         )
@@ -79,7 +94,8 @@ class Federation:
     def observer(self) -> Observer:
         """Return an observer of this federation; nobody here keeps a reference to it."""
         test = self._examples(self._data.x_test, self._data.y_test)
-        return Observer(test, {c: m.validation for c, m in self.members.items() if m.validation})
+        validation = {c: m.validation for c, m in self.members.items() if m.validation}
+        return Observer(test, validation, self._label_counts)
 
     def data_digest(self) -> str:
         """Return the SHA-256, in hex, of all images and labels and of how they are scaled."""
@@ -98,14 +114,17 @@ class Federation:
         """Return the models of independent training by id."""
         return {c: member.twin.model for c, member in self.members.items()}
 
-    def _members(self) -> dict[int, Member]:
-        parts = partition(
+    def _parts(self) -> list[Indices]:
+        settings = self._config.data
+        return partition(
             self._data.y_train,
             len(self.roster),
-            self._config.data.partition,
+            settings.partition,
             derive_seed(self._seed, "partition"),
+            samples_per_client=settings.samples_per_client,
+            # Two to train on, and as many at least before half are set aside for validation.
+            min_examples=4 if settings.validation else 2,
         )
-        return {c: self._member(c, parts[c]) for c in self.roster}
 
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None
@@ -136,11 +155,23 @@ class Federation:
         name, learning = self.model_names[c], self._config.learning
         if self.plan:
             model = self._model(name, c, seeded=self.plan.seed is not None)
-            trainer = self.plan.trainer(model, role, c)
+            trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
         shuffle = generator(self._seed, role, "shuffle", c)
         stream = BatchStream(local.x, local.y, learning.batch, shuffle)
         return PlainLearner(self._model(name, c), stream, learning.learning_rate)
+
+    def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
+        from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
+
+        name = self.model_names[c]
+        try:
+            trainer = plan.trainer(model, role, c)
+            if is_custom(name) and role == "client":
+                check_private_step(model, self.spec)
+        except UserError as error:
+            raise UserError(f"model {name}: {error}") from error
+        return trainer
 
     def _model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
         seed = derive_seed(self._seed, "model", *owner) if seeded else None

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -55,7 +56,7 @@ class Measurement:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, examples: Examples, batch: int = 1024) -> float:
+def accuracy(model: nn.Module, examples: Examples, batch: int = 256) -> float:
     """Return the fraction of examples whose label has the largest logit.
 
     The model is evaluated in eval mode and left in the mode it was in.
@@ -74,9 +75,17 @@ class Observer:
     Args:
         test: the dataset's test part; used here and nowhere else.
         validation: by client id; empty under DP.
+        label_counts: examples of every class that every client has, int64, shape (clients,
+            classes). The simulation dealt them, so it knows; nobody else may.
     """
 
-    def __init__(self, test: Examples, validation: Mapping[int, Examples]) -> None:
+    def __init__(
+        self,
+        test: Examples,
+        validation: Mapping[int, Examples],
+        label_counts: NDArray[np.int64],
+    ) -> None:
+        self.label_counts = label_counts
         self._test = test
         self._validation = validation
         self.history: list[Measurement] = []

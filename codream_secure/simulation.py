@@ -112,7 +112,10 @@ class Simulation:
         self._progress = progress or NoProgress()
         self._seed = self.config.run.seed or 0
         self._device = choose_device(self.config.run.device)
-        data = dataset or load_dataset(self.config.data.dataset, Path(self.config.data.data_dir))
+        chosen = self.config.data
+        data = dataset or load_dataset(
+            chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
+        )
         self._check_threshold()
         self.federation = Federation(self.config, data, self._device)
         self.observer = self.federation.observer()

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from codream_secure.data import DATASET_NAMES, InputSpec
+from codream_secure.models import MODEL_NAMES, build_model
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^codream-secure (simulate\b[^#\n]*)", README, flags=re.MULTILINE)
@@ -24,6 +27,20 @@ def test_links_in_the_documents_lead_somewhere():
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             assert "://" in target or (ROOT / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_lists_every_dataset_and_architecture():
+    for name in (*DATASET_NAMES, *MODEL_NAMES):
+        assert f"`{name}`" in README, name
+
+
+def test_the_readme_s_own_model_can_be_used(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n# my_module\.py[^\n]*\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "my_module.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    build_model("my_module:my_function", InputSpec(3, 8, 8, 4), seed=0)
+    monkeypatch.delitem(sys.modules, "my_module")
 
 
 @pytest.mark.slow

@@ -1,44 +1,36 @@
-"""Loading a dataset: by name, or from a file of arrays.
+"""Loading a dataset: by name, from a file of arrays, or from a folder of images.
 
 The scaling of a dataset is a table of public constants, never a statistic of what was loaded:
 a mean computed from private examples would be a release that no privacy accounting covers.
 """
 
-import contextlib
-import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.data.downloads import CLASSES, download
+from codream_secure.data.folders import read_folder
 from codream_secure.data.npz import read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
 
-DATASET_NAMES: Final = ("digits", "mnist", "fashion-mnist", "cifar10", "svhn")
+DATASET_NAMES: Final = ("digits", *CLASSES)
 
 # The split of `digits` is this constant and the rule of `_digits_test_indices`, and nothing else.
 DIGITS_TEST_PER_CLASS: Final = 40
 
-_CLASSES: Final = 10
+_DIGITS: Final = 10
+# Everything else, a user's own data included, is scaled to [-1, 1].
 _SCALING: Final = {
     "mnist": Scaling((0.1307,), (0.3081,)),
     "fashion-mnist": Scaling((0.2860,), (0.3530,)),
+    "emnist": Scaling((0.1751,), (0.3332,)),
     "cifar10": Scaling((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": Scaling((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
-# torchvision's class, and where below the data folder it looks for the files.
-_TORCHVISION: Final = {
-    "mnist": ("MNIST", "MNIST/raw"),
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
-    "svhn": ("SVHN", "."),
-}
-# What torchvision raises for no network, for a broken download and for files it cannot parse.
-_TORCHVISION_ERRORS: Final = (OSError, RuntimeError, ValueError, AssertionError, LookupError)
-
 _Split = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -65,43 +57,64 @@ class Dataset:
     scaling: Scaling
 
 
-def load_dataset(name: str, data_dir: Path) -> Dataset:
-    """Load a dataset by name, or from an `.npz` file.
+def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Dataset:
+    """Load a dataset by name, from an `.npz` file, or from a folder of images.
 
     Args:
-        name: One of `DATASET_NAMES`, or the path of a file that ends in `.npz`, with the arrays
-            `x_train`, `y_train`, `x_test`, `y_test`. Images are N x H x W or N x H x W x C, C in
-            1..4, either uint8 or floats in [0, 1]; labels are integers from 0.
+        name: One of `DATASET_NAMES`, or the path of a file that ends in `.npz`, or of a folder.
+            A file holds the arrays `x_train`, `y_train`, `x_test`, `y_test`. Images are
+            N x H x W or N x H x W x C, C in 1..4, either uint8 or floats in [0, 1]; labels are
+            integers from 0. What a folder holds is said in `codream_secure.data.folders`.
         data_dir: Where the files of the downloaded datasets are or will be put. Not used for
-            `digits` (it comes with scikit-learn) nor for a file.
+            `digits` (it comes with scikit-learn) nor for a file or a folder.
+        image_size: Height and width that the images of a folder are resized to.
 
     Returns:
         The dataset. The train-test split is the dataset's own and independent of any seed.
 
     Raises:
-        UserError: The name is unknown, a download failed, or a file is not as described above.
+        UserError: The name is unknown, a download failed, or a file or folder is not as
+            described above.
     """
-    if name.endswith(".npz"):
-        arrays = read_npz(Path(name))
-        classes = 1 + int(max(arrays.y_train.max(), arrays.y_test.max()))
-        return _dataset(
-            Path(name).name,
-            (arrays.x_train, arrays.y_train),
-            (arrays.x_test, arrays.y_test),
-            classes,
-        )
+    if name in DATASET_NAMES or name.endswith(".npz"):
+        if image_size is not None:
+            msg = f"an image size is for folders of images; {name} has its own, leave it out"
+            raise UserError(msg)
+        return _load_named(name, data_dir)
+    if Path(name).is_dir():
+        folder = read_folder(Path(name), image_size)
+        train, test = _as_floats(folder.train), _as_floats(folder.test)
+        return _dataset(Path(name).resolve().name, train, test, len(folder.classes))
+    msg = (
+        f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)}, a path ending in .npz or a"
+        " folder of images"
+    )
+    raise UserError(msg)
+
+
+def _load_named(name: str, data_dir: Path) -> Dataset:
     if name == "digits":
         return _load_digits()
-    if name in _TORCHVISION:
-        return _load_torchvision(name, data_dir)
-    msg = f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)} or a path ending in .npz"
-    raise UserError(msg)
+    if name in CLASSES:
+        train, test = map(_as_floats, download(name, data_dir))
+        return _dataset(name, train, test, CLASSES[name])
+    arrays = read_npz(Path(name))
+    classes = 1 + int(max(arrays.y_train.max(), arrays.y_test.max()))
+    train, test = (arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)
+    return _dataset(Path(name).name, train, test, classes)
 
 
 def _dataset(name: str, train: _Split, test: _Split, classes: int) -> Dataset:
     _, channels, height, width = train[0].shape
     scaling = _SCALING.get(name, Scaling((0.5,) * channels, (0.5,) * channels))
     return Dataset(name, *train, *test, InputSpec(channels, height, width, classes), scaling)
+
+
+def _as_floats(part: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> _Split:
+    images, labels = part
+    pixels = np.ascontiguousarray(images).astype(np.float32)
+    pixels /= np.float32(255)
+    return pixels, labels
 
 
 def _load_digits() -> Dataset:
@@ -113,49 +126,15 @@ def _load_digits() -> Dataset:
     in_test = np.zeros(len(labels), dtype=bool)
     in_test[_digits_test_indices(labels)] = True
     train, test = ((images[part], labels[part]) for part in (~in_test, in_test))
-    return _dataset("digits", train, test, _CLASSES)
+    return _dataset("digits", train, test, _DIGITS)
 
 
 def _digits_test_indices(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions of the test images, ascending: evenly spaced examples of every class."""
     # No random generator: its stream may change with a version of numpy, and the split may not.
     chosen = []
-    for label in range(_CLASSES):
+    for label in range(_DIGITS):
         members = np.flatnonzero(labels == label)
         steps = np.arange(DIGITS_TEST_PER_CLASS) * len(members) // DIGITS_TEST_PER_CLASS
         chosen.append(members[steps])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
-
-
-def _load_torchvision(name: str, data_dir: Path) -> Dataset:
-    from torchvision import datasets  # noqa: PLC0415 - imports torch
-
-    class_name, folder = _TORCHVISION[name]
-    source = getattr(datasets, class_name)
-    splits = []
-    try:
-        for split in ("train", "test"):
-            chosen = {"split": split} if name == "svhn" else {"train": split == "train"}
-            # torchvision prints its progress, and standard output is for results.
-            with contextlib.redirect_stdout(sys.stderr):
-                splits.append(_from_torchvision(source(root=data_dir, download=True, **chosen)))
-    except _TORCHVISION_ERRORS as error:
-        reason = textwrap.shorten(str(error), 120, placeholder=" ...") or type(error).__name__
-        msg = (
-            f"cannot download or read {name}: put its files in {data_dir / folder}"
-            f" or use --dataset PATH.npz ({reason})"
-        )
-        raise UserError(msg) from error
-    return _dataset(name, splits[0], splits[1], _CLASSES)
-
-
-def _from_torchvision(source: Any) -> _Split:  # noqa: ANN401 - torchvision is untyped
-    """Images and labels of any of torchvision's four classes, which hold them in three ways."""
-    if hasattr(source, "labels"):  # SVHN: arrays, channels first already
-        images, labels = source.data, source.labels
-    elif isinstance(source.data, np.ndarray):  # CIFAR-10: an array, channels last; a list
-        images, labels = source.data.transpose(0, 3, 1, 2), source.targets
-    else:  # MNIST and Fashion-MNIST: tensors, no channels
-        images, labels = source.data.numpy()[:, None], source.targets.numpy()
-    pixels = np.ascontiguousarray(images).astype(np.float32) / np.float32(255)
-    return pixels, np.asarray(labels, dtype=np.int64)

@@ -3,6 +3,8 @@
 Only a simulation partitions: it plays all clients and therefore sees all labels.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import isfinite
 from typing import Final
 
@@ -14,8 +16,35 @@ from codream_secure.errors import UserError
 # Above this, Dir(alpha) is uniform to six digits, and its sampler's sums could overflow.
 _ALPHA_CEILING: Final = 1e12
 _SPLIT_MIN: Final = 2
+_DRAWS: Final = 200
+_SCHEMES: Final = "iid, dirichlet:ALPHA, dirichlet-labels:ALPHA or shards:CLASSES_PER_CLIENT"
 
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `partition` was asked for.
+
+    Attributes:
+        scheme: As written, for messages.
+        number: ALPHA, or the classes per client; 0 under `iid`.
+        clients: Number of clients.
+        samples: Examples of a client; None deals all.
+        least: Examples that every client must get.
+    """
+
+    scheme: str
+    number: float
+    clients: int
+    samples: int | None
+    least: int
+
+    def sizes(self, total: int) -> Indices:
+        """Sizes of clients that are equal up to one: int64, one a client."""
+        if self.samples is not None:
+            return np.full(self.clients, self.samples, dtype=np.int64)
+        return total // self.clients + (np.arange(self.clients) < total % self.clients)
 
 
 def partition(
@@ -24,20 +53,32 @@ def partition(
     scheme: str,
     seed: int,
     *,
+    samples_per_client: int | None = None,
     min_examples: int = 2,
 ) -> list[Indices]:
-    """Deal all examples to clients, each example to exactly one.
+    """Deal examples to clients, each example to at most one.
 
-    Client sizes are equal up to one under both schemes: `iid` cuts a random permutation;
-    `dirichlet:ALPHA` draws for every client its own class proportions from Dir(ALPHA, ..., ALPHA),
-    and gives it as near to them as the examples that are left allow. The smaller ALPHA, the more
-    the clients differ.
+    - `iid` cuts a random permutation. Sizes are equal up to one.
+    - `dirichlet:ALPHA` draws for every client its own class proportions from Dir(ALPHA, ...,
+      ALPHA), and gives it as near to them as the examples that are left allow. Sizes are equal
+      up to one. It is the partition of Hsu et al. (2019), with a uniform prior and without
+      replacement, and of the CoDream paper (AAAI-25).
+    - `dirichlet-labels:ALPHA` draws for every class the proportions in which clients share it
+      (Yurochkin et al. 2019). Sizes differ. Draws in which a client has fewer than
+      `min_examples` are thrown away.
+    - `shards:CLASSES_PER_CLIENT` gives every client examples of exactly so many classes (after
+      McMahan et al. 2017). Every class is cut into shards of equal size up to one, as many as
+      clients have it, and is had by as many clients as any other class up to one.
+
+    The smaller ALPHA, the more the clients differ.
 
     Args:
         labels: int64, N, in [0, classes).
         clients: Number of clients.
-        scheme: `iid`, or `dirichlet:ALPHA` with a positive number, as in `dirichlet:0.5`.
+        scheme: `iid`, or one of the others with a positive number, as in `dirichlet:0.5`.
         seed: Not negative; the same arguments give the same partition.
+        samples_per_client: Deal this many examples to every client, and leave the rest out; on
+            average under `dirichlet-labels`. None deals all examples.
         min_examples: Every client must get this many. The default leaves one example to train
             on and one to validate on.
 
@@ -45,23 +86,21 @@ def partition(
         For every client, int64 positions in `labels`, in random order.
 
     Raises:
-        UserError: The scheme is unknown, its ALPHA no positive finite number, or there are too
+        UserError: The scheme is unknown, its number is not one it can have, or there are too
             few examples for so many clients.
     """
-    alpha = _parse_scheme(scheme)
     if clients < 1:
         msg = f"cannot deal examples to {clients} clients; use at least 1"
         raise UserError(msg)
-    if len(labels) // clients < max(min_examples, 1):
-        msg = (
-            f"{len(labels)} training examples are too few for {clients} clients with at least"
-            f" {max(min_examples, 1)} each; use fewer clients or more data"
-        )
-        raise UserError(msg)
+    name, number = _parse_scheme(scheme)
+    least = max(min_examples, 1)
+    request = _Request(scheme, number, clients, samples_per_client, least)
+    _check_enough(len(labels), request)
     rng = np.random.default_rng(seed)
-    if alpha is None:
-        return np.array_split(rng.permutation(len(labels)), clients)
-    return _deal(labels, _dirichlet_counts(np.bincount(labels), clients, alpha, rng), rng)
+    if name == "iid":
+        sizes = request.sizes(len(labels))
+        return np.split(rng.permutation(len(labels))[: sizes.sum()], np.cumsum(sizes)[:-1])
+    return _deal(labels, _COUNTS[name](np.bincount(labels), request, rng), rng)
 
 
 def split_validation(
@@ -112,31 +151,54 @@ def label_histogram(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64
     return np.bincount(labels, minlength=classes).astype(np.int64)
 
 
-def _parse_scheme(scheme: str) -> float | None:
-    """Return ALPHA, or None for `iid`."""
+def _parse_scheme(scheme: str) -> tuple[str, float]:
+    """Return the scheme's name and its number, 0 for `iid`."""
     if scheme == "iid":
-        return None
+        return scheme, 0
     name, _, text = scheme.partition(":")
-    if name != "dirichlet":
-        msg = f"unknown partition {scheme!r}: use iid or dirichlet:ALPHA, as in dirichlet:0.5"
+    if name not in _COUNTS:
+        msg = f"unknown partition {scheme!r}: use {_SCHEMES}, as in dirichlet:0.5"
         raise UserError(msg)
+    if name == "shards":
+        if not text.isascii() or not text.isdecimal() or int(text) < 1:
+            msg = f"CLASSES_PER_CLIENT in {scheme!r} must be a positive integer, as in shards:2"
+            raise UserError(msg)
+        return name, int(text)
     try:
         alpha = float(text)
     except ValueError:
         alpha = float("nan")
     if not isfinite(alpha) or alpha <= 0:
-        msg = f"ALPHA in {scheme!r} must be a positive finite number, as in dirichlet:0.5"
+        msg = f"ALPHA in {scheme!r} must be a positive finite number, as in {name}:0.5"
         raise UserError(msg)
-    return alpha
+    return name, min(alpha, _ALPHA_CEILING)
 
 
-def _dirichlet_counts(
-    available: Indices, clients: int, alpha: float, rng: np.random.Generator
-) -> Indices:
+def _check_enough(total: int, request: _Request) -> None:
+    clients, samples, least = request.clients, request.samples, request.least
+    if samples is None:
+        if total // clients < least:
+            msg = (
+                f"{total} training examples are too few for {clients} clients with at least"
+                f" {least} each; use fewer clients or more data"
+            )
+            raise UserError(msg)
+    elif samples < least:
+        msg = f"{samples} samples per client are too few: every client needs at least {least}"
+        raise UserError(msg)
+    elif samples * clients > total:
+        msg = (
+            f"{samples} samples per client for {clients} clients are {samples * clients}, and"
+            f" there are {total} training examples; use at most {total // clients} samples per"
+            " client or fewer clients"
+        )
+        raise UserError(msg)
+
+
+def _dirichlet_counts(available: Indices, request: _Request, rng: np.random.Generator) -> Indices:
     """How many examples of every class every client gets: int64, clients x classes."""
-    priors = rng.dirichlet(np.full(len(available), min(alpha, _ALPHA_CEILING)), size=clients)
-    total = int(available.sum())
-    sizes = total // clients + (np.arange(clients) < total % clients)
+    priors = rng.dirichlet(np.full(len(available), request.number), size=request.clients)
+    sizes = request.sizes(int(available.sum()))
     counts = np.zeros(priors.shape, dtype=np.int64)
     # A pass ends with all clients full or with one more class used up, so there are few.
     while (missing := sizes - counts.sum(axis=1)).any():
@@ -147,6 +209,100 @@ def _dirichlet_counts(
             drawn[:, label] = rng.multivariate_hypergeometric(drawn[:, label], left[label])
         counts += drawn
     return counts
+
+
+def _dirichlet_labels_counts(
+    available: Indices, request: _Request, rng: np.random.Generator
+) -> Indices:
+    """As `_dirichlet_counts`, for `dirichlet-labels`."""
+    if request.samples is not None:
+        available = rng.multivariate_hypergeometric(available, request.samples * request.clients)
+    for _ in range(_DRAWS):
+        shares = rng.dirichlet(np.full(request.clients, request.number), size=len(available))
+        cuts = np.rint(np.cumsum(shares, axis=1) * available[:, None]).astype(np.int64)
+        cuts[:, -1] = available  # whatever the rounding of the sum
+        counts = np.diff(cuts, axis=1, prepend=0).T
+        if counts.sum(axis=1).min() >= request.least:
+            return counts
+    msg = (
+        f"{request.scheme} left a client with fewer than {request.least} examples in {_DRAWS}"
+        " draws; use a larger ALPHA, fewer clients, or dirichlet:ALPHA, where sizes are equal"
+    )
+    raise UserError(msg)
+
+
+def _shard_counts(available: Indices, request: _Request, rng: np.random.Generator) -> Indices:
+    """As `_dirichlet_counts`, for `shards`."""
+    held = _held_classes(available, request, rng)
+    holders = held.sum(axis=0)
+    counts = np.zeros(held.shape, dtype=np.int64)
+    for label in np.flatnonzero(available):
+        if available[label] < holders[label]:
+            msg = (
+                f"{request.scheme}: {holders[label]} clients should have class {label}, which has"
+                f" {available[label]} training examples; use fewer clients or classes per client"
+            )
+            raise UserError(msg)
+        whole, rest = divmod(int(available[label]), int(holders[label]))
+        sizes = whole + (np.arange(holders[label]) < rest)
+        counts[held[:, label], label] = rng.permutation(sizes)
+    smallest = int(counts.sum(axis=1).min())
+    if smallest < (request.samples or request.least):
+        msg = (
+            f"{request.scheme} leaves a client with {smallest} examples, and it needs"
+            f" {request.samples or request.least}; use fewer clients or samples per client, or"
+            " more classes per client"
+        )
+        raise UserError(msg)
+    if request.samples is not None:
+        counts = np.stack([_levelled(row, request.samples, rng) for row in counts])
+    return counts
+
+
+def _held_classes(
+    available: Indices, request: _Request, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Who has which class: every client `number`, every class equally often up to one."""
+    classes, wanted = np.flatnonzero(available), int(request.number)
+    if wanted > len(classes):
+        msg = f"{request.scheme}: the data has {len(classes)} classes; use at most as many"
+        raise UserError(msg)
+    if request.samples is not None and request.samples < wanted:
+        msg = f"{request.scheme} needs at least {wanted} samples per client, one of every class"
+        raise UserError(msg)
+    if wanted * request.clients < len(classes):
+        msg = (
+            f"{request.scheme} with {request.clients} clients covers"
+            f" {wanted * request.clients} of {len(classes)} classes; use at least"
+            f" shards:{-(-len(classes) // request.clients)} or more clients"
+        )
+        raise UserError(msg)
+    held = np.zeros((request.clients, len(available)), dtype=np.bool_)
+    for client in range(request.clients):
+        so_far = held.sum(axis=0)[classes]
+        # The classes that fewest clients have so far; chance decides between equals.
+        order = np.lexsort((rng.random(len(classes)), so_far))
+        held[client, classes[order[:wanted]]] = True
+    return held
+
+
+def _levelled(limits: Indices, total: int, rng: np.random.Generator) -> Indices:
+    """Numbers with a given sum, at most `limits` and otherwise equal up to one."""
+    taken = np.zeros_like(limits)
+    while (rest := total - int(taken.sum())) > 0:
+        room = np.flatnonzero(taken < limits)
+        if rest < len(room):
+            taken[rng.permutation(room)[:rest]] += 1
+        else:
+            taken[room] = np.minimum(taken[room] + rest // len(room), limits[room])
+    return taken
+
+
+_COUNTS: Final[dict[str, Callable[[Indices, _Request, np.random.Generator], Indices]]] = {
+    "dirichlet": _dirichlet_counts,
+    "dirichlet-labels": _dirichlet_labels_counts,
+    "shards": _shard_counts,
+}
 
 
 def _renormalized(priors: NDArray[np.float64], left: Indices) -> NDArray[np.float64]:
@@ -163,8 +319,8 @@ def _deal(labels: NDArray[np.int64], counts: Indices, rng: np.random.Generator) 
     parts: list[list[Indices]] = [[] for _ in counts]
     for label in range(counts.shape[1]):
         members = rng.permutation(np.flatnonzero(labels == label))
-        cuts = np.cumsum(counts[:, label])[:-1]
-        for part, piece in zip(parts, np.split(members, cuts), strict=True):
+        ends = np.cumsum(counts[:, label])
+        for part, piece in zip(parts, np.split(members[: ends[-1]], ends[:-1]), strict=True):
             part.append(piece)
     return [rng.permutation(np.concatenate(part)) for part in parts]
 

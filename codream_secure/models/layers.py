@@ -53,5 +53,7 @@ class PadTo(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Pad the last two axes."""
         vertical, horizontal = (max(self.minimum - size, 0) for size in images.shape[-2:])
+        if not vertical and not horizontal:
+            return images
         left, top = horizontal // 2, vertical // 2
         return F.pad(images, (left, horizontal - left, top, vertical - top))

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.models.layers import Norm, conv3x3, norm_layer
+from codream_secure.models.layers import Norm, PadTo, conv3x3, norm_layer
 
+MIN_SIZE: Final = 8
 _STAGES: Final = 3
 
 
@@ -38,17 +39,28 @@ class PreActivationBlock(nn.Module):
 class WideResNet(nn.Module):
     """A stem, three stages of blocks, a norm, a mean over the image, and a linear layer.
 
-    The stages have `width`, 2 `width` and 4 `width` channels. It takes images of any size.
+    The stem has `width` channels, the stages `widening` times `width`, 2 `width` and 4 `width`.
+    Images of less than 8 x 8 are padded.
+
+    Args:
+        spec: Shape of an image, and the number of classes.
+        width: Channels of the stem, 16 in the paper.
+        norm: Kind of the norms.
+        depth: Layers, 6 n + 4 for n blocks in a stage.
+        widening: The paper's k.
     """
 
-    def __init__(self, spec: InputSpec, blocks: int, width: int, norm: Norm) -> None:
+    def __init__(
+        self, spec: InputSpec, width: int, norm: Norm, *, depth: int, widening: int
+    ) -> None:
         super().__init__()
+        self.pad = PadTo(MIN_SIZE)
         self.stem = conv3x3(spec.channels, width)
         layers: list[nn.Module] = []
         channels = width
         for stage in range(_STAGES):
-            outputs = width << stage
-            for block in range(blocks):
+            outputs = widening * width << stage
+            for block in range((depth - 4) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(PreActivationBlock(channels, outputs, stride, norm))
                 channels = outputs
@@ -58,11 +70,6 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Scaled images, N x C x H x W, to logits, N x classes."""
-        features = F.relu(self.norm(self.stages(self.stem(images))))
+        features = F.relu(self.norm(self.stages(self.stem(self.pad(images)))))
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits
-
-
-def wrn16(spec: InputSpec, width: int, norm: Norm) -> WideResNet:
-    """Sixteen layers: 175,066 parameters for 3 channels, 10 classes and width 16 (WRN-16-1)."""
-    return WideResNet(spec, 2, width, norm)

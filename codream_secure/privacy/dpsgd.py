@@ -1,6 +1,8 @@
 """DP-SGD of a local model: Opacus' hooks and clipping, our source of randomness."""
 
+import copy
 import secrets
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.checkpoint import NoiseState
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import PrivacyBudget
 
@@ -21,7 +24,7 @@ def check_private_model(model: nn.Module) -> None:
 
     Opacus' validator looks at trainable layers by exact type only: a frozen BatchNorm, one
     without affine parameters or a subclass passes it, and still learns batch statistics. A layer
-    of one's own whose `forward` mixes examples is not noticed.
+    of one's own whose `forward` mixes examples is for `check_private_step` to find.
 
     Args:
         model: in training or evaluation mode, which it keeps.
@@ -39,6 +42,51 @@ def check_private_model(model: nn.Module) -> None:
     errors = _opacus_errors(model)
     if errors:
         raise UserError(f"the model cannot be trained with DP-SGD: {errors[0]}")
+
+
+_PROBE = 3
+
+
+def check_private_step(model: nn.Module, spec: InputSpec) -> None:
+    """Try per-example gradients on random images, on a copy: for a user's own architecture.
+
+    What depends on the images drawn, such as mixing examples above a threshold, can pass.
+
+    Args:
+        model: passes `check_private_model`; on any device.
+        spec: shape of an image, and the number of classes.
+
+    Raises:
+        UserError: one example's logits depend on another example, or Opacus cannot compute
+            per-example gradients.
+    """
+    tried = copy.deepcopy(model).train()
+    device = next(model.parameters()).device
+    draw = torch.Generator().manual_seed(0)
+    shape = (_PROBE, spec.channels, spec.height, spec.width)
+    images = torch.randn(shape, generator=draw).to(device).requires_grad_()
+    try:
+        mixing = torch.autograd.grad(tried(images)[0].sum(), images)[0][1:].abs().max() > 0
+        _per_example_gradients(tried, images)
+    except Exception as error:  # of Opacus, or the user's code under its hooks
+        text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise UserError(f"the model cannot be trained with DP-SGD: {text}") from error
+    if mixing:
+        raise UserError(
+            "the model cannot be trained with DP-SGD: one example's logits depend on another "
+            "example; let every layer treat examples apart"
+        )
+
+
+def _per_example_gradients(model: nn.Module, images: Tensor) -> None:
+    hooked = GradSampleModule(model, loss_reduction="sum")
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    loss = F.cross_entropy(hooked(images), labels, reduction="sum")
+    loss.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        sampled = getattr(parameter, "grad_sample", None)
+        if parameter.requires_grad and (not isinstance(sampled, Tensor) or len(sampled) != _PROBE):
+            raise ValueError(f"parameter {name} gets no gradient for each example")
 
 
 def _opacus_errors(model: nn.Module) -> list[Exception]:

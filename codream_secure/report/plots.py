@@ -1,4 +1,4 @@
-"""Pictures of a run: the dreams, and accuracy over rounds."""
+"""Pictures of a run: the dreams, accuracy over rounds, and who has which labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.observer import Measurement
 
+_DOT_AREA = 250  # square points, of the largest dot
+_TICKS = 20
 _COLUMNS = 10
 _ROWS = 5
 _GREY_CHANNELS = 1
@@ -69,3 +72,35 @@ def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
     axis.grid(alpha=0.3)
     axis.legend()
     figure.savefig(path, dpi=120)
+
+
+def draw_labels(counts: NDArray[np.int64], path: Path) -> None:
+    """Draw how many examples of every class every client has, as dots of that area.
+
+    Args:
+        counts: int64, shape (clients, classes), some positive; the observer's.
+        path: of the PNG file.
+    """
+    clients, classes = counts.shape
+    figure = Figure(figsize=(_inches(clients), _inches(classes)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    rows, columns = np.nonzero(counts)
+    # Dots shrink where clients or classes are so many that they would overlap.
+    largest = _DOT_AREA * min(1.0, 20 / max(clients, classes)) ** 2
+    axis.scatter(rows, columns, s=largest * counts[rows, columns] / counts.max())
+    axis.set_xlim(-0.5, clients - 0.5)
+    axis.set_ylim(-0.5, classes - 0.5)
+    axis.set_xticks(range(0, clients, -(-clients // _TICKS)))
+    axis.set_yticks(range(0, classes, -(-classes // _TICKS)))
+    axis.set_xlabel("client")
+    axis.set_ylabel("class")
+    axis.set_title(
+        f"training labels (observer's, no epsilon covers them)\nlargest dot: {counts.max():,}",
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _inches(entries: int) -> float:
+    return float(np.clip(1.5 + 0.35 * entries, 4, 10))

@@ -14,7 +14,7 @@ from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
 from codream_secure.report.checkpoints import Checkpoints
-from codream_secure.report.plots import draw_accuracy, draw_dreams
+from codream_secure.report.plots import draw_accuracy, draw_dreams, draw_labels
 from codream_secure.resolve import resolve, to_toml
 from codream_secure.simulation import Simulation
 
@@ -158,6 +158,7 @@ class RunFolder:
         """Write the summary, then pictures and models of whatever was reached."""
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
+        draw_labels(simulation.observer.label_counts, self.path / "labels.png")
         if simulation.dreams:
             temperature = simulation.config.learning.kd_temperature
             draw_dreams(simulation.dreams[-1], temperature, self.path / "dreams.png")

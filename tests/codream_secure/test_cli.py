@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import tomllib
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
+
+from codream_secure.data import DATASET_NAMES
+from codream_secure.model_names import MODEL_NAMES
 
 TINY = [
     "simulate",
@@ -89,9 +94,10 @@ def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path)
         "summary.json",
         "dreams.png",
         "accuracy.png",
+        "labels.png",
         "models",
     }
-    for picture in ("dreams.png", "accuracy.png"):
+    for picture in ("dreams.png", "accuracy.png", "labels.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((folder / "models").iterdir())) == 5
     assert load_file(folder / "models/server.safetensors")
@@ -158,6 +164,30 @@ def test_heterogeneous_models_have_no_fedavg_figure(run):
     assert json.loads(out)["bytes"]["fedavg_per_client_up"] is None
 
 
+def test_a_folder_of_images_and_a_model_of_one_s_own(run, tmp_path):
+    for part, count in (("train", 12), ("test", 2)):
+        for label in ("circle", "square"):
+            (tmp_path / "shapes" / part / label).mkdir(parents=True)
+            for i in range(count):
+                path = tmp_path / "shapes" / part / label / f"{i}.png"
+                Image.new("RGB", (12, 10), (20 * i, 0, 200)).save(path)
+    (tmp_path / "my_module.py").write_text(
+        "from torch import nn\n"
+        "def small(spec):\n"
+        "    pixels = spec.channels * spec.height * spec.width\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, spec.classes))\n"
+    )
+    code, out, _ = run(
+        *(*TINY, "--dataset", "shapes", "--image-size", "9", "--models", "linear,my_module:small"),
+        *("--partition", "shards:2", "--samples-per-client", "5", "--json", "--out", "run"),
+    )
+    summary = json.loads(out)
+    assert code == 0
+    assert (summary["dataset"], summary["models"][1]) == ("shapes", "my_module:small")
+    model = load_file(tmp_path / "run/models/client-1.safetensors")
+    assert model["1.weight"].shape == (2, 3 * 9 * 9)
+
+
 def test_the_command_line_wins_over_the_file(run, tmp_path):
     (tmp_path / "run.toml").write_text("rounds = 1\nclients = 7\nbits = 3\n")
     _, out, _ = run(*TINY, "--config", "run.toml", "--bits", 2, "--json", "--out", "run")
@@ -178,6 +208,15 @@ BAD = [
     (["--dataset", "bad.npz"], "bad.npz"),
     (["--models", "resnet9000"], "resnet9000"),
     (["--partition", "sorted"], "sorted"),
+    (["--partition", "shards:2", "--clients", 3], "covers 6 of 10 classes"),
+    (["--partition", "dirichlet-labels:0.01", "--clients", 30], "use a larger ALPHA"),
+    (["--samples-per-client", 400], "use at most 349 samples per client"),
+    (["--samples-per-client", 3], "every client needs at least 4"),
+    (["--image-size", 16], "digits has its own"),
+    (["--dataset", "full"], "full: it needs a folder for every class"),
+    (["--models", "linear,nowhere:make"], "model nowhere:make: no module nowhere"),
+    (["--models", "json:loads"], "model json:loads raised TypeError"),
+    (["--models", "json:loads", "--width", 8], "model json:loads has no width"),
     (["--partition", "dirichlet:-1"], "dirichlet"),
     (["--dp-eps", 0], "--dp-eps must be above 0"),
     (["--dp-eps", -3], "--dp-eps must be above 0"),
@@ -259,7 +298,12 @@ def test_version_and_help(run):
     assert out.startswith("codream-secure, version ")
     code, out, _ = run("simulate", "--help")
     assert code == 0
+    text = re.sub(r"\s+", " ", out)
+    assert ", ".join(DATASET_NAMES) in text
+    assert re.search(", ".join(MODEL_NAMES), text)
     for option in (
+        "--samples-per-client",
+        "--image-size",
         "--dp-eps",
         "--threshold",
         "--label-bits",

@@ -48,13 +48,15 @@ def test_no_server_side_object_can_reach_the_observer(tiny):
     server_side = [
         simulation.aggregator,
         simulation.federation.student,
-        simulation.groups[0].buffer,
-        simulation.groups[0]._clips,
+        *simulation.groups,
     ]
+    label_counts = simulation.observer.label_counts
     for thing in server_side:
         for found in reachable(thing):
             assert not isinstance(found, Observer | Measurement)
+            assert found is not label_counts
     assert any(isinstance(found, Observer) for found in reachable(simulation))
+    assert any(found is label_counts for found in reachable(simulation))
 
 
 def reachable(start):

@@ -1,5 +1,6 @@
 """What the observer measures, and which round it lets a report quote."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +26,9 @@ def test_accuracy_is_the_fraction_of_hits_and_restores_the_mode():
 
 
 def test_a_measurement_holds_one_figure_a_client_and_their_mean_on_validation():
-    observer = Observer(examples([1, 0]), {0: examples([1, 1]), 1: examples([0, 0])})
+    observer = Observer(
+        examples([1, 0]), {0: examples([1, 1]), 1: examples([0, 0])}, np.zeros((2, 2), np.int64)
+    )
     m = observer.measure(3, {0: Constant(), 1: Constant()}, {0: Constant()}, Constant())
     assert m == Measurement(
         round=3, clients=(0.5, 0.5), independent=(0.5,), server=0.5, validation=0.5
@@ -34,7 +37,7 @@ def test_a_measurement_holds_one_figure_a_client_and_their_mean_on_validation():
 
 
 def reported(*validation, count=100):
-    observer = Observer(examples([1]), {0: examples([1] * count)})
+    observer = Observer(examples([1]), {0: examples([1] * count)}, np.array([[0, count]]))
     observer.history = [
         Measurement(round=k, clients=(1 / k,), independent=(0.0,), server=0.0, validation=v)
         for k, v in enumerate(validation, start=1)

@@ -135,3 +135,36 @@ def test_without_collaboration_nothing_is_sent_and_nobody_shares_a_dream(tiny):
     assert len({d.pixels.tobytes() for d in simulation.dreams}) == 8
     assert history[-1].server is None
     assert "server" not in simulation.weights()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partition": "dirichlet-labels:0.5"},
+        {"partition": "shards:3"},
+        {"partition": "shards:3", "samples_per_client": 30},
+        {"partition": "dirichlet-labels:0.5", "dp_eps": 8.0, "dp_steps": 2},
+        {"samples_per_client": 30, "dp_eps": 8.0, "dp_steps": 2},
+    ],
+    ids=str,
+)
+def test_the_observer_s_label_counts_are_those_of_the_partition(tiny, options):
+    simulation = Simulation(tiny(**options))
+    counts = simulation.observer.label_counts
+    assert counts.shape == (4, 10)
+    total = options.get("samples_per_client", 0) * 4 or 1397
+    assert counts.sum() == total
+    assert simulation.federation.share == total // 4
+    if "shards" in options.get("partition", ""):
+        assert ((counts > 0).sum(axis=1) == 3).all()
+    if simulation.federation.plan:
+        # Public, and the same for everybody, however many examples a client has.
+        assert simulation.federation.plan.sampling_rate == 1
+    list(simulation.rounds())
+
+
+def test_a_client_of_the_smallest_size_can_be_trained_with_batch_norm(tiny):
+    for validation in (0.0, 0.1, 0.5):
+        least = 4 if validation else 2
+        config = tiny(models="resnet18", width=2, samples_per_client=least, validation=validation)
+        list(Simulation(config).rounds())

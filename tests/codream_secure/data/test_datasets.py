@@ -1,13 +1,9 @@
-import gzip
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from torchvision import datasets as sources
 
 from codream_secure.data import DATASET_NAMES, InputSpec, Scaling, load_dataset
 from codream_secure.errors import UserError
@@ -44,68 +40,10 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path):
         load_dataset("imagenet", tmp_path)
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim])
-    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.with_suffix("").write_bytes(header + sizes + array.tobytes())
-    path.write_bytes(gzip.compress(header + sizes + array.tobytes()))
-
-
-@pytest.mark.parametrize(
-    ("name", "folder", "scaling"),
-    [
-        ("mnist", "MNIST/raw", Scaling((0.1307,), (0.3081,))),
-        ("fashion-mnist", "FashionMNIST/raw", Scaling((0.2860,), (0.3530,))),
-    ],
-)
-def test_files_in_the_data_folder_are_read_without_network(tmp_path, name, folder, scaling):
-    raw = tmp_path / folder
-    raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 5), ("t10k", 3)):
-        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        write_idx(raw / f"{split}-images-idx3-ubyte.gz", images)
-        write_idx(raw / f"{split}-labels-idx1-ubyte.gz", np.arange(count, dtype=np.uint8))
-    dataset = load_dataset(name, tmp_path)
-    assert dataset.spec == InputSpec(1, 28, 28, 10)
-    assert dataset.scaling == scaling
-    assert dataset.x_train.shape == (5, 1, 28, 28)
-    assert dataset.y_test.tolist() == [0, 1, 2]
-    np.testing.assert_allclose(dataset.x_test[:, 0] * 255, images, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "class_name", "held"),
-    [
-        ("cifar10", "CIFAR10", {"data": np.zeros((2, 32, 32, 3), np.uint8), "targets": [3, 4]}),
-        ("svhn", "SVHN", {"data": np.zeros((2, 3, 32, 32), np.uint8), "labels": np.array([3, 4])}),
-    ],
-)
-def test_colour_images_come_channels_first(tmp_path, monkeypatch, name, class_name, held):
-    monkeypatch.setattr(sources, class_name, lambda **_: SimpleNamespace(**held))
-    dataset = load_dataset(name, tmp_path)
-    assert dataset.spec == InputSpec(3, 32, 32, 10)
-    assert dataset.x_train.shape == (2, 3, 32, 32)
-    assert dataset.x_train.dtype == np.float32
-    assert dataset.y_test.tolist() == [3, 4]
-    assert len(dataset.scaling.mean) == 3
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "svhn"])
-def test_a_failed_download_is_one_line_and_stdout_stays_clean(tmp_path, monkeypatch, capsys, name):
-    def offline(**_):
-        print("Downloading ...")
-        raise RuntimeError("Error downloading:\nurlopen error")
-
-    for class_name in ("MNIST", "FashionMNIST", "CIFAR10", "SVHN"):
-        monkeypatch.setattr(sources, class_name, offline)
-    with pytest.raises(UserError) as caught:
-        load_dataset(name, tmp_path)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert str(tmp_path) in text
-    assert "--dataset PATH.npz" in text
-    assert capsys.readouterr().out == ""
+@pytest.mark.parametrize("name", ["digits", "mnist", "mine.npz"])
+def test_an_image_size_is_for_folders(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} has its own"):
+        load_dataset(name, tmp_path, image_size=32)
 
 
 @pytest.mark.parametrize("sizes", [(0, 8, 8, 10), (1, 8, 8, 0), (1, -8, 8, 10)])

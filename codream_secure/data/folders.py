@@ -1,0 +1,188 @@
+"""Reading a folder of images: a folder for every class, named after it.
+
+    photos/train/cat/1.png             photos/cat/1.png
+    photos/train/dog/2.png      or     photos/dog/2.png
+    photos/test/cat/3.png
+    photos/test/dog/4.png
+
+On the left the split is the user's. On the right a fifth of every class is the test part: the
+files whose names come first by SHA-256, so that the split depends on nothing but the names.
+Classes are numbered in the order of their names. Names that begin with a dot, and files whose
+ending is none of `ENDINGS`, are passed over.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codream_secure.errors import UserError
+
+ENDINGS: Final = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
+TEST_PART: Final = 5  # one in so many, rounded down, of every class
+
+_CLASSES_MIN: Final = 2
+_SPLIT_MIN: Final = 2
+_COLOUR_AXES: Final = 3
+_GREY: Final = frozenset(("1", "L", "LA"))
+_COLOUR: Final = frozenset(("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"))
+
+_Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
+_Files = list[tuple[Path, int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageFolder:
+    """What a folder holds.
+
+    Attributes:
+        train: Images, uint8 N x C x H x W, and labels, int64 N.
+        test: The same of the test part.
+        classes: Their names, by label.
+    """
+
+    train: _Split
+    test: _Split
+    classes: tuple[str, ...]
+
+
+def read_folder(root: Path, size: int | None) -> ImageFolder:
+    """Read all images of a folder.
+
+    Args:
+        root: The folder, as described above.
+        size: Resize every image to `size` x `size`, bilinearly; None takes them as they are,
+            and they must be equally large.
+
+    Returns:
+        The images: of one channel where all are grey, else of three. Transparency is dropped.
+
+    Raises:
+        UserError: There are fewer than two classes, a class is empty, the two parts do not fit
+            together, or an image cannot be read or has another size than the first.
+    """
+    train, test, classes = _listed(root)
+    images = _same_channels([_read(path, size) for path, _ in train + test])
+    _check_sizes(root, [path for path, _ in train + test], images)
+    pixels = np.stack(images).transpose(0, 3, 1, 2)
+    labels = np.array([label for _, label in train + test], dtype=np.int64)
+    cut = len(train)
+    return ImageFolder((pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:]), classes)
+
+
+def _listed(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
+    """Files with their labels: of the training and of the test part; and the classes."""
+    try:
+        if not any(path.is_dir() for path in _visible(root / "train")):
+            return _split(root)
+        if not (root / "test").is_dir():
+            raise _error(root, "it has train/ and no test/; add it, or name train/ to split that")
+        classes = _class_names(root / "train")
+        unknown = [path.name for path in _folders(root / "test") if path.name not in classes]
+        if unknown:
+            raise _error(root, f"class {unknown[0]} is in test/ and not in train/")
+        train, test = (
+            [
+                (path, label)
+                for label, name in enumerate(classes)
+                if (root / part / name).is_dir()
+                for path in _images(root / part / name)
+            ]
+            for part in ("train", "test")
+        )
+        if not test:
+            raise _error(root / "test", "it has no images; put some in, in a folder for a class")
+    except OSError as error:
+        raise _error(root, f"cannot be read ({error.strerror})") from error
+    return train, test, classes
+
+
+def _split(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
+    """Take a fifth of every class for the test part, one image at least."""
+    classes = _class_names(root)
+    train: _Files = []
+    test: _Files = []
+    for label, name in enumerate(classes):
+        images = _images(root / name)
+        if len(images) < _SPLIT_MIN:
+            raise _error(root / name, "it has one image, and both parts need one; add another")
+        names = {path: path.relative_to(root).as_posix().encode() for path in images}
+        in_order = sorted(images, key=lambda path: hashlib.sha256(names[path]).digest())
+        chosen = set(in_order[: max(1, len(images) // TEST_PART)])
+        train += [(path, label) for path in images if path not in chosen]
+        test += [(path, label) for path in images if path in chosen]
+    return train, test, classes
+
+
+def _visible(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(path.name for path in _folders(folder))
+    if len(names) < _CLASSES_MIN:
+        text = f"it needs a folder for every class, for two classes or more, and has {len(names)}"
+        raise _error(folder, text)
+    return names
+
+
+def _images(folder: Path) -> list[Path]:
+    """All images below a folder, in the order of their paths."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    images = [
+        path
+        for path in found
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    ]
+    if not images:
+        raise _error(folder, f"it has no images; they end in {', '.join(sorted(ENDINGS))}")
+    return images
+
+
+def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
+    """Read one image as uint8, H x W x 1 if it is grey, else H x W x 3."""
+    from PIL import Image  # noqa: PLC0415 - only needed here
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _GREY | _COLOUR:
+                raise _error(path, f"its pixels are of type {image.mode}; store 8-bit grey or RGB")
+            plain = image.convert("L" if image.mode in _GREY else "RGB")
+            if size is not None:
+                plain = plain.resize((size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(plain)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _error(path, "it is no readable image; mend or remove it") from error
+    return pixels if pixels.ndim == _COLOUR_AXES else pixels[..., None]
+
+
+def _same_channels(images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    channels = max(image.shape[2] for image in images)
+    return [
+        image if image.shape[2] == channels else np.repeat(image, channels, axis=2)
+        for image in images
+    ]
+
+
+def _check_sizes(root: Path, paths: list[Path], images: list[NDArray[np.uint8]]) -> None:
+    height, width, _ = images[0].shape
+    for path, image in zip(paths, images, strict=True):
+        if image.shape[:2] != (height, width):
+            text = (
+                f"{path.relative_to(root)} is {image.shape[1]} x {image.shape[0]} pixels and"
+                f" {paths[0].relative_to(root)} {width} x {height}; give --image-size to resize all"
+            )
+            raise _error(root, text)
+
+
+def _error(path: Path, text: str) -> UserError:
+    return UserError(f"{path}: {text}")
