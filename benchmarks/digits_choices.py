@@ -32,6 +32,16 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "logits": {**SKEWED, "labels": "logits"},
         "probabilities, 4 bits": {**SKEWED, "label_bits": 4},
     },
+    "prior correction": {
+        "dirichlet:0.5, full": {**SKEWED, "prior_correction": 1.0},
+        "dirichlet:0.5, half (default)": SKEWED,
+        "dirichlet:0.5, none": {**SKEWED, "prior_correction": 0.0},
+        "dirichlet:0.1, full": {**SKEWED, "partition": "dirichlet:0.1", "prior_correction": 1.0},
+        "dirichlet:0.1, half (default)": {**SKEWED, "partition": "dirichlet:0.1"},
+        "dirichlet:0.1, none": {**SKEWED, "partition": "dirichlet:0.1", "prior_correction": 0.0},
+        "iid, full": {**IID, "prior_correction": 1.0},
+        "iid, none": {**IID, "prior_correction": 0.0},
+    },
     "acquisition": {
         "joint (default)": SKEWED,
         "two-stage, 3 local epochs": {

@@ -1,11 +1,13 @@
 """One data holder: everything here stays with it, except what `answer` returns."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codream_secure.acquisition import label_contribution
 from codream_secure.checkpoint import ClientState
@@ -78,6 +80,7 @@ class Client:
         rounding_seed: 32 secret bytes that key the rounding stream.
         policy: what it answers.
         examples: how many it has; tells its weight where weights are asked for.
+        offset: added to its teacher's logits; never given under DP (see `prior_offset`).
     """
 
     def __init__(
@@ -86,19 +89,21 @@ class Client:
         scale: PixelScale,
         rounding_seed: bytes,
         policy: Policy,
+        *,
         examples: int = 1,
+        offset: Tensor | None = None,
     ) -> None:
         self.learner = learner
         self._scale = scale
         self._rounding_seed = rounding_seed
         self._policy = policy
         self._examples = examples
-        self._teacher = Teacher(learner.frozen_copy(), StatisticsMemory())
+        self._teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset)
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:
         """Take a new frozen copy of the model; dreams of this round are asked of the copy."""
-        self._teacher = Teacher(self.learner.frozen_copy(), self._teacher.memory)
+        self._teacher = dataclasses.replace(self._teacher, model=self.learner.frozen_copy())
 
     def answer(self, broadcast: bytes, step: int) -> Mapping[str, NDArray[np.uint32]]:
         """Compute, clip and quantize what a request asks for; what leaves is to be masked.

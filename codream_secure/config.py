@@ -110,6 +110,9 @@ class DreamConfig:
         None, "share of earlier dreams in R_bn's statistics", min=0, below=1
     )
     balance_weight: float = _option(1.0, "weight of class balance; 0: off", min=0)
+    prior_correction: float | None = _option(
+        None, "how far clients take their class frequencies out of their logits, 0..1", min=0, max=1
+    )
     adaptive: Literal["none", "jsd", "kl"] = _option(
         "none", "R_adv: seek dreams on which the server's student disagrees (adaptive teaching)"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from codream_secure.checkpoint import MemberState
 from codream_secure.client import Client, Policy
@@ -20,6 +20,7 @@ from codream_secure.data.partition import (
     split_validation,
 )
 from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.teacher import prior_offset
 from codream_secure.errors import UserError
 from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLearner
 from codream_secure.models import Norm, build_model, is_custom
@@ -144,8 +145,13 @@ class Federation:
                 allow_weights=not self._config.private,
             ),
             examples=len(rows),
+            offset=self._offset(local),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
+
+    def _offset(self, local: Examples) -> Tensor | None:
+        strength = self._config.dream.prior_correction
+        return prior_offset(local.y, self.spec.classes, strength) if strength else None
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
         """Build a client's learner or its twin's, with streams of their own.

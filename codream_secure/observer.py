@@ -28,14 +28,17 @@ class Examples:
 class Measurement:
     """Accuracies at the end of a round, fractions 0..1.
 
-    ``clients`` and ``independent`` hold one test accuracy per client. ``validation`` is the mean
-    over clients of the accuracy on their own validation part; None under DP. ``server`` is None
-    where there is no student.
+    ``clients`` and ``independent`` hold one test accuracy per client; ``personal`` and
+    ``independent_personal`` the same on each client's own mix of classes. ``validation`` is the
+    mean over clients of the accuracy on their own validation part; None under DP. ``server`` is
+    None where there is no student.
     """
 
     round: int
     clients: tuple[float, ...]
     independent: tuple[float, ...]
+    personal: tuple[float, ...]
+    independent_personal: tuple[float, ...]
     server: float | None
     validation: float | None
 
@@ -54,19 +57,53 @@ class Measurement:
         """Mean test accuracy of independent training."""
         return float(np.mean(self.independent))
 
+    @property
+    def personal_mean(self) -> float:
+        """Mean personalised accuracy of the clients."""
+        return float(np.mean(self.personal))
+
+    @property
+    def independent_personal_mean(self) -> float:
+        """Mean personalised accuracy of independent training."""
+        return float(np.mean(self.independent_personal))
+
 
 @torch.no_grad()
-def accuracy(model: nn.Module, examples: Examples, batch: int = 256) -> float:
-    """Return the fraction of examples whose label has the largest logit.
+def hits(model: nn.Module, examples: Examples, batch: int = 256) -> NDArray[np.bool_]:
+    """Return for every example whether its label has the largest logit, shape (N,).
 
     The model is evaluated in eval mode and left in the mode it was in.
     """
     was_training = model.training
     model.eval()
     pairs = zip(torch.split(examples.x, batch), torch.split(examples.y, batch), strict=True)
-    correct = sum(int((model(x).argmax(dim=1) == y).sum()) for x, y in pairs)
+    found = torch.cat([model(x).argmax(dim=1) == y for x, y in pairs])
     model.train(was_training)
-    return correct / len(examples.y)
+    return np.asarray(found.cpu().numpy())
+
+
+def accuracy(model: nn.Module, examples: Examples) -> float:
+    """Return the fraction of examples whose label has the largest logit."""
+    return float(hits(model, examples).mean())
+
+
+def personal_accuracy(
+    found: NDArray[np.bool_], labels: NDArray[np.int64], counts: NDArray[np.int64]
+) -> float:
+    """Return the accuracy on one client's own mix of classes.
+
+    The test accuracy on every class, weighted by how many training examples of it the client has.
+    Classes that the test part lacks are left out.
+
+    Args:
+        found: of the test part, see `hits`, shape (N,).
+        labels: of the test part, shape (N,).
+        counts: the client's examples of every class, shape (classes,).
+    """
+    tested = np.bincount(labels, minlength=len(counts))
+    right = np.bincount(labels, weights=found, minlength=len(counts))
+    weights = np.where(tested > 0, counts, 0)
+    return float((weights * right / np.maximum(tested, 1)).sum() / max(weights.sum(), 1))
 
 
 class Observer:
@@ -97,17 +134,29 @@ class Observer:
         independent: Mapping[int, nn.Module],
         server: nn.Module | None,
     ) -> Measurement:
-        """Measure everybody and remember the result in ``history``."""
+        """Measure everybody and remember the result in ``history``.
+
+        Models come in the order of ``label_counts``.
+        """
         on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
+        found = [hits(model, self._test) for model in clients.values()]
+        alone = [hits(model, self._test) for model in independent.values()]
         measurement = Measurement(
             round=round_number,
-            clients=tuple(accuracy(model, self._test) for model in clients.values()),
-            independent=tuple(accuracy(model, self._test) for model in independent.values()),
+            clients=tuple(float(f.mean()) for f in found),
+            independent=tuple(float(f.mean()) for f in alone),
+            personal=self._personal(found),
+            independent_personal=self._personal(alone),
             server=None if server is None else accuracy(server, self._test),
             validation=float(np.mean(on_own)) if on_own else None,
         )
         self.history.append(measurement)
         return measurement
+
+    def _personal(self, found: Sequence[NDArray[np.bool_]]) -> tuple[float, ...]:
+        labels = self._test.y.cpu().numpy()
+        pairs = zip(found, self.label_counts, strict=True)
+        return tuple(personal_accuracy(own, labels, counts) for own, counts in pairs)
 
     def reported(self) -> Measurement | None:
         """Return the measurement that a report quotes.

@@ -20,6 +20,7 @@ _PLAIN = {
     "dream_lr": 0.2,
     "bn_weight": 10.0,
     "statistics_momentum": 0.0,
+    "prior_correction": 0.5,
 }
 _FAST = _PLAIN | {"dream_batches": 4, "dream_steps": 5, "statistics_momentum": 0.9}
 _PRIVATE = _PLAIN | {
@@ -28,6 +29,7 @@ _PRIVATE = _PLAIN | {
     "dream_steps": 10,
     "dream_lr": 0.05,
     "bn_weight": 0.0,
+    "prior_correction": 0.0,
 }
 
 
@@ -87,6 +89,11 @@ _RULES = (
         ("weights",),
         lambda c: not c.private,
         "cannot be used with --dp-eps: how many examples a client has is private",
+    ),
+    Rule(
+        ("prior_correction",),
+        lambda c: not c.private,
+        "cannot be used with --dp-eps: class frequencies are private",
     ),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(

@@ -16,15 +16,45 @@ from codream_secure.messages import DreamRequest, pixels, student_logits
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A frozen model in eval mode, and its memory of earlier dreams' feature statistics."""
+    """A frozen model in eval mode, and what it needs besides to be asked.
+
+    Args:
+        model: no gradient reaches its parameters.
+        memory: of earlier dreams' feature statistics.
+        offset: added to logits, float, shape (classes,): see `prior_offset`. None: nothing.
+    """
 
     model: nn.Module
     memory: StatisticsMemory
+    offset: Tensor | None = None
 
     def __call__(self, dreams: Tensor) -> Tensor:
         """Return the logits of scaled images, shape (B, classes)."""
         logits: Tensor = self.model(dreams)
-        return logits
+        return logits if self.offset is None else logits + self.offset
+
+
+def prior_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
+    """Return what takes a client's class frequencies out of its logits.
+
+    A model that saw few examples of a class seldom predicts it. Its logits less ``strength`` times
+    the log of the (add-one) frequencies are those of a model of even classes, so that a federation
+    of skewed clients labels dreams better than the mean of their prejudices (Menon et al.,
+    Long-tail learning via logit adjustment, ICLR 2021, post hoc).
+
+    The frequencies are private and no noise protects them: what is asked of such a teacher leaves
+    the client under masks alone, and never under DP.
+
+    Args:
+        labels: of the client's training examples, int64, shape (N,).
+        classes: how many there are.
+        strength: 1 corrects fully.
+
+    Returns:
+        float32, shape (classes,).
+    """
+    counts = torch.bincount(labels, minlength=classes).float() + 1
+    return -strength * (counts / counts.sum()).log()
 
 
 def client_loss(

@@ -70,7 +70,14 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
 
 
 def _accuracy(reported: Measurement | None) -> dict[str, float | None]:
-    names = ("independent_mean", "clients_mean", "clients_std", "server")
+    names = (
+        "independent_mean",
+        "clients_mean",
+        "clients_std",
+        "server",
+        "independent_personal_mean",
+        "personal_mean",
+    )
     return {name: getattr(reported, name) if reported else None for name in names}
 
 

@@ -48,6 +48,13 @@ def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"{_percent(accuracy['clients_mean'])} ± {_percent(accuracy['clients_std'])}",
         ),
         ("  server student", _percent(accuracy["server"])),
+        (
+            "  personalised: on a client's own mix of classes",
+            (
+                f"{_percent(accuracy['personal_mean'])}, "
+                f"independent {_percent(accuracy['independent_personal_mean'])}"
+            ),
+        ),
     ]
 
 

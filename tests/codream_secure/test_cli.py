@@ -68,6 +68,8 @@ def test_json_is_the_summary_and_nothing_else(run, tmp_path):
         "clients_mean",
         "clients_std",
         "server",
+        "independent_personal_mean",
+        "personal_mean",
     }
     assert list(summary["bytes"]["by_phase"]) == PHASES
     assert summary["bytes"]["per_client_up"] == sum(
@@ -351,6 +353,10 @@ def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(r
         (("--no-collaboration", "--adaptive", "jsd"), "the server has no student"),
         (("--no-collaboration", "--threat-model", "malicious"), "nothing is aggregated"),
         (("--weight-cap", "5"), "needs --weights examples"),
+        (
+            ("--prior-correction", "0.5", "--dp-eps", "8"),
+            "--prior-correction cannot be used with --dp-eps: class frequencies are private",
+        ),
         (("--weights", "examples", "--dp-eps", "8"), "--weights cannot be used with --dp-eps"),
     ],
 )

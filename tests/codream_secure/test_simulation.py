@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from codream_secure.simulation import Simulation
 
@@ -168,3 +169,17 @@ def test_a_client_of_the_smallest_size_can_be_trained_with_batch_norm(tiny):
         least = 4 if validation else 2
         config = tiny(models="resnet18", width=2, samples_per_client=least, validation=validation)
         list(Simulation(config).rounds())
+
+
+def test_every_client_corrects_its_own_class_frequencies_and_none_does_under_dp(tiny):
+    simulation = Simulation(tiny(partition="dirichlet:0.5", prior_correction=0.5, validation=0.0))
+    members, counts = simulation.federation.members, simulation.observer.label_counts
+    for client, member in members.items():
+        own = torch.tensor(counts[client]) + 1
+        expected = -0.5 * (own / own.sum()).log()
+        assert torch.allclose(member.client._teacher.offset, expected)
+    member.client.freeze_teacher()
+    assert torch.allclose(member.client._teacher.offset, expected)
+    for uncorrected in (tiny(prior_correction=0.0), tiny(dp_eps=8.0)):
+        members = Simulation(uncorrected).federation.members.values()
+        assert all(m.client._teacher.offset is None for m in members)

@@ -1,5 +1,7 @@
 """What a client computes: R_bn against its definition, and the gradient it sends."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from codream_secure.dreaming.teacher import (
     client_loss,
     dream_contribution,
     dream_gradient,
+    prior_offset,
 )
 from codream_secure.messages import VERSION, DreamRequest, LocalSteps, Student, pixels
 from codream_secure.models import build_model
@@ -61,6 +64,27 @@ def test_penalty_is_the_mean_over_layers_of_both_norms():
     penalty = statistics.penalty(out, StatisticsMemory(), 0.0)
     assert penalty.item() == pytest.approx(expected.item(), rel=1e-6)
     assert not layer._forward_pre_hooks
+
+
+def test_the_prior_correction_makes_even_frequencies_of_skewed_ones():
+    """Where the posterior is Bayes' on a client's frequencies, it becomes that of even ones."""
+    labels = torch.tensor([0] * 79 + [1] * 19)
+    likelihood = torch.tensor([[0.2, 0.5, 0.3]])
+    posterior = likelihood * torch.tensor([80, 20, 1]) / 101
+    logits = (posterior / posterior.sum()).log()
+    corrected = (logits + prior_offset(labels, 3, 1.0)).softmax(dim=1)
+    assert corrected.numpy() == pytest.approx(likelihood.numpy(), abs=1e-6)
+    half = prior_offset(labels, 3, 0.5)
+    assert (2 * half).numpy() == pytest.approx(prior_offset(labels, 3, 1.0).numpy())
+
+
+def test_a_teacher_speaks_with_its_offset():
+    plain = frozen("mlp")
+    images = torch.randn(3, 1, 8, 8)
+    offset = torch.arange(10.0)
+    shifted = dataclasses.replace(plain, offset=offset)
+    assert torch.equal(shifted(images), plain(images) + offset)
+    assert client_loss(shifted, images, ALL) != client_loss(plain, images, ALL)
 
 
 def test_a_teacher_without_batch_norm_has_no_penalty():
