@@ -425,9 +425,13 @@ def _checked_directory(
 
 
 def _advertisement(party: Party, client: int, data: bytes, kind: type[_A]) -> _A:
-    message = signing.opened(party.batch, client, party.off0, data)
+    message, body, signature = signing.unwrap(data, party.batch)
     if not isinstance(message, kind):
         raise DecodeError(f"not a message of kind {kind.__name__}")
+    try:
+        signing.check(party.batch, client, party.off0, body, signature)
+    except CryptoError as error:
+        raise lie(Phase.SHARE_KEYS, str(error)) from None
     return message
 
 

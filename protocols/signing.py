@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from protocols import messages
 from protocols.context import digest, u64
-from protocols.errors import CryptoError, DecodeError
+from protocols.errors import CryptoError
 from protocols.keys import SigningKey, verify
 from protocols.messages import Message, Signed, Upload
 from protocols.params import BatchParams, Task
@@ -47,20 +47,6 @@ def check(
     if signature is None:
         raise CryptoError("signature is missing")
     verify(batch.identity(client), signature, _statement(client, context, body))
-
-
-def opened(batch: BatchParams, client: int, context: bytes, data: bytes) -> Upload:
-    """Decode an upload and check its signature.
-
-    Raises:
-        DecodeError: malformed, or not signed by the client in this context.
-    """
-    upload, body, signature = unwrap(data, batch)
-    try:
-        check(batch, client, context, body, signature)
-    except CryptoError as error:
-        raise DecodeError(str(error)) from None
-    return upload
 
 
 def _statement(client: int, context: bytes, body: bytes) -> bytes:

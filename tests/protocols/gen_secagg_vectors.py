@@ -1,59 +1,90 @@
-"""Write vectors/*.json anew. A change of any value is a change of the protocol: see SPEC.md.
+"""Write vectors/*.json anew, or say whether they are what the code gives.
 
-Run from the repository root: python tests/protocols/gen_secagg_vectors.py
+    python tests/protocols/gen_secagg_vectors.py            write them
+    python tests/protocols/gen_secagg_vectors.py --check    exit code 1 if a file would change
+
+A change of any value is a change of the protocol: see SPEC.md. `vectors/README.md` describes the
+files.
 """
 
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 from secagg_helpers import (
-    ROUNDS,
     Run,
     fixed_entropy,
     make_inputs,
     make_params,
     malicious_params,
+    rounds_of,
     signing_keys,
 )
 
-from protocols import context, messages, prg
+from protocols import messages, prg, signing
 from protocols.driver import BatchSession, DropSchedule, Trust, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.field import PrimeField
 from protocols.keys import hkdf
 from protocols.messages import (
     Advertisement,
+    ConsistencyProof,
     KeyDirectory,
     MaskedInput,
+    Nonce,
+    NonceCommitments,
+    RingAdvertisement,
+    RingDirectory,
+    ShareBundles,
+    Signed,
     StepRequest,
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, Phase, Ring
+from protocols.params import AggregationParams, Phase, Ring, Section
 
 FOLDER = Path(__file__).parent / "vectors"
 SEED = b"vector 1"
-DROPS = {13: Phase.SHARE_KEYS, 16: Phase.MASKED_INPUT, 22: Phase.UNMASKING}
+ME = 13
+
+Drops = dict[int, Phase]
+Sent = messages.Message | bytes
 
 
-def recorder(sent: list[dict[str, object]]):
-    def tap(phase, direction, u, data):
-        sent.append({"phase": str(phase), "direction": direction, "client": u, "bytes": data.hex()})
+class Recorder:
+    """The messages of a run, and the hash of all of them."""
 
-    return tap
+    def __init__(self) -> None:
+        self.sent: list[dict[str, object]] = []
+        self._hash = hashlib.sha256()
+
+    def __call__(self, phase: Phase, direction: str, u: int, data: bytes) -> None:
+        self.sent.append(
+            {"phase": str(phase), "direction": direction, "client": u, "bytes": data.hex()}
+        )
+        self._hash.update(data)
+
+    def result(self) -> dict[str, object]:
+        return {"transcript": self._hash.hexdigest(), "messages": self.sent}
 
 
-def described(params: AggregationParams) -> dict[str, object]:
+def _described(params: AggregationParams, batch: int, steps: int) -> dict[str, object]:
+    ring = params.ring
     return {
-        "entropy": "SHA-256(seed || u64 counter), counter from 0, shared by all clients in order",
         "seed": SEED.hex(),
         "session": params.session.hex(),
+        "batch": batch,
+        "M": steps,
         "roster": params.roster,
         "threshold": params.threshold,
+        "threat_model": params.threat_model,
+        "identities": [identity.hex() for identity in params.identities],
+        "ring": ring and {"degree": ring.degree, "threshold": ring.threshold},
     }
 
 
-def described_step(params: AggregationParams, inputs, drops, result) -> dict[str, object]:
+def _described_step(params: AggregationParams, inputs, drops: Drops, result) -> dict[str, object]:
     return {
         "step": params.step,
         "kind": params.kind,
@@ -69,167 +100,331 @@ def described_step(params: AggregationParams, inputs, drops, result) -> dict[str
     }
 
 
-def aggregation() -> dict[str, object]:
-    params = make_params(7, ("g", 5, 4), ("w", 3, 11), threshold=4, step=42)
-    inputs = make_inputs(params, seed=1)
-    sent: list[dict[str, object]] = []
+def single(params: AggregationParams, drops: Drops) -> dict[str, object]:
+    """An aggregation on its own: M = 1, and the batch has the number of the step."""
+    inputs, recorder = make_inputs(params, seed=1), Recorder()
     result = run_aggregation(
         inputs,
         params,
-        drops=DropSchedule(DROPS),
+        drops=DropSchedule(drops),
         entropy=fixed_entropy(SEED),
-        tap=recorder(sent),
+        tap=recorder,
+        trust=Trust(signing_keys(params.roster)) if params.batch.malicious else None,
     )
-    return {
-        **described(params),
-        **described_step(params, inputs, DROPS, result),
-        "off0": context.offline(params.batch).hex(),
-        "messages": sent,
-    }
+    step = _described_step(params, inputs, drops, result)
+    return {**_described(params, params.step, 1), "steps": [step], **recorder.result()}
 
 
-def batch() -> dict[str, object]:
-    """Three steps of different shapes; one client drops out and comes back."""
-    sections = [[("g", 9, 2)], [("g", 1, 4), ("logits", 6, 16)], [("g", 4, 7)]]
-    drops = [{}, {10: Phase.MASKED_INPUT, 16: Phase.UNMASKING}, {19: Phase.MASKED_INPUT}]
-    sent: list[dict[str, object]] = []
-    first = make_params(5, *sections[0], threshold=3)
+def batch(steps: list[tuple[AggregationParams, Drops]]) -> dict[str, object]:
+    """One key exchange, in which drops of the first step count, and a step for every entry."""
+    first, recorder = steps[0][0], Recorder()
     session = BatchSession(
-        first.session, first.roster, 3, entropy=fixed_entropy(SEED), tap=recorder(sent)
+        first.session,
+        first.roster,
+        first.threshold,
+        entropy=fixed_entropy(SEED),
+        tap=recorder,
+        trust=Trust(signing_keys(first.roster)) if first.batch.malicious else None,
+        ring=first.ring,
     )
-    session.prepare(3)
-    steps = []
-    for key in range(3):
-        params = make_params(5, *sections[key], threshold=3, step=100 + key)
-        inputs = make_inputs(params, seed=key)
-        result = session.step(inputs, params.task, DropSchedule(drops[key]))
-        steps.append(described_step(params, inputs, drops[key], result))
-    return {**described(first), "batch": 0, "M": 3, "steps": steps, "messages": sent}
+    session.prepare(len(steps), [DropSchedule(steps[0][1])])
+    described = []
+    for index, (params, drops) in enumerate(steps):
+        inputs = make_inputs(params, seed=index)
+        result = session.step(inputs, params.task, DropSchedule(drops))
+        described.append(_described_step(params, inputs, drops, result))
+    return {**_described(first, 0, len(steps)), "steps": described, **recorder.result()}
+
+
+def aggregation() -> dict[str, object]:
+    drops = {13: Phase.SHARE_KEYS, 16: Phase.MASKED_INPUT, 22: Phase.UNMASKING}
+    return single(make_params(7, ("g", 5, 4), ("w", 3, 11), threshold=4, step=42), drops)
+
+
+def widths() -> dict[str, object]:
+    """Fields of 3, 5, 9, 17, 26 and 27 bits, each of another length."""
+    shapes = {1: 1, 5: 13, 67: 8, 20_000: 9, 2**23 + 1: 2, 2**24: 17}
+    sections = tuple(
+        Section(name=f"s{i}", length=length, maximum=maximum, clip=2.0**-i)
+        for i, (maximum, length) in enumerate(shapes.items())
+    )
+    return single(make_params(5, sections=sections, step=2**40), {22: Phase.MASKED_INPUT})
+
+
+def three_steps() -> dict[str, object]:
+    """Steps of different shapes; one client drops out and comes back."""
+    shapes = [[("g", 9, 2)], [("g", 1, 4), ("logits", 6, 16)], [("g", 4, 7)]]
+    drops: list[Drops] = [
+        {},
+        {10: Phase.MASKED_INPUT, 16: Phase.UNMASKING},
+        {19: Phase.MASKED_INPUT},
+    ]
+    return batch(
+        [
+            (make_params(5, *shape, threshold=3, step=100 + i), drops[i])
+            for i, shape in enumerate(shapes)
+        ]
+    )
 
 
 def malicious() -> dict[str, object]:
-    """One signed step; client u signs with the Ed25519 seed that is u as 32 bytes, big-endian."""
-    drops = {13: Phase.MASKED_INPUT, 22: Phase.CONSISTENCY}
-    params = malicious_params(7, ("g", 5, 4), step=42)
-    inputs = make_inputs(params, seed=1)
-    sent: list[dict[str, object]] = []
-    result = run_aggregation(
-        inputs,
-        params,
-        drops=DropSchedule(drops),
-        entropy=fixed_entropy(SEED),
-        tap=recorder(sent),
-        trust=Trust(signing_keys(params.roster)),
+    """Client u signs with the Ed25519 seed that is u as 32 bytes, big-endian."""
+    return single(
+        malicious_params(7, ("g", 5, 4), step=42), {13: Phase.MASKED_INPUT, 22: Phase.CONSISTENCY}
     )
-    return {
-        **described(params),
-        **described_step(params, inputs, drops, result),
-        "threat_model": params.threat_model,
-        "identities": [identity.hex() for identity in params.identities],
-        "off0": context.offline(params.batch).hex(),
-        "messages": sent,
-    }
+
+
+def malicious_steps() -> dict[str, object]:
+    """Who missed a step is not back in the next; keys of three steps were shared."""
+    drops: list[Drops] = [{10: Phase.MASKED_INPUT}, {28: Phase.UNMASKING}, {16: Phase.MASKED_INPUT}]
+    return batch(
+        [(malicious_params(7, ("g", 3 + i, 3 + i), step=5 + i), drops[i]) for i in range(3)]
+    )
 
 
 def ring() -> dict[str, object]:
-    """One step on a ring of degree 4; one client does not reveal its nonce, others drop later."""
-    drops = {31: Phase.DRAW_GRAPH, 13: Phase.MASKED_INPUT, 22: Phase.UNMASKING}
+    """One client does not reveal its nonce, others drop later."""
     params = make_params(9, ("g", 5, 4), threshold=5, step=42, ring=Ring(4, 2))
-    inputs = make_inputs(params, seed=1)
-    sent: list[dict[str, object]] = []
-    result = run_aggregation(
-        inputs,
-        params,
-        drops=DropSchedule(drops),
-        entropy=fixed_entropy(SEED),
-        tap=recorder(sent),
+    return single(params, {31: Phase.DRAW_GRAPH, 13: Phase.MASKED_INPUT, 22: Phase.UNMASKING})
+
+
+def ring_steps() -> dict[str, object]:
+    """Two steps on one ring, in which different clients drop."""
+    params = [
+        make_params(11, ("g", 7, 5), threshold=6, step=8 + i, ring=Ring(4, 2)) for i in range(2)
+    ]
+    return batch(
+        [
+            (params[0], {40: Phase.SHARE_KEYS, 10: Phase.MASKED_INPUT}),
+            (params[1], {25: Phase.UNMASKING}),
+        ]
     )
-    return {
-        **described(params),
-        **described_step(params, inputs, drops, result),
-        "ring": {"degree": 4, "threshold": 2},
-        "off0": context.offline(params.batch).hex(),
-        "messages": sent,
-    }
 
 
 class Bad:
-    """Negative cases: an honest run of `make_params(5)` up to a message that must be refused."""
+    """Negative cases: an honest run up to a message that must be refused.
 
-    def __init__(self) -> None:
-        self.params = make_params(5)
+    Args:
+        params: of the run.
+    """
+
+    def __init__(self, params: AggregationParams) -> None:
+        self.params = params
         self.cases: list[dict[str, object]] = []
+        self._rounds = rounds_of(params)
 
-    def add(self, name: str, phase: Phase, receiver: str, data: bytes, error: type) -> None:
+    def up(self, name: str, phase: Phase, data: Sent, error: type = RemoteProtocolError) -> None:
+        self._add(name, phase, "server", data, error)
+
+    def down(self, name: str, phase: Phase, data: Sent, error: type = RemoteProtocolError) -> None:
+        """`phase` is that of the answer which is not given."""
+        self._add(name, phase, "client", data, error)
+
+    def _add(self, name: str, phase: Phase, receiver: str, message: Sent, error: type) -> None:
+        data = message if isinstance(message, bytes) else messages.encode(message)
         case = {"phase": str(phase), "receiver": receiver, "bytes": data.hex()}
         self.cases.append({"name": f"bad_{name}", **case, "error": error.__name__})
 
     def bits(self, *members: int) -> bytes:
         return messages.encode_set(members, self.params.roster)
 
-    def sent(self, phase: Phase, upto: Phase | None) -> bytes:
-        return Run(self.params, upto).answer(13, phase)
+    def before(self, phase: Phase) -> Run:
+        """A run in which the clients answer in `phase` next."""
+        index = self._rounds.index(phase)
+        run = Run(self.params, self._rounds[index - 1] if index else None)
+        if phase == Phase.MASKED_INPUT:
+            run.begin()
+        return run
+
+    def good(self, phase: Phase) -> bytes:
+        return self.before(phase).answer(ME, phase)
+
+    def received(self, phase: Phase) -> bytes:
+        return self.before(phase).replies[ME]
+
+    def result(self) -> dict[str, object]:
+        described = _described(self.params, self.params.step, 1)
+        step = {
+            "step": self.params.step,
+            "kind": self.params.kind,
+            "broadcast_digest": self.params.broadcast_digest.hex(),
+            "sections": [
+                {"name": s.name, "length": s.length, "maximum": s.maximum, "clip": s.clip}
+                for s in self.params.sections
+            ],
+            "drops": {},
+            "inputs": {
+                str(u): {k: v.tolist() for k, v in x.items()}
+                for u, x in make_inputs(self.params).items()
+            },
+        }
+        described["seed"] = b"fixed".hex()
+        return {**described, "steps": [step], "client": ME, "cases": self.cases}
+
+    def damage(self, phase: Phase) -> None:
+        """What every upload must survive."""
+        good = self.good(phase)
+        self.up(f"{phase}_prefix", phase, good[:-1], DecodeError)
+        self.up(f"{phase}_extension", phase, good + b"\0", DecodeError)
+        version = good[:1] + bytes([good[1] + 0x40]) + good[2:]
+        self.up(f"{phase}_version", phase, version, DecodeError)
+        long = b"\xdc\0" + bytes([good[0] & 15]) + good[1:]
+        self.up(f"{phase}_long_header", phase, long, DecodeError)
 
 
 def bad() -> dict[str, object]:
-    b = Bad()
-    _bad_uploads(b)
-    _bad_downloads(b)
-    return {"client": 13, "cases": b.cases}
-
-
-def _bad_uploads(b: Bad) -> None:
-    rounds = [None, *ROUNDS]
-    for index, phase in enumerate(ROUNDS):
-        good = b.sent(phase, rounds[index])
-        b.add(f"{phase}_prefix", phase, "server", good[:-1], DecodeError)
-        b.add(f"{phase}_extension", phase, "server", good + b"\0", DecodeError)
-        version = good[:1] + bytes([good[1] + 0x10]) + good[2:]
-        b.add(f"{phase}_version", phase, "server", version, DecodeError)
-        long = b"\xdc\0" + bytes([good[0] & 15]) + good[1:]
-        b.add(f"{phase}_long_header", phase, "server", long, DecodeError)
-        later = messages.encode(UnmaskShares(1, (), ()))
-        b.add(f"{phase}_later_step", phase, "server", later, RemoteProtocolError)
+    b = Bad(make_params(5))
+    advertise, share, mask, unmask = rounds_of(b.params)
+    for phase in rounds_of(b.params):
+        b.damage(phase)
+        later = UnmaskShares(1, (), ())
+        b.up(f"{phase}_later_step", phase, later)
     low = Advertisement(bytes(32), (b"\x09" + bytes(31),), bytes(32))
-    b.add("low_order_key", ROUNDS[0], "server", messages.encode(low), RemoteProtocolError)
-    wide = messages.encode(MaskedInput(0, (b"\x7f" + bytes(4),)))
-    b.add("element_not_below_p", ROUNDS[2], "server", wide, DecodeError)
-    padded = messages.encode(MaskedInput(0, (bytes(4) + b"\x80",)))
-    b.add("padding_not_zero", ROUNDS[2], "server", padded, DecodeError)
-    short = messages.encode(UnmaskShares(0, (bytes(32),) * 4, ()))
-    b.add("share_missing", ROUNDS[3], "server", short, RemoteProtocolError)
-    element = messages.encode(UnmaskShares(0, (b"\xff" * 32,) * 5, ()))
-    b.add("share_not_an_element", ROUNDS[3], "server", element, DecodeError)
+    b.up("low_order_key", advertise, low)
+    twice = Advertisement(b"\x09" + bytes(31), (b"\x09" + bytes(31),), bytes(32))
+    b.up("one_key_in_two_places", advertise, twice)
+    none = Advertisement(b"\x09" + bytes(31), (), bytes(32))
+    b.up("no_key_for_the_step", advertise, none)
+    b.up("commitments_of_others", share, Run(b.params, advertise).answer(16, share))
+    b.up(
+        "element_not_below_p",
+        mask,
+        messages.encode(MaskedInput(0, (b"\x7f" + bytes(4),))),
+        DecodeError,
+    )
+    b.up(
+        "padding_not_zero",
+        mask,
+        messages.encode(MaskedInput(0, (bytes(4) + b"\x80",))),
+        DecodeError,
+    )
+    b.up("vector_too_short", mask, MaskedInput(0, (bytes(4),)), DecodeError)
+    b.up("share_missing", unmask, UnmaskShares(0, (bytes(32),) * 4, ()))
+    b.up(
+        "shares_of_the_dropped",
+        unmask,
+        messages.encode(UnmaskShares(0, (bytes(32),) * 4, (bytes(32),))),
+    )
+    beyond_p = UnmaskShares(0, (b"\xff" * 32,) * 5, ())
+    b.up("share_not_an_element", unmask, beyond_p, DecodeError)
+    few, others, everyone = b.bits(10, 13, 16), b.bits(10, 16, 19, 22), b.bits(*b.params.roster)
+    b.down("active_set_below_threshold", mask, StepRequest(0, few))
+    b.down("active_set_without_recipient", mask, StepRequest(0, others))
+    b.down("key_step_never_made", mask, StepRequest(1, everyone))
+    b.down("bit_beyond_the_roster", mask, StepRequest(0, b"\xff"), DecodeError)
+    b.down("survivors_below_threshold", unmask, SurvivorSet(few))
+    b.down("survivors_without_me", unmask, SurvivorSet(others))
+    b.down("set_of_two_bytes", unmask, SurvivorSet(everyone + b"\0"), DecodeError)
+    b.down("directory_without_keys", share, KeyDirectory(everyone, ()))
+    directory = messages.decode(b.received(share), KeyDirectory, b.params.batch)
+    swapped = KeyDirectory(directory.members, directory.advertisements[::-1])
+    b.down("directory_in_another_order", share, swapped)
+    return b.result()
 
 
-def _bad_downloads(b: Bad) -> None:
-    few = b.bits(10, 13, 16)
-    others = b.bits(10, 16, 19, 22)
-    everyone = b.bits(*b.params.roster)
-    for name, active, key in [
-        ("active_set_below_threshold", few, 0),
-        ("active_set_without_recipient", others, 0),
-        ("key_step_never_made", everyone, 1),
-    ]:
-        request = messages.encode(StepRequest(key, active))
-        b.add(name, ROUNDS[2], "client", request, RemoteProtocolError)
-    beyond = messages.encode(StepRequest(0, b"\xff"))
-    b.add("bit_beyond_the_roster", ROUNDS[2], "client", beyond, DecodeError)
-    for name, survivors in [("survivors_below_threshold", few), ("survivors_without_me", others)]:
-        message = messages.encode(SurvivorSet(survivors))
-        b.add(name, ROUNDS[3], "client", message, RemoteProtocolError)
-    empty = messages.encode(KeyDirectory(everyone, ()))
-    b.add("directory_without_keys", ROUNDS[1], "client", empty, RemoteProtocolError)
+def bad_malicious() -> dict[str, object]:
+    b = Bad(malicious_params(5))
+    batch, rounds = b.params.batch, rounds_of(b.params)
+    _, share, mask, confirm, unmask = rounds
+    for phase in rounds:
+        good = b.good(phase)
+        b.damage(phase)
+        signed = messages.decode(good, Signed, batch, b.params.task)
+        b.up(f"{phase}_unsigned", phase, signed.body, DecodeError)
+        wrong = signed.signature[:-1] + bytes([signed.signature[-1] ^ 1])
+        b.up(f"{phase}_signature", phase, Signed(signed.body, wrong))
+        other = b.before(phase).answer(16, phase)
+        b.up(f"{phase}_of_another_client", phase, other)
+        key, nowhere = signing_keys(b.params.roster)[ME], b"another context".ljust(32)
+        upload = messages.decode_upload(signed.body, batch, b.params.task)
+        b.up(f"{phase}_signed_elsewhere", phase, signing.wrap(key, ME, nowhere, upload))
+    directory = messages.decode(b.received(share), KeyDirectory, batch)
+    unsigned = [messages.decode(a, Signed, batch).body for a in directory.advertisements]
+    forged = KeyDirectory(directory.members, tuple(unsigned))
+    b.down("directory_of_unsigned_keys", share, forged)
+    two = (*directory.advertisements[:3], directory.advertisements[4], directory.advertisements[4])
+    b.down(
+        "directory_with_one_key_twice", share, messages.encode(KeyDirectory(directory.members, two))
+    )
+    few, others = b.bits(10, 13, 16), b.bits(10, 16, 19, 22)
+    b.down("active_set_below_threshold", mask, StepRequest(0, few))
+    b.down("survivors_without_me", confirm, SurvivorSet(others))
+    b.down("survivors_below_threshold", confirm, SurvivorSet(few))
+    proof = messages.decode(b.received(unmask), ConsistencyProof, batch)
+    three = ConsistencyProof(few, proof.signatures[:3])
+    b.down("proof_below_threshold", unmask, three)
+    swapped = ConsistencyProof(proof.signers, proof.signatures[::-1])
+    b.down("proof_in_another_order", unmask, swapped)
+    short = ConsistencyProof(proof.signers, proof.signatures[:4])
+    b.down("proof_with_one_signature_less", unmask, short)
+    b.down(
+        "survivors_in_place_of_the_proof", unmask, messages.encode(SurvivorSet(few)), DecodeError
+    )
+    return b.result()
+
+
+def _one_bundle_less(data: bytes, b: Bad) -> bytes:
+    sent = messages.decode(data, ShareBundles, b.params.batch)
+    return messages.encode(ShareBundles(sent.commitments, sent.bundles[1:]))
+
+
+def bad_ring() -> dict[str, object]:
+    b = Bad(make_params(9, threshold=5, ring=Ring(4, 2)))
+    batch, rounds = b.params.batch, rounds_of(b.params)
+    advertise, draw, share, mask, unmask = rounds
+    for phase in (advertise, draw):
+        b.damage(phase)
+    whole = messages.decode(b.good(advertise), RingAdvertisement, batch)
+    plain = Advertisement(whole.channel_key, whole.mask_keys, whole.commitment)
+    b.up("advertisement_without_nonce", advertise, plain, DecodeError)
+    b.up("nonce_not_committed_to", draw, Nonce(bytes(32)))
+    b.up("nonce_of_another", draw, b.before(draw).answer(16, draw))
+    listed = messages.decode(b.received(draw), NonceCommitments, batch)
+    some = b.bits(*b.params.roster[2:])
+    b.down(
+        "commitments_without_me",
+        draw,
+        messages.encode(NonceCommitments(some, listed.commitments[2:])),
+    )
+    changed = (listed.commitments[0], bytes(32), *listed.commitments[2:])
+    b.down("commitment_changed", draw, NonceCommitments(listed.members, changed))
+    short = NonceCommitments(listed.members, listed.commitments[1:])
+    b.down("commitment_missing", draw, short)
+    ring = messages.decode(b.received(share), RingDirectory, batch)
+    nonces = (bytes(32), *ring.nonces[1:])
+    others = RingDirectory(ring.members, nonces, ring.advertisements)
+    b.down("nonce_changed", share, others)
+    fewer = RingDirectory(ring.members, ring.nonces, ring.advertisements[1:])
+    b.down("neighbour_missing", share, fewer)
+    twice = (ring.advertisements[1], *ring.advertisements[1:])
+    strangers = RingDirectory(ring.members, ring.nonces, twice)
+    b.down("neighbour_is_another", share, strangers)
+    gone = RingDirectory(b.bits(*b.params.roster[:4]), ring.nonces[:4], ring.advertisements)
+    b.down("ring_below_threshold", share, gone)
+    b.up("one_bundle_missing", share, _one_bundle_less(b.good(share), b))
+    adverts = Run(b.params, advertise).sent
+    far = [u for u, sent in adverts.items() if u != ME and sent not in ring.advertisements]
+    b.down("active_set_without_neighbours", mask, StepRequest(0, b.bits(ME, *far)))
+    b.down("survivors_without_neighbours", unmask, SurvivorSet(b.bits(ME, *far)))
+    b.down("survivors_without_me", unmask, SurvivorSet(some))
+    return b.result()
 
 
 def expansion() -> dict[str, object]:
     key = bytes(range(32))
     cases = [
-        {"bits": bits, "length": 40, "values": prg.expand(key, PrimeField(bits), 40).tolist()}
-        for bits in (2, 4, 5, 8, 9, 15, 16, 20, 26, 32)
-    ]
+        {"bits": bits, "length": length, "values": _expanded(key, bits, length)}
+        for bits, length in [
+            (2, 40), (2, 1), (4, 17), (5, 40), (8, 33), (9, 40), (15, 7), (16, 40), (17, 5),
+            (20, 40), (26, 23), (32, 40), (32, 2),
+        ]
+    ]  # fmt: skip
     derived = hkdf(key, "label", b"", b"a", b"bc").hex()
     return {"key": key.hex(), "hkdf_label_empty_a_bc": derived, "cases": cases}
+
+
+def _expanded(key: bytes, bits: int, length: int) -> list[int]:
+    return prg.expand(key, PrimeField(bits), length).tolist()
 
 
 def render(value: dict[str, object]) -> str:
@@ -239,13 +434,30 @@ def render(value: dict[str, object]) -> str:
 VECTORS = {
     "aggregation.json": aggregation,
     "bad.json": bad,
-    "batch.json": batch,
+    "bad_malicious.json": bad_malicious,
+    "bad_ring.json": bad_ring,
+    "batch.json": three_steps,
     "expansion.json": expansion,
     "malicious.json": malicious,
+    "malicious_batch.json": malicious_steps,
     "ring.json": ring,
+    "ring_batch.json": ring_steps,
+    "widths.json": widths,
 }
 
-if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
+
+def main(check: bool) -> int:
+    """Write all files, or count those that would change."""
+    stale = 0
     for name, make in VECTORS.items():
-        (FOLDER / name).write_text(render(make()), encoding="utf-8")
+        path, text = FOLDER / name, render(make())
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale += 1
+            print(f"{path} is not what the code gives")
+    return min(stale, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -277,7 +277,7 @@ MUTATIONS = [
             AUDIT_CODEC),
     refusal("length bound", "protocols/messages.py",
             "len(data) > max_size(kind, batch, *tasks)", CODEC),
-    Mutation("bitmap padding", "protocols/messages.py", " or bits >> len(roster)", "", CODEC),
+    Mutation("bitmap padding", "protocols/messages.py", ' or int.from_bytes(bitmap, "little") >> n', "", CODEC),
     refusal(
         "vector padding", "protocols/packing.py",
         "length * bits % 8 and data[-1] >> (length * bits % 8)", PACKING,

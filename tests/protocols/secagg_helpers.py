@@ -11,6 +11,7 @@ import protocols
 from protocols.client import ClientSession
 from protocols.keys import SigningKey
 from protocols.params import AggregationParams, Phase, Section, default_threshold, rounds
+from protocols.policy import Policy
 from protocols.server import ServerSession
 
 ROUNDS = rounds("semi-honest")
@@ -79,6 +80,10 @@ def fixed_entropy(seed: bytes = b"fixed") -> Callable[[int], bytes]:
     return entropy
 
 
+def rounds_of(params: AggregationParams) -> tuple[Phase, ...]:
+    return rounds(params.threat_model, ring=params.ring is not None)
+
+
 class Run:
     """One aggregation: sessions, and the replies of the rounds run so far; nobody drops."""
 
@@ -89,14 +94,19 @@ class Run:
         self.own = mixed.get("params_of", {})
         entropy = fixed_entropy()
         self.server = ServerSession(self.batch)
+        keys = signing_keys(params.roster) if self.batch.malicious else {}
+        policy = Policy() if self.batch.malicious else None
         self.clients = {
-            u: ClientSession(self.own.get(u, params).batch, u, entropy) for u in params.roster
+            u: ClientSession(
+                self.own.get(u, params).batch, u, entropy, identity=keys.get(u), policy=policy
+            )
+            for u in params.roster
         }
         self.inputs = make_inputs(params)
         self.replies: dict[int, bytes] = {}
         self.sent: dict[int, bytes] = {}
         self.begun = False
-        for phase in rounds("semi-honest", ring=params.ring is not None) if upto else ():
+        for phase in rounds_of(params) if upto else ():
             self.round(phase)
             if phase == upto:
                 break
@@ -124,6 +134,8 @@ class Run:
                 return client.share_keys(reply)
             case Phase.MASKED_INPUT:
                 return client.masked_input(reply, self.own.get(u, self.params).task, self.inputs[u])
+            case Phase.CONSISTENCY:
+                return client.confirm(reply)
             case Phase.UNMASKING:
                 return client.unmask(reply)
 

@@ -1,14 +1,11 @@
 """Sessions on the ring: exact sums, a graph nobody chooses, and neighbourhoods that hold."""
 
 import contextlib
-import hashlib
-import json
 from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
-from gen_secagg_vectors import FOLDER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_helpers import (
@@ -338,40 +335,6 @@ def test_a_nonce_that_was_not_committed_to_is_refused_by_the_server():
     for phase in ROUNDS[1:]:
         run.round(phase)
     assert run.server.result.survivors == tuple(u for u in ROSTER if u != ME)
-
-
-def test_the_draw_by_a_second_implementation():
-    """Contexts, commitments and neighbourhoods of the ring vector, from the messages alone."""
-    vector = json.loads((FOLDER / "ring.json").read_text())
-    sent = {
-        (m["phase"], m["direction"], m["client"]): bytes.fromhex(m["bytes"])
-        for m in vector["messages"]
-    }
-    roster = vector["roster"]
-
-    def frame(*items):
-        return b"".join(len(item).to_bytes(4, "big") + item for item in items)
-
-    def digest(*items):
-        return hashlib.sha256(frame(b"codream-secure/secagg/1", *items)).digest()
-
-    def u64(value):
-        return value.to_bytes(8, "big")
-
-    agreed = frame(b"semi-honest", b"k-regular", u64(5), u64(4), u64(2))
-    session = bytes.fromhex(vector["session"])
-    off0 = digest(b"off", session, u64(42), u64(1), agreed, b"".join(map(u64, roster)))
-    assert off0.hex() == vector["off0"]
-    committed = {u: sent["advertise_keys", "up", u][-32:] for u in roster}
-    nonces = {u: sent["draw_graph", "up", u][-32:] for u in roster if u != 31}
-    assert all(committed[u] == digest(b"nonce", off0, u64(u), x) for u, x in nonces.items())
-    lists = [frame(*(u64(u) + value for u, value in x.items())) for x in (committed, nonces)]
-    off1 = digest(b"off1", off0, *lists)
-    order = sorted(nonces, key=lambda u: digest(b"ring", off1, u64(u)))
-    for place, u in enumerate(order):
-        near = sorted(order[(place + step) % len(order)] for step in (-2, -1, 1, 2))
-        expected = [sent["advertise_keys", "up", v] for v in near]
-        assert msgspec.msgpack.decode(sent["draw_graph", "down", u])[3] == expected
 
 
 # What clients refuse -----------------------------------------------------------------------------

@@ -1,24 +1,26 @@
-"""The recorded bytes still come out, and a second, independent reading of SPEC.md agrees."""
+"""The recorded bytes still come out, and the independent implementation agrees with each."""
 
-import hashlib
-import hmac
 import json
-import struct
+from itertools import pairwise
 
+import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from gen_secagg_vectors import FOLDER, VECTORS, render
-from secagg_helpers import ROUNDS, Run, fixed_entropy, make_params
+import reference_implementation as reference
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from gen_secagg_vectors import FOLDER, VECTORS, main, render
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from secagg_helpers import Run, fixed_entropy, make_params, rounds_of, signing_keys
 
 from protocols import errors
-from protocols.params import Phase
+from protocols.driver import BatchSession, DropSchedule, Trust
+from protocols.errors import NotEnoughSurvivors
+from protocols.params import AggregationParams, Phase, Ring, Section
 
-V = json.loads((FOLDER / "aggregation.json").read_text())
-BATCH = json.loads((FOLDER / "batch.json").read_text())
-SIGNED = json.loads((FOLDER / "malicious.json").read_text())
-BAD = json.loads((FOLDER / "bad.json").read_text())
+FILES = {name: json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in VECTORS}
+GOOD = [name for name, vector in FILES.items() if "messages" in vector]
+BAD = [(name, case) for name, vector in FILES.items() for case in vector.get("cases", [])]
+BAD = [(name, case) for name, case in BAD if "error" in case]
 
 
 @pytest.mark.parametrize("name", VECTORS)
@@ -26,167 +28,288 @@ def test_vectors_are_reproduced(name):
     assert render(VECTORS[name]()) == (FOLDER / name).read_text(encoding="utf-8")
 
 
-def test_the_vector_is_the_sum_of_the_survivors():
-    assert V["survivors"] == [10, 19, 22, 25, 28]
-    for name, total in V["totals"].items():
-        inputs = [V["inputs"][str(u)][name] for u in V["survivors"]]
-        assert total == [sum(column) for column in zip(*inputs, strict=True)]
+def test_the_generator_says_what_would_change(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gen_secagg_vectors.FOLDER", tmp_path)
+    monkeypatch.setattr("gen_secagg_vectors.VECTORS", {"expansion.json": VECTORS["expansion.json"]})
+    assert main(check=True) == 1
+    assert "expansion.json is not what the code gives" in capsys.readouterr().out
+    assert main(check=False) == 0
+    assert main(check=True) == 0
 
 
-@pytest.mark.parametrize("step", BATCH["steps"], ids=lambda step: step["step"])
-def test_every_step_of_the_batch_is_the_sum_of_its_survivors(step):
-    for name, total in step["totals"].items():
-        inputs = [step["inputs"][str(u)][name] for u in step["survivors"]]
-        assert total == [sum(column) for column in zip(*inputs, strict=True)]
+def test_a_third_of_the_vectors_and_more_is_negative():
+    assert len(BAD) >= (len(BAD) + len(GOOD) + len(FILES["expansion.json"]["cases"])) / 3
+    assert all(case["name"].startswith("bad_") for _, case in BAD)
+    for name in ("bad.json", "bad_malicious.json", "bad_ring.json"):
+        names = [case["name"] for _, case in BAD if _ == name]
+        assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("case", BAD["cases"], ids=lambda case: case["name"])
-def test_negative_vectors_fail_where_they_must(case):
+def test_widths_and_lengths_vary_apart_from_each_other():
+    cases = FILES["expansion.json"]["cases"]
+    assert {case["bits"] for case in cases} >= {2, 5, 9, 17, 26, 32}
+    steps = [(FILES[name], step) for name in GOOD for step in FILES[name]["steps"]]
+    shapes = {
+        (reference.width_of(len(vector["roster"]), s["maximum"]), s["length"])
+        for vector, step in steps
+        for s in step["sections"]
+    }
+    widths, lengths = zip(*sorted(shapes), strict=True)
+    assert set(widths) >= {3, 5, 9, 17, 26, 27}
+    assert any(a > b for a, b in pairwise(lengths))
+    assert any(a < b for a, b in pairwise(lengths))
+
+
+# -- the independent implementation ------------------------------------------------------------
+
+
+def parties(vector) -> reference.Reference:
+    signing = {}
+    if vector["threat_model"] == "malicious":
+        signing = {u: ed25519(u) for u in vector["roster"]}
+    batch = reference.Batch(
+        bytes.fromhex(vector["session"]),
+        vector["batch"],
+        vector["M"],
+        tuple(vector["roster"]),
+        vector["threshold"],
+        signing,
+        vector["ring"] and (vector["ring"]["degree"], vector["ring"]["threshold"]),
+    )
+    return reference.Reference(batch, fixed_entropy(bytes.fromhex(vector["seed"])))
+
+
+def ed25519(u: int) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(u.to_bytes(32, "big"))
+
+
+def described(step) -> reference.Step:
+    sections = tuple(reference.Section(**s) for s in step["sections"])
+    return reference.Step(
+        step["step"], step["kind"], sections, bytes.fromhex(step["broadcast_digest"])
+    )
+
+
+def by_client(values) -> dict[int, object]:
+    return {int(u): value for u, value in values.items()}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_the_reference_agrees_on_every_byte(name):
+    vector = FILES[name]
+    run = parties(vector)
+    run.exchange_keys(by_client(vector["steps"][0]["drops"]))
+    for step in vector["steps"]:
+        inputs, drops = by_client(step["inputs"]), by_client(step["drops"])
+        assert run.run_step(described(step), inputs, drops) == step["totals"]
+        assert run.survivors == step["survivors"]
+        for section, total in step["totals"].items():
+            columns = zip(*(inputs[u][section] for u in step["survivors"]), strict=True)
+            assert total == [sum(column) for column in columns]
+    assert run.sent == [
+        (m["phase"], m["direction"], m["client"], bytes.fromhex(m["bytes"]))
+        for m in vector["messages"]
+    ]
+
+
+@pytest.mark.parametrize("case", FILES["expansion.json"]["cases"], ids=lambda case: case["bits"])
+def test_the_reference_expands_alike(case):
+    key = bytes.fromhex(FILES["expansion.json"]["key"])
+    values = reference.expand(key, reference.PRIMES[case["bits"]], case["length"])
+    assert values == case["values"]
+
+
+# -- negative vectors --------------------------------------------------------------------------
+
+
+def str_or_name(value) -> str:
+    return value if isinstance(value, str) else value["name"]
+
+
+def parameters(vector) -> AggregationParams:
+    step = vector["steps"][0]
+    malicious = vector["threat_model"] == "malicious"
+    keys = signing_keys(vector["roster"]) if malicious else {}
+    return make_params(
+        roster=tuple(vector["roster"]),
+        threshold=vector["threshold"],
+        step=step["step"],
+        sections=tuple(Section(**s) for s in step["sections"]),
+        threat_model=vector["threat_model"],
+        identities=tuple(key.public for key in keys.values()),
+        ring=vector["ring"] and Ring(vector["ring"]["degree"], vector["ring"]["threshold"]),
+    )
+
+
+@pytest.mark.parametrize(("name", "case"), BAD, ids=str_or_name)
+def test_negative_vectors_fail_where_they_must(name, case):
+    params, me = parameters(FILES[name]), FILES[name]["client"]
     phase, data = Phase(case["phase"]), bytes.fromhex(case["bytes"])
-    rounds = [None, *ROUNDS]
-    run = Run(make_params(5), rounds[rounds.index(phase) - 1])
+    rounds = [None, *rounds_of(params)]
+    run = Run(params, rounds[rounds.index(phase) - 1])
     if phase == Phase.MASKED_INPUT:
         run.begin()
-    run.replies[BAD["client"]] = data
-    server, me = case["receiver"] == "server", BAD["client"]
-    with pytest.raises(getattr(errors, case["error"])):
-        _ = run.server.receive(me, data) if server else run.answer(me, phase)
+    run.replies[me] = data
+    with pytest.raises(getattr(errors, case["error"])) as caught:
+        _ = run.server.receive(me, data) if case["receiver"] == "server" else run.answer(me, phase)
+    assert type(caught.value).__name__ == case["error"]
 
 
-def test_signatures_and_proof_by_a_second_implementation():
-    """Every upload of the malicious vector, its context computed from the messages alone."""
-    sent = {(m["phase"], m["direction"], m["client"]): m["bytes"] for m in SIGNED["messages"]}
-    sent = {place: bytes.fromhex(data) for place, data in sent.items()}
-    roster = SIGNED["roster"]
-    identities = [bytes.fromhex(identity) for identity in SIGNED["identities"]]
-    members = b"".join(u64(u) + key for u, key in zip(roster, identities, strict=True))
-    agreed = frame(b"malicious", b"complete", u64(SIGNED["threshold"]))
-    off0 = digest(b"off", bytes.fromhex(SIGNED["session"]), u64(42), u64(1), agreed, members)
-    assert off0.hex() == SIGNED["off0"]
-    adverts = {u: sent["advertise_keys", "up", u] for u in roster}
-    off1 = digest(b"off1", off0, *(frame(u64(u), data) for u, data in adverts.items()))
-    section = frame(b"g", u64(5), u64(15), u64(7), u64(127), struct.pack(">d", 1.0))
-    on = digest(
-        b"on", off1, u64(0), u64(42), b"gradient", frame(section), b"\x7f",
-        bytes.fromhex(SIGNED["broadcast_digest"]),
-    )  # fmt: skip
-    on_u3 = digest(b"survivors", on, bytes([0x7F - 2]))  # 13 is the second of the roster
-    contexts = {
-        "advertise_keys": off0, "share_keys": off1, "masked_input": on,
-        "consistency": on_u3, "unmasking": on_u3,
-    }  # fmt: skip
+@pytest.mark.parametrize(("name", "case"), BAD, ids=str_or_name)
+def test_the_reference_refuses_with_the_same_error(name, case):
+    vector, data = FILES[name], bytes.fromhex(case["bytes"])
+    run, step = stopped_before(vector, case["phase"])
+    inspector = reference.Inspector(run, described(step))
+    inspect = inspector.server if case["receiver"] == "server" else inspector.client
+    with pytest.raises(reference.RefusedError, match=f"^{case['error']}$"):
+        inspect(case["phase"], vector["client"], data)
+
+
+@pytest.mark.parametrize("name", ["bad.json", "bad_malicious.json", "bad_ring.json"])
+def test_the_reference_accepts_every_message_of_the_honest_run(name):
+    """Else it would refuse negative ones for nothing."""
+    vector = FILES[name]
+    everything, step = stopped_before(vector, None)
+    answers = {
+        "advertise_keys": "draw_graph" if vector["ring"] else "share_keys",
+        "draw_graph": "share_keys",
+        "consistency": "unmasking",
+    }
     checked = 0
-    for (phase, direction, u), data in sent.items():
-        if direction == "up":
-            assert data[:2] == b"\x93\x1b"
-            signature = data[-64:]
-            assert data[-66:-64] == b"\xc4\x40"
-            header = {0xC4: 2, 0xC5: 3}[data[2]]
-            body = data[2 + header : -66]
-            statement = digest(b"signed", contexts[phase], u64(u), body)
-            identity = Ed25519PublicKey.from_public_bytes(identities[roster.index(u)])
-            identity.verify(signature, statement)
-            checked += 1
-    assert checked == 7 + 7 + 6 + 5 + 5
-    assert SIGNED["survivors"] == [10, 16, 19, 22, 25, 28]
+    for phase, direction, u, data in everything.sent:
+        answer = phase
+        if direction == "down":
+            answer = answers.get(phase)
+            if phase == "masked_input":
+                survivors = data[1] == 0x15
+                after = "consistency" if vector["threat_model"] == "malicious" else "unmasking"
+                answer = after if survivors else "masked_input"
+        if answer is None:
+            continue  # bundles are opened by the recipient alone
+        run, _ = stopped_before(vector, answer)
+        inspector = reference.Inspector(run, described(step))
+        (inspector.server if direction == "up" else inspector.client)(answer, u, data)
+        checked += 1
+    assert checked > 6 * len(vector["roster"])
 
 
-# A masked input computed from SPEC.md with the standard library, X25519 and AES only.
+_STOPPED: dict[tuple[str, str | None], tuple[reference.Reference, dict]] = {}
 
 
-def u64(value: int) -> bytes:
-    return value.to_bytes(8, "big")
+def stopped_before(vector, phase: str | None):
+    """A run of which everything before a phase has happened, and its step."""
+    where = (vector["threat_model"] + str(vector["ring"]), phase)
+    if where not in _STOPPED:
+        run, step = parties(vector), vector["steps"][0]
+        run.exchange_keys({})
+        inputs = by_client(step["inputs"])
+        run.run_step(described(step), inputs, {})
+        if phase in {"masked_input"}:
+            run.survivors = None
+        _STOPPED[where] = run, step
+    return _STOPPED[where]
 
 
-def frame(*items: bytes) -> bytes:
-    return b"".join(len(item).to_bytes(4, "big") + item for item in items)
+# -- differential test -------------------------------------------------------------------------
 
 
-VERSION = b"codream-secure/secagg/1"
-
-
-def digest(*items: bytes) -> bytes:
-    return hashlib.sha256(frame(VERSION, *items)).digest()
-
-
-def derive(secret: bytes, *items: bytes) -> bytes:
-    prk = hmac.digest(bytes(32), secret, "sha256")
-    return hmac.digest(prk, frame(VERSION, *items) + b"\1", "sha256")
-
-
-def expand(key: bytes, p: int, width: int, length: int) -> list[int]:
-    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(9999))
-    words = [int.from_bytes(stream[i : i + width], "little") for i in range(0, 9996, width)]
-    limit = 2 ** (8 * width) // p * p
-    spare = (word for word in words[length:] if word < limit)
-    return [(word if word < limit else next(spare)) % p for word in words[:length]]
-
-
-def uploads(phase: str) -> dict[int, bytes]:
-    return {
-        m["client"]: bytes.fromhex(m["bytes"])
-        for m in V["messages"]
-        if (m["phase"], m["direction"]) == (phase, "up")
-    }
-
-
-def test_masked_input_by_a_second_implementation():
-    me, roster, t = 19, V["roster"], V["threshold"]
-    entropy = fixed_entropy(bytes.fromhex(V["seed"]))
-    round0 = {u: (entropy(32), entropy(32), entropy(32)) for u in roster}
-    u1 = list(uploads("advertise_keys"))
-    u2 = list(uploads("share_keys"))
-    assert (u1, u2) == (roster, [u for u in roster if u != 13])
-    self_seeds = {u: self_seed for u, (_, _, self_seed) in round0.items()}
-    off0 = digest(
-        b"off", bytes.fromhex(V["session"]), u64(V["step"]), u64(1),
-        frame(b"semi-honest", b"complete", u64(t)), b"".join(map(u64, roster)),
-    )  # fmt: skip
-    assert off0.hex() == V["off0"]
-    mask_private = {
-        u: X25519PrivateKey.from_private_bytes(derive(seed, b"mask key", u64(u), u64(0), off0))
-        for u, (_, seed, _) in round0.items()
-    }
-    sent = uploads("advertise_keys")
-    advertised = {u: (data[4:36], data[39:71]) for u, data in sent.items()}
-    for u, (channel, mask) in advertised.items():
-        assert mask_private[u].public_key().public_bytes_raw() == mask
-        private = X25519PrivateKey.from_private_bytes(round0[u][0])
-        assert private.public_key().public_bytes_raw() == channel
-    for u, (_, *seeds) in round0.items():
-        kinds = zip((b"mask key", b"self mask"), seeds, strict=True)
-        leaves = [digest(b"commitment", off0, u64(u), u64(0), kind, seed) for kind, seed in kinds]
-        assert sent[u][73:] == digest(b"commitments", *leaves)
-    off1 = digest(b"off1", off0, *(frame(u64(u), data) for u, data in sent.items()))
-    fields = {"g": (7, 127, 1), "w": (14, 16381, 2)}
-    sections = frame(
-        *(
-            frame(
-                s["name"].encode(), u64(s["length"]), u64(s["maximum"]),
-                u64(fields[s["name"]][0]), u64(fields[s["name"]][1]), struct.pack(">d", s["clip"]),
+@st.composite
+def batches(draw):
+    """Parameters of a batch, and a step or more with inputs and dropouts."""
+    malicious = draw(st.booleans())
+    n = draw(st.integers(4 if malicious else 3, 8))
+    ids = tuple(sorted(draw(st.sets(st.integers(0, 2**64 - 1), min_size=n, max_size=n))))
+    least = 2 * n // 3 + 1 if malicious else n // 2 + 1
+    threshold = draw(st.integers(least, n))
+    ring = None
+    if not malicious and n >= 4 and draw(st.booleans()):
+        degree = draw(st.sampled_from(range(2, n, 2)))
+        ring = Ring(degree, draw(st.integers(2, degree)))
+    vocabulary = [p for p in Phase if p not in (Phase.CONSISTENCY, Phase.DRAW_GRAPH)]
+    if malicious:
+        vocabulary.append(Phase.CONSISTENCY)
+    if ring:
+        vocabulary.append(Phase.DRAW_GRAPH)
+    steps = []
+    for number in range(draw(st.integers(1, 3))):
+        sections = tuple(
+            Section(
+                name=f"{number}.{i}",
+                length=draw(st.integers(1, 12)),
+                maximum=draw(st.sampled_from([1, 2, 15, 100, 2**9, 2**16, 2**20 + 1, 2**24])),
+                clip=draw(st.floats(1e-3, 1e3)),
             )
-            for s in V["sections"]
+            for i in range(draw(st.integers(1, 3)))
         )
-    )  # fmt: skip
-    active = sum(1 << i for i, u in enumerate(roster) if u in u2).to_bytes(1, "little")
-    on = digest(
-        b"on", off1, u64(0), u64(V["step"]), V["kind"].encode(), sections, active,
-        bytes.fromhex(V["broadcast_digest"]),
-    )  # fmt: skip
-    keys = [(1, derive(self_seeds[me], b"self", u64(me), on))]
-    for v in u2:
-        if v != me:
-            shared = mask_private[me].exchange(X25519PublicKey.from_public_bytes(advertised[v][1]))
-            low, high = min(me, v), max(me, v)
-            keys.append((1 if me > v else -1, derive(shared, b"pair", u64(low), u64(high), on)))
-    encoded = b""
-    for index, s in enumerate(V["sections"]):
-        bits, p, width = fields[s["name"]]
-        y = list(V["inputs"][str(me)][s["name"]])
-        for sign, key in keys:
-            mask = expand(derive(key, b"section", u64(index), s["name"].encode()), p, width, len(y))
-            y = [(a + sign * m) % p for a, m in zip(y, mask, strict=True)]
-        stream = sum(value << (bits * i) for i, value in enumerate(y))
-        packed = stream.to_bytes((bits * len(y) + 7) // 8, "little")
-        encoded += bytes([0xC4, len(packed)]) + packed
-    assert uploads("masked_input")[me] == b"\x93\x14\x00\x92" + encoded
+        silent = draw(st.sets(st.sampled_from(ids), max_size=n - threshold + 1))
+        phases = vocabulary if number == 0 else [p for p in vocabulary if p in ONLINE]
+        drops = {u: draw(st.sampled_from(phases)) for u in sorted(silent)}
+        steps.append((sections, drops, draw(st.integers(0, 2**32))))
+    return malicious, ids, threshold, ring, steps
+
+
+ONLINE = (Phase.MASKED_INPUT, Phase.CONSISTENCY, Phase.UNMASKING)
+
+
+@settings(max_examples=max(25, settings.default.max_examples // 5))
+@given(batches())
+def test_both_implementations_send_the_same_bytes(case):
+    malicious, roster, threshold, ring, steps = case
+    sent: list[reference.Message] = []
+    keys = {u: ed25519(u) for u in roster} if malicious else {}
+    session = BatchSession(
+        bytes(32),
+        roster,
+        threshold,
+        entropy=fixed_entropy(),
+        tap=lambda phase, direction, u, data: sent.append((str(phase), direction, u, data)),
+        trust=Trust(signing_keys(roster)) if malicious else None,
+        ring=ring,
+    )
+    batch = reference.Batch(
+        bytes(32), 0, len(steps), roster, threshold, keys, ring and (ring.degree, ring.threshold)
+    )
+    other = reference.Reference(batch, fixed_entropy())
+    try:
+        session.prepare(len(steps), [DropSchedule(steps[0][1])])
+    except NotEnoughSurvivors:
+        with pytest.raises(reference.RefusedError, match="NotEnoughSurvivors"):
+            other.exchange_keys(names(steps[0][1]))
+        return
+    other.exchange_keys(names(steps[0][1]))
+    assert other.sent == sent
+    for number, (sections, drops, seed) in enumerate(steps):
+        params = make_params(roster=roster, threshold=threshold, sections=sections, step=number)
+        inputs = drawn(params, seed)
+        step = reference.Step(
+            number,
+            params.kind,
+            tuple(reference.Section(s.name, s.length, s.maximum, s.clip) for s in sections),
+            params.broadcast_digest,
+        )
+        lists = {u: {k: v.tolist() for k, v in x.items()} for u, x in inputs.items()}
+        try:
+            result = session.step(inputs, params.task, DropSchedule(drops))
+        except NotEnoughSurvivors:
+            with pytest.raises(reference.RefusedError, match="NotEnoughSurvivors"):
+                other.run_step(step, lists, names(drops))
+            return
+        totals = other.run_step(step, lists, names(drops))
+        assert other.sent == sent
+        assert totals == {name: total.tolist() for name, total in result.totals.items()}
+        assert tuple(other.survivors) == result.survivors
+
+
+def names(drops) -> dict[int, str]:
+    return {u: str(phase) for u, phase in drops.items()}
+
+
+def drawn(params: AggregationParams, seed: int):
+    rng = np.random.default_rng(seed)
+    return {
+        u: {
+            s.name: rng.integers(0, s.maximum, s.length, np.uint32, endpoint=True)
+            for s in params.sections
+        }
+        for u in params.roster
+    }

@@ -1,0 +1,855 @@
+"""The protocol a second time: plain Python integers, one slow object that plays all parties.
+
+Written from SPEC.md and sharing no code with `protocols/`: sections are cited where they are
+implemented, and where both agree, SPEC.md said enough. Only ciphers, curves, hashes and signatures
+come from a library. `Reference` yields every message of an honest run with dropouts; `Inspector`
+says with which error a party must refuse a message. Not here: the client's policy (2.4), search
+among wrong shares (3.7), evidence (6.10) and the ledger (6.7).
+"""
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+Message = tuple[str, str, int, bytes]  # phase, direction, client, bytes
+Item = int | bytes | list["Item"]
+
+
+class RefusedError(Exception):
+    """A rule is broken; ``args[0]`` is the name of the error (SPEC 6.6)."""
+
+
+def require(holds: bool, error: str = "RemoteProtocolError") -> None:
+    if not holds:
+        raise RefusedError(error)
+
+
+# -- 2 parameters ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """SPEC 2.2."""
+
+    name: str
+    length: int
+    maximum: int
+    clip: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is known before the keys (SPEC 2.1). ``signing``: Ed25519 keys, malicious only."""
+
+    session: bytes
+    batch: int
+    steps: int
+    roster: tuple[int, ...]
+    threshold: int
+    signing: dict[int, Ed25519PrivateKey] = field(default_factory=dict)
+    ring: tuple[int, int] | None = None  # degree, threshold
+
+    @property
+    def tau(self) -> int:
+        return self.ring[1] if self.ring else self.threshold
+
+    @property
+    def malicious(self) -> bool:
+        return bool(self.signing)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known with the broadcast (SPEC 2.1)."""
+
+    number: int
+    kind: str
+    sections: tuple[Section, ...]
+    broadcast: bytes
+
+
+def is_prime(p: int) -> bool:
+    return p > 1 and all(p % d for d in range(2, int(p**0.5) + 1))
+
+
+def field_of(width: int) -> int:
+    """The largest prime below 2^b."""
+    return next(p for p in range(2**width - 1, 1, -1) if is_prime(p))
+
+
+PRIMES = {width: field_of(width) for width in range(2, 33)}
+
+
+def width_of(n: int, maximum: int) -> int:
+    return next(width for width, p in PRIMES.items() if p > n * maximum)
+
+
+# -- 3 keys and sharing ------------------------------------------------------------------------
+
+VERSION = b"codream-secure/secagg/1"
+SHAMIR = 2**256 - 189
+KINDS = (b"mask key", b"self mask")
+
+
+def u64(value: int) -> bytes:
+    return value.to_bytes(8, "big")
+
+
+def frame(*items: bytes) -> bytes:
+    return b"".join(len(item).to_bytes(4, "big") + item for item in items)
+
+
+def d(label: str, *items: bytes) -> bytes:
+    return hashlib.sha256(frame(VERSION, label.encode(), *items)).digest()
+
+
+def hkdf(secret: bytes, label: str, *items: bytes) -> bytes:
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    return hmac.digest(extracted, frame(VERSION, label.encode(), *items) + b"\1", "sha256")
+
+
+def x25519(private: bytes, public: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).exchange(
+        X25519PublicKey.from_public_bytes(public)
+    )
+
+
+def public_of(private: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def identity_of(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
+
+
+def off0(b: Batch) -> bytes:
+    model = b"malicious" if b.malicious else b"semi-honest"
+    graph = [b"complete", u64(b.threshold)]
+    if b.ring:
+        graph = [b"k-regular", u64(b.threshold), u64(b.ring[0]), u64(b.ring[1])]
+    members = [u64(u) + (identity_of(b.signing[u]) if b.malicious else b"") for u in b.roster]
+    return d("off", b.session, u64(b.batch), u64(b.steps), frame(model, *graph), b"".join(members))
+
+
+def on(b: Batch, offline: bytes, key_step: int, step: Step, active: Iterable[int]) -> bytes:
+    described = []
+    for s in step.sections:
+        width = width_of(len(b.roster), s.maximum)
+        numbers = [s.length, s.maximum, width, PRIMES[width]]
+        described.append(
+            frame(s.name.encode(), *(u64(x) for x in numbers), struct.pack(">d", s.clip))
+        )
+    return d(
+        "on",
+        offline,
+        u64(key_step),
+        u64(step.number),
+        step.kind.encode(),
+        frame(*described),
+        bitmap(b.roster, active),
+        step.broadcast,
+    )
+
+
+def shares_of(seed: int, tau: int, context: tuple[bytes, ...], points: Iterable[int]) -> list[int]:
+    """SPEC 3.6; ``context`` is off0, u, j and the kind."""
+    secret = seed.to_bytes(32, "big")
+    rest = [
+        int.from_bytes(hkdf(secret, "coefficient", u64(i), *context)) % SHAMIR
+        for i in range(1, tau)
+    ]
+    return [
+        sum(c * pow(x, i, SHAMIR) for i, c in enumerate([seed, *rest])) % SHAMIR for x in points
+    ]
+
+
+def interpolate(shares: dict[int, int]) -> int:
+    """The value at 0."""
+    total = 0
+    for x, share in shares.items():
+        weight = share
+        for other in shares:
+            if other != x:
+                weight = weight * other * pow(other - x, -1, SHAMIR) % SHAMIR
+        total += weight
+    return total % SHAMIR
+
+
+def merkle_root(shares: list[bytes]) -> bytes:
+    """SPEC 3.12."""
+    level = [d("leaf", u64(i), share) for i, share in enumerate(shares)]
+    while len(level) > 1:
+        pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
+        level = [d("node", *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return level[0]
+
+
+# -- 4 masks -----------------------------------------------------------------------------------
+
+
+def expand(key: bytes, p: int, length: int) -> list[int]:
+    """SPEC 4.1 and 4.2."""
+    width = p.bit_length()
+    size = 1 if width <= 8 else 2 if width <= 16 else 4
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    limit = 2 ** (8 * size) // p * p
+
+    def words() -> Iterator[int]:
+        while True:
+            yield int.from_bytes(stream.update(bytes(size)), "little")
+
+    source = words()
+    first = [next(source) for _ in range(length)]
+    spare = (word for word in source if word < limit)
+    return [(word if word < limit else next(spare)) % p for word in first]
+
+
+# -- 5 messages --------------------------------------------------------------------------------
+
+
+def pack(item: Item) -> bytes:
+    """MessagePack with the shortest headers."""
+    if isinstance(item, int):
+        if item < 128:
+            return bytes([item])
+        size = next(size for size in range(4) if item < 2 ** (8 << size))
+        return bytes([0xCC + size]) + item.to_bytes(1 << size, "big")
+    if isinstance(item, bytes):
+        size = next(size for size in range(3) if len(item) < 2 ** (8 << size))
+        return bytes([0xC4 + size]) + len(item).to_bytes(1 << size, "big") + item
+    head = bytes([0x90 + len(item)]) if len(item) < 16 else b"\xdc" + len(item).to_bytes(2, "big")
+    return head + b"".join(map(pack, item))
+
+
+def unpack(data: bytes) -> Item:
+    """Refuses whatever is not the one encoding (SPEC 5.2)."""
+
+    def take(at: int, size: int) -> tuple[bytes, int]:
+        require(at + size <= len(data), "DecodeError")
+        return data[at : at + size], at + size
+
+    def parse(at: int) -> tuple[Item, int]:
+        head, at = take(at, 1)
+        tag = head[0]
+        if tag < 128:
+            return tag, at
+        if 0x90 <= tag <= 0x9F or tag == 0xDC:
+            count = tag - 0x90
+            if tag == 0xDC:
+                raw, at = take(at, 2)
+                count = int.from_bytes(raw)
+            items: list[Item] = []
+            for _ in range(count):
+                item, at = parse(at)
+                items.append(item)
+            return items, at
+        require(0xC4 <= tag <= 0xC6 or 0xCC <= tag <= 0xCF, "DecodeError")
+        raw, at = take(at, 1 << (tag - (0xC4 if tag <= 0xC6 else 0xCC)))
+        if tag >= 0xCC:
+            return int.from_bytes(raw), at
+        return take(at, int.from_bytes(raw))
+
+    item, end = parse(0)
+    require(end == len(data) and pack(item) == data, "DecodeError")
+    return item
+
+
+def bitmap(roster: tuple[int, ...], members: Iterable[int]) -> bytes:
+    bits = sum(1 << roster.index(u) for u in members)
+    return bits.to_bytes((len(roster) + 7) // 8, "little")
+
+
+def members_of(roster: tuple[int, ...], data: bytes) -> list[int]:
+    bits = int.from_bytes(data, "little")
+    require(len(data) == (len(roster) + 7) // 8 and bits < 2 ** len(roster), "DecodeError")
+    return [u for i, u in enumerate(roster) if bits >> i & 1]
+
+
+def pack_vector(values: list[int], width: int) -> bytes:
+    """SPEC 5.3."""
+    stream = sum(value << (i * width) for i, value in enumerate(values))
+    return stream.to_bytes((len(values) * width + 7) // 8, "little")
+
+
+def unpack_vector(data: bytes, width: int, length: int) -> list[int]:
+    stream = int.from_bytes(data, "little")
+    require(len(data) == (length * width + 7) // 8, "DecodeError")
+    require(stream < 2 ** (length * width), "DecodeError")
+    values = [stream >> (i * width) & (2**width - 1) for i in range(length)]
+    require(all(value < PRIMES[width] for value in values), "DecodeError")
+    return values
+
+
+# -- 6 rounds ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Secrets:
+    """What a client draws (SPEC 3.10), and what it is dealt."""
+
+    channel: bytes
+    seeds: list[tuple[bytes, bytes]]
+    nonce: bytes
+    held: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # dealer: j: two shares
+
+
+class Reference:
+    """All parties of one batch.
+
+    Attributes:
+        sent: every message so far.
+        active: of the step that runs or ran last.
+    """
+
+    def __init__(self, batch: Batch, entropy: Callable[[int], bytes]) -> None:
+        self.b = batch
+        self.entropy = entropy
+        self.sent: list[Message] = []
+        self.off0 = off0(batch)
+        self.off1 = b""
+        self.secrets: dict[int, Secrets] = {}
+        self.adverts: dict[int, bytes] = {}
+        self.u1: list[int] = []
+        self.u2: list[int] = []
+        self.active: list[int] = []
+        self.survivors: list[int] | None = None
+        self.key_step = -1
+
+    # SPEC 1.4
+
+    def neighbours(self, u: int) -> list[int]:
+        if not self.b.ring or len(self.u1) <= self.b.ring[0] + 1:
+            return [v for v in self.u1 if v != u]
+        order = sorted(self.u1, key=lambda v: d("ring", self.off1, u64(v)))
+        at, half = order.index(u), self.b.ring[0] // 2
+        near = {order[(at + i) % len(order)] for i in range(-half, half + 1)}
+        return [v for v in self.u1 if v in near and v != u]
+
+    def holders(self, u: int) -> list[int]:
+        near = self.neighbours(u)
+        return near if self.b.ring else sorted([*near, u])
+
+    def holds(self, u: int) -> list[int]:
+        """Whose shares u has, in roster order."""
+        return [v for v in self.holders(u) if v in self.u2]
+
+    def point(self, u: int) -> int:
+        return self.b.roster.index(u) + 1
+
+    def edge(self, u: int, v: int) -> bytes:
+        if not self.b.ring:
+            return self.off1
+        return d("edge", self.off1, *(frame(u64(w), self.adverts[w]) for w in sorted((u, v))))
+
+    # messages
+
+    def down(self, phase: str, to: Iterable[int], message: Callable[[int], list[Item]]) -> None:
+        self.sent += [(phase, "down", u, pack(message(u))) for u in to]
+
+    def up(self, phase: str, u: int, message: list[Item], context: bytes) -> bytes:
+        data = pack(message)
+        if self.b.malicious:
+            signature = self.b.signing[u].sign(d("signed", context, u64(u), data))
+            data = pack([0x1B, data, signature])
+        self.sent.append((phase, "up", u, data))
+        return data
+
+    def bits(self, members: Iterable[int]) -> bytes:
+        return bitmap(self.b.roster, members)
+
+    def enough(self, members: list[int], least: int = 0) -> list[int]:
+        require(len(members) >= max(self.b.threshold, least), "NotEnoughSurvivors")
+        return members
+
+    # SPEC 6.1, 6.9, 6.2
+
+    def exchange_keys(self, drops: dict[int, str]) -> None:
+        rounds = ["advertise_keys", "draw_graph", "share_keys"]
+        late = {u: rounds.index(phase) for u, phase in drops.items() if phase in rounds}
+        stays = lambda u, phase: late.get(u, 9) > rounds.index(phase)  # noqa: E731
+        first = [u for u in self.b.roster if stays(u, "advertise_keys")]
+        for u in first:
+            self._advertise(u)
+        self.enough(first)
+        if self.b.ring:
+            self._draw(first, lambda u: stays(u, "draw_graph"))
+        else:
+            self.u1 = first
+            entries = [frame(u64(u), self.adverts[u]) for u in self.u1]
+            self.off1 = d("off1", self.off0, *entries)
+            directory: list[Item] = [0x11, self.bits(self.u1), [self.adverts[u] for u in self.u1]]
+            self.down("advertise_keys", self.u1, lambda _: directory)
+        self.u2 = [u for u in self.u1 if stays(u, "share_keys")]
+        bundles = {u: self._share(u) for u in self.u2}
+        self.enough(self.u2)
+        self.down(
+            "share_keys",
+            self.u2,
+            lambda u: [
+                0x13,
+                self.bits(self.u2),
+                [bundles[v][u] for v in self.neighbours(u) if v in self.u2],
+            ],
+        )
+
+    def _element(self) -> bytes:
+        while int.from_bytes(seed := self.entropy(32)) >= SHAMIR:
+            pass
+        return seed
+
+    def mask_private(self, u: int, j: int) -> bytes:
+        return hkdf(self.secrets[u].seeds[j][0], "mask key", u64(u), u64(j), self.off0)
+
+    def commitments(self, u: int) -> list[bytes]:
+        return [
+            d("commitment", self.off0, u64(u), u64(j), kind, seed)
+            for j, pair in enumerate(self.secrets[u].seeds)
+            for kind, seed in zip(KINDS, pair, strict=True)
+        ]
+
+    def _advertise(self, u: int) -> None:
+        channel = self.entropy(32)
+        seeds = [(self._element(), self._element()) for _ in range(self.b.steps)]
+        nonce = self.entropy(32) if self.b.ring else b""
+        self.secrets[u] = Secrets(channel, seeds, nonce)
+        keys: list[Item] = [public_of(self.mask_private(u, j)) for j in range(self.b.steps)]
+        fields: list[Item] = [public_of(channel), keys, d("commitments", *self.commitments(u))]
+        message = [0x30, *fields, self.nonce_commitment(u)] if self.b.ring else [0x10, *fields]
+        self.adverts[u] = self.up("advertise_keys", u, message, self.off0)
+
+    def nonce_commitment(self, u: int) -> bytes:
+        return d("nonce", self.off0, u64(u), self.secrets[u].nonce)
+
+    def _draw(self, first: list[int], stays: Callable[[int], bool]) -> None:
+        committed = {u: self.nonce_commitment(u) for u in first}
+        listed: list[Item] = [0x31, self.bits(first), list(committed.values())]
+        self.down("advertise_keys", first, lambda _: listed)
+        self.u1 = [u for u in first if stays(u)]
+        nonces = {u: self.secrets[u].nonce for u in self.u1}
+        for u in self.u1:
+            self.up("draw_graph", u, [0x32, nonces[u]], self.off0)
+        self.enough(self.u1, self.b.tau + 1)
+        lists = [frame(*(u64(u) + x for u, x in each.items())) for each in (committed, nonces)]
+        self.off1 = d("off1", self.off0, *lists)
+        self.down(
+            "draw_graph",
+            self.u1,
+            lambda u: [
+                0x33,
+                self.bits(self.u1),
+                list(nonces.values()),
+                [self.adverts[v] for v in self.neighbours(u)],
+            ],
+        )
+
+    def _share(self, u: int) -> dict[int, bytes]:
+        """Deal, seal and send; what the recipients will open is kept for them (SPEC 3.5, 3.6)."""
+        holders = self.holders(u)
+        points = [self.point(v) for v in holders]
+        dealt: dict[int, list[tuple[int, int]]] = {v: [] for v in holders}
+        for j, pair in enumerate(self.secrets[u].seeds):
+            by_kind = [
+                shares_of(
+                    int.from_bytes(seed), self.b.tau, (self.off0, u64(u), u64(j), kind), points
+                )
+                for kind, seed in zip(KINDS, pair, strict=True)
+            ]
+            for v, a, b in zip(holders, *by_kind, strict=True):
+                dealt[v].append((a, b))
+        for v in holders:
+            self.secrets[v].held[u] = dealt[v]
+        bundles = {v: self._bundle(u, v, dealt[v]) for v in self.neighbours(u)}
+        message: list[Item] = [0x12, list(self.commitments(u)), list(bundles.values())]
+        self.up("share_keys", u, message, self.off1)
+        return bundles
+
+    def _bundle(self, u: int, v: int, shares: list[tuple[int, int]]) -> bytes:
+        pieces = [share.to_bytes(32, "big") for pair in shares for share in pair]
+        plain = b"".join(pieces)
+        if self.b.malicious:
+            root = merkle_root(pieces)
+            plain += self.b.signing[u].sign(d("shares", self.off1, u64(u), u64(v), root))
+        secret = x25519(self.secrets[u].channel, public_of(self.secrets[v].channel))
+        key = hkdf(secret, "bundle", self.edge(u, v), u64(u), u64(v))
+        bound = frame(b"bundle", self.off1, u64(u), u64(v))
+        return AESGCM(key).encrypt(bytes(12), plain, bound)
+
+    # SPEC 6.3, 6.8, 6.4
+
+    def choose_active(self) -> list[int]:
+        active = list(self.u2)
+        if self.b.malicious and self.active:
+            last = self.active if self.survivors is None else self.survivors
+            active = [u for u in active if u in last]
+        if self.b.ring:
+            while short := [u for u in active if self.held_by(u, active) < self.b.tau]:
+                active = [u for u in active if u not in short]
+        return self.enough(active)
+
+    def held_by(self, u: int, members: Iterable[int]) -> int:
+        return len(set(self.holders(u)) & set(members))
+
+    def _rebuildable(self, members: list[int]) -> list[int]:
+        self.enough(members)
+        for u in self.active:
+            require(self.held_by(u, members) >= self.b.tau, "NotEnoughSurvivors")
+        return members
+
+    def run_step(
+        self, step: Step, inputs: dict[int, dict[str, list[int]]], drops: dict[int, str]
+    ) -> dict[str, list[int]]:
+        """Return the totals; `survivors` says whose."""
+        self.key_step += 1
+        j = self.key_step
+        stays = lambda u, *phases: drops.get(u) not in phases  # noqa: E731
+        self.active, self.survivors = self.choose_active(), None
+        request: list[Item] = [0x17, j, self.bits(self.active)]
+        self.down("masked_input", self.active, lambda _: request)
+        bound = on(self.b, self.off1, j, step, self.active)
+        summed = {s.name: [0] * s.length for s in step.sections}
+        senders = [u for u in self.active if stays(u, "masked_input")]
+        for u in senders:
+            masked = self._masked(u, bound, step, inputs[u])
+            for s in step.sections:
+                summed[s.name] = [
+                    a + b for a, b in zip(summed[s.name], masked[s.name], strict=True)
+                ]
+            packed: list[Item] = [
+                pack_vector(masked[s.name], width_of(len(self.b.roster), s.maximum))
+                for s in step.sections
+            ]
+            self.up("masked_input", u, [0x14, j, packed], bound)
+        u3 = self.survivors = self._rebuildable(senders)
+        survivor_set: list[Item] = [0x15, self.bits(u3)]
+        self.down("masked_input", u3, lambda _: survivor_set)
+        agreed = d("survivors", bound, self.bits(u3))
+        asked = self._consistency(j, u3, agreed, stays) if self.b.malicious else u3
+        answering = [u for u in asked if stays(u, "unmasking")]
+        answers = {u: self._unmask(u, j, u3, agreed) for u in answering}
+        self._rebuildable(answering)
+        return self._unmasked(step, bound, summed, answers)
+
+    def _masked(
+        self, u: int, bound: bytes, step: Step, inputs: dict[str, list[int]]
+    ) -> dict[str, list[int]]:
+        return {
+            s.name: self._add(
+                inputs[s.name], [(1, self._self_key(u, bound)), *self._pair_keys(u, bound)], i, s
+            )
+            for i, s in enumerate(step.sections)
+        }
+
+    def _self_key(self, u: int, bound: bytes) -> bytes:
+        return hkdf(self.secrets[u].seeds[self.key_step][1], "self", u64(u), bound)
+
+    def _pair_keys(self, u: int, bound: bytes) -> list[tuple[int, bytes]]:
+        private = self.mask_private(u, self.key_step)
+        keys = []
+        for v in self.neighbours(u):
+            if v in self.active:
+                shared = x25519(private, public_of(self.mask_private(v, self.key_step)))
+                key = hkdf(shared, "pair", u64(min(u, v)), u64(max(u, v)), bound)
+                keys.append((1 if u > v else -1, key))
+        return keys
+
+    def _add(
+        self, values: list[int], keys: list[tuple[int, bytes]], index: int, s: Section
+    ) -> list[int]:
+        p = PRIMES[width_of(len(self.b.roster), s.maximum)]
+        for sign, key in keys:
+            own = hkdf(key, "section", u64(index), s.name.encode())
+            mask = expand(own, p, s.length)
+            values = [(x + sign * m) % p for x, m in zip(values, mask, strict=True)]
+        return values
+
+    def _consistency(
+        self, j: int, u3: list[int], agreed: bytes, stays: Callable[..., bool]
+    ) -> list[int]:
+        u4 = [u for u in u3 if stays(u, "consistency")]
+        signatures: list[Item] = [self.up("consistency", u, [0x19, j], agreed)[-64:] for u in u4]
+        self.enough(u4)
+        proof: list[Item] = [0x1A, self.bits(u4), signatures]
+        self.down("consistency", u4, lambda _: proof)
+        return u4
+
+    def _unmask(self, u: int, j: int, u3: list[int], agreed: bytes) -> dict[int, int]:
+        held = self.secrets[u].held
+        mine = [v for v in self.holds(u) if v in self.active]
+        given = {v: held[v][j][1 if v in u3 else 0] for v in mine}
+        lists: list[Item] = [
+            [given[v].to_bytes(32, "big") for v in mine if (v in u3) == alive]
+            for alive in (True, False)
+        ]
+        self.up("unmasking", u, [0x16, j, *lists], agreed)
+        return given
+
+    def _unmasked(
+        self,
+        step: Step,
+        bound: bytes,
+        summed: dict[str, list[int]],
+        answers: dict[int, dict[int, int]],
+    ) -> dict[str, list[int]]:
+        """What the server does with the shares that it got, and with nothing else."""
+        u3, j = self.survivors or [], self.key_step
+        keys: list[tuple[int, bytes]] = []
+        for v in self.active:
+            shares = {self.point(u): given[v] for u, given in answers.items() if v in given}
+            fewest = dict(sorted(shares.items())[: self.b.tau])
+            seed = interpolate(fewest).to_bytes(32, "big")
+            kind = KINDS[v in u3]
+            commitment = d("commitment", self.off0, u64(v), u64(j), kind, seed)
+            require(commitment in self.commitments(v))
+            if v in u3:
+                keys.append((-1, hkdf(seed, "self", u64(v), bound)))
+                continue
+            private = hkdf(seed, "mask key", u64(v), u64(j), self.off0)
+            for u in self.neighbours(v):
+                if u in u3:
+                    shared = x25519(private, public_of(self.mask_private(u, j)))
+                    key = hkdf(shared, "pair", u64(min(u, v)), u64(max(u, v)), bound)
+                    keys.append((-1 if u > v else 1, key))
+        return {s.name: self._add(summed[s.name], keys, i, s) for i, s in enumerate(step.sections)}
+
+
+# -- negative cases ----------------------------------------------------------------------------
+
+_UPLOADS = (0x10, 0x12, 0x18, 0x14, 0x19, 0x16, 0x1D, 0x30, 0x32)
+_TAGS = {
+    "advertise_keys": 0x10,
+    "share_keys": 0x12,
+    "masked_input": 0x14,
+    "unmasking": 0x16,
+    "consistency": 0x19,
+    "draw_graph": 0x32,
+}
+# Fields after the tag: an integer, bytes of a length (0: any), or a list of such bytes.
+_FIELDS: dict[int, list[str | int | list[int]]] = {
+    0x10: [32, [32], 32],
+    0x11: [0, [0]],
+    0x12: [[32], [0]],
+    0x13: [0, [0]],
+    0x14: ["int", [0]],
+    0x15: [0],
+    0x16: ["int", [32], [32]],
+    0x17: ["int", 0],
+    0x18: [0],
+    0x19: ["int"],
+    0x1A: [0, [64]],
+    0x1B: [0, 64],
+    0x30: [32, [32], 32, 32],
+    0x31: [0, [32]],
+    0x32: [32],
+    0x33: [0, [32], [0]],
+}
+
+
+def decoded(data: bytes) -> list[Item]:
+    """Tag and fields of a canonical message (SPEC 5.1, 5.2)."""
+    message = unpack(data)
+    require(isinstance(message, list) and bool(message), "DecodeError")
+    assert isinstance(message, list)
+    tag, *values = message
+    require(isinstance(tag, int) and tag in _FIELDS, "DecodeError")
+    kinds = _FIELDS[tag]  # type: ignore[index]
+    require(len(kinds) == len(values), "DecodeError")
+    for kind, value in zip(kinds, values, strict=True):
+        if isinstance(kind, list):
+            require(isinstance(value, list), "DecodeError")
+            for item in value:  # type: ignore[union-attr]
+                require(_is_bytes(item, kind[0]), "DecodeError")
+        elif kind == "int":
+            require(isinstance(value, int), "DecodeError")
+        else:
+            require(_is_bytes(value, int(kind)), "DecodeError")
+    return message
+
+
+def _is_bytes(item: Item, length: int) -> bool:
+    return isinstance(item, bytes) and (not length or len(item) == length)
+
+
+@dataclass
+class Inspector:
+    """Says what must be refused, in a run that has come to the phase at hand.
+
+    Args:
+        run: every message before the one at hand was sent.
+        step: the step that runs, if one does.
+    """
+
+    run: Reference
+    step: Step
+
+    def server(self, phase: str, sender: int, data: bytes) -> None:
+        """Raise `RefusedError` unless the server accepts the upload."""
+        run, b = self.run, self.run.b
+        message = decoded(data)
+        if b.malicious:
+            require(message[0] == 0x1B, "DecodeError")
+            body, signature = message[1], message[2]
+            assert isinstance(body, bytes)
+            assert isinstance(signature, bytes)
+            message = decoded(body)
+            self._verify(phase, sender, body, signature)
+        require(message[0] in _UPLOADS, "DecodeError")
+        require(message[0] != (0x10 if b.ring else 0x30), "DecodeError")
+        tag = 0x30 if b.ring and phase == "advertise_keys" else _TAGS[phase]
+        require(message[0] == tag)
+        match phase:
+            case "advertise_keys":
+                self._advertisement(message)
+            case "draw_graph":
+                require(
+                    d("nonce", run.off0, u64(sender), message[1]) == run.nonce_commitment(sender)
+                )  # type: ignore[arg-type]
+            case "share_keys":
+                self._bundles(sender, message)
+            case "masked_input":
+                self._vectors(message)
+            case "consistency":
+                require(message[1] == run.key_step)
+            case "unmasking":
+                self._shares(sender, message)
+
+    def _verify(self, phase: str, sender: int, body: bytes, signature: bytes) -> None:
+        run = self.run
+        bound = on(run.b, run.off1, 0, self.step, run.active) if run.active else b""
+        agreed = d("survivors", bound, run.bits(run.survivors or []))
+        context = {
+            "advertise_keys": run.off0,
+            "share_keys": run.off1,
+            "masked_input": bound,
+        }.get(phase, agreed)
+        identity = Ed25519PublicKey.from_public_bytes(identity_of(run.b.signing[sender]))
+        try:
+            identity.verify(signature, d("signed", context, u64(sender), body))
+        except Exception:  # noqa: BLE001 - of whatever kind
+            raise RefusedError("RemoteProtocolError") from None
+
+    def _advertisement(self, message: list[Item]) -> None:
+        channel, keys = message[1], message[2]
+        assert isinstance(channel, bytes)
+        assert isinstance(keys, list)
+        require(len(keys) == self.run.b.steps)
+        everything = [channel, *keys]
+        require(len(set(everything)) == len(everything))  # type: ignore[arg-type]
+        for key in everything:
+            try:
+                x25519(bytes(range(32)), key)  # type: ignore[arg-type]
+            except ValueError:
+                raise RefusedError("RemoteProtocolError") from None
+
+    def _bundles(self, sender: int, message: list[Item]) -> None:
+        commitments, bundles = message[1], message[2]
+        assert isinstance(commitments, list)
+        assert isinstance(bundles, list)
+        size = 64 * self.run.b.steps + 16 + 64 * self.run.b.malicious
+        require(len(commitments) == 2 * self.run.b.steps)
+        require(len(bundles) == len(self.run.neighbours(sender)))
+        require(all(isinstance(bundle, bytes) and len(bundle) == size for bundle in bundles))
+        listed = d("commitments", *commitments)  # type: ignore[arg-type]
+        require(listed == d("commitments", *self.run.commitments(sender)))
+
+    def _vectors(self, message: list[Item]) -> None:
+        vectors = message[2]
+        assert isinstance(vectors, list)
+        require(message[1] == self.run.key_step)
+        require(len(vectors) == len(self.step.sections), "DecodeError")
+        for vector, s in zip(vectors, self.step.sections, strict=True):
+            assert isinstance(vector, bytes)
+            unpack_vector(vector, width_of(len(self.run.b.roster), s.maximum), s.length)
+
+    def _shares(self, sender: int, message: list[Item]) -> None:
+        run = self.run
+        require(message[1] == run.key_step)
+        mine = [v for v in run.holds(sender) if v in run.active]
+        alive = [v for v in mine if v in (run.survivors or [])]
+        for given, expected in zip(message[2:], (len(alive), len(mine) - len(alive)), strict=True):
+            assert isinstance(given, list)
+            for share in given:
+                assert isinstance(share, bytes)
+                require(int.from_bytes(share) < SHAMIR, "DecodeError")
+            require(len(given) == expected)
+
+    def client(self, phase: str, me: int, data: bytes) -> None:
+        """Raise `RefusedError` unless the client goes on; ``phase`` is that of its answer."""
+        run, b = self.run, self.run.b
+        tag, *values = decoded(data)
+        expected = {
+            "draw_graph": 0x31,
+            "share_keys": 0x33 if b.ring else 0x11,
+            "masked_input": 0x17,
+            "consistency": 0x15,
+            "unmasking": 0x1A if b.malicious else 0x15,
+        }
+        require(tag == expected[phase], "DecodeError")
+        sets = [members_of(b.roster, v) for v in values if isinstance(v, bytes)]
+        members = sets[0] if sets else []
+        require(len(members) >= b.threshold)
+        if phase != "unmasking" or not b.malicious:
+            require(me in members)
+        match phase:
+            case "draw_graph":
+                (listed,) = values[1:]
+                assert isinstance(listed, list)
+                require(len(listed) == len(members))
+                require(listed[members.index(me)] == run.nonce_commitment(me))
+            case "share_keys" if b.ring:
+                self._ring_directory(me, members, values)
+            case "share_keys":
+                self._directory(me, members, values[1])
+            case "masked_input":
+                require(isinstance(values[0], int) and values[0] < b.steps)
+                require(set(members) <= set(run.u2) and run.held_by(me, members) >= b.tau)
+            case "unmasking" if b.malicious:
+                self._proof(members, values[1])
+            case _:
+                require(set(members) <= set(run.active) and run.held_by(me, members) >= b.tau)
+
+    def _directory(self, me: int, members: list[int], adverts: Item) -> None:
+        run = self.run
+        assert isinstance(adverts, list)
+        require(len(adverts) == len(members))
+        require(adverts[members.index(me)] == run.adverts[me])
+        keys: list[Item] = []
+        for u, sent in zip(members, adverts, strict=True):
+            assert isinstance(sent, bytes)
+            message = decoded(sent)
+            if run.b.malicious:
+                require(message[0] == 0x1B)
+                self._verify("advertise_keys", u, message[1], message[2])  # type: ignore[arg-type]
+                message = decoded(message[1])  # type: ignore[arg-type]
+            require(message[0] == 0x10 and len(message[2]) == run.b.steps)  # type: ignore[arg-type]
+            keys += [message[1], *message[2]]  # type: ignore[misc]
+        require(len(set(keys)) == len(keys))  # type: ignore[arg-type]
+
+    def _ring_directory(self, me: int, members: list[int], values: list[Item]) -> None:
+        run = self.run
+        nonces, adverts = values[1], values[2]
+        assert isinstance(nonces, list)
+        assert isinstance(adverts, list)
+        require(len(members) >= run.b.tau + 1 and len(nonces) == len(members))
+        for u, nonce in zip(members, nonces, strict=True):
+            assert isinstance(nonce, bytes)
+            require(d("nonce", run.off0, u64(u), nonce) == run.nonce_commitment(u))
+        require(len(adverts) == len(run.neighbours(me)))
+        for v, sent in zip(run.neighbours(me), adverts, strict=True):
+            assert isinstance(sent, bytes)
+            message = decoded(sent)
+            require(message[0] == 0x30 and message[4] == run.nonce_commitment(v))
+
+    def _proof(self, signers: list[int], signatures: Item) -> None:
+        run = self.run
+        assert isinstance(signatures, list)
+        require(len(signatures) == len(signers) and set(signers) <= set(run.survivors or []))
+        for u, signature in zip(signers, signatures, strict=True):
+            assert isinstance(signature, bytes)
+            self._verify("consistency", u, pack([0x19, 0]), signature)
