@@ -72,7 +72,9 @@ def refusal(what: str, file: str, condition: str, where: tuple[str, ...]) -> Mut
 
 MUTATIONS = [
     # Unmasking
-    refusal("U3 within the active set", CLIENT, "not set(survivors) <= set(state.held)", MACHINES),
+    refusal("U3 within the active set", CLIENT,
+        "not set(survivors) <= {*state.held, *state.strangers}",
+        MACHINES),
     refusal("self among the survivors", CLIENT, "party.client not in survivors", MACHINES),
     refusal("|U3| at the client", CLIENT, "len(survivors) < party.batch.threshold", MACHINES),
     Mutation(
@@ -86,7 +88,8 @@ MUTATIONS = [
     ),
     Mutation(
         "no unmasking before the consistency round", CLIENT,
-        "if batch.malicious or current is None:", "if current is None:", MALICIOUS,
+        "if batch.malicious or not isinstance(current, Masked):",
+        "if not isinstance(current, Masked):", MALICIOUS,
     ),
     # Consistency
     refusal(
@@ -111,7 +114,7 @@ MUTATIONS = [
     refusal("self in the active set", CLIENT, "party.client not in active", MACHINES),
     refusal(
         "shares held of all active", CLIENT,
-        "not set(active) <= set(state.unused[request.key].held)", MACHINES,
+        "not set(active) <= {*held, *state.strangers}", MACHINES,
     ),
     Mutation(
         "cohorts shrink", CLIENT,
@@ -135,7 +138,8 @@ MUTATIONS = [
     ),
     Mutation(
         "policy on share holders", OFFLINE,
-        "party.policy.check_members(batch, len(members))", "pass", MALICIOUS,
+        "        party.policy.check_members(batch, len(members))\n    directory",
+        "        pass\n    directory", MALICIOUS,
     ),
     refusal("|U1| at the client", OFFLINE, "len(members) < batch.threshold", MACHINES),
     refusal(
@@ -151,16 +155,17 @@ MUTATIONS = [
     ),
     refusal("keys repeat at the client", OFFLINE, "keys_repeat(directory.values())", MACHINES),
     Mutation(
-        "advertisements are signed", "protocols/signing.py",
-        "        check(batch, client, context, body, signature)\n", "        pass\n", MALICIOUS,
+        "advertisements are signed", OFFLINE,
+        "signing.check(party.batch, client, party.off0, body, signature)", "pass", MALICIOUS,
     ),
-    refusal("|U2| at the client", OFFLINE, "len(active) < party.batch.threshold", MACHINES),
-    refusal("own bundles in U2", OFFLINE, "party.client not in active", MACHINES),
+    refusal("|U2| at the client", OFFLINE, "len(sharers) < party.batch.threshold", MACHINES),
+    refusal("own bundles in U2", OFFLINE, "party.client not in sharers", MACHINES),
     refusal(
-        "U2 within U1", OFFLINE, "not set(active) <= {party.client, *state.inbound_keys}", MACHINES
+        "U2 within U1", OFFLINE,
+        "not set(sharers) <= {party.client, *state.inbound_keys, *state.strangers}", MACHINES,
     ),
     refusal(
-        "as many bundles as sharers", OFFLINE, "len(message.bundles) != len(active) - 1", MACHINES
+        "as many bundles as sharers", OFFLINE, "len(message.bundles) != len(senders)", MACHINES
     ),
     refusal("shares in a bundle", OFFLINE, "len(shares) != 2 * steps", MACHINES),
     Mutation(
@@ -169,7 +174,7 @@ MUTATIONS = [
     ),
     Mutation(
         "ids in bundle keys", OFFLINE,
-        'hkdf(secret, "bundle", off1, u64(sender), u64(recipient))', 'hkdf(secret, "bundle", off1)',
+        'hkdf(secret, "bundle", edge, u64(sender), u64(recipient))', 'hkdf(secret, "bundle", edge)',
         CONTEXTS,
     ),
     Mutation(
@@ -181,11 +186,13 @@ MUTATIONS = [
         "number of mask keys at the server", OFFLINE,
         "len(message.mask_keys) != batch.steps", MACHINES,
     ),
-    refusal("keys repeat at the server", OFFLINE, "keys_repeat(received.values())", MACHINES),
+    refusal("keys repeat at the server", OFFLINE,
+        "keys_repeat((message,)) or not state.keys.isdisjoint(keys)",
+        MACHINES),
     Mutation("low order at the server", OFFLINE, "_PROBE.agree(public)", "pass", MACHINES),
     refusal(
         "number of bundles", OFFLINE,
-        "len(message.bundles) != len(state.advertised) - 1", MACHINES,
+        "len(message.bundles) != len(state.graph.neighbours(client))", MACHINES,
     ),
     refusal(
         "size of bundles", OFFLINE,
@@ -216,7 +223,8 @@ MUTATIONS = [
     ),
     refusal(
         "number of shares", SERVER,
-        "(len(message.self_shares), len(message.key_shares)) != expected", MACHINES,
+        "[len(message.self_shares), len(message.key_shares)] != [len(group) for group in owners]",
+        MACHINES,
     ),
     Mutation(
         "shares are elements", SERVER, "        decode_element(share)\n", "        pass\n", MACHINES
@@ -234,7 +242,7 @@ MUTATIONS = [
         "self._tasks and task.step <= self._tasks[-1].step", BATCHES,
     ),
     refusal("active clients can be active", SERVER,
-            "not set(members) <= set(self.candidates)", BATCHES),
+            "not set(wanted) <= set(candidates)", BATCHES),
     refusal("|A| at the server", SERVER, "len(members) < self._batch.threshold", BATCHES),
     refusal(
         "messages of later rounds", SERVER, "self._order(message) > self._now()", MACHINES
@@ -277,7 +285,10 @@ MUTATIONS = [
             AUDIT_CODEC),
     refusal("length bound", "protocols/messages.py",
             "len(data) > max_size(kind, batch, *tasks)", CODEC),
-    Mutation("bitmap padding", "protocols/messages.py", ' or int.from_bytes(bitmap, "little") >> n', "", CODEC),
+    Mutation(
+        "bitmap padding", "protocols/messages.py",
+        ' or int.from_bytes(bitmap, "little") >> n', "", CODEC,
+    ),
     refusal(
         "vector padding", "protocols/packing.py",
         "length * bits % 8 and data[-1] >> (length * bits % 8)", PACKING,
@@ -311,7 +322,7 @@ MUTATIONS = [
         for what, old, new in [
             ("the session", "batch.session, ", ""),
             ("the batch number", "u64(batch.batch), ", ""),
-            ("the threshold", "GRAPH, u64(batch.threshold)", "GRAPH"),
+            ("the threshold", "graph, u64(batch.threshold), *numbers", "graph, *numbers"),
             ("the key step", "u64(key), u64(task.step)", "(u64(task.step),)"),
             ("the step", "u64(key), u64(task.step)", "(u64(key),)"),
             ("the kind", "task.kind.encode(), ", ""),
