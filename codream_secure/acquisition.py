@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from codream_secure.aggregation import FieldSum
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
@@ -20,6 +21,7 @@ from codream_secure.learner import Learner
 from codream_secure.messages import LabelRequest, pixels
 
 AcquisitionOrder = Literal["joint", "two-stage"]
+Augmentation = Literal["none", "crop", "flip-crop"]
 
 
 def label_contribution(
@@ -116,6 +118,32 @@ def soft_targets(mean: NDArray[np.float64], request: LabelRequest) -> Tensor:
     return (probabilities / probabilities.sum(dim=1, keepdim=True)).float()
 
 
+def augmented(dreams: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
+    """Move every dream by up to an eighth of its size at random; or also mirror every other one.
+
+    What comes in at an edge is what was next to it, mirrored. A transform that is public, of
+    dreams that are public.
+
+    Args:
+        dreams: float, shape (B, C, H, W).
+        how: ``crop`` moves, ``flip-crop`` also mirrors left and right (not for digits or text).
+        draw: a generator on the CPU.
+    """
+    if how == "none":
+        return dreams
+    count, _, height, width = dreams.shape
+    up, left = height // 8, width // 8
+    padded = F.pad(dreams, (left, left, up, up), mode="reflect")
+    rows = torch.randint(2 * up + 1, (count, 1), generator=draw) + torch.arange(height)
+    columns = torch.randint(2 * left + 1, (count, 1), generator=draw) + torch.arange(width)
+    each = torch.arange(count).view(-1, 1, 1)
+    moved = padded[each, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+    if how == "flip-crop":
+        mirrored = torch.randint(2, (count, 1, 1, 1), generator=draw).bool()
+        moved = torch.where(mirrored.to(moved.device), moved.flip(3), moved)
+    return moved.contiguous()
+
+
 class DreamBuffer:
     """The last ``capacity`` labelled dream batches, first in, first out. Public content."""
 
@@ -133,10 +161,17 @@ class DreamBuffer:
     def __len__(self) -> int:
         return sum(len(dreams) for dreams, _ in self._batches)
 
+    def batches(self, size: int) -> int:
+        """Return how many batches of at most ``size`` dreams one epoch has."""
+        return math.ceil(len(self) / size)
+
     def epochs(
-        self, count: int, batch: int, shuffle: torch.Generator
+        self, count: int, batch: int, shuffle: torch.Generator, augmentation: Augmentation = "none"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield shuffled batches of at most ``batch`` dreams, ``count`` times over the buffer."""
+        """Yield shuffled batches of at most ``batch`` dreams, ``count`` times over the buffer.
+
+        Every time they are augmented anew; their targets stay.
+        """
         if not self._batches:
             return
         dreams = torch.cat([dreams for dreams, _ in self._batches])
@@ -144,7 +179,7 @@ class DreamBuffer:
         for _ in range(count):
             order = torch.randperm(len(dreams), generator=shuffle).to(dreams.device)
             for rows in torch.split(order, batch):
-                yield dreams[rows], targets[rows]
+                yield augmented(dreams[rows], augmentation, shuffle), targets[rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +187,7 @@ class AcquisitionSettings:
     """How one participant learns in a round.
 
     ``kd_epochs`` over the buffer (0 in rounds without distillation), in batches of ``kd_batch``,
-    at temperature ``kd_temperature``.
+    at temperature ``kd_temperature``, the dreams augmented as ``augmentation`` says.
     ``local_steps`` cross-entropy steps follow (two-stage) or are spread evenly over the
     distillation steps (joint); in joint order without DP every distillation step carries a local
     batch of its own besides.
@@ -162,6 +197,7 @@ class AcquisitionSettings:
     kd_epochs: int
     kd_batch: int
     kd_temperature: float
+    augmentation: Augmentation
     local_steps: int
 
 
@@ -179,15 +215,15 @@ def acquire(
         settings: order and amounts.
         shuffle: order of the dreams.
     """
-    batches = list(buffer.epochs(settings.kd_epochs, settings.kd_batch, shuffle))
+    count = settings.kd_epochs * buffer.batches(settings.kd_batch)
     joint = settings.order == "joint"
     taken = 0
-    for index, (dreams, targets) in enumerate(batches, start=1):
+    for index, (dreams, targets) in enumerate(_batches(buffer, settings, shuffle), start=1):
         if not joint:
             learner.distillation_step(dreams, targets, settings.kd_temperature)
             continue
         learner.joint_step(dreams, targets, settings.kd_temperature)
-        due = settings.local_steps * index // len(batches)
+        due = settings.local_steps * index // count
         while taken < due:
             learner.local_step()
             taken += 1
@@ -199,5 +235,11 @@ def distil(
     learner: Learner, buffer: DreamBuffer, settings: AcquisitionSettings, shuffle: torch.Generator
 ) -> None:
     """Let a student without data of its own learn from the buffer alone."""
-    for dreams, targets in buffer.epochs(settings.kd_epochs, settings.kd_batch, shuffle):
+    for dreams, targets in _batches(buffer, settings, shuffle):
         learner.distillation_step(dreams, targets, settings.kd_temperature)
+
+
+def _batches(
+    buffer: DreamBuffer, settings: AcquisitionSettings, shuffle: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    return buffer.epochs(settings.kd_epochs, settings.kd_batch, shuffle, settings.augmentation)

@@ -168,6 +168,9 @@ class LearningConfig:
     kd_epochs: int = _option(20, "distillation epochs over the buffer, each time", min=0)
     kd_period: int = _option(1, "distil in every k-th round, k =", min=1)
     kd_batch: int = _option(128, "dreams in a distillation step", min=1)
+    dream_augment: Literal["none", "crop", "flip-crop"] = _option(
+        "none", "how dreams are changed anew in every distillation epoch"
+    )
     buffer: int = _option(4, "dream batches kept, first in first out", min=1)
     learning_rate: float = _option(3e-3, "Adam's step size on models", above=0)
     batch: int = _option(32, "local examples in a step (without DP)", min=2)

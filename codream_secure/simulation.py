@@ -398,6 +398,7 @@ class Simulation:
             kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
             kd_batch=learning.kd_batch,
             kd_temperature=learning.kd_temperature,
+            augmentation=learning.dream_augment,
             local_steps=local_steps,
         )
 

@@ -8,6 +8,7 @@ from codream_secure.acquisition import (
     AcquisitionSettings,
     DreamBuffer,
     acquire,
+    augmented,
     distil,
     label_contribution,
     label_mean,
@@ -194,7 +195,12 @@ def learn(order, local_steps, batches=3):
     for value in range(batches):
         buffer.add(*batch_of(value))
     settings = AcquisitionSettings(
-        order=order, kd_epochs=2, kd_batch=2, kd_temperature=4.0, local_steps=local_steps
+        order=order,
+        kd_epochs=2,
+        kd_batch=2,
+        kd_temperature=4.0,
+        augmentation="none",
+        local_steps=local_steps,
     )
     learner = Recorder()
     acquire(learner, buffer, settings, torch.Generator())
@@ -219,8 +225,49 @@ def test_a_student_only_distils():
     buffer = DreamBuffer(1)
     buffer.add(*batch_of(1))
     settings = AcquisitionSettings(
-        order="joint", kd_epochs=3, kd_batch=2, kd_temperature=4.0, local_steps=7
+        order="joint",
+        kd_epochs=3,
+        kd_batch=2,
+        kd_temperature=4.0,
+        augmentation="crop",
+        local_steps=7,
     )
     learner = Recorder()
     distil(learner, buffer, settings, torch.Generator())
     assert learner.steps == "DDD"
+
+
+def test_every_augmented_dream_is_the_dream_moved_or_also_mirrored():
+    dreams = torch.arange(40 * 2 * 16 * 16).reshape(40, 2, 16, 16).float()
+    padded = torch.nn.functional.pad(dreams, (2, 2, 2, 2), mode="reflect")
+    for how, orders in (("crop", (False,)), ("flip-crop", (False, True))):
+        out = augmented(dreams, how, torch.Generator().manual_seed(0))
+        found = set()
+        for image, source in zip(out, padded, strict=True):
+            matches = [
+                (up, left, mirrored)
+                for up in range(5)
+                for left in range(5)
+                for mirrored in orders
+                if torch.equal(
+                    image.flip(2) if mirrored else image,
+                    source[:, up : up + 16, left : left + 16],
+                )
+            ]
+            assert len(matches) == 1
+            found.add(matches[0])
+        assert len(found) > 15
+        assert {mirrored for _, _, mirrored in found} == set(orders)
+    assert augmented(dreams, "none", torch.Generator()) is dreams
+
+
+def test_a_buffer_augments_anew_in_every_epoch_and_keeps_the_targets():
+    buffer = DreamBuffer(1)
+    dreams = torch.rand(4, 1, 8, 8)
+    buffer.add(dreams, torch.eye(4))
+    pairs = list(buffer.epochs(3, 4, torch.Generator().manual_seed(1), "crop"))
+    sorted_by_target = [x[y.argmax(dim=1).argsort()] for x, y in pairs]
+    assert not torch.equal(sorted_by_target[0], sorted_by_target[1])
+    assert all(x.shape == dreams.shape and x.is_contiguous() for x in sorted_by_target)
+    again = list(buffer.epochs(3, 4, torch.Generator().manual_seed(1), "crop"))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(pairs, again, strict=True))

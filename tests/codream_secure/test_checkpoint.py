@@ -117,6 +117,7 @@ METHODS = {
         "statistics_momentum": 0.5,
     },
     "fast, adaptive, confidence": {
+        "dream_augment": "crop",
         "models": "resnet8",
         "width": 4,
         "method": "codream-fast",
