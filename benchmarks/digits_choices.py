@@ -19,6 +19,7 @@ from _gates import progress, report
 # Four rounds instead of six: the comparison needs no more.
 IID = {"rounds": 4}
 SKEWED = {**IID, "partition": "dirichlet:0.5"}
+FAST = {**SKEWED, "method": "codream-fast"}
 PRIVATE = {"dp_eps": 8.0}
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -60,6 +61,26 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "labelled noise, no dreaming": {**SKEWED, "dream_steps": 0},
         "256 dreams": {**SKEWED, "dreams": 256},
         "step size 0.1": {**SKEWED, "dream_lr": 0.1},
+    },
+    "fast": {
+        "4 batches of 5 steps (default)": FAST,
+        "generator step size 0.02": {**FAST, "generator_lr": 0.02},
+        "0.02, total variation 1": {**FAST, "generator_lr": 0.02, "tv_weight": 1.0},
+        "0.02, no running statistics": {
+            **FAST,
+            "generator_lr": 0.02,
+            "statistics_momentum": 0.0,
+        },
+        "0.02, fomaml": {**FAST, "generator_lr": 0.02, "meta": "fomaml"},
+        "0.02, 4 batches of 2 steps": {**FAST, "generator_lr": 0.02, "dream_steps": 2},
+        "0.02, 2 batches of 5 steps": {**FAST, "generator_lr": 0.02, "dream_batches": 2},
+        "0.02, 8 batches of 2 steps": {
+            **FAST,
+            "generator_lr": 0.02,
+            "dream_batches": 8,
+            "dream_steps": 2,
+            "buffer": 8,
+        },
     },
     "private": {
         "default": PRIVATE,

@@ -1,0 +1,293 @@
+"""What CoDream gives here: accuracy against bytes, unequal models, small images, bits, long runs.
+
+    python benchmarks/codream_results.py                       every part, hours on 2 cores
+    python benchmarks/codream_results.py --only bits long      some parts
+    python benchmarks/codream_results.py --quick               digits alone, one seed, two rounds
+    python benchmarks/codream_results.py --record              write results/codream_*.txt, .json
+
+Test accuracies of the round that validation chose (`Observer.reported`); `independent, best` is the
+best round of independent training, chosen on the test part in its favour. Settings were chosen on
+folds and held-out halves of training parts (digits_choices.py; docs/codream.md), never on these
+test parts. Masks are on; what a row differs in from the defaults of `codream-secure simulate`
+stands beside it as its command line. `unequal` and `cifar10` read .npz subsets of Fashion-MNIST
+and CIFAR-10 from --data-folder (x_train, y_train, x_test, y_test; uint8) and are left out without.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from _federations import digits
+from _gates import Gate, environment, progress, report
+
+from codream_secure.config import Config
+from codream_secure.data.datasets import Dataset, load_dataset
+from codream_secure.report.summary import summarise
+from codream_secure.simulation import Simulation
+
+RESULTS = Path(__file__).parent / "results"
+SKEWED = {"partition": "dirichlet:0.5"}
+# The same pseudo-gradients, half as many of them.
+FAST = {**SKEWED, "method": "codream-fast", "generator_lr": 0.02}
+FOUR = "lenet5,resnet8,wrn16-1,mlp"
+UNEQUAL = {
+    "dataset": "fashion-mnist-12k.npz",
+    "clients": 4,
+    "samples_per_client": 250,
+    "models": FOUR,
+    "method": "codream-fast",
+    "rounds": 10,
+    "dream_steps": 10,
+    "generator_lr": 0.02,
+    "tv_weight": 1.0,
+    "kd_temperature": 2.0,
+    "kd_epochs": 10,
+    "buffer": 8,
+}
+CIFAR = {
+    "dataset": "cifar10-12k.npz",
+    "clients": 4,
+    "samples_per_client": 1000,
+    "models": "resnet8",
+    "method": "codream-fast",
+    "rounds": 8,
+    "dream_steps": 10,
+    "generator_lr": 0.02,
+    "kd_epochs": 10,
+    "buffer": 8,
+}
+LONG = {
+    "partition": "dirichlet:0.1",
+    "method": "codream-fast",
+    "rounds": 100,
+    "adaptive": "jsd",
+    "kd_epochs": 4,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run: its summary, and accuracies and bytes of a client, both ways, after every round."""
+
+    summary: dict[str, Any]
+    clients: list[float]
+    independent: list[float]
+    sent: list[int]
+
+    def accuracy(self, name: str) -> float:
+        """Return one accuracy of the reported round."""
+        return float(self.summary["accuracy"][name])
+
+    @property
+    def gain(self) -> float:
+        """Clients above independent training in the reported round."""
+        return self.accuracy("clients_mean") - self.accuracy("independent_mean")
+
+    @property
+    def least_gain(self) -> float:
+        """Clients above the best round of independent training."""
+        return self.accuracy("clients_mean") - max(self.independent)
+
+
+def command(options: Mapping[str, object]) -> str:
+    """Return the command line of a run."""
+    words = [f"--{k.replace('_', '-')} {v}" for k, v in options.items()]
+    return " ".join(["codream-secure simulate", *words])
+
+
+def run(options: Mapping[str, object], dataset: Dataset) -> Outcome:
+    """Run one federation to its end."""
+    progress(command(options))
+    simulation = Simulation(Config.from_options(options), dataset=dataset)
+    clients, independent, sent = [], [], []
+    for measurement in simulation.rounds():
+        clients.append(measurement.clients_mean)
+        independent.append(measurement.independent_mean)
+        sent.append(simulation.ledger.per_client("up") + simulation.ledger.per_client("down"))
+    return Outcome(summarise(simulation), clients, independent, sent)
+
+
+def row(name: str, options: Mapping[str, object], runs: list[Outcome]) -> dict[str, Any]:
+    """Return what a table shows of the runs of one setting over seeds."""
+    mean = {
+        title: statistics.mean(values)
+        for title, values in {
+            "clients": [r.accuracy("clients_mean") for r in runs],
+            "server": [r.accuracy("server") for r in runs],
+            "independent": [r.accuracy("independent_mean") for r in runs],
+            "independent, best": [max(r.independent) for r in runs],
+            "personal": [r.accuracy("personal_mean") for r in runs],
+        }.items()
+    }
+    return {
+        "case": name,
+        "seeds": len(runs),
+        **mean,
+        "spread of seeds": max(abs(r.accuracy("clients_mean") - mean["clients"]) for r in runs),
+        "MB up": runs[0].summary["bytes"]["per_client_up"] / 1e6,
+        "MB down": runs[0].summary["bytes"]["per_client_down"] / 1e6,
+        "seconds": max(r.summary["seconds"]["total"] for r in runs),
+        "command": command(options),
+    }
+
+
+# Rows, gates, and notes such as a curve.
+Part = tuple[list[dict[str, Any]], list[Gate], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the parts share."""
+
+    seeds: range
+    folder: Path
+    quick: bool
+
+    def over_seeds(self, options: Mapping[str, object], dataset: Dataset) -> list[Outcome]:
+        """Run a setting once a seed."""
+        shorter = {"rounds": 2, "kd_epochs": 5} if self.quick else {}
+        return [run({**options, **shorter, "seed": s}, dataset) for s in self.seeds]
+
+    def load(self, options: Mapping[str, object]) -> Dataset | None:
+        """Return the dataset of the folder; None if it is not there."""
+        path = self.folder / str(options["dataset"])
+        return load_dataset(str(path), Path("data")) if path.is_file() else None
+
+
+def fast(bench: Bench) -> Part:
+    """Digits, ten skewed clients: pixels, and a generator with as many bytes or with half."""
+    cases = {
+        "pixels": SKEWED,
+        "fast, as many bytes": FAST,
+        "fast, half of the bytes": {**FAST, "dream_batches": 2},
+    }
+    runs = {name: bench.over_seeds(options, digits()) for name, options in cases.items()}
+    rows = [row(name, cases[name], runs[name]) for name in cases]
+    curves = {f"curve, {name}": curve(outcomes) for name, outcomes in runs.items()}
+    sent = {name: runs[name][0].sent[-1] for name in cases}
+    half = rows[2]["clients"]
+    return (
+        rows,
+        [
+            Gate.at_least("pixels: clients", rows[0]["clients"], 0.87),
+            Gate.at_least("fast, half of the bytes: clients", half, 0.80),
+            Gate.at_most(
+                "fast, half of the bytes: bytes over those of pixels",
+                sent["fast, half of the bytes"] / sent["pixels"],
+                0.5,
+            ),
+        ],
+        curves,
+    )
+
+
+def curve(runs: list[Outcome]) -> str:
+    """Return megabytes of a client both ways and accuracy of the clients, round by round."""
+    by_round = zip(*(r.clients for r in runs), strict=True)
+    points = zip(runs[0].sent, map(statistics.mean, by_round), strict=True)
+    return "; ".join(f"{sent / 1e6:.3f} MB {at:.3f}" for sent, at in points)
+
+
+def unequal(bench: Bench) -> Part:
+    """Fashion-MNIST, four clients of four architectures with 250 examples each."""
+    dataset = bench.load(UNEQUAL)
+    rows, gates, curves = [], [], {}
+    for partition in ("dirichlet:1", "iid") if dataset else ():
+        options = {**UNEQUAL, "partition": partition}
+        runs = bench.over_seeds(options, dataset)
+        rows.append(row(f"four architectures, {partition}", options, runs))
+        gates += gains(partition, runs, 0.08)
+        curves[f"curve, {partition}"] = curve(runs)
+    return rows, gates, curves
+
+
+def cifar10(bench: Bench) -> Part:
+    """CIFAR-10, four clients with 1,000 examples each."""
+    dataset = bench.load(CIFAR)
+    if not dataset:
+        return [], [], {}
+    runs = bench.over_seeds(CIFAR, dataset)
+    gates = gains("cifar10, iid", runs, 0.0)
+    return [row("resnet8, iid", CIFAR, runs)], gates, {"curve": curve(runs)}
+
+
+def gains(name: str, runs: list[Outcome], bound: float) -> list[Gate]:
+    """Return the targets for what clients gain over independent training."""
+    return [
+        Gate.at_least(f"{name}: gain", statistics.mean(r.gain for r in runs), bound),
+        Gate.at_least(
+            f"{name}: gain over independent's best round",
+            statistics.mean(r.least_gain for r in runs),
+            bound,
+        ),
+    ]
+
+
+def bits(bench: Bench) -> Part:
+    """Digits, ten skewed clients: bits of one coordinate; 16 stand for floats."""
+    cases = {f"{count} bits": {**SKEWED, "bits": count} for count in (1, 2, 3, 4, 8, 16)}
+    return [row(name, o, bench.over_seeds(o, digits())) for name, o in cases.items()], [], {}
+
+
+def long(bench: Bench) -> Part:
+    """Digits, dirichlet:0.1: a hundred rounds of fast mode with adaptive teaching."""
+    runs = [run({**LONG, "seed": 0, **({"rounds": 3} if bench.quick else {})}, digits())]
+    summary = runs[0].summary
+    last = statistics.mean(runs[0].clients[-5:])
+    return (
+        [row("100 rounds", LONG, runs)],
+        [
+            Gate.at_least("rounds finished", summary["rounds_finished"], summary["rounds"]),
+            Gate.at_most("steps taken back", summary["rolled_back"], 0),
+            Gate.at_least("last five rounds above the first", last - runs[0].clients[0], 0.0),
+        ],
+        {"curve": curve(runs)},
+    )
+
+
+PARTS: dict[str, Callable[[Bench], Part]] = {
+    "fast": fast,
+    "bits": bits,
+    "long": long,
+    "unequal": unequal,
+    "cifar10": cifar10,
+}
+
+
+def main() -> None:
+    """Run the parts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="part fast, one seed, two rounds")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--record", action="store_true", help="also write results/")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    bench = Bench(range(1 if options.quick else options.seeds), options.data_folder, options.quick)
+    failed = False
+    for name in ["fast"] if options.quick else options.only:
+        rows, gates, notes = PARTS[name](bench)
+        if not rows:
+            progress(f"{name}: no data in {bench.folder}, left out")
+            continue
+        save = RESULTS / f"codream_{name}" if options.record else None
+        try:
+            report(
+                PARTS[name].__doc__ or name,
+                rows,
+                gates,
+                as_json=options.json,
+                notes=notes | environment("torch"),
+                save=save,
+            )
+        except SystemExit:
+            failed = True
+    raise SystemExit(int(failed))
+
+
+if __name__ == "__main__":
+    main()
