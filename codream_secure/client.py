@@ -98,7 +98,9 @@ class Client:
         self._rounding_seed = rounding_seed
         self._policy = policy
         self._examples = examples
-        self._teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset)
+        self._teacher = Teacher(
+            learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16
+        )
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:

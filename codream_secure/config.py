@@ -231,6 +231,10 @@ class RunConfig:
     """Where the run happens."""
 
     device: Literal["auto", "cpu", "cuda"] = _option("auto", "where tensors live")
+    precision: Literal["float32", "bf16"] = _option(
+        "float32", "of models' forward passes; what is quantized and sent is float32 always"
+    )
+    channels_last: bool = _option(False, "keep images and convolutions with channels innermost")
     seed: int | None = _option(
         None,
         "seed of the run (default 0). Given explicitly under DP it also seeds the noise: "

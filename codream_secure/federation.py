@@ -88,9 +88,7 @@ class Federation:
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, examples=dealt)
         self.members = {c: self._member(c, parts[c]) for c in self.roster}
-        self.student = PlainLearner(
-            self._model(self.model_names[0], "server"), None, config.learning.learning_rate
-        )
+        self.student = self._plain(self._model(self.model_names[0], "server"), None)
 
     def observer(self) -> Observer:
         """Return an observer of this federation; nobody here keeps a reference to it."""
@@ -165,7 +163,11 @@ class Federation:
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
         shuffle = generator(self._seed, role, "shuffle", c)
         stream = BatchStream(local.x, local.y, learning.batch, shuffle)
-        return PlainLearner(self._model(name, c), stream, learning.learning_rate)
+        return self._plain(self._model(name, c), stream)
+
+    def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
+        bf16 = self._config.run.precision == "bf16"
+        return PlainLearner(model, stream, self._config.learning.learning_rate, bf16=bf16)
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
@@ -183,6 +185,9 @@ class Federation:
         seed = derive_seed(self._seed, "model", *owner) if seeded else None
         norm: Norm = "group" if self._config.model.norm == "group" else "batch"
         model = build_model(name, self.spec, width=self._config.model.width, norm=norm, seed=seed)
+        if self._config.run.channels_last:
+            # Convolutions then pass this layout on, whatever that of their input.
+            model = model.to(memory_format=torch.channels_last)
         return model.to(self._device)
 
     def _examples(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Examples:

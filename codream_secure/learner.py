@@ -30,6 +30,20 @@ def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Te
     return F.kl_div(log_p, targets, reduction="batchmean") * temperature**2
 
 
+def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
+    """Return a model's logits, float32; its forward pass may run in bfloat16 where torch allows.
+
+    Args:
+        model: in whatever mode.
+        x: scaled images, float32, shape (B, C, H, W).
+        bf16: whether to use `torch.autocast`. Weights, losses, and gradients with respect to both
+            stay float32.
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        logits: Tensor = model(x)
+    return logits.float()
+
+
 def _frozen_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
 
@@ -79,6 +93,7 @@ class Learner(Protocol):
 
     model: nn.Module
     local_steps: int  # cross-entropy steps taken so far
+    bf16: bool  # whether forward passes run in bfloat16
 
     def frozen_copy(self) -> nn.Module:
         """Return a copy in eval mode whose parameters take no gradient."""
@@ -106,10 +121,19 @@ class PlainLearner:
         model: trained in place.
         data: local batches, or None for a student that sees dreams alone.
         learning_rate: of Adam.
+        bf16: see `logits_of`.
     """
 
-    def __init__(self, model: nn.Module, data: BatchStream | None, learning_rate: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: BatchStream | None,
+        learning_rate: float,
+        *,
+        bf16: bool = False,
+    ) -> None:
         self.model = model
+        self.bf16 = bf16
         self.local_steps = 0
         self._data = data
         self._optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=True)
@@ -124,7 +148,10 @@ class PlainLearner:
             raise ValueError("this learner has no local data")
         self.local_steps += 1
         x, y = self._data.next()
-        return F.cross_entropy(self.model(x), y)
+        return F.cross_entropy(self._logits(x), y)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return logits_of(self.model, x, bf16=self.bf16)
 
     def _descend(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
@@ -137,11 +164,11 @@ class PlainLearner:
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step towards the soft labels of public dreams."""
-        self._descend(distillation_loss(self.model(dreams), targets, temperature))
+        self._descend(distillation_loss(self._logits(dreams), targets, temperature))
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step on both losses; two forward passes, so that BatchNorm does not mix them."""
-        loss = distillation_loss(self.model(dreams), targets, temperature)
+        loss = distillation_loss(self._logits(dreams), targets, temperature)
         self._descend(loss + self._local_loss())
 
     def state(self) -> LearnerState:
@@ -188,6 +215,7 @@ class PrivateLearner:
         self, trainer: "PrivateTrainer", data: tuple[Tensor, Tensor], learning_rate: float
     ) -> None:
         self.model = trainer.model
+        self.bf16 = False  # DP-SGD keeps every example's gradient in float32
         self.local_steps = 0
         self._trainer = trainer
         self._x, self._y = data

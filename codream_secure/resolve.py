@@ -95,6 +95,11 @@ _RULES = (
         lambda c: not c.private,
         "cannot be used with --dp-eps: class frequencies are private",
     ),
+    Rule(
+        ("precision",),
+        lambda c: not c.private,
+        "cannot be used with --dp-eps: DP-SGD needs float32",
+    ),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(
         ("threat_model",),

@@ -11,6 +11,7 @@ from codream_secure.dreaming.adversarial import adversarial
 from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
 from codream_secure.dreaming.losses import class_balance, entropy
 from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.learner import logits_of
 from codream_secure.messages import DreamRequest, pixels, student_logits
 
 
@@ -22,15 +23,17 @@ class Teacher:
         model: no gradient reaches its parameters.
         memory: of earlier dreams' feature statistics.
         offset: added to logits, float, shape (classes,): see `prior_offset`. None: nothing.
+        bf16: see `codream_secure.learner.logits_of`.
     """
 
     model: nn.Module
     memory: StatisticsMemory
     offset: Tensor | None = None
+    bf16: bool = False
 
     def __call__(self, dreams: Tensor) -> Tensor:
         """Return the logits of scaled images, shape (B, classes)."""
-        logits: Tensor = self.model(dreams)
+        logits = logits_of(self.model, dreams, bf16=self.bf16)
         return logits if self.offset is None else logits + self.offset
 
 

@@ -183,3 +183,17 @@ def test_every_client_corrects_its_own_class_frequencies_and_none_does_under_dp(
     for uncorrected in (tiny(prior_correction=0.0), tiny(dp_eps=8.0)):
         members = Simulation(uncorrected).federation.members.values()
         assert all(m.client._teacher.offset is None for m in members)
+
+
+def test_bf16_and_channels_last_run_and_what_is_sent_stays_float32(tiny):
+    fast = tiny(models="resnet8,mlp", precision="bf16", channels_last=True, rounds=2)
+    simulation, _ = run(fast)
+    client = simulation.federation.members[0].client
+    weights = client.learner.model.state_dict().values()
+    assert all(w.dtype != torch.bfloat16 for w in weights)
+    assert any(w.is_contiguous(memory_format=torch.channels_last) for w in weights if w.dim() == 4)
+    _, plain = run(tiny(models="resnet8,mlp", rounds=2))
+    # Of 32 test images each; rounding may move a few.
+    assert simulation.observer.history[-1].clients_mean == pytest.approx(
+        plain[-1].clients_mean, abs=0.25
+    )
