@@ -234,7 +234,9 @@ class RunConfig:
     precision: Literal["float32", "bf16"] = _option(
         "float32", "of models' forward passes; what is quantized and sent is float32 always"
     )
-    channels_last: bool = _option(False, "keep images and convolutions with channels innermost")
+    channels_last: bool = _option(
+        True, "keep features with channels innermost: faster convolutions"
+    )
     seed: int | None = _option(
         None,
         "seed of the run (default 0). Given explicitly under DP it also seeds the noise: "
