@@ -47,6 +47,7 @@ from protocols.shamir import SIZE as SHARE_SIZE
 
 BITS = 16  # of a plain value
 BATCH = 8  # M of the gates
+MAX_STEPS = 128
 
 Counts = dict[tuple[Phase, Direction], int]
 
@@ -58,7 +59,7 @@ class Batch:
     Attributes:
         clients: all of them, on the complete graph.
         length: of the one section; values have 16 bits.
-        steps: M.
+        steps: M, up to 128: so far every key step takes one byte, and all steps cost the same.
         malicious: whether messages are signed and survivor sets compared.
     """
 
@@ -66,6 +67,10 @@ class Batch:
     length: int
     steps: int = BATCH
     malicious: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"at most {MAX_STEPS} steps")
 
     def __str__(self) -> str:
         model = "malicious, " if self.malicious else ""
@@ -155,7 +160,6 @@ class Batch:
             data = self._upload(message) if direction == "up" else body
             counts[phase, direction] = counts.get((phase, direction), 0) + len(data)
         return counts
-
 
 
 # What the benchmark shows ------------------------------------------------------------------------

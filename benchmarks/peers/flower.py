@@ -1,8 +1,9 @@
 """Flower's SecAgg+ in one process: its client mod and its server workflow, unmodified.
 
 Only the transport is ours. It hands every message to its client in turn, times the call without
-the stand-in for training, counts the protobuf bytes of both messages less the model, and lets chosen clients fall
-silent from the masked upload on, which the server sees as a timeout. Tested with flwr 1.41.
+the stand-in for training, counts the protobuf bytes both ways without the model that is sent down,
+and lets chosen clients fall silent from the masked upload on, which the server sees as a timeout.
+Tested with flwr 1.41.
 """
 
 import importlib.util
