@@ -211,16 +211,17 @@ def _relative_gates(
         (DROPS, "server_cpu", 200),
     ]
     gates = []
-    for case, name, bound in faster:
+    for case, name, least in faster:
         figures, source = theirs[case]
         a, b = getattr(mine[case], name), getattr(figures, name)
         label = f"{case}: {name.replace('_cpu', '')}, times less CPU"
-        gates.append(Comparison.at_least(label, b / a, bound).of(a, b, source))
+        gates.append(Comparison.at_least(label, b / a, least).of(a, b, source))
     for case, bound in ((LONG, 0.42), (WIDE, 0.46)):
         figures, source = theirs[case]
-        a, b = mine[case].upload, figures.upload
+        ours_up, theirs_up = mine[case].upload, figures.upload
         label = f"{case}: upload, share of theirs"
-        gates.append(Comparison.at_most(label, a / b, bound).of(a, b, source))
+        gate = Comparison.at_most(label, ours_up / theirs_up, bound)
+        gates.append(gate.of(ours_up, theirs_up, source))
     return gates
 
 
