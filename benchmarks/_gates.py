@@ -15,6 +15,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 200  # of a printed table
+
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -101,14 +103,14 @@ def report(
         print_json(sys.stdout)
         print()
     else:
-        _print_tables(Console(width=150), title, rows, gates, notes)
+        _print_tables(Console(width=WIDTH), title, rows, gates, notes)
     if save:
         with save.with_suffix(".json").open("w", encoding="utf-8") as file:
             print_json(file)
             file.write("\n")
         with save.with_suffix(".txt").open("w", encoding="utf-8") as file:
             file.write(f"$ {result['command']}\n\n")
-            _print_tables(Console(width=150, file=file), title, rows, gates, notes)
+            _print_tables(Console(width=WIDTH, file=file), title, rows, gates, notes)
     if not all(gate.holds for gate in gates):
         sys.exit(1)
 
