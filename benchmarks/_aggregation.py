@@ -7,16 +7,18 @@ mean. What is timed: everything after local training and before the decoded mean
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protocols.client import ClientSession
+from protocols.keys import SigningKey
 from protocols.params import AggregationParams, Section, default_threshold
+from protocols.policy import Policy
 from protocols.quantization import Quantizer
 from protocols.server import ServerSession
 
@@ -62,13 +64,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one aggregation cost. Times in milliseconds, client figures are means over clients."""
+    """What one aggregation cost.
+
+    Times in milliseconds, bytes without the broadcast; client figures are means over clients.
+    """
 
     client_cpu: float
     client_wall: float
     server_cpu: float
     server_wall: float
     upload: float
+    download: float
     error: float
 
     @classmethod
@@ -97,16 +103,18 @@ class Clock:
 
 @dataclass
 class Meter:
-    """The clocks of all parties and the bytes that clients sent."""
+    """The clocks of all parties and the bytes that clients sent and got."""
 
     clients: dict[int, Clock]
     server: Clock = field(default_factory=Clock)
     sent: dict[int, int] = field(default_factory=dict)
+    got: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, case: Case) -> Self:
         """Return a meter at zero."""
-        return cls({u: Clock() for u in case.ids}, sent=dict.fromkeys(case.ids, 0))
+        clocks, zeros = {u: Clock() for u in case.ids}, dict.fromkeys(case.ids, 0)
+        return cls(clocks, sent=zeros.copy(), got=zeros.copy())
 
     def figures(self, case: Case, mean: NDArray[np.floating]) -> Figures:
         """Return the figures; clients that fell silent do not count in the means."""
@@ -117,16 +125,31 @@ class Meter:
             self.server.cpu,
             self.server.wall,
             statistics.mean(self.sent[u] for u in stayed),
+            statistics.mean(self.got[u] for u in stayed),
             case.error(mean),
         )
 
 
 def ours(case: Case) -> Figures:
     """Run our sessions over real bytes, semi-honest, complete graph."""
-    params, quantizer = _params(case), Quantizer(MAXIMUM, 1.0)
+    return _run(case, {})
+
+
+def ours_malicious(case: Case) -> Figures:
+    """Run them in the malicious model: signatures, a policy, and the consistency round."""
+    return _run(case, {u: SigningKey.from_private_bytes(os.urandom(32)) for u in case.ids})
+
+
+def _run(case: Case, keys: Mapping[int, SigningKey]) -> Figures:
+    """Run one aggregation; with signing keys in the malicious model."""
+    params, quantizer = _params(case, keys), Quantizer(MAXIMUM, 1.0)
     vectors, weights = case.data()
     server = ServerSession(params.batch)
-    clients = {u: ClientSession(params.batch, u, os.urandom) for u in case.ids}
+    policy = Policy() if keys else None
+    clients = {
+        u: ClientSession(params.batch, u, os.urandom, identity=keys.get(u), policy=policy)
+        for u in case.ids
+    }
     meter = Meter.of(case)
 
     def masked(u: int, request: bytes) -> bytes:
@@ -137,6 +160,7 @@ def ours(case: Case) -> Figures:
 
     def run_round(waiting: dict[int, bytes], answer: Callable[[int, bytes], bytes | None]) -> None:
         for u, message in waiting.items():
+            meter.got[u] += len(message)
             with meter.clients[u].running():
                 sent = answer(u, message)
             if sent is not None:
@@ -146,7 +170,7 @@ def ours(case: Case) -> Figures:
 
     def end_round() -> dict[int, bytes]:
         with meter.server.running():
-            return server.end_round()
+            return dict(server.end_round())
 
     run_round(dict.fromkeys(case.ids, b""), lambda u, _: clients[u].advertise_keys())
     run_round(end_round(), lambda u, message: clients[u].share_keys(message))
@@ -154,6 +178,8 @@ def ours(case: Case) -> Figures:
     with meter.server.running():
         requests = server.begin_step(params.task)
     run_round({u: m for u, m in requests.items() if u not in case.silent}, masked)
+    if keys:
+        run_round(end_round(), lambda u, message: clients[u].confirm(message))
     run_round(end_round(), lambda u, message: clients[u].unmask(message))
     end_round()
     with meter.server.running():
@@ -161,10 +187,11 @@ def ours(case: Case) -> Figures:
     return meter.figures(case, mean)
 
 
-def _params(case: Case) -> AggregationParams:
-    values: dict[str, Any] = {"session": bytes(32), "step": 0, "kind": "benchmark"}
+def _params(case: Case, keys: Mapping[int, SigningKey]) -> AggregationParams:
     return AggregationParams(
-        **values,
+        session=bytes(32),
+        step=0,
+        kind="benchmark",
         roster=case.ids,
         threshold=default_threshold(case.clients),
         sections=(
@@ -172,6 +199,8 @@ def _params(case: Case) -> AggregationParams:
             Section(name="w", length=1, maximum=MAX_WEIGHT, clip=1.0),
         ),
         broadcast_digest=bytes(32),
+        threat_model="malicious" if keys else "semi-honest",
+        identities=tuple(keys[u].public for u in case.ids) if keys else (),
     )
 
 

@@ -15,6 +15,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 200  # of a printed table
+
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
@@ -24,6 +26,10 @@ class Gate:
     value: float
     target: str
     holds: bool
+
+    def row(self) -> dict[str, Any]:
+        """Return the gate for a table or for JSON."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def at_least(cls, name: str, value: float, bound: float) -> Self:
@@ -54,6 +60,18 @@ class Comparison(Gate):
     theirs: float | None = None
     source: str = "-"
 
+    def row(self) -> dict[str, Any]:
+        """Return both figures and their ratio; an absolute bar has neither theirs nor a ratio."""
+        return {
+            "name": self.name,
+            "ours": self.ours,
+            "theirs": self.theirs,
+            "ratio": None if self.theirs is None else self.value,
+            "target": self.target,
+            "holds": self.holds,
+            "source": self.source,
+        }
+
     def of(self, ours: float, theirs: float | None = None, source: str = "-") -> Self:
         """Return the gate with the figures it compares."""
         return dataclasses.replace(self, ours=ours, theirs=theirs, source=source)
@@ -79,20 +97,20 @@ def report(
         save: also write both forms to this path with .txt and .json appended.
     """
     result = {"title": title, "command": " ".join(["python", *sys.argv]), **(notes or {})}
-    machine = result | {"rows": rows, "gates": [dataclasses.asdict(g) for g in gates]}
+    machine = result | {"rows": rows, "gates": [gate.row() for gate in gates]}
     print_json = partial(json.dump, machine, indent=2)
     if as_json:
         print_json(sys.stdout)
         print()
     else:
-        _print_tables(Console(width=150), title, rows, gates, notes)
+        _print_tables(Console(width=WIDTH), title, rows, gates, notes)
     if save:
         with save.with_suffix(".json").open("w", encoding="utf-8") as file:
             print_json(file)
             file.write("\n")
         with save.with_suffix(".txt").open("w", encoding="utf-8") as file:
             file.write(f"$ {result['command']}\n\n")
-            _print_tables(Console(width=150, file=file), title, rows, gates, notes)
+            _print_tables(Console(width=WIDTH, file=file), title, rows, gates, notes)
     if not all(gate.holds for gate in gates):
         sys.exit(1)
 
@@ -106,7 +124,7 @@ def _print_tables(
 ) -> None:
     console.print(table(title, rows))
     if gates:
-        console.print(table("gates", [dataclasses.asdict(gate) for gate in gates]))
+        console.print(table("gates", [gate.row() for gate in gates]))
     for name, text in (notes or {}).items():
         console.print(f"{name}: {text}", highlight=False)
 
@@ -132,8 +150,14 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return a table with the keys of the first row as columns."""
     result = Table(*map(str, rows[0]), title=title, title_justify="left")
     for row in rows:
-        result.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        result.add_row(*map(_cell, row.values()))
     return result
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return "-" if value is None else str(value)
 
 
 def progress(message: str) -> None:

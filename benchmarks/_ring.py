@@ -7,6 +7,7 @@ sigma = 40, eta = 30; 5 % fall silent after they shared their keys. The sum is c
 """
 
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -274,6 +275,8 @@ def rows(measured: Measured) -> list[dict[str, Any]]:
             "server CPU ms": figures.server_cpu,
             "server wall ms": figures.server_wall,
             "bytes up": round(figures.upload),
+            "bytes down": round(figures.download),
+            "server MiB": figures.memory / MIB,
             "largest error": 0.0,
         }
         for case, figures in measured.items()
@@ -316,15 +319,14 @@ def notes(measured: Measured) -> dict[str, str]:
     chances = {"opened": ring.log2_exposed, "split": ring.log2_split, "stuck": ring.log2_stuck}
     return {
         f"ring of {largest.clients}": f"{CORRUPT:.0%} corrupt, {DROPOUTS:.0%} dropping out; "
-        + ", ".join(f"{what} <= 2^{log2:.1f}" for what, log2 in chances.items()),
-        f"download a client, ring of {largest.clients}": f"{figures.download:.0f} bytes",
+        + ", ".join(f"{what} {_chance(log2)}" for what, log2 in chances.items()),
         f"server memory, {largest.clients} x {largest.length:,}": f"{figures.memory / MIB:.1f} MiB"
         f"; all masked vectors at once would be {plain / MIB:.0f} MiB",
-        "server memory, MiB": ", ".join(
-            f"{case.clients} x {case.length:,}: {figures.memory / MIB:.1f}"
-            for case, figures in measured.items()
-        ),
     }
+
+
+def _chance(log2: float) -> str:
+    return "never" if math.isinf(log2) else f"<= 2^{log2:.1f}"
 
 
 def plot(measured: Measured, path: Path) -> None:

@@ -1,8 +1,9 @@
 """Flower's SecAgg+ in one process: its client mod and its server workflow, unmodified.
 
 Only the transport is ours. It hands every message to its client in turn, times the call without
-the stand-in for training, counts the protobuf bytes of the reply, and lets chosen clients fall
-silent from the masked upload on, which the server sees as a timeout. Tested with flwr 1.41.
+the stand-in for training, counts the protobuf bytes both ways without the model that is sent down,
+and lets chosen clients fall silent from the masked upload on, which the server sees as a timeout.
+Tested with flwr 1.41.
 """
 
 import importlib.util
@@ -51,8 +52,10 @@ class _Transport:
         from flwr.client.mod.secure_aggregation.secaggplus_mod import secaggplus_mod
 
         client = message.metadata.dst_node_id
+        request = _to_wire(message.content)
+        self.meter.got[client] += len(request) - _model_size(message.content)
         received = Message(
-            _from_wire(_to_wire(message.content)),
+            _from_wire(request),
             dst_node_id=client,
             message_type=MessageType.TRAIN,
         )
@@ -163,6 +166,14 @@ def _to_wire(content: Any) -> bytes:  # noqa: ANN401
     from flwr.common.serde import recorddict_to_proto
 
     return bytes(recorddict_to_proto(content).SerializeToString())
+
+
+def _model_size(content: Any) -> int:  # noqa: ANN401
+    """Return the bytes of the broadcast in a message, which no side counts."""
+    from flwr.app import RecordDict
+
+    models = content.array_records.items()
+    return sum(len(_to_wire(RecordDict({name: model}))) for name, model in models)
 
 
 def _from_wire(data: bytes) -> Any:  # noqa: ANN401
