@@ -7,8 +7,8 @@
 
 All figures are ratios of medians of interleaved measurements on one thread, as `simulate` runs a
 client. The bare cost of a dream step is one forward and one backward pass of the frozen model to
-its input; of a joint step two forward passes and one backward pass to the parameters, and Adam. R_bn
-reads every feature map twice more, forward and backward: it is shown, and no target.
+its input; of a joint step two forward passes and one backward pass to the parameters, and Adam.
+R_bn reads every feature map twice more, forward and backward: it is shown, and no target.
 """
 
 import argparse
