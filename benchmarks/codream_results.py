@@ -46,6 +46,7 @@ UNEQUAL = {
     "kd_temperature": 2.0,
     "kd_epochs": 10,
     "buffer": 8,
+    "precision": "bf16",
 }
 CIFAR = {
     "dataset": "cifar10-12k.npz",
@@ -58,6 +59,7 @@ CIFAR = {
     "generator_lr": 0.02,
     "kd_epochs": 10,
     "buffer": 8,
+    "precision": "bf16",
 }
 LONG = {
     "partition": "dirichlet:0.1",
@@ -192,16 +194,23 @@ def curve(runs: list[Outcome]) -> str:
 
 
 def unequal(bench: Bench) -> Part:
-    """Fashion-MNIST, four clients of four architectures with 250 examples each."""
-    dataset = bench.load(UNEQUAL)
-    rows, gates, curves = [], [], {}
-    for partition in ("dirichlet:1", "iid") if dataset else ():
-        options = {**UNEQUAL, "partition": partition}
-        runs = bench.over_seeds(options, dataset)
-        rows.append(row(f"four architectures, {partition}", options, runs))
-        gates += gains(partition, runs, 0.08)
-        curves[f"curve, {partition}"] = curve(runs)
-    return rows, gates, curves
+    """Fashion-MNIST, dirichlet:1, four clients of four architectures with 250 examples each."""
+    return _unequal(bench, "dirichlet:1")
+
+
+def unequal_iid(bench: Bench) -> Part:
+    """Fashion-MNIST, iid, four clients of four architectures with 250 examples each."""
+    return _unequal(bench, "iid")
+
+
+def _unequal(bench: Bench, partition: str) -> Part:
+    options = {**UNEQUAL, "partition": partition}
+    dataset = bench.load(options)
+    if not dataset:
+        return [], [], {}
+    runs = bench.over_seeds(options, dataset)
+    gates = gains(partition, runs, 0.08)
+    return [row(partition, options, runs)], gates, {"curve": curve(runs)}
 
 
 def cifar10(bench: Bench) -> Part:
@@ -253,6 +262,7 @@ PARTS: dict[str, Callable[[Bench], Part]] = {
     "bits": bits,
     "long": long,
     "unequal": unequal,
+    "unequal_iid": unequal_iid,
     "cifar10": cifar10,
 }
 
