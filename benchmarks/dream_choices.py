@@ -89,7 +89,7 @@ def images_of(
         return group.buffer
     total = torch.zeros(len(real), everybody.spec.classes)
     for member in members:
-        teacher = member.client._teacher
+        teacher = member.client.teacher
         if not config.dream.prior_correction:
             teacher = dataclasses.replace(teacher, offset=None)
         with torch.no_grad():
@@ -135,19 +135,20 @@ def main() -> None:
     options = parser.parse_args()
     whole = load_dataset(str(options.data), Path("data"))
     config = Config.from_options({**COMMON, "partition": options.partition})
-    simulation = Simulation(config, dataset=halves(whole))
+    data = halves(whole)
+    simulation = Simulation(config, dataset=data)
     everybody = simulation.federation
     start = len(whole.x_train) // 2 + HELD_OUT
     rest = whole.x_train[start : start + IMAGES]
     real = everybody.scale.scale(torch.from_numpy(rest))
     test = Examples(
-        everybody.scale.scale(torch.from_numpy(simulation.federation._data.x_test)),
-        torch.from_numpy(simulation.federation._data.y_test),
+        everybody.scale.scale(torch.from_numpy(data.x_test)),
+        torch.from_numpy(data.y_test),
     )
     rows: list[dict[str, Any]] = []
     with one_core_each():
         progress("local training")
-        simulation._warm_up()
+        simulation.warm_up()
         before = [accuracy(model, test) for model in everybody.client_models().values()]
         rows.append(
             {

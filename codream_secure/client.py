@@ -81,6 +81,9 @@ class Client:
         policy: what it answers.
         examples: how many it has; tells its weight where weights are asked for.
         offset: added to its teacher's logits; never given under DP (see `prior_offset`).
+
+    Attributes:
+        teacher: the frozen copy.
     """
 
     def __init__(
@@ -98,14 +101,12 @@ class Client:
         self._rounding_seed = rounding_seed
         self._policy = policy
         self._examples = examples
-        self._teacher = Teacher(
-            learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16
-        )
+        self.teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16)
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:
         """Take a new frozen copy of the model; dreams of this round are asked of the copy."""
-        self._teacher = dataclasses.replace(self._teacher, model=self.learner.frozen_copy())
+        self.teacher = dataclasses.replace(self.teacher, model=self.learner.frozen_copy())
 
     def answer(self, broadcast: bytes, step: int) -> Mapping[str, NDArray[np.uint32]]:
         """Compute, clip and quantize what a request asks for; what leaves is to be masked.
@@ -129,10 +130,10 @@ class Client:
         self._answered.add(seen)
         if isinstance(request, DreamRequest):
             values: Mapping[str, NDArray[np.floating]] = dream_contribution(
-                self._teacher, self._scale, request
+                self.teacher, self._scale, request
             )
         else:
-            values = label_contribution(self._teacher, self._scale, request)
+            values = label_contribution(self.teacher, self._scale, request)
         weight = min(self._examples, request.weight_cap) if request.weight_cap else 0
         return {
             section.name: np.array([weight], np.uint32)
@@ -150,7 +151,7 @@ class Client:
         """Return what a checkpoint holds of it; the teacher is copied anew every round."""
         return ClientState(
             learner=self.learner.state(),
-            memory=self._teacher.memory.state(),
+            memory=self.teacher.memory.state(),
             answered=sorted(self._answered),
         )
 
@@ -161,7 +162,7 @@ class Client:
             ValueError, RuntimeError: the state is that of another client.
         """
         self.learner.restore(state.learner)
-        self._teacher.memory.restore(state.memory, self._scale.low.device)
+        self.teacher.memory.restore(state.memory, self._scale.low.device)
         self._answered = set(state.answered)
 
 

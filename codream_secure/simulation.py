@@ -135,7 +135,7 @@ class Simulation:
         with one_core_each():
             if not finished:
                 with self.stopwatch.measure("local_training"):
-                    self._warm_up()
+                    self.warm_up()
             for number in range(finished + 1, self._rounds + 1):
                 with self.stopwatch.measure("dreaming"):
                     self._dream(number)
@@ -143,7 +143,7 @@ class Simulation:
                     self._acquire(number)
                 yield self._measure(number)
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
         steps = self._warmup_steps()
 
