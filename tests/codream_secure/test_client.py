@@ -76,7 +76,7 @@ def label_request(**changes):
 
 
 def client(**policy):
-    learner = SimpleNamespace(frozen_copy=lambda: MODEL)
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False)
     return Client(learner, SCALE, bytes(32), Policy(**policy))
 
 
@@ -191,7 +191,7 @@ def test_answers_on_a_gpu_match_the_cpu_within_rounding():
 
 
 def weighing(examples, **policy):
-    learner = SimpleNamespace(frozen_copy=lambda: MODEL)
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False)
     return Client(learner, SCALE, bytes(32), Policy(**policy), examples=examples)
 
 
