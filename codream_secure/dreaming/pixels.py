@@ -28,7 +28,7 @@ class PixelScale:
 
     def from_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Map uint8 pixels, shape (B, C, H, W), to float32 scaled values."""
-        return self.scale(torch.from_numpy(pixels.astype(np.float32) / 255))
+        return self.scale(torch.tensor(pixels, device=self._mean.device).float() / 255)
 
     def to_pixels(self, scaled: Tensor, dither: torch.Generator) -> NDArray[np.uint8]:
         """Round scaled values to uint8 pixels, at random and without bias.

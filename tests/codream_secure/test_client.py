@@ -1,5 +1,6 @@
 """What a client answers, and what it refuses."""
 
+import copy
 import dataclasses
 from types import SimpleNamespace
 
@@ -166,7 +167,7 @@ def test_the_teacher_is_a_copy_until_it_is_frozen_again():
     copies = iter(
         [model.eval(), build_model("linear", InputSpec(1, 8, 8, 10), norm="batch", seed=1)]
     )
-    learner = SimpleNamespace(frozen_copy=lambda: next(copies))
+    learner = SimpleNamespace(frozen_copy=lambda: next(copies), bf16=False)
     one = Client(learner, SCALE, bytes(32), Policy())
     first = one.answer(encode(label_request()), step=0)["labels"]
     one.freeze_teacher()
@@ -183,11 +184,28 @@ def test_policy_is_immutable():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_answers_on_a_gpu_match_the_cpu_within_rounding():
     scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
-    learner = SimpleNamespace(frozen_copy=MODEL.cuda)
+    learner = SimpleNamespace(frozen_copy=MODEL.cuda, bf16=False)
     on_gpu = Client(learner, scale, bytes(32), Policy()).answer(encode(label_request()), 0)
     MODEL.cpu()
     on_cpu = client().answer(encode(label_request()), 0)
     assert np.abs(on_gpu["labels"].astype(int) - on_cpu["labels"].astype(int)).max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_dream_gradient_on_a_gpu_is_that_of_the_cpu_and_waits_for_no_copy():
+    request, model = dream_request(), copy.deepcopy(MODEL).cuda()
+    scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
+    images = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
+    there, here = scale.from_pixels(images), SCALE.from_pixels(images)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu, _ = dream_gradient(Teacher(model, StatisticsMemory()), there, request)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    on_cpu, _ = dream_gradient(Teacher(MODEL, StatisticsMemory()), here, request)
+    assert torch.allclose(on_gpu.cpu(), on_cpu, rtol=1e-2, atol=1e-4 * float(on_cpu.abs().max()))
 
 
 def weighing(examples, **policy):
