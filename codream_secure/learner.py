@@ -31,7 +31,7 @@ def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Te
 
 
 def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
-    """Return a model's logits, float32; its forward pass may run in bfloat16 where torch allows.
+    """Return a model's logits; its forward pass may run in bfloat16 where torch allows.
 
     Args:
         model: in whatever mode.
@@ -41,7 +41,7 @@ def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits: Tensor = model(x)
-    return logits.float()
+    return logits.float() if bf16 else logits
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:

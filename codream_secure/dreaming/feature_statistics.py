@@ -74,7 +74,9 @@ class FeatureStatistics:
         running_mean, running_var = layer.running_mean, layer.running_var
         if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
             return
-        features = inputs[0].float()
+        features = inputs[0]
+        if features.dtype == torch.bfloat16:
+            features = features.float()
         mean = features.mean(dim=(0, 2, 3))
         variance = features.var(dim=(0, 2, 3), unbiased=False)
         self._running.append((running_mean, running_var))
