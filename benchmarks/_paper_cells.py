@@ -193,17 +193,21 @@ QUICK: Options = {
 
 SCALE_NOTES: dict[Scale, tuple[str, ...]] = {
     "tiny": (
-        "Structure only: one seed, other data, other models and far less of everything than the "
-        "paper. The paper's figures stand beside ours to show the layout, not to compare with.",
+        (
+            "Structure only: one seed, other data, other models and far less of everything than the "
+            "paper. The paper's figures stand beside ours to show the layout, not to compare with."
+        ),
     ),
     "small": (
         "Other data and smaller models than the paper's: trends may be compared, values may not.",
     ),
     "full": (
-        "The paper's data, models, rounds, batches and weights, for a GPU. What differs: models "
-        "learn with Adam, not SGD; a tenth of each client's data is set aside to choose the round "
-        "with; the generator stays on the server, its gradients are clipped and decayed; R_adv is "
-        "-JSD as in the paper's text; gradients and logits have 16 bits; no augmentation.",
+        (
+            "The paper's data, models, rounds, batches and weights, for a GPU. What differs: models "
+            "learn with Adam, not SGD; a tenth of each client's data is set aside to choose the round "
+            "with; the generator stays on the server, its gradients are clipped and decayed; R_adv is "
+            "-JSD as in the paper's text; gradients and logits have 16 bits; no augmentation."
+        ),
     ),
 }
 
@@ -225,8 +229,8 @@ _INDEPENDENT = Column("Independent", _independent)
 _ARCHITECTURES = {
     "WRN-16-1": "wrn16-1",
     "VGG-11": "vgg11",
-    "ResNet-34": "resnet34",
     "WRN-40-1": "wrn40-1",
+    "ResNet-34": "resnet34",
 }
 _PRINTED_1 = printed_table(
     """
@@ -263,10 +267,14 @@ def _table1(scale: Scale) -> Artefact:
         ),
         (
             "A column with an architecture's name is that client's independent training.",
-            "The server's student is a WRN-16-1, the first client's architecture; the paper's is "
-            "a ResNet-18.",
-            "The paper's Independent figure of alpha=10 is not the mean of its four clients "
-            "(21.6), and is below that of alpha=1: probably a misprint.",
+            (
+                "The server's student is a WRN-16-1, the first client's architecture; the paper's is "
+                "a ResNet-18."
+            ),
+            (
+                "The paper's Independent figure of alpha=10 is not the mean of its four clients "
+                "(21.6), and is below that of alpha=1: probably a misprint."
+            ),
         ),
     )
 
@@ -375,8 +383,10 @@ def _table5(scale: Scale) -> Artefact:
         "w/o entropy": ({**whole, "entropy_weight": 0.0}, "not in the paper"),
         "w/o collaboration": (
             {**unopposed, "collaboration": False},
-            "every client dreams alone, so nothing is sent or masked, and without a server's "
-            "student there is no R_adv",
+            (
+                "every client dreams alone, so nothing is sent or masked, and without a server's "
+                "student there is no R_adv"
+            ),
         ),
     }
     return Artefact(
@@ -458,8 +468,10 @@ def _figure4(scale: Scale) -> Artefact:
         ),
         (
             "The paper's figures are read off a picture, to 3 points either way, at round 400.",
-            "The buffer holds 25 batches, as in the paper: with few batches a round it is not "
-            "full in a short run.",
+            (
+                "The buffer holds 25 batches, as in the paper: with few batches a round it is not "
+                "full in a short run."
+            ),
         ),
     )
 
@@ -495,8 +507,10 @@ def _figure5(scale: Scale) -> Artefact:
             ),
         ),
         (
-            "The paper's values, and whether its teachers differ in data or in model size, are "
-            "not known: both are here.",
+            (
+                "The paper's values, and whether its teachers differ in data or in model size, are "
+                "not known: both are here."
+            ),
             "The student has its teachers' architecture. Teachers go on learning from dreams.",
         ),
     )

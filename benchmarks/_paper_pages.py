@@ -165,11 +165,10 @@ def _both(cell: Cell) -> str:
 # Terminal ----------------------------------------------------------------------------------------
 
 
-def show(console: Console, page: Page, notes: Sequence[str]) -> None:
-    """Print one table with its notes and commands."""
-    console.print(f"\n{page.artefact.title}", style="bold", highlight=False)
-    for text in notes:
-        console.print(text, highlight=False)
+def show(console: Console, page: Page, label: str) -> None:
+    """Print one table with its notes and commands, and ``label`` beside its title."""
+    title = Text(f"\n{page.artefact.title} ({label})", style="bold")
+    console.print(title)
     table = Table(*page.headings, show_lines=True)
     for cells in page.cells():
         table.add_row(*cells)

@@ -17,6 +17,8 @@ empty the folder when the code has changed.
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
 from _gates import environment, progress
@@ -27,12 +29,21 @@ from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results"
 SCHEMA_VERSION = 1
+LABELS: dict[Scale, str] = {
+    "tiny": "structure only",
+    "small": "small scale",
+    "full": "the paper's setting",
+}
 
 GENERAL_NOTES = (
-    "Test accuracy in percent, ours above the paper's; ± is the standard deviation over seeds, "
-    "in the paper over clients and seeds together.",
-    "Our round is chosen by the clients' validation accuracy; the paper takes the best test "
-    "accuracy of all rounds.",
+    (
+        "Test accuracy in percent, ours above the paper's; ± is the standard deviation over seeds, "
+        "in the paper over clients and seeds together."
+    ),
+    (
+        "Our round is chosen by the clients' validation accuracy; the paper takes the best test "
+        "accuracy of all rounds."
+    ),
 )
 
 
@@ -54,14 +65,15 @@ def main() -> None:
     chosen = [artefact(name, scale, data=options.data, quick=options.quick) for name in names]
     runner, console, pages = Runner(options.out), Console(width=190), []
     notes = [*SCALE_NOTES[scale], *GENERAL_NOTES]
-    facts = {"command": f"python benchmarks/paper_tables.py --scale {scale}"}
-    facts |= environment("torch")
+    facts = {"command": shlex.join(["python", *sys.argv]), **environment("torch")}
+    if not options.json:
+        console.print("\n".join(notes), highlight=False)
     for one in chosen:
         progress(one.title)
         page = _page(one, runner, SEEDS[scale])
         pages.append(page)
         if not options.json:
-            show(console, page, notes)
+            show(console, page, LABELS[scale])
     if options.json:
         print(json.dumps(report(pages, scale, facts, notes), indent=2))
     if options.record:
@@ -97,7 +109,7 @@ def report(
     """Return everything in JSON's own types."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "title": "the CoDream paper's tables and figures",
+        "title": f"the CoDream paper's tables and figures: {LABELS[scale]}",
         "scale": scale,
         "structure_only": scale == "tiny",
         "seeds": list(SEEDS[scale]),
@@ -124,8 +136,7 @@ def _record(pages: list[Page], scale: Scale, facts: dict[str, str], notes: list[
         name = f"{stem}_{page.artefact.name}.png"
         if draw(page, RESULTS / name):
             pictures[page.artefact.name] = name
-    label = "structure only" if scale == "tiny" else scale
-    title = f"The CoDream paper's tables and figures: {label}"
+    title = f"The CoDream paper's tables and figures: {LABELS[scale]}"
     text = markdown(pages, title=title, notes=notes, facts=facts, pictures=pictures)
     (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     data = json.dumps(report(pages, scale, facts, notes), indent=1)
