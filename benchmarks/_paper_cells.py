@@ -191,24 +191,15 @@ QUICK: Options = {
     "warmup_epochs": 1,
 }
 
-SCALE_NOTES: dict[Scale, tuple[str, ...]] = {
-    "tiny": (
-        (
-            "Structure only: one seed, other data, other models and far less of everything than the "
-            "paper. The paper's figures stand beside ours to show the layout, not to compare with."
-        ),
-    ),
-    "small": (
-        "Other data and smaller models than the paper's: trends may be compared, values may not.",
-    ),
-    "full": (
-        (
-            "The paper's data, models, rounds, batches and weights, for a GPU. What differs: models "
-            "learn with Adam, not SGD; a tenth of each client's data is set aside to choose the round "
-            "with; the generator stays on the server, its gradients are clipped and decayed; R_adv is "
-            "-JSD as in the paper's text; gradients and logits have 16 bits; no augmentation."
-        ),
-    ),
+SCALE_NOTES: dict[Scale, str] = {
+    "tiny": "Structure only: one seed, other data, other models and far less of everything than "
+    "the paper. The paper's figures stand beside ours to show the layout, not to compare with.",
+    "small": "Other data and smaller models than the paper's: trends may be compared, values "
+    "may not.",
+    "full": "The paper's data, models, rounds, batches and weights, for a GPU. What differs: "
+    "models learn with Adam, not SGD; a tenth of each client's data is set aside to choose the "
+    "round with; the generator stays on the server, its gradients are clipped and decayed; R_adv "
+    "is -JSD as in the paper's text; gradients and logits have 16 bits; no augmentation.",
 }
 
 _PARTITIONS = {
@@ -268,8 +259,8 @@ def _table1(scale: Scale) -> Artefact:
         (
             "A column with an architecture's name is that client's independent training.",
             (
-                "The server's student is a WRN-16-1, the first client's architecture; the paper's is "
-                "a ResNet-18."
+                "The server's student is a WRN-16-1, the first client's architecture; the paper's "
+                "is a ResNet-18."
             ),
             (
                 "The paper's Independent figure of alpha=10 is not the mean of its four clients "

@@ -5,10 +5,10 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-import torch
 from _gates import progress
 
 from codream_secure import __version__
@@ -148,7 +148,7 @@ def _run(
 
 
 def _made_with(options: Mapping[str, object]) -> dict[str, str]:
-    made_with = {"codream-secure": __version__, "torch": torch.__version__}
+    made_with = {"codream-secure": __version__, "torch": version("torch")}
     path = Path(str(options.get("dataset", "")))
     if path.suffix == ".npz" and path.is_file():
         made_with["data"] = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -64,7 +64,7 @@ def main() -> None:
     scale: Scale = options.scale
     chosen = [artefact(name, scale, data=options.data, quick=options.quick) for name in names]
     runner, console, pages = Runner(options.out), Console(width=190), []
-    notes = [*SCALE_NOTES[scale], *GENERAL_NOTES]
+    notes = [SCALE_NOTES[scale], *GENERAL_NOTES]
     facts = {"command": shlex.join(["python", *sys.argv]), **environment("torch")}
     if not options.json:
         console.print("\n".join(notes), highlight=False)
