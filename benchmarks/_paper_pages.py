@@ -81,6 +81,11 @@ class Line:
         return round(sum(run.seconds for run in self.runs), 1)
 
     @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all its runs."""
+        return round(sum(run.cpu_seconds for run in self.runs), 1)
+
+    @property
     def commands(self) -> list[str]:
         """What makes it, one command a seed."""
         return [command(run.options) for run in self.runs]
@@ -109,6 +114,7 @@ class Line:
             "kB_up": [round(run.bytes_up / 1000, 1) for run in self.runs],
             "kB_down": [round(run.bytes_down / 1000, 1) for run in self.runs],
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "errors": [run.error for run in self.runs],
             "note": self.row.note,
             "commands": self.commands,
@@ -126,6 +132,16 @@ class Page:
     def seconds(self) -> float:
         """Wall time of all its runs, those shared with other artefacts or kept included."""
         return round(sum(line.seconds for line in self.lines), 1)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the same."""
+        return round(sum(line.cpu_seconds for line in self.lines), 1)
+
+    @property
+    def spent(self) -> str:
+        """Say how long it took."""
+        return f"{self.seconds:.0f} s, {self.cpu_seconds:.0f} s of CPU time"
 
     @property
     def headings(self) -> list[str]:
@@ -179,7 +195,7 @@ def show(console: Console, page: Page, label: str) -> None:
         for text in line.commands
     ]
     console.print(Group(*map(Text, page.remarks()), *commands), soft_wrap=True)
-    console.print(f"{page.seconds:.0f} s", highlight=False)
+    console.print(page.spent, highlight=False)
 
 
 # Markdown ----------------------------------------------------------------------------------------
@@ -213,7 +229,7 @@ def markdown(
             f"# row {number}\n" + "\n".join(line.commands)
             for number, line in enumerate(page.lines, start=1)
         ]
-        parts += ["```sh\n" + "\n".join(commands) + "\n```", f"{page.seconds:.0f} s."]
+        parts += ["```sh\n" + "\n".join(commands) + "\n```", f"{page.spent}."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -13,7 +13,6 @@ from _gates import progress
 
 from codream_secure import __version__
 from codream_secure.config import Config
-from codream_secure.observer import Measurement
 from codream_secure.simulation import Simulation
 
 
@@ -23,7 +22,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         options: of the run, seed included.
         made_with: versions and, of a file of data, its digest: what else decides the result.
-        seconds: of wall time.
+        seconds, cpu_seconds: of wall time, and of CPU time, which other load disturbs least.
         error: why there is no result; "" if there is one.
         models: of the clients.
         reported_round: chosen by the clients' validation accuracy, see `Observer.reported`.
@@ -36,6 +35,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str | int | float | bool]
     made_with: dict[str, str]
     seconds: float
+    cpu_seconds: float
     error: str = ""
     models: list[str] = []
     reported_round: int = 0
@@ -97,14 +97,19 @@ class Runner:
 
     def _fresh(self, key: str, options: Mapping[str, object], made_with: dict[str, str]) -> Run:
         progress(command(options))
-        begin = time.monotonic()
+        begin, cpu = time.monotonic(), time.process_time()
         try:
-            run = _simulate(options, made_with)
+            found = _simulate(options)
         except Exception as error:  # noqa: BLE001 - one run must not take the others with it
-            text = f"{type(error).__name__}: {error}"
-            progress(f"failed: {text}")
-            return _run(options, made_with, time.monotonic() - begin, error=text)
-        if self._folder:
+            found = {"error": f"{type(error).__name__}: {error}"}
+            progress(f"failed: {found['error']}")
+        spent = {
+            "seconds": round(time.monotonic() - begin, 1),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        fields = {"options": dict(options), "made_with": made_with, **spent, **found}
+        run = msgspec.convert(fields, Run)
+        if self._folder and not run.error:
             path = self._folder / f"{key}.json"
             part = path.with_suffix(".part")
             part.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
@@ -112,39 +117,22 @@ class Runner:
         return run
 
 
-def _simulate(options: Mapping[str, object], made_with: dict[str, str]) -> Run:
-    begin = time.monotonic()
+def _simulate(options: Mapping[str, object]) -> dict[str, object]:
     simulation = Simulation(Config.from_options(options))
     history = list(simulation.rounds())
     reported = simulation.observer.reported()
     if reported is None:
         raise RuntimeError("no round was finished")
-    return _run(
-        options,
-        made_with,
-        time.monotonic() - begin,
-        models=list(simulation.federation.model_names),
-        bytes_up=simulation.ledger.per_client("up"),
-        bytes_down=simulation.ledger.per_client("down"),
-        server_history=[m.server for m in history],
-        **_accuracies(reported),
-    )
-
-
-def _accuracies(reported: Measurement) -> dict[str, object]:
     return {
+        "models": list(simulation.federation.model_names),
         "reported_round": reported.round,
         "clients": list(reported.clients),
         "independent": list(reported.independent),
         "server": reported.server,
+        "server_history": [m.server for m in history],
+        "bytes_up": simulation.ledger.per_client("up"),
+        "bytes_down": simulation.ledger.per_client("down"),
     }
-
-
-def _run(
-    options: Mapping[str, object], made_with: dict[str, str], seconds: float, **found: object
-) -> Run:
-    fields = {"options": dict(options), "made_with": made_with, "seconds": round(seconds, 1)}
-    return msgspec.convert({**fields, **found}, Run)
 
 
 def _made_with(options: Mapping[str, object]) -> dict[str, str]:

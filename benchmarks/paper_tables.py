@@ -119,6 +119,7 @@ def report(
             page.artefact.name: {
                 "title": page.artefact.title,
                 "seconds": page.seconds,
+                "cpu_seconds": page.cpu_seconds,
                 "notes": list(page.artefact.notes),
             }
             for page in pages

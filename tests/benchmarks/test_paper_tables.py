@@ -277,6 +277,7 @@ def made_up(options, seed, *, error=""):
         options={**options, "seed": seed},
         made_with={},
         seconds=1.0,
+        cpu_seconds=1.5,
         error=error,
         models=[names[c % len(names)] for c in range(clients)],
         reported_round=2,
