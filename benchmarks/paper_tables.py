@@ -18,7 +18,6 @@ empty the folder when the code has changed.
 import argparse
 import json
 import shlex
-import sys
 from pathlib import Path
 
 from _gates import environment, progress
@@ -65,7 +64,7 @@ def main() -> None:
     chosen = [artefact(name, scale, data=options.data, quick=options.quick) for name in names]
     runner, console, pages = Runner(options.out), Console(width=190), []
     notes = [SCALE_NOTES[scale], *GENERAL_NOTES]
-    facts = {"command": shlex.join(["python", *sys.argv]), **environment("torch")}
+    facts = {"command": _command(options), **environment("torch")}
     if not options.json:
         console.print("\n".join(notes), highlight=False)
     for one in chosen:
@@ -93,6 +92,15 @@ def _mistake(options: argparse.Namespace, names: list[str]) -> str:
         and (options.only or options.quick or options.data),
     }
     return next((text for text, broken in rules.items() if broken), "")
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the command that makes what was asked for; where results are kept plays no part."""
+    words = ["python", "benchmarks/paper_tables.py", "--scale", options.scale]
+    for name in ("only", "data"):
+        value = getattr(options, name)
+        words += [f"--{name}", str(value)] if value else []
+    return shlex.join([*words, *(["--quick"] if options.quick else [])])
 
 
 def _page(one: Artefact, runner: Runner, seeds: tuple[int, ...]) -> Page:

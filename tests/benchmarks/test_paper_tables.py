@@ -172,6 +172,9 @@ def test_json_has_every_row_and_cell(invoke):
     assert result["scale"] == "tiny"
     assert result["seeds"] == [0]
     assert result["gates"] == []
+    assert result["command"] == (
+        "python benchmarks/paper_tables.py --scale tiny --only table5 --quick"
+    )
     assert result["artefacts"].keys() == {"table5"}
     assert len(result["rows"]) == 15
     for row in result["rows"]:
@@ -191,6 +194,26 @@ def test_json_has_every_row_and_cell(invoke):
     assert alone["cells"]["server student"]["mean"] is None
     assert not alone["secure"]
     assert alone["kB_up"] == [0]
+
+
+def test_the_paper_s_setting_runs_when_it_is_cut_down(tmp_path):
+    """Same method, losses and order of learning; on digits, with a linear model."""
+    cut = {
+        **MINIMAL,
+        "dataset": "digits",
+        "rounds": 2,
+        "adaptive_start": 2,
+        "dream_batches": 2,
+        "latent": 8,
+        "generator_width": 4,
+        "kd_period": 1,
+        "local_epochs": 1,
+    }
+    for row in (*artefact("table1", "full").rows[:1], *artefact("table5", "full").rows[::3]):
+        kept = {name: value for name, value in cut.items() if name != "adaptive_start"}
+        run = Runner(None).run({**row.options, **(cut if "adaptive" in row.options else kept)})
+        assert not run.error
+        assert len(run.server_history) == 2
 
 
 def test_baselines_that_are_missing_are_not_made_up(invoke):
