@@ -431,8 +431,11 @@ def _figure3(scale: Scale) -> Artefact:
             for clients in CLIENTS_3
         ),
         (
-            "The paper's values are not known to us. It says that accuracy falls more slowly than "
-            "K grows and that the gap to Independent widens.",
+            "The paper's values are not known to us.",
+            (
+                "It says that accuracy falls more slowly than K grows, and that the gap to "
+                "Independent widens."
+            ),
         ),
     )
 
