@@ -1,7 +1,7 @@
 """How the paper's tables are printed: terminal, JSON, a Markdown page, and pictures."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,14 +150,19 @@ class Page:
         return ["row", *labels, *(column.name for column in self.artefact.columns)]
 
     def cells(self) -> list[list[str]]:
-        """Return the table's text, ours above the paper's."""
+        """Return the table's text, ours above the paper's, if it has any in that column."""
+        printed = {name for line in self.lines for name in line.row.printed}
         return [
-            [str(number), *line.row.labels.values(), *map(_both, self._figures(line))]
+            [str(number), *line.row.labels.values(), *self._figures(line, printed)]
             for number, line in enumerate(self.lines, start=1)
         ]
 
-    def _figures(self, line: Line) -> list[Cell]:
-        return [line.cell(column) for column in self.artefact.columns]
+    def _figures(self, line: Line, printed: Collection[str]) -> list[str]:
+        cells = {column.name: line.cell(column) for column in self.artefact.columns}
+        return [
+            f"{cell.ours}\n{cell.theirs}" if name in printed else cell.ours
+            for name, cell in cells.items()
+        ]
 
     def remarks(self) -> list[str]:
         """Return the notes of rows, numbered as in the table, and then the table's own."""
@@ -172,10 +177,6 @@ class Page:
 def masked(options: Mapping[str, object]) -> bool:
     """Return whether a run with these options sends sums under masks."""
     return bool(options.get("secure", True)) and bool(options.get("collaboration", True))
-
-
-def _both(cell: Cell) -> str:
-    return f"{cell.ours}\n{cell.theirs}"
 
 
 # Terminal ----------------------------------------------------------------------------------------

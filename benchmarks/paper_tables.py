@@ -41,8 +41,11 @@ GENERAL_NOTES = (
     ),
     (
         "Our round is chosen by the clients' validation accuracy; the paper takes the best test "
-        "accuracy of all rounds."
+        "accuracy of all rounds. Co-Dream is the mean over clients; Independent takes as many "
+        "local steps and is read after the same round, and the server's student saw nothing but "
+        "dreams."
     ),
+    "Sums are masked (semi-honest, threshold floor(2n/3) + 1) unless a row says otherwise.",
 )
 
 

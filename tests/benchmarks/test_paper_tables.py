@@ -329,6 +329,7 @@ def test_several_seeds_give_mean_and_spread():
     assert texts["Co-Dream"] == "60.0 ± 10.0\npaper 69.6 ± 1.0"
     assert texts["Centralized"] == f"{NOT_YET}\npaper 68.8"
     assert texts["WRN-40-1"].endswith("paper 43.5")
+    assert texts["server student"] == "30.0 ± 0.0"
 
 
 def test_a_mean_over_fewer_seeds_is_none():
