@@ -11,6 +11,7 @@ from _paper_runs import Run, command
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -205,7 +206,7 @@ def show(console: Console, page: Page, label: str) -> None:
 def markdown(
     pages: Sequence[Page],
     *,
-    title: str,
+    label: str,
     notes: Sequence[str],
     facts: Mapping[str, str],
     pictures: Mapping[str, str],
@@ -214,15 +215,15 @@ def markdown(
 
     Args:
         pages: in order.
-        title: heading.
+        label: the scale in words, beside every title.
         notes: what holds of everything.
         facts: command, date, machine, versions.
         pictures: file name by artefact.
     """
-    parts = [f"# {title}", *notes]
+    parts = [f"# The CoDream paper's tables and figures: {label}", *notes]
     parts.append("\n".join(f"- {name}: {text}" for name, text in facts.items()))
     for page in pages:
-        parts += [f"## {page.artefact.title}", _markdown_table(page)]
+        parts += [f"## {page.artefact.title} ({label})", _markdown_table(page)]
         if page.artefact.name in pictures:
             parts.append(f"![{page.artefact.title}]({pictures[page.artefact.name]})")
         parts.append("\n".join(f"- {text}" for text in page.remarks()))
@@ -246,8 +247,8 @@ def _escaped(text: str) -> str:
 # Pictures ----------------------------------------------------------------------------------------
 
 
-def draw(page: Page, path: Path) -> bool:
-    """Draw a figure as a PNG file; False where the artefact is a table."""
+def draw(page: Page, path: Path, label: str) -> bool:
+    """Draw a figure as a PNG file, ``label`` in its title; False where the artefact is a table."""
     painter = _PAINTERS.get(page.artefact.name)
     if painter is None:
         return False
@@ -255,7 +256,7 @@ def draw(page: Page, path: Path) -> bool:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     painter(axis, page)
-    axis.set_title(page.artefact.title, fontsize=9)
+    axis.set_title(f"{page.artefact.title} ({label})", fontsize=9)
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8)
@@ -263,32 +264,43 @@ def draw(page: Page, path: Path) -> bool:
     return True
 
 
-def _plot_columns(axis: Axes, page: Page, places: Sequence[float], names: Sequence[str]) -> None:
-    """Draw one curve a column, with the spread over seeds."""
+def _plot_columns(
+    axis: Axes,
+    page: Page,
+    points: Mapping[float, Line],
+    styles: Mapping[str, str],
+    suffix: str = "",
+) -> None:
+    """Draw one curve a column, with the spread over seeds.
+
+    Args:
+        axis: to draw on.
+        page: whose columns.
+        points: rows by their place on the axis.
+        styles: matplotlib's format by column.
+        suffix: of the curves' names.
+    """
     for column in page.artefact.columns:
-        if column.name not in names:
+        if column.name not in styles:
             continue
-        cells = [line.cell(column) for line in page.lines]
-        found = [
-            (place, cell)
-            for place, cell in zip(places, cells, strict=True)
-            if cell.status == MEASURED and cell.values
-        ]
+        cells = [(place, line.cell(column)) for place, line in points.items()]
+        found = [(place, c) for place, c in cells if c.status == MEASURED and c.values]
         axis.errorbar(
             [place for place, _ in found],
             [100 * statistics.mean(cell.values) for _, cell in found],
             [100 * statistics.stdev(c.values) if len(c.values) > 1 else 0 for _, c in found],
-            marker="o",
+            fmt=styles[column.name],
             capsize=3,
-            label=column.name,
+            label=column.name + suffix,
         )
     axis.set_ylabel("test accuracy, %")
 
 
 def _draw_clients(axis: Axes, page: Page) -> None:
-    clients = [int(str(line.row.labels["K"])) for line in page.lines]
-    _plot_columns(axis, page, clients, ("Co-Dream", "Independent", "server student"))
-    axis.set_xticks(clients)
+    points: dict[float, Line] = {int(line.row.labels["K"]): line for line in page.lines}
+    styles = {"Co-Dream": "o-", "Independent": "x-", "server student": "s-"}
+    _plot_columns(axis, page, points, styles)
+    axis.set_xticks(list(points))
     axis.set_xlabel("clients (K = 2 without secure aggregation)")
 
 
@@ -300,16 +312,22 @@ def _draw_batches(axis: Axes, page: Page) -> None:
             for values in zip(*histories, strict=True)
         ]
         rounds = range(1, len(means) + 1)
-        axis.plot(rounds, means, marker="o", label=f"{line.row.labels['batches']} a round")
+        axis.plot(rounds, means, label=f"{line.row.labels['batches']} a round")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("round")
     axis.set_ylabel("server student's test accuracy, %")
 
 
 def _draw_teachers(axis: Axes, page: Page) -> None:
-    places = range(len(page.lines))
-    _plot_columns(axis, page, places, ("teachers", "server student"))
+    places = dict(enumerate(page.lines))
+    for varied, line_style in (("examples", "-"), ("model", "--")):
+        points: dict[float, Line] = {
+            place: line for place, line in places.items() if line.row.labels["varied"] == varied
+        }
+        styles = {"teachers": f"C0o{line_style}", "server student": f"C1s{line_style}"}
+        _plot_columns(axis, page, points, styles, f", {varied} varied")
     names = [f"{line.row.labels['varied']}\n{line.row.labels['teacher']}" for line in page.lines]
-    axis.set_xticks(places, names, fontsize=8)
+    axis.set_xticks(list(places), names, fontsize=8)
 
 
 _PAINTERS = {"figure3": _draw_clients, "figure4": _draw_batches, "figure5": _draw_teachers}

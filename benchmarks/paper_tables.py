@@ -67,7 +67,8 @@ def main() -> None:
     chosen = [artefact(name, scale, data=options.data, quick=options.quick) for name in names]
     runner, console, pages = Runner(options.out), Console(width=190), []
     notes = [SCALE_NOTES[scale], *GENERAL_NOTES]
-    facts = {"command": _command(options), **environment("torch")}
+    data = {str(row.options["dataset"]) for one in chosen for row in one.rows}
+    facts = {"command": _command(options), "data": ", ".join(sorted(data)), **environment("torch")}
     if not options.json:
         console.print("\n".join(notes), highlight=False)
     for one in chosen:
@@ -146,10 +147,9 @@ def _record(pages: list[Page], scale: Scale, facts: dict[str, str], notes: list[
     pictures = {}
     for page in pages:
         name = f"{stem}_{page.artefact.name}.png"
-        if draw(page, RESULTS / name):
+        if draw(page, RESULTS / name, LABELS[scale]):
             pictures[page.artefact.name] = name
-    title = f"The CoDream paper's tables and figures: {LABELS[scale]}"
-    text = markdown(pages, title=title, notes=notes, facts=facts, pictures=pictures)
+    text = markdown(pages, label=LABELS[scale], notes=notes, facts=facts, pictures=pictures)
     (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
     data = json.dumps(report(pages, scale, facts, notes), indent=1)
     (RESULTS / f"{stem}.json").write_text(data + "\n", encoding="utf-8")

@@ -346,15 +346,13 @@ def test_the_page_has_every_command_figure_and_picture(scale, tmp_path):
     pictures = {
         page.artefact.name: f"{page.artefact.name}.png"
         for page in pages
-        if draw(page, tmp_path / f"{page.artefact.name}.png")
+        if draw(page, tmp_path / f"{page.artefact.name}.png", "here")
     }
     assert pictures.keys() == {"figure3", "figure4", "figure5"}
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in pictures.values())
-    text = markdown(
-        pages, title="Pages", notes=["note"], facts={"date": "today"}, pictures=pictures
-    )
+    text = markdown(pages, label="here", notes=["note"], facts={"date": "today"}, pictures=pictures)
     for page in pages:
-        assert f"## {page.artefact.title}" in text
+        assert f"## {page.artefact.title} (here)" in text
         for line in page.lines:
             assert all(command in text for command in line.commands)
     for name in pictures.values():
@@ -363,7 +361,7 @@ def test_the_page_has_every_command_figure_and_picture(scale, tmp_path):
 
 def test_a_figure_whose_runs_all_failed_is_drawn_empty(tmp_path):
     for name in ("figure3", "figure4", "figure5"):
-        assert draw(page_of(name, error="broken"), tmp_path / f"{name}.png")
+        assert draw(page_of(name, error="broken"), tmp_path / f"{name}.png", "here")
 
 
 def test_the_recorded_page_is_of_these_rows():
