@@ -49,10 +49,10 @@ def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("  server student", _percent(accuracy["server"])),
         (
-            "  personalised: on a client's own mix of classes",
+            "  on their own mix of classes",
             (
-                f"{_percent(accuracy['personal_mean'])}, "
-                f"independent {_percent(accuracy['independent_personal_mean'])}"
+                f"{_percent(accuracy['personal_mean'])} "
+                f"(independent {_percent(accuracy['independent_personal_mean'])})"
             ),
         ),
     ]
