@@ -23,10 +23,29 @@ def test_the_readme_shows_several_commands():
 
 
 def test_links_in_the_documents_lead_somewhere():
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")):
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert "://" in target or (ROOT / target).exists(), f"{document.name}: {target}"
+            there = "://" in target or (document.parent / target).exists()
+            assert there, f"{document.name}: {target}"
+
+
+def test_every_claim_of_codream_names_code_and_a_test_that_are_there():
+    text = (ROOT / "docs" / "codream.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:4] for line in text.splitlines() if line.startswith("| ")]
+    claims = [row for row in rows[1:] if "not yet" not in row[1]]
+    assert len(claims) > 20
+    for claim, code, test in claims:
+        names = re.findall(r"`([\w/.]+)`", code)
+        folder = ROOT / "codream_secure"
+        for name in names:
+            # A bare name lies in the folder of the name before it, or at the top.
+            found = [p for p in (ROOT / "codream_secure" / name, folder / name) if p.exists()]
+            assert found, f"{claim}: {name}"
+            folder = found[0].parent
+        (named,) = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", test)
+        source = (ROOT / "tests" / "codream_secure" / named[0]).read_text(encoding="utf-8")
+        assert not named[1] or f"def {named[1]}(" in source, f"{claim}: {named}"
 
 
 def test_the_readme_lists_every_dataset_and_architecture():
