@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from codream_secure.config import Config, load_toml
 from codream_secure.data import DATASET_NAMES, InputSpec
 from codream_secure.models import MODEL_NAMES, build_model
+from codream_secure.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,6 +22,13 @@ COMMANDS = re.findall(r"^codream-secure (simulate\b[^#\n]*)", README, flags=re.M
 
 def test_the_readme_shows_several_commands():
     assert len(COMMANDS) >= 4
+
+
+def test_every_example_is_a_run_that_can_be_started():
+    examples = list(ROOT.glob("examples/*.toml"))
+    assert examples
+    for example in examples:
+        resolve(Config.from_options(load_toml(example)))
 
 
 def test_links_in_the_documents_lead_somewhere():
@@ -74,6 +83,10 @@ def test_every_command_of_the_readme_runs(command, tmp_path):
         x_test=images[1400:],
         y_test=labels[1400:],
     )
+    (tmp_path / "examples").mkdir()
+    for example in ROOT.glob("examples/*.toml"):
+        text = example.read_text(encoding="utf-8").replace('"fashion-mnist"', '"my-images.npz"')
+        (tmp_path / "examples" / example.name).write_text(text)
     arguments = [sys.executable, "-m", "codream_secure", *command.split()]
     subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, timeout=600)
 
