@@ -2,9 +2,9 @@
 
     python benchmarks/paper_tables.py                      --scale tiny: structure only, minutes
     python benchmarks/paper_tables.py --quick              under 2 minutes; figures mean nothing
-    python benchmarks/paper_tables.py --scale small        three seeds, hours on a CPU
+    python benchmarks/paper_tables.py --scale small        three seeds, hours on a CPU; not run yet
     python benchmarks/paper_tables.py --scale small --data my.npz --out kept --only table5
-    python benchmarks/paper_tables.py --scale full         the paper's setting, for a GPU
+    python benchmarks/paper_tables.py --scale full         its own setting, for a GPU; not run yet
     python benchmarks/paper_tables.py --record --out kept  also rewrites the recorded page
 
 Table 1 (four architectures), 2 (methods), 5 (ablation); Figures 3 (number of clients), 4 (dreams
