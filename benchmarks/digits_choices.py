@@ -74,6 +74,26 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "0.02, fomaml": {**FAST, "generator_lr": 0.02, "meta": "fomaml"},
         "0.02, 4 batches of 2 steps": {**FAST, "generator_lr": 0.02, "dream_steps": 2},
         "0.02, 2 batches of 5 steps": {**FAST, "generator_lr": 0.02, "dream_batches": 2},
+        "no running statistics": {**FAST, "statistics_momentum": 0.0},
+        "no running statistics, 4 batches of 3 steps": {
+            **FAST,
+            "statistics_momentum": 0.0,
+            "dream_steps": 3,
+        },
+        "no running statistics, 2 batches of 5 steps, 6 rounds": {
+            **FAST,
+            "statistics_momentum": 0.0,
+            "dream_batches": 2,
+            "rounds": 6,
+        },
+        "no running statistics, 5 batches of 2 steps, 6 rounds": {
+            **FAST,
+            "statistics_momentum": 0.0,
+            "dream_batches": 5,
+            "dream_steps": 2,
+            "buffer": 8,
+            "rounds": 6,
+        },
         "0.02, 8 batches of 2 steps": {
             **FAST,
             "generator_lr": 0.02,

@@ -404,4 +404,8 @@ class Simulation:
 
 
 def _state(model: nn.Module) -> Weights:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    # Stored in the usual layout, whatever that of convolutions while they are trained.
+    return {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.state_dict().items()
+    }
