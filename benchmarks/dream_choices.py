@@ -41,7 +41,7 @@ COMMON = {
     "buffer": 4,
     "seed": 0,
 }
-FAST = {"method": "codream-fast", "statistics_momentum": 0.0, "dream_steps": 5}
+FAST = {"method": "codream-fast", "dreams": 128}
 ROWS: dict[str, dict[str, Any]] = {
     "real images": {},
     "real images, no prior correction": {"prior_correction": 0.0},

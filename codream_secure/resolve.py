@@ -22,7 +22,7 @@ _PLAIN = {
     "statistics_momentum": 0.0,
     "prior_correction": 0.5,
 }
-_FAST = _PLAIN | {"dream_batches": 4, "dream_steps": 5, "statistics_momentum": 0.9}
+_FAST = _PLAIN | {"dreams": 64, "dream_batches": 4, "dream_steps": 5}
 _PRIVATE = _PLAIN | {
     "rounds": 3,
     "dreams": 256,
