@@ -70,6 +70,8 @@ def refusal(what: str, file: str, condition: str, where: tuple[str, ...]) -> Mut
     return Mutation(what, file, f"if {condition}:", "if False:", where)
 
 
+TOO_LONG = 600  # seconds that the tests of one mutant may take
+
 MUTATIONS = [
     # Unmasking
     refusal("U3 within the active set", CLIENT,
@@ -419,7 +421,7 @@ def judged(code: int, output: str) -> tuple[str, bool]:
     failed = re.findall(r"^FAILED \S+::(.+)$", output, flags=re.MULTILINE)
     if code == 1 and failed:
         return failed[0][:100], True
-    return ("SURVIVED" if code == 0 else f"pytest ended with {code}"), False
+    return ("SURVIVED" if code == 0 else f"pytest ended with {code}: {output[-60:]}"), False
 
 
 def run_tests(room: Path, selection: tuple[str, ...]) -> tuple[int, str]:
@@ -431,15 +433,19 @@ def run_tests(room: Path, selection: tuple[str, ...]) -> tuple[int, str]:
         "HYPOTHESIS_PROFILE": "quick",
         "COLUMNS": "200",
     }
-    done = subprocess.run(
-        command,
-        cwd=room,
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=room,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TOO_LONG,
+        )
+    except subprocess.TimeoutExpired:
+        # No verdict: the machine may be busy, or the mutant may wait for ever.
+        return -1, f"no end within {TOO_LONG} seconds"
     return done.returncode, done.stdout + done.stderr
 
 
