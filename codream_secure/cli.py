@@ -177,9 +177,11 @@ def _simulate(
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
+    from codream_secure.report.summary import progress_of  # noqa: PLC0415
+
     try:
         for measurement in simulation.rounds():
-            folder.append(measurement, {"aborted_steps": simulation.aggregator.aborted_steps})
+            folder.append(measurement, progress_of(simulation))
             folder.checkpoint(simulation)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -51,6 +51,17 @@ class Student(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     clip: float
 
 
+class Labels(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is asked of labels that travel with a gradient; as in `LabelRequest`."""
+
+    bits: int
+    clip: float
+    kind: LabelKind
+    temperature: float
+    classes: int
+    weighting: LabelWeighting = "equal"
+
+
 class DreamRequest(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="dreams"
 ):
@@ -61,7 +72,7 @@ class DreamRequest(
     the answer is the pseudo-gradient: how far the copy moved, in the same units.
     ``statistics_momentum`` is the share of earlier dreams in R_bn's statistics.
     ``weight_cap`` W: a client with w examples multiplies what it sends by min(w, W) / W; 0: clients
-    count alike.
+    count alike. ``labels``: asks for soft labels of these dreams in the same answer.
     """
 
     version: int
@@ -79,6 +90,7 @@ class DreamRequest(
     local: LocalSteps = LocalSteps()
     student: Student | None = None
     weight_cap: int = 0
+    labels: Labels | None = None
 
 
 class LabelRequest(
@@ -154,6 +166,28 @@ def decode_request(data: bytes) -> Request:
     return request
 
 
+def asked_labels(request: Request) -> LabelRequest | None:
+    """Return the label request that a request is, or that travels in it; None if it has none."""
+    if isinstance(request, LabelRequest) or request.labels is None:
+        return request if isinstance(request, LabelRequest) else None
+    asked = request.labels
+    return LabelRequest(
+        version=request.version,
+        round=request.round,
+        batch=request.batch,
+        shape=request.shape,
+        dreams=request.dreams,
+        bits=asked.bits,
+        clip=asked.clip,
+        kind=asked.kind,
+        temperature=asked.temperature,
+        classes=asked.classes,
+        weighting=asked.weighting,
+        statistics_momentum=request.statistics_momentum,
+        weight_cap=request.weight_cap,
+    )
+
+
 def digest(data: bytes) -> bytes:
     """Return the 32-byte digest of a broadcast that masks are bound to (D4)."""
     return hashlib.sha256(b"codream-secure broadcast\x00" + data).digest()
@@ -162,6 +196,12 @@ def digest(data: bytes) -> bytes:
 def pixels(request: Request) -> NDArray[np.uint8]:
     """Return the request's dreams, uint8, shape (B, C, H, W)."""
     return np.frombuffer(request.dreams, dtype=np.uint8).reshape(request.shape)
+
+
+def payload(request: Request) -> int:
+    """Return the bytes of a request that are dreams, or the student's logits at them."""
+    student = request.student if isinstance(request, DreamRequest) else None
+    return len(request.dreams) + (len(student.logits) if student else 0)
 
 
 def student_logits(student: Student) -> NDArray[np.float32]:
@@ -178,19 +218,24 @@ def sections(request: Request) -> tuple[Section, ...]:
     - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream;
       else weighted by examples ``weight``, one exact integer. Gradient steps have none: a weight
       released at every step is known from the first dropout on (D2).
+    - dreams with labels: those of dreams, then those of labels.
     """
+    asked = asked_labels(request)
+    of_labels = _label_sections(asked) if asked else ()
+    return _dream_sections(request) + of_labels if isinstance(request, DreamRequest) else of_labels
+
+
+def _dream_sections(request: DreamRequest) -> tuple[Section, ...]:
+    maximum, length = _maximum(request.bits), len(request.dreams)
+    gradient = Section(name="gradient", length=length, maximum=maximum, clip=request.clip)
+    if (student := request.student) is None:
+        return (gradient,)
+    length, maximum = request.shape[0] * student.classes, _maximum(student.bits)
+    return gradient, Section(name="student", length=length, maximum=maximum, clip=student.clip)
+
+
+def _label_sections(request: LabelRequest) -> tuple[Section, ...]:
     size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
-    if isinstance(request, DreamRequest):
-        gradient = Section(name="gradient", length=len(request.dreams), maximum=maximum, clip=clip)
-        if (student := request.student) is None:
-            return (gradient,)
-        length = size * student.classes
-        return (
-            gradient,
-            Section(
-                name="student", length=length, maximum=_maximum(student.bits), clip=student.clip
-            ),
-        )
     labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
     if request.weighting == "equal":
         cap = request.weight_cap

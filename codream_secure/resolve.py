@@ -51,6 +51,7 @@ _RULES = (
     Rule(tuple(f.name for f in fields(PrivacyConfig)), lambda c: c.private, "needs --dp-eps"),
     Rule(
         (
+            "label_last_step",
             "latent",
             "generator_width",
             "generator_lr",
@@ -64,6 +65,11 @@ _RULES = (
         ),
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
+    ),
+    Rule(
+        ("label_last_step",),
+        lambda c: c.dream.dream_steps != 0,
+        "cannot be used with --dream-steps 0: there is no last step",
     ),
     Rule(
         ("dream_optimizer", "dream_lr"),

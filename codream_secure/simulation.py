@@ -167,9 +167,10 @@ class Simulation:
     def _dream(self, number: int) -> None:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
         batches = set_(self.config.dream.dream_batches)
-        total = len(self.groups) * batches * (self._dream_steps + 1)
+        total = len(self.groups) * batches * self._sums_per_batch
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
         student, found = self._adversary(number), len(self.dreams)
+        self.ledger.begin_round(number)
         for group in self.groups:
             group.begin_round(number)
             for batch in range(batches):
@@ -299,6 +300,16 @@ class Simulation:
         return plan.guarantee() if plan else None
 
     @property
+    def iterations(self) -> float:
+        """What a client has computed, mean: forward and backward passes over a local batch.
+
+        Local training, dreaming and distillation count; independent training, which only serves
+        to compare, does not.
+        """
+        work = [m.client.learner.work for m in self.federation.members.values()]
+        return sum(w.iterations(self.config.learning.batch) for w in work) / len(work)
+
+    @property
     def rolled_back(self) -> int:
         """Dream or generator steps whose result was not finite and was taken back."""
         return sum(group.rolled_back for group in self.groups)
@@ -308,8 +319,10 @@ class Simulation:
         return set_(self.config.dream.rounds)
 
     @property
-    def _dream_steps(self) -> int:
-        return set_(self.config.dream.dream_steps)
+    def _sums_per_batch(self) -> int:
+        """Aggregations that a batch of dreams takes: its steps, and one for labels."""
+        dream = self.config.dream
+        return set_(dream.dream_steps) + (not dream.label_last_step)
 
     @property
     def _collaborates(self) -> bool:
@@ -368,8 +381,8 @@ class Simulation:
             threshold=secure.threshold,
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
-            key_steps=secure.key_steps or self._dream_steps + 1,
-            expected_steps=self._rounds * batches * (self._dream_steps + 1),
+            key_steps=secure.key_steps or self._sums_per_batch,
+            expected_steps=self._rounds * batches * self._sums_per_batch,
             dropout=secure.dropout,
             seed=self._seed,
         )

@@ -65,7 +65,21 @@ def summarise(simulation: Simulation) -> dict[str, Any]:
         "accuracy": _accuracy(reported),
         "privacy": _privacy(simulation),
         "bytes": _bytes(simulation),
+        "iterations": round(simulation.iterations, 1),
         "seconds": _seconds(simulation),
+    }
+
+
+def progress_of(simulation: Simulation) -> dict[str, Any]:
+    """Return what a run has cost so far: a row of metrics.jsonl beside the accuracies."""
+    guarantee = simulation.guarantee()
+    return {
+        "aborted_steps": simulation.aggregator.aborted_steps,
+        "bytes_up": simulation.ledger.per_client("up"),
+        "bytes_down": simulation.ledger.per_client("down"),
+        "iterations": round(simulation.iterations, 1),
+        "seconds": round(simulation.stopwatch.total, 3),
+        "epsilon": None if guarantee is None else guarantee.epsilon,
     }
 
 
@@ -98,6 +112,8 @@ def _bytes(simulation: Simulation) -> dict[str, Any]:
         "per_client_up": up,
         "per_client_down": down,
         "by_phase": ledger.by_phase(),
+        "overhead": ledger.overhead(),
+        "could_save": ledger.savings(),
         "fedavg_per_client_up": fedavg,
         "fedavg_per_client_down": fedavg,
         # FedAvg moves 2 x rounds x 4 bytes a parameter.
