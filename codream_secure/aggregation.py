@@ -20,9 +20,10 @@ from codream_secure.communication import ByteLedger, Direction
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import (
     VERSION,
+    Asked,
     DreamRequest,
     LabelRequest,
-    Request,
+    ModelRequest,
     SoftLabels,
     asked_labels,
     digest,
@@ -80,7 +81,7 @@ class Call:
     """One aggregation: its protocol step, what is asked, and the bytes that say so."""
 
     step: int
-    request: Request
+    request: Asked
     broadcast: bytes
 
 
@@ -149,7 +150,7 @@ class Aggregator(ABC):
         """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
         return colluders(self._settings)
 
-    def sum(self, request: Request) -> FieldSum:
+    def sum(self, request: Asked) -> FieldSum:
         """Run one aggregation.
 
         Raises:
@@ -264,7 +265,7 @@ class Aggregator(ABC):
             self._meters.ledger.record("labels", "down", size, client=client, payload=content)
 
     def _count(
-        self, phase: Phase, direction: Direction, client: int, size: int, request: Request | None
+        self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
     ) -> None:
         """Count a message; inputs that are labels alone have a line of their own."""
         ledger = self._meters.ledger
@@ -310,7 +311,7 @@ class SecureAggregator(Aggregator):
                 "with two, each learns the other's input; add clients or pass --no-secure"
             )
         self._tap = tap
-        self._request: Request | None = None
+        self._request: Asked | None = None
         self._advertised: dict[int, int] = {}
         self._session = BatchSession(
             session, settings.roster, settings.needed, tap=self._carried, trust=_trust(settings)
@@ -382,7 +383,7 @@ def _trust(settings: AggregationSettings) -> Trust | None:
         min_clients=settings.needed,
         colluders=colluders(settings),
         max_steps=settings.key_steps,
-        kinds=frozenset({DreamRequest.__name__, LabelRequest.__name__}),
+        kinds=frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, ModelRequest)),
         rejoin=settings.rejoin,
     )
     return Trust(keys, policy)

@@ -50,11 +50,15 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 
 class BatchStream:
-    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation."""
+    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation.
+
+    Attributes:
+        size: examples in a batch.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, batch: int, shuffle: torch.Generator) -> None:
         self._x, self._y = x, y
-        self._batch = min(batch, len(x))
+        self.size = min(batch, len(x))
         self._shuffle = shuffle
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
@@ -62,12 +66,12 @@ class BatchStream:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next batch."""
         # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
-        if self._position + self._batch > len(self._order):
+        if self._position + self.size > len(self._order):
             order = torch.randperm(len(self._x), generator=self._shuffle)
             self._order = order.to(self._x.device)
             self._position = 0
-        rows = self._order[self._position : self._position + self._batch]
-        self._position += self._batch
+        rows = self._order[self._position : self._position + self.size]
+        self._position += self.size
         return self._x[rows], self._y[rows]
 
     def state(self) -> StreamState:

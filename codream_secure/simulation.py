@@ -81,6 +81,7 @@ class Simulation:
         dataset: in place of the one that the settings name.
         progress: told what is going on.
         tap: sees every protocol message (see `SecureAggregator`).
+        compare_independent: whether to train twins without dreams beside the clients.
 
     Raises:
         UserError: the settings cannot be run.
@@ -103,6 +104,7 @@ class Simulation:
         dataset: Dataset | None = None,
         progress: Progress | None = None,
         tap: Tap | None = None,
+        compare_independent: bool = True,
     ) -> None:
         self.config = resolve(config)
         self.stopwatch = Stopwatch()
@@ -110,6 +112,7 @@ class Simulation:
         self.unlabelled_rounds = 0
         self.resumed = 0
         self._progress = progress or NoProgress()
+        self._has_twins = compare_independent
         self._seed = self.config.run.seed or 0
         self._device = choose_device(self.config.run.device)
         chosen = self.config.data
@@ -159,6 +162,8 @@ class Simulation:
         self._progress.start(activity, len(members))
         for _ in in_parallel(work, members):
             self._progress.advance()
+        if not self._has_twins:
+            return
         with self.stopwatch.measure("independent"):
             self._progress.start("independent training, to compare", len(members))
             for _ in in_parallel(Member.train_twin, members):
@@ -206,7 +211,7 @@ class Simulation:
         measurement = self.observer.measure(
             number,
             everybody.client_models(),
-            everybody.twin_models(),
+            everybody.twin_models() if self._has_twins else {},
             everybody.student.model if self._collaborates else None,
         )
         if self.observer.reported() is measurement:
