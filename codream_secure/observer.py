@@ -4,6 +4,7 @@ Per-client accuracies are facts about the simulation, not something the protocol
 here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -114,6 +115,9 @@ class Observer:
         validation: by client id; empty under DP.
         label_counts: examples of every class that every client has, int64, shape (clients,
             classes). The simulation dealt them, so it knows; nobody else may.
+
+    Attributes:
+        test_digest: SHA-256 of the test part, in hex: runs that differ in it cannot be compared.
     """
 
     def __init__(
@@ -123,6 +127,9 @@ class Observer:
         label_counts: NDArray[np.int64],
     ) -> None:
         self.label_counts = label_counts
+        self.test_digest = hashlib.sha256(
+            test.x.cpu().numpy().tobytes() + test.y.cpu().numpy().tobytes()
+        ).hexdigest()
         self._test = test
         self._validation = validation
         self.history: list[Measurement] = []

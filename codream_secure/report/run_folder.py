@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from safetensors.torch import save_file
 
+from codream_secure.baselines.run import BaselineRun
 from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
@@ -83,14 +84,14 @@ class RunFolder:
     def _metrics(self) -> Path:
         return self.path / _METRICS
 
-    def start(self, simulation: Simulation) -> None:
+    def start(self, run: Simulation | BaselineRun) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
         with (self.path / _CONFIG).open("w", encoding="utf-8") as file:
-            file.write(to_toml(simulation.config))
+            file.write(to_toml(run.config))
             file.flush()
             os.fsync(file.fileno())
-        if self._checkpoints:
-            self._checkpoints.attach(simulation)
+        if self._checkpoints and isinstance(run, Simulation):
+            self._checkpoints.attach(run)
 
     def configuration(self, given: Mapping[str, object]) -> Config:
         """Return the settings of the interrupted run.
@@ -154,17 +155,20 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.save(simulation)
 
-    def finish(self, simulation: Simulation, summary: Mapping[str, Any]) -> None:
-        """Write the summary, then pictures and models of whatever was reached."""
+    def finish(
+        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, models: bool = True
+    ) -> None:
+        """Write the summary, then pictures and, if asked, models of whatever was reached."""
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
-        draw_labels(simulation.observer.label_counts, self.path / "labels.png")
-        if simulation.dreams:
-            temperature = simulation.config.learning.kd_temperature
-            draw_dreams(simulation.dreams[-1], temperature, self.path / "dreams.png")
-        if simulation.observer.history:
-            draw_accuracy(simulation.observer.history, self.path / "accuracy.png")
-        self._save_models(simulation)
+        draw_labels(run.observer.label_counts, self.path / "labels.png")
+        if isinstance(run, Simulation) and run.dreams:
+            temperature = run.config.learning.kd_temperature
+            draw_dreams(run.dreams[-1], temperature, self.path / "dreams.png")
+        if run.observer.history:
+            draw_accuracy(run.observer.history, self.path / "accuracy.png")
+        if models and isinstance(run, Simulation):
+            self._save_models(run)
 
     def close(self) -> None:
         """Let another process go on with the run."""
