@@ -3,12 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from codream_secure.cli_options import run_options
-from codream_secure.config import load_toml
+from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 
 EXIT_FAILED_CELL = 3
@@ -66,6 +68,14 @@ Examples:
 )
 @click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
 @click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
+@click.option(
+    "--sizes",
+    "only_sizes",
+    is_flag=True,
+    help="train nothing: bytes of a round at the paper's shapes, and from which model size on "
+    "dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change them with "
+    "--clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
+)
 @run_options(without=("method", "seed", "label_last_step"))
 @click.option("--config", "config_file", type=Path, help="TOML file with settings of runs")
 @click.option(
@@ -89,6 +99,7 @@ def compare(
     moon_weight: float,
     config_file: Path | None,
     out: Path | None,
+    only_sizes: bool,
     as_json: bool,
     quiet: bool,
     **options: object,
@@ -104,6 +115,9 @@ def compare(
 
     given = load_toml(config_file) if config_file else {}
     given |= {name: value for name, value in options.items() if value is not None}
+    if only_sizes:
+        _sizes(given, out, as_json=as_json, quiet=quiet)
+        return
     plan = Plan(
         methods=tuple(name.strip() for name in methods.split(",")),
         seeds=_numbers(seeds),
@@ -126,6 +140,42 @@ def compare(
         console.print(f"written to {folder}; the same command with --out {folder} goes on")
     failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
     sys.exit(EXIT_FAILED_CELL if failed else 0)
+
+
+_SHAPE = {
+    "clients": "clients",
+    "dreams": "dreams",
+    "dream_batches": "batches",
+    "bits": "bits",
+    "label_bits": "label_bits",
+    "dream_steps": "dream_steps",
+}
+
+
+def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Print bytes of a round, and write them and a picture if there is a folder."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from codream_secure.compare.sizes import Shape, draw_crossover, sizes  # noqa: PLC0415
+    from codream_secure.report.comparison_table import sizes_table  # noqa: PLC0415
+
+    Config.from_options(given)
+    if unused := set(given) - set(_SHAPE):
+        option = "--" + min(unused).replace("_", "-")
+        raise UserError(f"{option} cannot be used with --sizes: nothing is trained")
+    shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
+    found = sizes(shape)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "sizes.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            draw_crossover(shape, out / "crossover.png")
+        except OSError as error:
+            raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
+    if as_json:
+        click.echo(json.dumps(found))
+    elif not quiet:
+        Console().print(sizes_table(found))
 
 
 def _numbers(seeds: str) -> tuple[int, ...]:

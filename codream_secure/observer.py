@@ -140,19 +140,15 @@ class Observer:
         clients: Mapping[int, nn.Module],
         independent: Mapping[int, nn.Module],
         server: nn.Module | None,
-        *,
-        validate_server: bool = False,
     ) -> Measurement:
         """Measure everybody and remember the result in ``history``.
 
-        Models come in the order of ``label_counts``. Validated are the clients' models, or the
-        server's in their place where a method yields one model for all.
+        Models come in the order of ``label_counts``; one that several hold is measured once.
         """
-        on_own = [
-            accuracy(server if validate_server and server else clients[c], examples)
-            for c, examples in self._validation.items()
-        ]
-        found = [hits(model, self._test) for model in clients.values()]
+        on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
+        models = [*clients.values(), *([] if server is None else [server])]
+        by_model = {model: hits(model, self._test) for model in dict.fromkeys(models)}
+        found = [by_model[model] for model in clients.values()]
         alone = [hits(model, self._test) for model in independent.values()]
         measurement = Measurement(
             round=round_number,
@@ -160,7 +156,7 @@ class Observer:
             independent=tuple(float(f.mean()) for f in alone),
             personal=self._personal(found),
             independent_personal=self._personal(alone),
-            server=None if server is None else accuracy(server, self._test),
+            server=None if server is None else float(by_model[server].mean()),
             validation=float(np.mean(on_own)) if on_own else None,
         )
         self.history.append(measurement)

@@ -115,7 +115,13 @@ def _rounding_words(seed: bytes, step: int, section: str, length: int) -> NDArra
     return keystream(key, 4 * length).view("<u4")
 
 
-def next_clip(quantizer: Quantizer, mean: NDArray[np.float64], count: int) -> float:
+def next_clip(
+    quantizer: Quantizer,
+    mean: NDArray[np.float64],
+    count: int,
+    *,
+    deviations: float = CLIP_DEVIATIONS,
+) -> float:
     """Return the clip of the next step from the decoded mean of this one (SPEC 7.4).
 
     The spread of the mean, less the variance that rounding can have added, times sqrt(count)
@@ -127,12 +133,13 @@ def next_clip(quantizer: Quantizer, mean: NDArray[np.float64], count: int) -> fl
         quantizer: of the step that was decoded.
         mean: decoded sum divided by ``count``.
         count: number of summed clients.
+        deviations: of one client's input that the clip leaves room for.
 
     Returns:
         a clip in [CLIP_MIN, CLIP_MAX], within a factor of CLIP_MAX_RATIO of the last one.
     """
     rounding_variance = quantizer.resolution**2 / (4 * count)
     signal = math.sqrt(max(float(np.square(mean).mean()) - rounding_variance, 0.0))
-    wanted = CLIP_DEVIATIONS * math.sqrt(count) * signal
+    wanted = deviations * math.sqrt(count) * signal
     low, high = quantizer.clip / CLIP_MAX_RATIO, quantizer.clip * CLIP_MAX_RATIO
     return min(max(wanted, low, CLIP_MIN), high, CLIP_MAX)

@@ -115,7 +115,7 @@ class Baseline(ABC):
 
     @abstractmethod
     def client_models(self) -> dict[int, nn.Module]:
-        """Return what clients hold at the end of their local work, by id."""
+        """Return what clients hold at the end of a round, by id."""
 
     def server_model(self) -> nn.Module | None:
         """Return the one model for all, if there is one."""
@@ -131,8 +131,8 @@ class GlobalModel(Baseline):
         self.locals = {c: copy.deepcopy(self.model) for c in parties.clients}
 
     def client_models(self) -> dict[int, nn.Module]:
-        """Return the clients' models after local training, before they are averaged."""
-        return self.locals
+        """Return what every client holds after a round: the average."""
+        return dict.fromkeys(self.locals, self.model)
 
     def server_model(self) -> nn.Module:
         """Return the average."""

@@ -41,6 +41,8 @@ Tensors = dict[str, Tensor]
 Compute = Callable[[int], Tensors]
 
 _FULL = 32
+# Updates have longer tails than gradients of dreams, and usually more bits.
+_DEVIATIONS = 6.0
 _COUNTERS = "num_batches_tracked"
 
 
@@ -248,7 +250,9 @@ class ModelExchange:
             part = flat[begin : begin + value.numel()]
             begin += value.numel()
             quantizer = Quantizer((1 << request.bits) - 1, scale)
-            self._scales[name] = next_clip(quantizer, part * scale, answer.count)
+            self._scales[name] = next_clip(
+                quantizer, part * scale, answer.count, deviations=_DEVIATIONS
+            )
             decoded = torch.from_numpy((part * (scale * share)).astype(np.float32))
             mean[name] = decoded.reshape(value.shape).to(value.device)
         return mean
@@ -290,9 +294,9 @@ def _floats(value: Tensor) -> bytes:
 
 
 def _first_scale(value: Tensor) -> float:
-    """Return a public guess of how far a tensor moves: half of its root mean square, or 0.1."""
+    """Return a public guess of how far a tensor moves at most: its spread four times, or 1."""
     spread = float(value.square().mean().sqrt())
-    return max(0.5 * spread if spread else 0.1, CLIP_MIN)
+    return max(4 * spread if spread else 1.0, CLIP_MIN)
 
 
 def _to_codes(value: Tensor, key: bytes) -> tuple[NDArray[np.uint8], float, float]:

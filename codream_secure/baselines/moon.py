@@ -26,11 +26,13 @@ class Moon(FedAvg):
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
         self._previous: dict[int, nn.Module] = {}
-        self._global = self.model
+        self._global: dict[int, nn.Module] = {}
 
     def round(self, number: int) -> None:
         """Run a round of FedAvg and keep the clients' models for the next."""
-        self._global = frozen([self.model])[0]
+        # A copy for every client: they are asked side by side, and a hook catches what goes in.
+        copies = frozen([self.model] * len(self.locals))
+        self._global = dict(zip(self.locals, copies, strict=True))
         self._own = {c: Representation(model) for c, model in self.locals.items()}
         try:
             super().round(number)
@@ -47,12 +49,12 @@ class Moon(FedAvg):
         if party.identity not in self._previous:
             return None, None
         previous, settings = self._previous[party.identity], self.settings
-        own = self._own[party.identity]
+        own, everybody = self._own[party.identity], self._global[party.identity]
 
         def penalty(x: Tensor, y: Tensor) -> Tensor:
             party.work.inferred += 2 * len(x)
             with torch.no_grad():
-                towards, away = features(self._global, x), features(previous, x)
+                towards, away = features(everybody, x), features(previous, x)
             near = F.cosine_similarity(own.value, towards) / settings.moon_temperature
             far = F.cosine_similarity(own.value, away) / settings.moon_temperature
             return settings.moon_weight * -F.log_softmax(torch.stack([near, far]), dim=0)[0].mean()

@@ -110,7 +110,6 @@ class BaselineRun:
                     self.baseline.client_models(),
                     {},
                     self.baseline.server_model(),
-                    validate_server=self.method.one_model,
                 )
             self._progress.advance()
             yield measurement

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from codream_secure.report.table import percent, size
+from codream_secure.communication import megabytes
 
 Row = Mapping[str, Any]
 
@@ -13,16 +14,28 @@ Row = Mapping[str, Any]
 def comparison_table(result: Mapping[str, Any]) -> Table:
     """Return the table of what `compare.Comparison.run` found: a row a method."""
     plan = result["plan"]
-    table = Table(title=_title(result), title_justify="left", caption=_caption(plan))
+    table = Table(
+        title=_title(result),
+        title_justify="left",
+        caption=_caption(plan),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("method", no_wrap=True)
     for name in _COLUMNS:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("TARGET", f"{plan['target'] or ''}"), justify="right")
+    failures: list[str] = []
     for row in result["rows"]:
         if row["mean"] is None:
             reasons = {cell["failed"] for cell in row["cells"].values()}
-            table.add_row(row["method"], *["-"] * (len(_COLUMNS) - 1), "; ".join(sorted(reasons)))
+            failures.append(f"{row['method']}: {'; '.join(sorted(reasons))}")
+            table.add_row(row["method"], *["-"] * len(_COLUMNS))
         else:
             table.add_row(row["method"], *(show(row["mean"]) for show in _COLUMNS.values()))
+    if failures:
+        table.caption = "\n".join([*failures, str(table.caption)])
     return table
 
 
@@ -34,37 +47,81 @@ def _title(result: Mapping[str, Any]) -> str:
 
 def _caption(plan: Mapping[str, Any]) -> str:
     words = (
-        "Test accuracy (observer's) of the one model for all where there is one, else the mean "
-        "over clients; 'validated': of the round that validation chose. Bytes are a client's."
+        "test: last round, the one model for all where there is one, else the clients' mean; "
+        "std: over clients; val.: test accuracy of the round that validation chose. MB and "
+        "iterations are a client's."
     )
     if plan["trials"] > 1:
-        words += f" Step sizes: best of {plan['trials']} on validation, at equal trials."
+        words += f" Step sizes: the best of {plan['trials']} on validation."
     return words
 
 
+def _hundredths(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
 def _accuracy(mean: Row) -> str:
-    text = percent(mean["accuracy"])
-    return text if mean["seeds"] == 1 else f"{text} ± {percent(mean['accuracy_spread'])}"
+    text = _hundredths(mean["accuracy"])
+    return text if mean["seeds"] == 1 else f"{text}±{_hundredths(mean['accuracy_spread'])}"
 
 
 def _count(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _bytes(value: float | None) -> str:
-    return "-" if value is None else size(round(value))
+def _mega(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e6:.2f}"
 
 
 _COLUMNS: dict[str, Callable[[Row], str]] = {
-    "accuracy": _accuracy,
-    "validated": lambda mean: percent(mean["accuracy_validated"]),
-    "over clients": lambda mean: f"± {percent(mean['clients_std'])}",
-    "up": lambda mean: _bytes(mean["bytes_up"]),
-    "down": lambda mean: _bytes(mean["bytes_down"]),
-    "to target": lambda mean: _bytes(mean["bytes_to_target"]),
+    "test\n%": _accuracy,
+    "val.\n%": lambda mean: _hundredths(mean["accuracy_validated"]),
+    "std\n%": lambda mean: _hundredths(mean["clients_std"]),
+    "MB\nup": lambda mean: _mega(mean["bytes_up"]),
+    "MB\ndown": lambda mean: _mega(mean["bytes_down"]),
+    "MB to\nTARGET": lambda mean: _mega(mean["bytes_to_target"]),
     "rounds": lambda mean: _count(mean["rounds"]),
-    "round trips": lambda mean: _count(mean["round_trips"]),
-    "ε": lambda mean: "none" if mean["epsilon"] is None else f"{mean['epsilon']:.2f}",
-    "iterations": lambda mean: _count(mean["iterations"]),
-    "seconds": lambda mean: _count(mean["seconds"]),
+    "trips": lambda mean: _count(mean["round_trips"]),
+    "ε": lambda mean: "-" if mean["epsilon"] is None else f"{mean['epsilon']:.2f}",
+    "iter.": lambda mean: _count(mean["iterations"]),
+    "s": lambda mean: _count(mean["seconds"]),
 }
+
+
+def sizes_table(found: Mapping[str, Any]) -> Table:
+    """Return the table of `compare.sizes.sizes`: megabytes a round and client, both ways."""
+    shape = found["shape"]
+    table = Table(
+        title=(
+            f"MB a round and client, both ways: n = {shape['clients']} clients, "
+            f"{shape['batches']} batches of {shape['dreams']} dreams, q = {shape['bits']} bits a "
+            f"coordinate, R = {shape['dream_steps']} steps (fast {shape['fast_steps']}), M = 1"
+        ),
+        title_justify="left",
+        caption=_crossover(found),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    rows = found["rows"]
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_column(row["model"].replace(" ", "\n"), justify="right")
+    table.add_row("numbers, million", *(f"{row['numbers'] / 1e6:.2f}" for row in rows))
+    for name in list(rows[0])[2:]:
+        values = [row[name] for row in rows]
+        shown = [megabytes(v) if isinstance(v, dict) else v for v in values]
+        table.add_row(
+            name.removesuffix(" MB").replace(": codream-fast", ": fast"),
+            *("-" if v is None else f"{v:,.1f}" for v in shown),
+        )
+    return table
+
+
+def _crossover(found: Mapping[str, Any]) -> str:
+    lines = [
+        f"{name}: {at['codream'] / 1e6:,.1f} M (fast {at['codream-fast'] / 1e6:,.2f} M)"
+        for name, at in found["crossover"].items()
+    ]
+    return "dreams are smaller for models above, against " + "; ".join(lines)

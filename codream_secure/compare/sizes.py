@@ -1,0 +1,283 @@
+"""Bytes of a round at given shapes, without training: every message is really encoded.
+
+Models travel as `baselines.exchange` sends them, dreams as `simulation.Simulation` does. Only
+contents are zeros or those of an untrained model: sizes do not depend on them.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import torchvision
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from codream_secure.aggregation import ClearInput, Meters, SecureAggregator
+from codream_secure.attendance import AggregationSettings
+from codream_secure.baselines.exchange import ModelUpdate
+from codream_secure.baselines.methods import Method, parse_method
+from codream_secure.communication import ByteLedger
+from codream_secure.config import Config
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.messages import VERSION, ModelRequest, ModelState, encode, sections
+from codream_secure.models import build_model
+from codream_secure.simulation import Simulation
+from protocols.field import PrimeField
+from protocols.messages import MaskedInput
+from protocols.messages import encode as encode_message
+
+SPEC = InputSpec(3, 32, 32, 10)
+IMAGENET_VGG = "vgg11 (ImageNet)"
+MODELS = ("resnet34", "resnet18", "vgg11", IMAGENET_VGG, "wrn16-1", "wrn40-1")
+FEDAVG = ("fedavg", "fedavg-8bit", "fedavg-secure", "fedavg-secure-8bit")
+# MB a round and client, both ways, of the paper's Table 3 (AAAI-25).
+PAPER_FEDAVG = {
+    "resnet34": 166.6,
+    "resnet18": 89.5,
+    "vgg11": 1013.6,
+    "wrn16-1": 1.4,
+    "wrn40-1": 4.5,
+}
+PAPER_CODREAM, PAPER_FAST = 600.0, 23.5
+# What the official code sends in fast mode besides its server's model (256 dreams, 5 batches,
+# R = 1), counted from its messages: 127.4 MB of generators, latents, dreams and logits.
+_OFFICIAL_FAST = 127.4
+_FULL_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What is sent in a round.
+
+    Args:
+        clients: n; a sum's field, and so its bits, grow with it.
+        dreams, batches: B dreams in each of so many batches.
+        bits: q, of one gradient coordinate.
+        label_bits: of one label.
+        dream_steps: R, of plain CoDream.
+        fast_steps: R, of fast mode, whose last step also asks for labels.
+        image: of a dream.
+    """
+
+    clients: int = 4
+    dreams: int = 256
+    batches: int = 5
+    bits: int = 2
+    label_bits: int = 8
+    dream_steps: int = 200
+    fast_steps: int = 1
+    image: InputSpec = SPEC
+
+
+def tensor_sizes(model: str, spec: InputSpec) -> list[int]:
+    """Return how many numbers every tensor of a model has that FedAvg sends."""
+    if model == IMAGENET_VGG:
+        with torch.device("meta"):
+            made: torch.nn.Module = torchvision.models.vgg11()
+    else:
+        made = build_model(model, spec, seed=0)
+    state = made.state_dict().items()
+    return [value.numel() for name, value in state if not name.endswith("num_batches_tracked")]
+
+
+def fedavg_bytes(numbers: list[int], method: Method, clients: int) -> dict[str, int]:
+    """Return bytes of one client in one round of FedAvg: request, update, new model, keys."""
+    quantized = method.up != 8 * _FULL_BYTES
+    request = ModelRequest(
+        version=VERSION,
+        round=1,
+        model=bytes(32),
+        sizes=tuple(numbers) if quantized else (),
+        scales=(0.1,) * len(numbers) if quantized else (),
+        bits=method.up if quantized else 1,
+    )
+    width = method.down // 8
+    state = ModelState(
+        VERSION,
+        1,
+        method.down,
+        tuple(bytes(width * count) for count in numbers),
+        () if width == _FULL_BYTES else ((0.1, 0.1),) * len(numbers),
+    )
+    down, keys = len(encode(request)) + len(encode(state)), {"up": 0, "down": 0}
+    if not quantized:
+        packed = tuple(bytes(_FULL_BYTES * count) for count in numbers)
+        up = len(msgspec.msgpack.encode(ModelUpdate(VERSION, 1, packed, 1)))
+    elif method.secure:
+        (section,) = sections(request)
+        bits = PrimeField.for_sum(clients, section.maximum).bits
+        up = len(encode_message(MaskedInput(0, (bytes(-(-section.length * bits // 8)),))))
+        keys = key_bytes(clients)
+    else:
+        packed = (bytes(-(-sum(numbers) * method.up // 8)),)
+        up = len(msgspec.msgpack.encode(ClearInput(VERSION, 0, packed)))
+    return {"up": up + keys["up"], "down": down + keys["down"]}
+
+
+def key_bytes(clients: int) -> dict[str, int]:
+    """Return a client's bytes of one key exchange and one unmasking: all but the masked input."""
+    roster = tuple(range(clients))
+    request = ModelRequest(VERSION, 1, bytes(32), (1,), (1.0,), 1)
+    ledger = ByteLedger(roster)
+    answers = dict.fromkeys(roster, _zero)
+    settings = AggregationSettings(roster=roster)
+    SecureAggregator(answers, settings, Meters(ledger), session=bytes(32)).sum(request)
+    phases = ledger.by_phase()
+    of_input = ("broadcast", "masked_input")
+    return {
+        "up": sum(by["up"] for name, by in phases.items() if name not in of_input),
+        "down": sum(by["down"] for name, by in phases.items() if name != "broadcast"),
+    }
+
+
+def _zero(_broadcast: bytes, _step: int) -> dict[str, NDArray[np.uint32]]:
+    return {"update": np.zeros(1, np.uint32)}
+
+
+def dream_bytes(shape: Shape, *, fast: bool, steps: int) -> dict[str, int]:
+    """Return bytes of one client in one round of dreaming, masked, from a round that is run.
+
+    Args:
+        shape: of the messages.
+        fast: with a generator, labels asked for with the last step; else pixels.
+        steps: R.
+    """
+    options: dict[str, object] = {
+        "clients": shape.clients,
+        "models": "linear",
+        "method": "codream-fast" if fast else "codream",
+        "label_last_step": fast,
+        "dreams": shape.dreams,
+        "dream_batches": shape.batches,
+        "dream_steps": steps,
+        "bits": shape.bits,
+        "label_bits": shape.label_bits,
+        "generator_width": 1,
+        "latent": 1,
+        "rounds": 1,
+        "warmup_epochs": 0,
+        "kd_epochs": 0,
+        "validation": 0.0,
+        "secure": shape.clients > 2,  # noqa: PLR2004 - two cannot be masked
+    }
+    if not fast:
+        del options["generator_width"], options["latent"]
+    data = _noise(shape.image, 8 * shape.clients)
+    run = Simulation(Config.from_options(options), dataset=data, compare_independent=False)
+    for _ in run.rounds():
+        pass
+    return {"up": run.ledger.per_client("up"), "down": run.ledger.per_client("down")}
+
+
+def _noise(spec: InputSpec, count: int) -> Dataset:
+    draw = np.random.default_rng(0)
+    images = draw.random((count, spec.channels, spec.height, spec.width), dtype=np.float32)
+    labels = np.arange(count, dtype=np.int64) % spec.classes
+    scaling = Scaling((0.0,) * spec.channels, (1.0,) * spec.channels)
+    return Dataset("noise", images, labels, images, labels, spec, scaling)
+
+
+def plain_bytes(shape: Shape) -> dict[str, int]:
+    """Return bytes of a round of plain CoDream: rounds of one and of two steps are run.
+
+    Every further step costs what the second did.
+    """
+    one, two = (dream_bytes(shape, fast=False, steps=steps) for steps in (1, 2))
+    return {d: one[d] + (shape.dream_steps - 1) * (two[d] - one[d]) for d in ("up", "down")}
+
+
+def sizes(shape: Shape) -> dict[str, Any]:
+    """Return what `compare --sizes --json` prints: megabytes a round and client, both ways."""
+    plain, fast = (
+        plain_bytes(shape),
+        dream_bytes(shape, fast=True, steps=shape.fast_steps),
+    )
+    rows = []
+    for model in MODELS:
+        numbers = tensor_sizes(model, shape.image)
+        official = 2 * _FULL_BYTES * sum(numbers)
+        row: dict[str, Any] = {"model": model, "numbers": sum(numbers)}
+        for name in FEDAVG:
+            row[name] = fedavg_bytes(numbers, parse_method(name), shape.clients)
+        row |= {"codream": plain, "codream-fast": fast}
+        row["paper: fedavg MB"] = PAPER_FEDAVG.get(model)
+        row["paper: codream MB"], row["paper: codream-fast MB"] = PAPER_CODREAM, PAPER_FAST
+        row["official: fedavg MB"] = official / 1e6
+        row["official: codream-fast MB"] = _OFFICIAL_FAST + official / 2e6
+        rows.append(row)
+    return {
+        "shape": dataclasses.asdict(shape),
+        "rows": rows,
+        "crossover": {name: crossover(shape, parse_method(name)) for name in FEDAVG},
+    }
+
+
+def dream_formula(shape: Shape, steps: int, *, fast: bool) -> float:
+    """Return what the formula of docs/communication.md says of a round's bytes, both ways.
+
+    B dreams of d numbers a batch: every broadcast is one byte a number; every answer b bits, b
+    those of the field that sums n codes of q bits. Labels and keys are left out.
+    """
+    image = shape.image
+    numbers = shape.batches * shape.dreams * image.channels * image.height * image.width
+    bits = PrimeField.for_sum(shape.clients, (1 << shape.bits) - 1).bits
+    broadcasts = steps if fast else steps + 1
+    return numbers * (broadcasts + steps * bits / 8)
+
+
+def fedavg_formula(numbers: float, method: Method, clients: int) -> float:
+    """Return what the formula says of FedAvg: every number goes up once and down once."""
+    up = PrimeField.for_sum(clients, (1 << method.up) - 1).bits if method.secure else method.up
+    return numbers * (up + method.down) / 8
+
+
+def crossover(shape: Shape, method: Method) -> dict[str, float]:
+    """Return above how many numbers of a model dreaming sends less than FedAvg."""
+    each = fedavg_formula(1.0, method, shape.clients)
+    return {
+        "codream": dream_formula(shape, shape.dream_steps, fast=False) / each,
+        "codream-fast": dream_formula(shape, shape.fast_steps, fast=True) / each,
+    }
+
+
+def draw_crossover(shape: Shape, path: Path) -> None:
+    """Draw from which model size on dreaming sends less, over the steps of a batch.
+
+    Args:
+        shape: of the messages.
+        path: of the PNG file.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    steps = np.unique(np.geomspace(1, 2000, 60).astype(int))
+    for name in FEDAVG:
+        line = [m / 1e6 for m in _line(shape, steps, parse_method(name))]
+        axis.loglog(steps, line, label=f"as much as {name}")
+    for model in MODELS:
+        count = sum(tensor_sizes(model, shape.image)) / 1e6
+        axis.axhline(count, color="0.7", linewidth=0.8)
+        axis.text(2000, count, model, fontsize=7, ha="right", va="bottom", color="0.4")
+    axis.set_xlabel("steps R of every batch of dreams (labels with the last)")
+    axis.set_ylabel("million numbers of the model")
+    axis.set_title(
+        f"above a line CoDream sends less than FedAvg: {shape.clients} clients, "
+        f"{shape.batches} x {shape.dreams} dreams,\n{shape.bits} bits a coordinate",
+        fontsize=9,
+    )
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _line(shape: Shape, steps: np.ndarray[Any, Any], method: Method) -> Iterator[float]:
+    each = fedavg_formula(1.0, method, shape.clients)
+    for count in steps:
+        yield dream_formula(shape, int(count), fast=True) / each
