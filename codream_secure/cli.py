@@ -17,6 +17,7 @@ import click
 from codream_secure._version import __version__
 from codream_secure.cli_audit import audit
 from codream_secure.cli_protocol import protocol
+from codream_secure.cli_report import report, runs
 from codream_secure.config import (
     Config,
     Setting,
@@ -70,6 +71,8 @@ def cli() -> None:
 
 cli.add_command(protocol)
 cli.add_command(audit)
+cli.add_command(report)
+cli.add_command(runs)
 
 
 @cli.command(epilog=_EXAMPLES)

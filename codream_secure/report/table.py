@@ -5,16 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def _size(count: int) -> str:
-    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count} B"
+from codream_secure.report.text import percent as _percent
+from codream_secure.report.text import size as _size
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

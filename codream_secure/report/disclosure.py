@@ -1,0 +1,93 @@
+"""What the server learns, row by row as SECURITY.md has it, and of which runs it is true."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from codream_secure.report.runs import ALONE, TOGETHER
+
+Summary = Mapping[str, Any]
+
+
+class Disclosure(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        what: the server learns, in Markdown.
+        when: how often.
+        applies: whether it does in the run of such a summary.
+    """
+
+    what: str
+    when: str
+    applies: Callable[[Summary], bool]
+
+
+def _dreams(summary: Summary) -> bool:
+    return (
+        str(summary.get("method", "")).startswith("codream")
+        and summary.get("collaboration") is not False
+    )
+
+
+def _with(name: str, *values: object) -> Callable[[Summary], bool]:
+    return lambda summary: _dreams(summary) and summary.get(name) in values
+
+
+# The text is SECURITY.md's; a test compares them.
+DISCLOSURES = (
+    Disclosure(
+        "the exact sum of the survivors' quantized dream gradients, and how many and which they "
+        "are",
+        "every dream step",
+        lambda summary: _dreams(summary) and summary.get("dream_steps") != 0,
+    ),
+    Disclosure(
+        "the exact sum of the survivors' quantized labels of the finished dreams",
+        "every batch",
+        _dreams,
+    ),
+    Disclosure(
+        "with `--adaptive`: the exact sum of the gradients of R_adv with respect to the student's "
+        "logits, dreams \N{MULTIPLICATION SIGN} classes numbers. With `kl` it is an affine "
+        "function of the summed soft predictions where teacher and student agree, so it tells these at *every* step (D27)",
+        "every dream step from `--adaptive-start` on",
+        _with("adaptive", "jsd", "kl"),
+    ),
+    Disclosure(
+        "with `--label-weighting confidence`: the exact sum of the survivors' confidences at every "
+        "dream",
+        "every batch",
+        _with("label_weighting", "confidence"),
+    ),
+    Disclosure(
+        "with `--weights examples`: the exact sum of the survivors' weights (how many examples "
+        "they have, up to the public cap). Two such sums over sets that differ by one client tell "
+        "that client's weight (D2); equal weights are the default for that reason. Gradient steps "
+        "release no sum of weights",
+        "every batch",
+        _with("weights", "examples"),
+    ),
+    Disclosure(
+        "everything that is computed from these: dreams, soft labels, the public clip, the "
+        "server's student",
+        "",
+        _dreams,
+    ),
+)
+
+
+def learned(summary: Summary) -> tuple[str, list[Disclosure]]:
+    """Return what the server learns in a run: a sentence, and the rows that apply."""
+    rows = [row for row in DISCLOSURES if row.applies(summary)]
+    if not summary:
+        return "Unknown: the run has not written its summary.", []
+    method = summary.get("method")
+    if method == ALONE or (not rows and summary.get("collaboration") is False):
+        return "Nothing: no client sends anything.", []
+    if method == TOGETHER:
+        return "Everything: all data lies in one place.", []
+    if summary.get("secure") is not True:
+        return "The input of every single client: nothing is masked.", rows
+    if not rows:
+        return "Sums over clients, under masks; SECURITY.md does not say of what.", []
+    return "Sums over clients, never one client's input:", rows
