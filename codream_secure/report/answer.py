@@ -152,8 +152,10 @@ def _about_scene(groups: Sequence[Group], where: str) -> Iterable[str]:
         key=lambda group: -reached[group.label],
     )
     if ranked:
-        best = ranked[0]
-        yield f"{where}{best.label} reaches the best accuracy, {_told(best)}{_shared(ranked)}."
+        best, together = ranked[0], len(ranked) < len(reached)
+        among = " of the methods that leave data with its owners" if together else ""
+        told = f"{best.label} reaches the best accuracy{among}, {_told(best)}{_shared(ranked)}."
+        yield f"{where}{told if where else _capital(told)}"
     for group in groups:
         if group.method == TOGETHER and group.label in reached:
             yield (

@@ -49,7 +49,8 @@ DISCLOSURES = (
     Disclosure(
         "with `--adaptive`: the exact sum of the gradients of R_adv with respect to the student's "
         "logits, dreams \N{MULTIPLICATION SIGN} classes numbers. With `kl` it is an affine "
-        "function of the summed soft predictions where teacher and student agree, so it tells these at *every* step (D27)",
+        "function of the summed soft predictions where teacher and student agree, so it tells "
+        "these at *every* step (D27)",
         "every dream step from `--adaptive-start` on",
         _with("adaptive", "jsd", "kl"),
     ),
@@ -78,16 +79,20 @@ DISCLOSURES = (
 
 def learned(summary: Summary) -> tuple[str, list[Disclosure]]:
     """Return what the server learns in a run: a sentence, and the rows that apply."""
-    rows = [row for row in DISCLOSURES if row.applies(summary)]
-    if not summary:
-        return "Unknown: the run has not written its summary.", []
     method = summary.get("method")
-    if method == ALONE or (not rows and summary.get("collaboration") is False):
+    if method == ALONE or (method != TOGETHER and summary.get("collaboration") is False):
         return "Nothing: no client sends anything.", []
     if method == TOGETHER:
         return "Everything: all data lies in one place.", []
-    if summary.get("secure") is not True:
-        return "The input of every single client: nothing is masked.", rows
-    if not rows:
-        return "Sums over clients, under masks; SECURITY.md does not say of what.", []
-    return "Sums over clients, never one client's input:", rows
+    rows = [row for row in DISCLOSURES if row.applies(summary)]
+    return _how(summary.get("secure"), listed=bool(rows)), rows
+
+
+def _how(secure: object, *, listed: bool) -> str:
+    if secure is True and listed:
+        return "Sums over clients, never one client's input:"
+    if secure is True:
+        return "Sums over clients, under masks; SECURITY.md does not say of what."
+    if secure is False:
+        return "The input of every single client: nothing is masked."
+    return "Unknown: whether inputs were masked is not on record."

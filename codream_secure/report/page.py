@@ -158,13 +158,18 @@ def _headline(one: Group) -> list[tuple[str, str]]:
         (UNKNOWN if first.clients is None else str(first.clients), ""),
         (", ".join(run.seed for run in one.runs), ""),
         (reached, reach(one)),
-        ("nothing" if nothing else size(up), ""),
-        ("nothing" if nothing else size(down), ""),
+        ("nothing" if nothing else _whole(size(up)), ""),
+        ("nothing" if nothing else _whole(size(down)), ""),
         (epsilon(one), f"δ = {first.delta:g}" if first.delta is not None else ""),
         (", ".join(sorted(finished)), ""),
         (number(one.mean(lambda run: run.seconds)), ""),
         (number(one.mean(lambda run: run.iterations)), ""),
     ]
+
+
+def _whole(text: str) -> str:
+    """Return a text that stays on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _caution(run: Run) -> str:
