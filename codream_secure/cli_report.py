@@ -91,6 +91,12 @@ def headline(run: "Run") -> dict[str, Any]:
 
 
 def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
+    """Return what makes a single run again, and of several what makes their page again."""
+    from codream_secure.report.page import rerun  # noqa: PLC0415
+    from codream_secure.report.runs import is_comparison  # noqa: PLC0415
+
+    if len(run_dirs) == 1 and not is_comparison(run_dirs[0]):
+        return rerun(run_dirs[0])
     words = ["codream-secure", "report", *map(str, run_dirs)]
     return shlex.join([*words, "--out", str(out)] if out else words)
 

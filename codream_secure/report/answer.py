@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codream_secure.report.groups import Group
-from codream_secure.report.runs import ALONE, TOGETHER, Run, both
+from codream_secure.report.runs import ALONE, TOGETHER, Run
 from codream_secure.report.text import number, percent, size
 
 
@@ -154,7 +154,11 @@ def _about_scene(groups: Sequence[Group], where: str) -> Iterable[str]:
     if ranked:
         best, together = ranked[0], len(ranked) < len(reached)
         among = " of the methods that leave data with its owners" if together else ""
-        told = f"{best.label} reaches the best accuracy{among}, {_told(best)}{_shared(ranked)}."
+        private = f", at ε = {epsilon(best)}" if best.first.private else ""
+        told = (
+            f"{best.label} reaches the best accuracy{among}: {percent(accuracy(best))}, "
+            f"with {_both_ways(best)}{private}{_shared(ranked)}."
+        )
         yield f"{where}{told if where else _capital(told)}"
     for group in groups:
         if group.method == TOGETHER and group.label in reached:
@@ -213,16 +217,25 @@ def _overlap(one: Group, other: Group) -> str:
 
 def _told(group: Group) -> str:
     """Return accuracy, bytes and privacy in a few words."""
-    parts = [percent(accuracy(group))]
-    if not group.sends:
-        parts.append("sending nothing")
-    else:
-        up, down = group.mean(lambda run: run.bytes_up), group.mean(lambda run: run.bytes_down)
-        known = both(up, down) is not None
-        parts.append(f"{size(up)} up and {size(down)} down" if known else "bytes not on record")
+    parts = [percent(accuracy(group)), _in_all(group)]
     if group.first.private:
         parts.append(f"ε = {epsilon(group)}")
     return ", ".join(parts)
+
+
+def _in_all(group: Group) -> str:
+    if not group.sends:
+        return "nothing sent"
+    moved = traffic(group)
+    return "bytes not on record" if moved is None else f"{size(moved)} in all"
+
+
+def _both_ways(group: Group) -> str:
+    """Return what a client sends and receives."""
+    if not group.sends or traffic(group) is None:
+        return _in_all(group)
+    up, down = group.mean(lambda run: run.bytes_up), group.mean(lambda run: run.bytes_down)
+    return f"{size(up)} sent and {size(down)} received by a client"
 
 
 def _capital(text: str) -> str:

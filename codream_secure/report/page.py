@@ -29,12 +29,12 @@ _HEADINGS = (
     "clients",
     "seeds",
     "test accuracy",
-    "sent a client",
-    "received a client",
+    "sent",
+    "received",
     "ε",
     "rounds",
     "seconds",
-    "client iterations",
+    "iterations",
 )
 
 

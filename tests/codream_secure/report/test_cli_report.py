@@ -13,7 +13,8 @@ def test_a_report_lies_in_its_folder(run, write_run):
     assert (code, err) == (0, "")
     assert "The clients of CoDream reach 90.0 %" in out
     assert f"written to {folder / 'report.html'}" in out
-    assert f"codream-secure report {folder}" in (folder / "report.html").read_text("utf-8")
+    again = f"<pre>codream-secure simulate --config {folder / 'config.toml'}</pre>"
+    assert again in (folder / "report.html").read_text("utf-8")
 
 
 def test_a_report_of_several_lies_here(run, write_run, tmp_path):
@@ -28,8 +29,10 @@ def test_a_report_of_several_lies_here(run, write_run, tmp_path):
 
 
 def test_out_names_the_page(run, write_run, tmp_path):
-    assert run("report", write_run("a"), "--out", "my page.html")[0] == 0
-    assert "--out &#39;my page.html&#39;" in (tmp_path / "my page.html").read_text("utf-8")
+    runs = write_run("a"), write_run("b", method="fedavg")
+    assert run("report", *runs, "--out", "my page.html")[0] == 0
+    text = (tmp_path / "my page.html").read_text("utf-8")
+    assert f"<pre>codream-secure report {runs[0]} {runs[1]} --out &#39;my page.html&#39;" in text
 
 
 def test_runs_are_listed_with_their_numbers(run, write_run, tmp_path):

@@ -102,8 +102,8 @@ def test_seeds_make_one_group_and_methods_several(write_run, page):
         for seed in (0, 1)
     ]
     answer, text = page(*runs)
-    assert "FedAvg reaches the best accuracy, 90.5 %" in answer
-    assert "CoDream (80.5 %, 1.00 kB up and 2.00 kB down) loses to: FedAvg, 90.5 %" in answer
+    assert "FedAvg reaches the best accuracy: 90.5 %, with 9.00 kB sent and 18.00 kB rec" in answer
+    assert "CoDream (80.5 %, 3.00 kB in all) loses to: FedAvg, 90.5 %, 27.00 kB in all." in answer
     assert "overlap" not in answer
     assert "2 seeds, 80.0 % to 81.0 %" in text
     assert text.count('<th scope="row"><div>') == 2
