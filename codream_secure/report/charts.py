@@ -16,7 +16,6 @@ from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
     NullFormatter,
-    PercentFormatter,
 )
 
 from codream_secure.report.groups import Group, Point
@@ -108,6 +107,7 @@ def over_epsilon(groups: Sequence[Group]) -> Chart | None:
         if group.first.private is False:
             level = group.mean(lambda run: run.accuracy)
             drawing.level(index, f"{group.label} (no privacy)", level)
+    drawing.axis.set_xlim(left=0)
     return drawing.finish()
 
 
@@ -158,7 +158,7 @@ class _Drawing:
         axis.grid(color=_INK, alpha=0.15)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(_INK)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{round(100 * y, 2):g} %"))
 
     def curve(self, index: int, label: str, points: Sequence[Point]) -> None:
         """Draw the mean, and the range over seeds as a band."""

@@ -8,6 +8,8 @@ from codream_secure.report.runs import ALONE, TOGETHER, Row, Run
 
 # Settings that say where and with what randomness a run was made, not what it is.
 _CIRCUMSTANCES = {"seed", "data_dir", "device"}
+# Settings that a reader looks for first.
+_TELLING = ("dp_eps", "partition", "clients", "models", "rounds", "dreams", "dream_steps")
 _NAMES = {
     "codream": "CoDream",
     "codream-fast": "CoDream-fast",
@@ -115,15 +117,35 @@ def _by_seed(run: Run) -> tuple[int, str]:
     return (int(run.seed) if run.seed.isdecimal() else -1, run.seed)
 
 
+def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Return by method the settings that tell its groups apart, where there are several."""
+    by_method: dict[str, list[Run]] = {}
+    for one in groups:
+        by_method.setdefault(one.method, []).append(one.first)
+    found = {method: _differing(runs) for method, runs in by_method.items()}
+    return {_NAMES.get(method, method): names for method, names in found.items() if names}
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    settings = [_settings(run) for run in runs]
+    names = sorted(set().union(*settings), key=lambda name: (_rank(name), name))
+    return [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
+
+
+def _rank(name: str) -> int:
+    return _TELLING.index(name) if name in _TELLING else len(_TELLING)
+
+
 def _label(run: Run, others: Sequence[Run]) -> str:
-    """Return the method's name, with the settings in which others of that method differ."""
-    name = _NAMES.get(run.method, run.method)
-    same = [_settings(other) for other in others if other.method == run.method]
+    """Return the method's name, with as few settings as tell it from others of that method."""
+    settings = [_settings(other) for other in others if other.method == run.method]
+    chosen: list[str] = []
+    kinds = 1
+    for name in _differing([other for other in others if other.method == run.method]):
+        told = {repr([one.get(key) for key in (*chosen, name)]) for one in settings}
+        if len(told) > kinds:
+            chosen, kinds = [*chosen, name], len(told)
     own = _settings(run)
-    differing = sorted(
-        key for key in set().union(*same) if len({repr(one.get(key)) for one in same}) > 1
-    )
-    if not differing:
-        return name
-    told = ", ".join(f"{key} {own.get(key, 'not set')}" for key in differing)
-    return f"{name} ({told})"
+    told_here = ", ".join(f"{key} {own[key]}" for key in chosen if key in own)
+    name = _NAMES.get(run.method, run.method)
+    return f"{name} ({told_here})" if told_here else name

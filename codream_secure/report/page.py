@@ -17,7 +17,7 @@ from codream_secure.errors import UserError
 from codream_secure.report import charts
 from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
-from codream_secure.report.groups import Group, group
+from codream_secure.report.groups import Group, differing, group
 from codream_secure.report.runs import ALONE, TOGETHER, Run, read_all
 from codream_secure.report.text import UNKNOWN, number, percent, size
 
@@ -157,10 +157,10 @@ def _headline(one: Group) -> list[tuple[str, str]]:
         (first.partition or UNKNOWN, ""),
         (UNKNOWN if first.clients is None else str(first.clients), ""),
         (", ".join(run.seed for run in one.runs), ""),
-        (reached, reach(one)),
+        (_whole(reached), reach(one)),
         ("nothing" if nothing else _whole(size(up)), ""),
         ("nothing" if nothing else _whole(size(down)), ""),
-        (epsilon(one), f"δ = {first.delta:g}" if first.delta is not None else ""),
+        (epsilon(one), _whole(f"δ = {first.delta:g}") if first.delta is not None else ""),
         (", ".join(sorted(finished)), ""),
         (number(one.mean(lambda run: run.seconds)), ""),
         (number(one.mean(lambda run: run.iterations)), ""),
@@ -182,6 +182,8 @@ def _caution(run: Run) -> str:
 
 def _asides(groups: Sequence[Group]) -> Iterator[str]:
     """Yield what belongs below the table."""
+    for method, names in differing(groups).items():
+        yield f"The rows of {method} differ in: {', '.join(names)}."
     for one in groups:
         if len(groups) == 1 and (alone := one.mean(lambda run: run.independent)) is not None:
             yield f"Training alone, measured in the same run: {percent(alone)}."

@@ -166,6 +166,13 @@ def test_settings_that_differ_tell_groups_apart(write_run, page):
     assert "CoDream (dream_steps 5)" in text
 
 
+def test_labels_tell_no_more_than_they_must(write_run, page):
+    private = {"dp_eps": 8.0, "norm": "group", "batch": 8}
+    _, text = page(write_run("a", epsilon=8.0, config=private), write_run("b", method="codream"))
+    assert "CoDream (dp_eps 8.0)</" in text or "CoDream (dp_eps 8.0)<small" in text
+    assert "The rows of CoDream differ in: dp_eps, batch, norm." in text
+
+
 def test_a_private_run_has_its_epsilon_and_a_chart_of_it(write_run, page):
     private = write_run("a", epsilon=8.0, config={"dp_eps": 8.0})
     answer, text = page(private)
