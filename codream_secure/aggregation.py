@@ -20,12 +20,15 @@ from codream_secure.communication import ByteLedger, Direction
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from codream_secure.messages import (
     VERSION,
+    Asked,
     DreamRequest,
     LabelRequest,
-    Request,
+    ModelRequest,
     SoftLabels,
+    asked_labels,
     digest,
     encode,
+    payload,
     sections,
 )
 from codream_secure.parallel import in_parallel
@@ -78,7 +81,7 @@ class Call:
     """One aggregation: its protocol step, what is asked, and the bytes that say so."""
 
     step: int
-    request: Request
+    request: Asked
     broadcast: bytes
 
 
@@ -147,7 +150,7 @@ class Aggregator(ABC):
         """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
         return colluders(self._settings)
 
-    def sum(self, request: Request) -> FieldSum:
+    def sum(self, request: Asked) -> FieldSum:
         """Run one aggregation.
 
         Raises:
@@ -161,8 +164,8 @@ class Aggregator(ABC):
             except NotEnoughSurvivors as error:
                 self.aborted_steps += 1
                 raise StepAborted(str(error)) from None
-        if isinstance(request, LabelRequest):
-            self._publish_labels(request, total)
+        if asked := asked_labels(request):
+            self._publish_labels(asked, total)
         return total
 
     def _sum(self, call: Call) -> FieldSum:
@@ -182,8 +185,11 @@ class Aggregator(ABC):
         active = self._attendance.members
         if not active:
             raise NotEnoughSurvivors(Phase.SHARE_KEYS, 0, self._settings.needed)
-        for _ in active:
-            self._meters.ledger.record("broadcast", "down", len(call.broadcast))
+        size, content = len(call.broadcast), payload(call.request)
+        for client in active:
+            self._meters.ledger.record("broadcast", "down", size, client=client, payload=content)
+            if call.step:
+                self.could_save("settings repeated in every request", size - content)
         senders = [c for c in active if not drops.silent(c, Phase.MASKED_INPUT)]
         with self._meters.stopwatch.measure("answering"):
             answers = in_parallel(lambda c: self._ask(c, call), senders)
@@ -192,6 +198,10 @@ class Aggregator(ABC):
         self.unanswered_requests += len(silent)
         inputs = {c: answer for c, answer in answered.items() if answer is not None}
         return inputs, DropSchedule({**drops.drops, **silent})
+
+    def could_save(self, what: str, size: int) -> None:
+        """Note that a client was sent so many bytes which it knew or could have derived."""
+        self._meters.ledger.could_save(what, "down", size)
 
     def _ask(self, client: int, call: Call) -> Mapping[str, NDArray[np.uint32]] | None:
         try:
@@ -238,7 +248,8 @@ class Aggregator(ABC):
     ) -> FieldSum: ...
 
     def _publish_labels(self, request: LabelRequest, total: FieldSum) -> None:
-        fields = [PrimeField.for_sum(len(self._settings.roster), s.maximum) for s in total.sections]
+        public = sections(request)
+        fields = [PrimeField.for_sum(len(self._settings.roster), s.maximum) for s in public]
         message = SoftLabels(
             version=VERSION,
             round=request.round,
@@ -246,18 +257,25 @@ class Aggregator(ABC):
             count=total.count,
             totals=tuple(
                 pack(total.totals[section.name], field.bits)
-                for section, field in zip(total.sections, fields, strict=True)
+                for section, field in zip(public, fields, strict=True)
             ),
         )
-        size = len(encode(message))
-        for _ in self._settings.roster:
-            self._meters.ledger.record("labels", "down", size)
+        size, content = len(encode(message)), sum(map(len, message.totals))
+        for client in self._settings.roster:
+            self._meters.ledger.record("labels", "down", size, client=client, payload=content)
 
-    def _count(self, phase: Phase, direction: Direction, size: int, *, labels: bool) -> None:
-        """Count a message; masked labels going up have a line of their own."""
-        self._meters.ledger.record(
-            "labels" if labels and direction == "up" else phase, direction, size
-        )
+    def _count(
+        self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
+    ) -> None:
+        """Count a message; inputs that are labels alone have a line of their own."""
+        ledger = self._meters.ledger
+        is_input = phase is Phase.MASKED_INPUT and direction == "up"
+        if not is_input or request is None:
+            ledger.record(phase, direction, size, client=client)
+            return
+        name = "labels" if isinstance(request, LabelRequest) else phase
+        content = -(-sum(s.length * s.maximum.bit_length() for s in sections(request)) // 8)
+        ledger.record(name, direction, size, client=client, payload=content)
 
 
 class SecureAggregator(Aggregator):
@@ -293,7 +311,8 @@ class SecureAggregator(Aggregator):
                 "with two, each learns the other's input; add clients or pass --no-secure"
             )
         self._tap = tap
-        self._request: Request | None = None
+        self._request: Asked | None = None
+        self._advertised: dict[int, int] = {}
         self._session = BatchSession(
             session, settings.roster, settings.needed, tap=self._carried, trust=_trust(settings)
         )
@@ -330,10 +349,20 @@ class SecureAggregator(Aggregator):
         return FieldSum(result.totals, len(result.survivors), task.sections)
 
     def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
-        labels = isinstance(self._request, LabelRequest) and phase is Phase.MASKED_INPUT
-        self._count(phase, direction, len(message), labels=labels)
+        self._count(phase, direction, client, len(message), self._request)
+        self._note_own_entry(phase, direction, client, len(message))
         if self._tap is not None:
             self._tap(phase, direction, client, message)
+
+    def _note_own_entry(self, phase: Phase, direction: Direction, client: int, size: int) -> None:
+        """Note that a directory of keys tells a client its own advertisement."""
+        if phase is not Phase.ADVERTISE_KEYS:
+            return
+        if direction == "up":
+            self._advertised[client] = size
+        else:
+            known = min(size, self._advertised.get(client, 0))
+            self._meters.ledger.could_save("own entry in the key directory", "down", known)
 
 
 def colluders(settings: AggregationSettings) -> int:
@@ -354,7 +383,7 @@ def _trust(settings: AggregationSettings) -> Trust | None:
         min_clients=settings.needed,
         colluders=colluders(settings),
         max_steps=settings.key_steps,
-        kinds=frozenset({DreamRequest.__name__, LabelRequest.__name__}),
+        kinds=frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, ModelRequest)),
         rejoin=settings.rejoin,
     )
     return Trust(keys, policy)
@@ -384,12 +413,11 @@ class PlainAggregator(Aggregator):
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
         self._attendance.finish_step(drops, renews=bool(renew))
         wanted = sections(call.request)
-        for values in inputs.values():
+        for client, values in inputs.items():
             packed = tuple(pack(values[s.name], s.maximum.bit_length()) for s in wanted)
             message = ClearInput(version=VERSION, step=call.step, sections=packed)
             size = len(msgspec.msgpack.encode(message))
-            labels = isinstance(call.request, LabelRequest)
-            self._count(Phase.MASKED_INPUT, "up", size, labels=labels)
+            self._count(Phase.MASKED_INPUT, "up", client, size, call.request)
         totals = {s.name: self._total([v[s.name] for v in inputs.values()]) for s in wanted}
         return FieldSum(totals, len(inputs), wanted)
 

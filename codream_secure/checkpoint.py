@@ -7,7 +7,7 @@ and a `restore` each. A state refers to live tensors: encode it before the run g
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 
 Pair = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
@@ -52,11 +52,15 @@ class NoiseState(_State, frozen=True):
 
 
 class LearnerState(_State, frozen=True):
-    """A model, its optimizer's moments and its source of local batches or DP noise."""
+    """A model, its optimizer's moments and its source of local batches or DP noise.
+
+    ``work``: examples that went through models forward and backward, and forward alone.
+    """
 
     model: Weights
     optimizer: OptimizerState
     local_steps: int
+    work: tuple[int, int]
     data: StreamState | None = None
     noise: NoiseState | None = None
 
@@ -113,6 +117,18 @@ class GroupState(_State, frozen=True):
     aggregator: AggregatorState
 
 
+class LedgerState(_State, frozen=True):
+    """Bytes of encoded messages, all as `communication.ByteLedger` names them.
+
+    ``sizes``: round, phase, direction, and bytes of every client. ``payload``: by direction.
+    ``savings``: reason, direction, bytes of all clients.
+    """
+
+    sizes: list[tuple[int, str, Literal["up", "down"], list[int]]]
+    payload: dict[Literal["up", "down"], int]
+    savings: list[tuple[str, Literal["up", "down"], int]]
+
+
 class StopwatchState(_State, frozen=True):
     """Seconds of all processes that the run has had."""
 
@@ -137,7 +153,7 @@ class RunState(_State, frozen=True):
         history: the observer's measurements, a round each.
         reported: weights by model as they were after the round that a report quotes.
         last_dreams: pixels, uint8, and targets of the last labelled batch, for the picture.
-        bytes: of encoded messages, by phase and direction.
+        bytes: of encoded messages.
     """
 
     format: int
@@ -152,7 +168,7 @@ class RunState(_State, frozen=True):
     reported: dict[str, Weights] | None
     last_dreams: Pair | None
     unlabelled_rounds: int
-    bytes: dict[str, dict[str, int]]
+    bytes: LedgerState
     stopwatch: StopwatchState
 
 

@@ -1,7 +1,7 @@
 """The command line: parse, call one function, map errors to exit codes.
 
-Exit codes: 0 done; 1 an audit found something; 2 bad input; 3 done, but too many dropouts left a
-round without dreams; 130 interrupted.
+Exit codes: 0 done; 1 an audit found something; 2 bad input; 3 done, but not all of it: too many
+dropouts left a round without dreams, or a method of a comparison failed; 130 interrupted.
 """
 
 import json
@@ -10,22 +10,19 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from codream_secure._version import __version__
 from codream_secure.cli_audit import audit
+from codream_secure.cli_compare import compare
+from codream_secure.cli_options import run_options
 from codream_secure.cli_protocol import protocol
 from codream_secure.cli_report import report, runs
-from codream_secure.config import (
-    Config,
-    Setting,
-    load_toml,
-    settings,
-)
+from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
-from codream_secure.resolve import described_default, resolve
+from codream_secure.resolve import resolve
 
 if TYPE_CHECKING:
     from codream_secure.report.run_folder import RunFolder
@@ -46,23 +43,6 @@ Examples:
 """
 
 
-def _as_option(setting: Setting) -> Callable[[Any], Any]:
-    name = setting.name.replace("_", "-")
-    help_text = setting.help
-    if default := described_default(setting):
-        help_text += f"  [default: {default}]"
-    if setting.kind is bool:
-        return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=help_text)
-    kind = click.Choice(setting.choices) if setting.choices else setting.kind
-    return click.option(f"--{name}", setting.name, type=kind, default=None, help=help_text)
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    for setting in reversed(settings()):
-        command = _as_option(setting)(command)
-    return command
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="codream-secure")
 def cli() -> None:
@@ -71,12 +51,13 @@ def cli() -> None:
 
 cli.add_command(protocol)
 cli.add_command(audit)
+cli.add_command(compare)
 cli.add_command(report)
 cli.add_command(runs)
 
 
 @cli.command(epilog=_EXAMPLES)
-@_run_options
+@run_options()
 @click.option(
     "--config",
     "config_file",
@@ -180,9 +161,11 @@ def _simulate(
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
+    from codream_secure.report.summary import progress_of  # noqa: PLC0415
+
     try:
         for measurement in simulation.rounds():
-            folder.append(measurement, {"aborted_steps": simulation.aggregator.aborted_steps})
+            folder.append(measurement, progress_of(simulation))
             folder.checkpoint(simulation)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

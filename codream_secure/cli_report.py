@@ -91,11 +91,10 @@ def headline(run: "Run") -> dict[str, Any]:
 
 
 def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
-    """Return what makes a single run again, and of several what makes their page again."""
-    from codream_secure.report.page import rerun  # noqa: PLC0415
-    from codream_secure.report.runs import is_comparison  # noqa: PLC0415
+    """Return what makes one folder again, and of several what makes their page again."""
+    from codream_secure.report.runs import rerun  # noqa: PLC0415
 
-    if len(run_dirs) == 1 and not is_comparison(run_dirs[0]):
+    if len(run_dirs) == 1:
         return rerun(run_dirs[0])
     words = ["codream-secure", "report", *map(str, run_dirs)]
     return shlex.join([*words, "--out", str(out)] if out else words)
@@ -125,7 +124,7 @@ def _print(found: "list[Run]", folder: Path) -> None:
             size(run.bytes_up),
             size(run.bytes_down),
             none if run.epsilon is None else f"{run.epsilon:.3g}",
-            f"{run.rounds_finished}/{number(run.rounds)}",
+            str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
         )
         table.add_row(*map(escape, cells))
     console = Console()

@@ -20,6 +20,7 @@ from codream_secure.messages import (
     DreamRequest,
     LocalSteps,
     Request,
+    asked_labels,
     decode_request,
     digest,
     sections,
@@ -52,8 +53,9 @@ class Policy:
         if not 0 <= request.weight_cap <= MAX_INPUT:
             raise RequestRefused(f"weight cap {request.weight_cap} is outside 0..{MAX_INPUT}")
         if isinstance(request, DreamRequest):
-            if request.student is not None:
-                self._check_quantizer(request.student.bits, request.student.clip)
+            for asked in (request.student, request.labels):
+                if asked is not None:
+                    self._check_quantizer(asked.bits, asked.clip)
             self._check_local(request.local)
             if request.bn_weight != 0 and not self.allow_feature_statistics:
                 raise RequestRefused("feature statistics are not private and not answered under DP")
@@ -128,12 +130,13 @@ class Client:
         if seen in self._answered:
             raise RequestRefused("this broadcast was answered before in this session")
         self._answered.add(seen)
+        values: dict[str, NDArray[np.floating]] = {}
         if isinstance(request, DreamRequest):
-            values: Mapping[str, NDArray[np.floating]] = dream_contribution(
-                self.teacher, self._scale, request
-            )
-        else:
-            values = label_contribution(self.teacher, self._scale, request)
+            values |= dream_contribution(self.teacher, self._scale, request)
+            self.learner.work.trained += request.shape[0] * request.local.count
+        if asked := asked_labels(request):
+            values |= label_contribution(self.teacher, self._scale, asked)
+            self.learner.work.inferred += request.shape[0]
         weight = min(self._examples, request.weight_cap) if request.weight_cap else 0
         return {
             section.name: np.array([weight], np.uint32)

@@ -89,6 +89,9 @@ class DreamConfig:
     dreams: int | None = _option(None, "dreams in a batch", min=1)
     dream_batches: int | None = _option(None, "batches of dreams a round", min=1)
     dream_steps: int | None = _option(None, "global steps a batch (R)", min=0)
+    label_last_step: bool = _option(
+        False, "fast: the last step's broadcast also asks for labels, in place of one more"
+    )
     dream_optimizer: Literal["adam", "avg", "fedadam"] = _option(
         "adam", "how the server moves pixels; avg: by the mean of the clients' moves"
     )

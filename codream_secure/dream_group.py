@@ -96,6 +96,7 @@ class DreamGroup:
         """
         noise = generator(self._seed, "dreams", *self.name, number, batch)
         source = self._source(noise)
+        noise_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
             self.scale,
@@ -105,11 +106,16 @@ class DreamGroup:
             position=(number, batch),
             student=student,
         )
-        for _ in range(set_(self.config.dream.dream_steps)):
+        dream = self.config.dream
+        for _ in range(set_(dream.dream_steps) - dream.label_last_step):
             synthesis.dream_step(self.aggregator)
             advance()
-        labelled = synthesis.label(self.aggregator)
+        finish = synthesis.labelled_step if dream.label_last_step else synthesis.label
+        labelled = finish(self.aggregator)
         advance()
+        if isinstance(source, PixelDreams):
+            for _ in self.members:
+                self.aggregator.could_save("starting noise, from a public seed", noise_bytes)
         self.rolled_back += synthesis.rolled_back
         if self._meta is not None and isinstance(source, GeneratedDreams):
             self.rolled_back += not self._meta.learn_from(source)

@@ -87,8 +87,9 @@ class Federation:
         )
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, examples=dealt)
+        self._local: dict[int, Examples] = {}
         self.members = {c: self._member(c, parts[c]) for c in self.roster}
-        self.student = self._plain(self._model(self.model_names[0], "server"), None)
+        self.student = self._plain(self.model(self.model_names[0], "server"), None)
 
     def observer(self) -> Observer:
         """Return an observer of this federation; nobody here keeps a reference to it."""
@@ -104,6 +105,20 @@ class Federation:
             whole.update(repr((array.shape, array.dtype.str)).encode())
             whole.update(np.ascontiguousarray(array).data)
         return whole.hexdigest()
+
+    def local_batches(self, client: int, role: str) -> BatchStream:
+        """Return a new stream over a client's training examples; ``role`` selects its order."""
+        local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
+        return BatchStream(local.x, local.y, self._config.learning.batch, shuffle)
+
+    def pooled(self) -> Examples:
+        """Return all clients' training examples; only centralized training, to compare, asks."""
+        parts = self._local.values()
+        return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+
+    def examples(self, client: int) -> Examples:
+        """Return a client's own training examples: what a method does on its behalf needs them."""
+        return self._local[client]
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return the clients' models by id."""
@@ -134,6 +149,7 @@ class Federation:
             )
             validation = self._examples(self._data.x_train[held_out], labels[held_out])
         local = self._examples(self._data.x_train[rows], labels[rows])
+        self._local[c] = local
         client = Client(
             self._learner(c, local, "client"),
             self.scale,
@@ -158,12 +174,10 @@ class Federation:
         """
         name, learning = self.model_names[c], self._config.learning
         if self.plan:
-            model = self._model(name, c, seeded=self.plan.seed is not None)
+            model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
-        shuffle = generator(self._seed, role, "shuffle", c)
-        stream = BatchStream(local.x, local.y, learning.batch, shuffle)
-        return self._plain(self._model(name, c), stream)
+        return self._plain(self.model(name, c), self.local_batches(c, role))
 
     def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
         bf16 = self._config.run.precision == "bf16"
@@ -181,7 +195,8 @@ class Federation:
             raise UserError(f"model {name}: {error}") from error
         return trainer
 
-    def _model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
+    def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
+        """Build a model on the device; its first weights follow from the seed and its owner."""
         seed = derive_seed(self._seed, "model", *owner) if seeded else None
         norm: Norm = "group" if self._config.model.norm == "group" else "batch"
         model = build_model(name, self.spec, width=self._config.model.width, norm=norm, seed=seed)

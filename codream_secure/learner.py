@@ -13,6 +13,7 @@ from codream_secure.checkpoint import (
     optimizer_state,
     restore_optimizer,
 )
+from codream_secure.work import Work
 
 if TYPE_CHECKING:
     from codream_secure.privacy.dpsgd import PrivateTrainer
@@ -49,11 +50,15 @@ def _frozen_copy(model: nn.Module) -> nn.Module:
 
 
 class BatchStream:
-    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation."""
+    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation.
+
+    Attributes:
+        size: examples in a batch.
+    """
 
     def __init__(self, x: Tensor, y: Tensor, batch: int, shuffle: torch.Generator) -> None:
         self._x, self._y = x, y
-        self._batch = min(batch, len(x))
+        self.size = min(batch, len(x))
         self._shuffle = shuffle
         self._order = torch.empty(0, dtype=torch.int64)
         self._position = 0
@@ -61,12 +66,12 @@ class BatchStream:
     def next(self) -> tuple[Tensor, Tensor]:
         """Return the next batch."""
         # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
-        if self._position + self._batch > len(self._order):
+        if self._position + self.size > len(self._order):
             order = torch.randperm(len(self._x), generator=self._shuffle)
             self._order = order.to(self._x.device)
             self._position = 0
-        rows = self._order[self._position : self._position + self._batch]
-        self._position += self._batch
+        rows = self._order[self._position : self._position + self.size]
+        self._position += self.size
         return self._x[rows], self._y[rows]
 
     def state(self) -> StreamState:
@@ -93,6 +98,7 @@ class Learner(Protocol):
 
     model: nn.Module
     local_steps: int  # cross-entropy steps taken so far
+    work: Work
     bf16: bool  # whether forward passes run in bfloat16
 
     def frozen_copy(self) -> nn.Module:
@@ -135,6 +141,7 @@ class PlainLearner:
         self.model = model
         self.bf16 = bf16
         self.local_steps = 0
+        self.work = Work()
         self._data = data
         self._optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=True)
         model.train()
@@ -151,6 +158,7 @@ class PlainLearner:
         return F.cross_entropy(self._logits(x), y)
 
     def _logits(self, x: Tensor) -> Tensor:
+        self.work.trained += len(x)
         return logits_of(self.model, x, bf16=self.bf16)
 
     def _descend(self, loss: Tensor) -> None:
@@ -177,6 +185,7 @@ class PlainLearner:
             model=self.model.state_dict(),
             optimizer=optimizer_state(self._optimizer),
             local_steps=self.local_steps,
+            work=(self.work.trained, self.work.inferred),
             data=None if self._data is None else self._data.state(),
         )
 
@@ -189,6 +198,7 @@ class PlainLearner:
         self.model.load_state_dict(state.model)
         restore_optimizer(self._optimizer, state.optimizer)
         self.local_steps = state.local_steps
+        self.work = Work(*state.work)
         if (self._data is None) != (state.data is None):
             raise ValueError("a learner with data is none without")
         if self._data is not None and state.data is not None:
@@ -217,6 +227,7 @@ class PrivateLearner:
         self.model = trainer.model
         self.bf16 = False  # DP-SGD keeps every example's gradient in float32
         self.local_steps = 0
+        self.work = Work()
         self._trainer = trainer
         self._x, self._y = data
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
@@ -228,11 +239,14 @@ class PrivateLearner:
     def local_step(self) -> None:
         """Take one step of DP-SGD; it is charged before anything is computed."""
         self.local_steps += 1
+        # The expected number: how many were drawn is private.
+        self.work.trained += round(self._trainer.sampling_rate * len(self._x))
         self._trainer.step(self._x, self._y)
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step towards the soft labels of public dreams."""
         self._optimizer.zero_grad()
+        self.work.trained += len(dreams)
         loss = distillation_loss(self.model(dreams), targets, temperature)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -247,6 +261,7 @@ class PrivateLearner:
             model=self.model.state_dict(),
             optimizer=optimizer_state(self._optimizer),
             local_steps=self.local_steps,
+            work=(self.work.trained, self.work.inferred),
             noise=self._trainer.noise_state(),
         )
 
@@ -259,4 +274,5 @@ class PrivateLearner:
         self.model.load_state_dict(state.model)
         restore_optimizer(self._optimizer, state.optimizer)
         self.local_steps = state.local_steps
+        self.work = Work(*state.work)
         self._trainer.restore_noise(state.noise)

@@ -51,6 +51,17 @@ class Student(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     clip: float
 
 
+class Labels(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is asked of labels that travel with a gradient; as in `LabelRequest`."""
+
+    bits: int
+    clip: float
+    kind: LabelKind
+    temperature: float
+    classes: int
+    weighting: LabelWeighting = "equal"
+
+
 class DreamRequest(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="dreams"
 ):
@@ -61,7 +72,7 @@ class DreamRequest(
     the answer is the pseudo-gradient: how far the copy moved, in the same units.
     ``statistics_momentum`` is the share of earlier dreams in R_bn's statistics.
     ``weight_cap`` W: a client with w examples multiplies what it sends by min(w, W) / W; 0: clients
-    count alike.
+    count alike. ``labels``: asks for soft labels of these dreams in the same answer.
     """
 
     version: int
@@ -79,6 +90,7 @@ class DreamRequest(
     local: LocalSteps = LocalSteps()
     student: Student | None = None
     weight_cap: int = 0
+    labels: Labels | None = None
 
 
 class LabelRequest(
@@ -120,11 +132,48 @@ class SoftLabels(
     totals: tuple[bytes, ...]
 
 
+class ModelRequest(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="model"
+):
+    """Asks for the update of a model after local training (FedAvg and its kin, to compare).
+
+    ``model`` is the `digest` of the `ModelState` that clients start from; in the first round of
+    the one that a public seed gives. ``sizes`` and ``scales`` are of its tensors, in order: how
+    many numbers, and what their update is divided by before it is clipped to [-1, 1].
+    ``weight_cap`` as in `DreamRequest`, with the weights as a sum of their own.
+    """
+
+    version: int
+    round: int
+    model: bytes
+    sizes: tuple[int, ...]
+    scales: tuple[float, ...]
+    bits: int
+    weight_cap: int = 0
+
+
+class ModelState(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="state"
+):
+    """A model's numbers, in the order of its tensors, little-endian.
+
+    Attributes:
+        bits: 32: float32. 8: uint8 codes, of which ``ranges`` gives least value and step a tensor.
+    """
+
+    version: int
+    round: int
+    bits: int
+    tensors: tuple[bytes, ...]
+    ranges: tuple[tuple[float, float], ...] = ()
+
+
 Request = DreamRequest | LabelRequest
+Asked = Request | ModelRequest
 _REQUEST_DECODER = msgspec.msgpack.Decoder(Request)
 
 
-def encode(message: Request | SoftLabels) -> bytes:
+def encode(message: Asked | SoftLabels | ModelState) -> bytes:
     """Return the one canonical encoding of a broadcast."""
     return msgspec.msgpack.encode(message)
 
@@ -154,6 +203,54 @@ def decode_request(data: bytes) -> Request:
     return request
 
 
+def decode_model_request(data: bytes) -> ModelRequest:
+    """Decode a request for a model's update as a client does.
+
+    Raises:
+        RequestRefused: the bytes are no canonical request of this version, or name no tensors
+            that can be sent.
+    """
+    try:
+        request = msgspec.msgpack.decode(data, type=ModelRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestRefused(f"not a request: {error}") from None
+    if request.version != VERSION or encode(request) != data:
+        raise RequestRefused("not a canonical request of this version")
+    if len(request.sizes) != len(request.scales) or min(request.sizes, default=0) < 1:
+        raise RequestRefused("sizes and scales are not of the same tensors")
+    if not all(0 < scale < math.inf for scale in request.scales):
+        raise RequestRefused("a scale is not positive and finite")
+    try:
+        sections(request)
+    except ConfigError as error:
+        raise RequestRefused(f"no masked input can answer this: {error}") from None
+    return request
+
+
+def asked_labels(request: Asked) -> LabelRequest | None:
+    """Return the label request that a request is, or that travels in it; None if it has none."""
+    if isinstance(request, LabelRequest):
+        return request
+    if isinstance(request, ModelRequest) or request.labels is None:
+        return None
+    asked = request.labels
+    return LabelRequest(
+        version=request.version,
+        round=request.round,
+        batch=request.batch,
+        shape=request.shape,
+        dreams=request.dreams,
+        bits=asked.bits,
+        clip=asked.clip,
+        kind=asked.kind,
+        temperature=asked.temperature,
+        classes=asked.classes,
+        weighting=asked.weighting,
+        statistics_momentum=request.statistics_momentum,
+        weight_cap=request.weight_cap,
+    )
+
+
 def digest(data: bytes) -> bytes:
     """Return the 32-byte digest of a broadcast that masks are bound to (D4)."""
     return hashlib.sha256(b"codream-secure broadcast\x00" + data).digest()
@@ -164,12 +261,20 @@ def pixels(request: Request) -> NDArray[np.uint8]:
     return np.frombuffer(request.dreams, dtype=np.uint8).reshape(request.shape)
 
 
+def payload(request: Asked) -> int:
+    """Return the bytes of a request that are dreams, or the student's logits at them."""
+    if isinstance(request, ModelRequest):
+        return 0
+    student = request.student if isinstance(request, DreamRequest) else None
+    return len(request.dreams) + (len(student.logits) if student else 0)
+
+
 def student_logits(student: Student) -> NDArray[np.float32]:
     """Return the student's logits, float32, shape (B, classes)."""
     return np.frombuffer(student.logits, dtype="<f4").reshape(-1, student.classes)
 
 
-def sections(request: Request) -> tuple[Section, ...]:
+def sections(request: Asked) -> tuple[Section, ...]:
     """Return the sections of the masked input that answers ``request``; both sides derive them.
 
     Raises ConfigError for a request that `decode_request` refuses.
@@ -178,19 +283,27 @@ def sections(request: Request) -> tuple[Section, ...]:
     - labels: ``labels``, one value a class; weighted by confidence ``confidence``, one a dream;
       else weighted by examples ``weight``, one exact integer. Gradient steps have none: a weight
       released at every step is known from the first dropout on (D2).
+    - dreams with labels: those of dreams, then those of labels.
+    - models: ``update``, one value a number of the model; with a weight cap ``weight``.
     """
+    if isinstance(request, ModelRequest):
+        return _model_sections(request)
+    asked = asked_labels(request)
+    of_labels = _label_sections(asked) if asked else ()
+    return _dream_sections(request) + of_labels if isinstance(request, DreamRequest) else of_labels
+
+
+def _dream_sections(request: DreamRequest) -> tuple[Section, ...]:
+    maximum, length = _maximum(request.bits), len(request.dreams)
+    gradient = Section(name="gradient", length=length, maximum=maximum, clip=request.clip)
+    if (student := request.student) is None:
+        return (gradient,)
+    length, maximum = request.shape[0] * student.classes, _maximum(student.bits)
+    return gradient, Section(name="student", length=length, maximum=maximum, clip=student.clip)
+
+
+def _label_sections(request: LabelRequest) -> tuple[Section, ...]:
     size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
-    if isinstance(request, DreamRequest):
-        gradient = Section(name="gradient", length=len(request.dreams), maximum=maximum, clip=clip)
-        if (student := request.student) is None:
-            return (gradient,)
-        length = size * student.classes
-        return (
-            gradient,
-            Section(
-                name="student", length=length, maximum=_maximum(student.bits), clip=student.clip
-            ),
-        )
     labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
     if request.weighting == "equal":
         cap = request.weight_cap
@@ -198,6 +311,12 @@ def sections(request: Request) -> tuple[Section, ...]:
             (labels, Section(name="weight", length=1, maximum=cap, clip=1.0)) if cap else (labels,)
         )
     return (labels, Section(name="confidence", length=size, maximum=maximum, clip=0.5))
+
+
+def _model_sections(request: ModelRequest) -> tuple[Section, ...]:
+    length, cap = sum(request.sizes), request.weight_cap
+    update = Section(name="update", length=length, maximum=_maximum(request.bits), clip=1.0)
+    return (update, Section(name="weight", length=1, maximum=cap, clip=1.0)) if cap else (update,)
 
 
 def _maximum(bits: int) -> int:

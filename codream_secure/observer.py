@@ -4,6 +4,7 @@ Per-client accuracies are facts about the simulation, not something the protocol
 here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,9 +30,9 @@ class Measurement:
     """Accuracies at the end of a round, fractions 0..1.
 
     ``clients`` and ``independent`` hold one test accuracy per client; ``personal`` and
-    ``independent_personal`` the same on each client's own mix of classes. ``validation`` is the
-    mean over clients of the accuracy on their own validation part; None under DP. ``server`` is
-    None where there is no student.
+    ``independent_personal`` the same on each client's own mix of classes; those of independent
+    training are empty where it was not run. ``validation`` is the mean over clients of the
+    accuracy on their own validation part; None under DP. ``server`` is None where there is none.
     """
 
     round: int
@@ -53,9 +54,9 @@ class Measurement:
         return float(np.std(self.clients))
 
     @property
-    def independent_mean(self) -> float:
+    def independent_mean(self) -> float | None:
         """Mean test accuracy of independent training."""
-        return float(np.mean(self.independent))
+        return float(np.mean(self.independent)) if self.independent else None
 
     @property
     def personal_mean(self) -> float:
@@ -63,9 +64,9 @@ class Measurement:
         return float(np.mean(self.personal))
 
     @property
-    def independent_personal_mean(self) -> float:
+    def independent_personal_mean(self) -> float | None:
         """Mean personalised accuracy of independent training."""
-        return float(np.mean(self.independent_personal))
+        return float(np.mean(self.independent_personal)) if self.independent_personal else None
 
 
 @torch.no_grad()
@@ -114,6 +115,9 @@ class Observer:
         validation: by client id; empty under DP.
         label_counts: examples of every class that every client has, int64, shape (clients,
             classes). The simulation dealt them, so it knows; nobody else may.
+
+    Attributes:
+        test_digest: SHA-256 of the test part, in hex: runs that differ in it cannot be compared.
     """
 
     def __init__(
@@ -123,6 +127,9 @@ class Observer:
         label_counts: NDArray[np.int64],
     ) -> None:
         self.label_counts = label_counts
+        self.test_digest = hashlib.sha256(
+            test.x.cpu().numpy().tobytes() + test.y.cpu().numpy().tobytes()
+        ).hexdigest()
         self._test = test
         self._validation = validation
         self.history: list[Measurement] = []
@@ -133,12 +140,18 @@ class Observer:
         clients: Mapping[int, nn.Module],
         independent: Mapping[int, nn.Module],
         server: nn.Module | None,
+        *,
+        validate_server: bool = False,
     ) -> Measurement:
         """Measure everybody and remember the result in ``history``.
 
-        Models come in the order of ``label_counts``.
+        Models come in the order of ``label_counts``. Validated are the clients' models, or the
+        server's in their place where a method yields one model for all.
         """
-        on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
+        on_own = [
+            accuracy(server if validate_server and server else clients[c], examples)
+            for c, examples in self._validation.items()
+        ]
         found = [hits(model, self._test) for model in clients.values()]
         alone = [hits(model, self._test) for model in independent.values()]
         measurement = Measurement(
@@ -155,7 +168,7 @@ class Observer:
 
     def _personal(self, found: Sequence[NDArray[np.bool_]]) -> tuple[float, ...]:
         labels = self._test.y.cpu().numpy()
-        pairs = zip(found, self.label_counts, strict=True)
+        pairs = zip(found, self.label_counts, strict=False)
         return tuple(personal_accuracy(own, labels, counts) for own, counts in pairs)
 
     def reported(self) -> Measurement | None:

@@ -51,6 +51,7 @@ _RULES = (
     Rule(tuple(f.name for f in fields(PrivacyConfig)), lambda c: c.private, "needs --dp-eps"),
     Rule(
         (
+            "label_last_step",
             "latent",
             "generator_width",
             "generator_lr",
@@ -64,6 +65,11 @@ _RULES = (
         ),
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
+    ),
+    Rule(
+        ("label_last_step",),
+        lambda c: c.dream.dream_steps != 0,
+        "cannot be used with --dream-steps 0: there is no last step",
     ),
     Rule(
         ("dream_optimizer", "dream_lr"),
@@ -119,7 +125,7 @@ _RULES = (
 )
 
 
-def _inapplicable(config: Config) -> dict[str, str]:
+def inapplicable(config: Config) -> dict[str, str]:
     """Return the options that mean nothing here, with the reason."""
     return {name: rule.reason for rule in _RULES if not rule.applies(config) for name in rule.names}
 
@@ -134,7 +140,7 @@ def _check_applicable(config: Config) -> None:
     Raises:
         UserError: names the first one.
     """
-    reasons, values = _inapplicable(config), config.options()
+    reasons, values = inapplicable(config), config.options()
     for setting in settings():
         # 0 asks for nothing, and is what `resolve` puts in.
         chosen = values[setting.name] not in (setting.default, 0)
@@ -164,7 +170,7 @@ def described_default(setting: Setting) -> str | None:
 
 def to_toml(config: Config) -> str:
     """Return a TOML text from which `load_toml` gives this configuration again."""
-    left_out = _inapplicable(config)
+    left_out = inapplicable(config)
     options = config.options().items()
     return tomli_w.dumps({k: v for k, v in options if v is not None and k not in left_out})
 
@@ -207,7 +213,7 @@ def _resolved_dreams(config: Config) -> DreamConfig:
         constants = constants | {"dream_lr": 1.0}
     if not dream.bn_weight and config.private:
         constants = constants | {"statistics_momentum": 0.0}
-    unused = _inapplicable(config)
+    unused = inapplicable(config)
     chosen = {
         name: value
         for name, value in constants.items()

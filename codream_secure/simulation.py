@@ -81,6 +81,7 @@ class Simulation:
         dataset: in place of the one that the settings name.
         progress: told what is going on.
         tap: sees every protocol message (see `SecureAggregator`).
+        compare_independent: whether to train twins without dreams beside the clients.
 
     Raises:
         UserError: the settings cannot be run.
@@ -103,6 +104,7 @@ class Simulation:
         dataset: Dataset | None = None,
         progress: Progress | None = None,
         tap: Tap | None = None,
+        compare_independent: bool = True,
     ) -> None:
         self.config = resolve(config)
         self.stopwatch = Stopwatch()
@@ -110,6 +112,7 @@ class Simulation:
         self.unlabelled_rounds = 0
         self.resumed = 0
         self._progress = progress or NoProgress()
+        self._has_twins = compare_independent
         self._seed = self.config.run.seed or 0
         self._device = choose_device(self.config.run.device)
         chosen = self.config.data
@@ -159,6 +162,8 @@ class Simulation:
         self._progress.start(activity, len(members))
         for _ in in_parallel(work, members):
             self._progress.advance()
+        if not self._has_twins:
+            return
         with self.stopwatch.measure("independent"):
             self._progress.start("independent training, to compare", len(members))
             for _ in in_parallel(Member.train_twin, members):
@@ -167,9 +172,10 @@ class Simulation:
     def _dream(self, number: int) -> None:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
         batches = set_(self.config.dream.dream_batches)
-        total = len(self.groups) * batches * (self._dream_steps + 1)
+        total = len(self.groups) * batches * self._sums_per_batch
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
         student, found = self._adversary(number), len(self.dreams)
+        self.ledger.begin_round(number)
         for group in self.groups:
             group.begin_round(number)
             for batch in range(batches):
@@ -205,7 +211,7 @@ class Simulation:
         measurement = self.observer.measure(
             number,
             everybody.client_models(),
-            everybody.twin_models(),
+            everybody.twin_models() if self._has_twins else {},
             everybody.student.model if self._collaborates else None,
         )
         if self.observer.reported() is measurement:
@@ -299,6 +305,16 @@ class Simulation:
         return plan.guarantee() if plan else None
 
     @property
+    def iterations(self) -> float:
+        """What a client has computed, mean: forward and backward passes over a local batch.
+
+        Local training, dreaming and distillation count; independent training, which only serves
+        to compare, does not.
+        """
+        work = [m.client.learner.work for m in self.federation.members.values()]
+        return sum(w.iterations(self.config.learning.batch) for w in work) / len(work)
+
+    @property
     def rolled_back(self) -> int:
         """Dream or generator steps whose result was not finite and was taken back."""
         return sum(group.rolled_back for group in self.groups)
@@ -308,8 +324,10 @@ class Simulation:
         return set_(self.config.dream.rounds)
 
     @property
-    def _dream_steps(self) -> int:
-        return set_(self.config.dream.dream_steps)
+    def _sums_per_batch(self) -> int:
+        """Aggregations that a batch of dreams takes: its steps, and one for labels."""
+        dream = self.config.dream
+        return set_(dream.dream_steps) + (not dream.label_last_step)
 
     @property
     def _collaborates(self) -> bool:
@@ -368,8 +386,8 @@ class Simulation:
             threshold=secure.threshold,
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
-            key_steps=secure.key_steps or self._dream_steps + 1,
-            expected_steps=self._rounds * batches * (self._dream_steps + 1),
+            key_steps=secure.key_steps or self._sums_per_batch,
+            expected_steps=self._rounds * batches * self._sums_per_batch,
             dropout=secure.dropout,
             seed=self._seed,
         )

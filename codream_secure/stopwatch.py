@@ -21,6 +21,11 @@ class Stopwatch:
         """Seconds since the watch was made, and those of earlier processes."""
         return time.perf_counter() - self._start
 
+    @property
+    def busy(self) -> float:
+        """Seconds of all activities but independent training, which only serves to compare."""
+        return sum(s for activity, s in self.seconds.items() if activity != "independent")
+
     def _charge(self) -> None:
         now = time.perf_counter()
         if self._stack:

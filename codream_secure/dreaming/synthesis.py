@@ -19,9 +19,12 @@ from codream_secure.messages import (
     DreamRequest,
     LabelKind,
     LabelRequest,
+    Labels,
     LabelWeighting,
     LocalSteps,
+    Request,
     Student,
+    asked_labels,
 )
 from protocols.quantization import CLIP_START, next_clip
 
@@ -92,6 +95,8 @@ class Clips:
     def follow(self, answer: FieldSum) -> None:
         """Set the next clips from the sums of a step."""
         for section in answer.sections:
+            if section.name not in self.values:
+                continue
             self.values[section.name] = next_clip(
                 answer.quantizer(section.name), answer.mean(section.name), answer.count
             )
@@ -130,8 +135,8 @@ class DreamSynthesis:
         self._steps = 0
         self.rolled_back = 0
 
-    def dream_request(self) -> DreamRequest:
-        """Return the broadcast of the next dream step."""
+    def dream_request(self, *, with_labels: bool = False) -> DreamRequest:
+        """Return the broadcast of the next dream step; with labels it asks for these as well."""
         s = self._settings
         pixels = self._pixels()
         return DreamRequest(
@@ -150,11 +155,23 @@ class DreamSynthesis:
             local=s.local,
             student=self._student_logits(pixels),
             weight_cap=s.weight_cap,
+            labels=self._labels() if with_labels else None,
+        )
+
+    def _labels(self) -> Labels:
+        s = self._settings
+        return Labels(
+            bits=s.label_bits,
+            clip=s.label_clip if s.labels == "logits" else 0.5,
+            kind=s.labels,
+            temperature=s.kd_temperature,
+            classes=s.classes,
+            weighting=s.label_weighting,
         )
 
     def label_request(self) -> LabelRequest:
         """Return the broadcast that asks for labels of the dreams as they are now."""
-        s = self._settings
+        s, asked = self._settings, self._labels()
         pixels = self._pixels()
         return LabelRequest(
             version=VERSION,
@@ -162,12 +179,12 @@ class DreamSynthesis:
             batch=self._batch,
             shape=_shape(pixels),
             dreams=pixels.tobytes(),
-            bits=s.label_bits,
-            clip=s.label_clip if s.labels == "logits" else 0.5,
-            kind=s.labels,
-            temperature=s.kd_temperature,
-            classes=s.classes,
-            weighting=s.label_weighting,
+            bits=asked.bits,
+            clip=asked.clip,
+            kind=asked.kind,
+            temperature=asked.temperature,
+            classes=asked.classes,
+            weighting=asked.weighting,
             statistics_momentum=s.statistics_momentum,
             weight_cap=s.weight_cap,
         )
@@ -180,6 +197,27 @@ class DreamSynthesis:
             answer = aggregator.sum(request)
         except StepAborted:
             return False
+        self._descend(request, answer)
+        return True
+
+    def labelled_step(self, aggregator: Aggregator) -> LabelledDreams | None:
+        """Do both with one broadcast: the labels are those of the dreams before they move.
+
+        None if all attempts were aborted.
+        """
+        for _ in range(LABEL_ATTEMPTS):
+            request = self.dream_request(with_labels=True)
+            self._steps += 1
+            try:
+                answer = aggregator.sum(request)
+                labelled = _labelled(request, answer)
+            except StepAborted:
+                continue
+            self._descend(request, answer)
+            return labelled
+        return None
+
+    def _descend(self, request: DreamRequest, answer: FieldSum) -> None:
         self._clips.follow(answer)
         gradient = _tensor(answer.mean("gradient")).reshape(request.shape)
         gradient = gradient.to(self._scale.low.device) + self._prior_gradient()
@@ -188,7 +226,6 @@ class DreamSynthesis:
             gradient += self._through_student(request, towards_student)
         stride = request.local.count * request.local.size / request.clip
         self.rolled_back += not self._source.descend(gradient, stride)
-        return True
 
     def label(self, aggregator: Aggregator) -> LabelledDreams | None:
         """Ask for the summed labels of the finished dreams; None if all attempts were aborted."""
@@ -197,11 +234,9 @@ class DreamSynthesis:
                 self.dream_step(aggregator)
             request = self.label_request()
             try:
-                mean = label_mean(aggregator.sum(request), request)
+                return _labelled(request, aggregator.sum(request))
             except StepAborted:
                 continue
-            pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
-            return LabelledDreams(pixels, soft_targets(mean, request))
         return None
 
     def _pixels(self) -> NDArray[np.uint8]:
@@ -242,6 +277,18 @@ class DreamSynthesis:
         logits = self._student(leaf)
         (gradient,) = torch.autograd.grad(logits, leaf, towards_logits.to(logits.device))
         return gradient
+
+
+def _labelled(request: Request, answer: FieldSum) -> LabelledDreams:
+    """Return the request's dreams with the labels that were asked for.
+
+    Raises:
+        StepAborted: see `label_mean`.
+    """
+    if (asked := asked_labels(request)) is None:
+        raise ValueError("no labels were asked for")
+    targets = soft_targets(label_mean(answer, asked), asked)
+    return LabelledDreams(np.frombuffer(request.dreams, np.uint8).reshape(request.shape), targets)
 
 
 def _tensor(values: NDArray[np.float64]) -> Tensor:

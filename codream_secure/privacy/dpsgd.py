@@ -202,7 +202,7 @@ class PrivateTrainer:
         check_private_model(model)
         self.model = model
         self._budget = budget
-        self._rate = sampling_rate
+        self.sampling_rate = sampling_rate
         self._draw = randomness(seed)
         self._seeded = seed is not None
         # Hooks are on inside `step` alone: outside it the model is an ordinary module, so that
@@ -231,7 +231,7 @@ class PrivateTrainer:
         """
         self._budget.charge()
         self.model.train()  # Opacus' hooks do nothing in evaluation mode
-        drawn = torch.from_numpy(self._draw.random(len(y)) < self._rate).to(x.device)
+        drawn = torch.from_numpy(self._draw.random(len(y)) < self.sampling_rate).to(x.device)
         # A full backward hook wants an input with a gradient.
         batch = x[drawn].requires_grad_()
         self._optimizer.zero_grad()

@@ -70,7 +70,10 @@ def _about_one(group: Group) -> Answer:
 def _gain(group: Group, reached: float) -> str:
     alone = group.mean(lambda run: run.independent)
     range_ = f" ({reach(group)})" if reach(group) else ""
-    told = f"The clients of {group.label} reach {percent(reached)} on the test data{range_}"
+    who = f"The clients of {group.label} reach"
+    if group.first.one_model:
+        who = f"The one model of {group.label} reaches"
+    told = f"{who} {percent(reached)} on the test data{range_}"
     if not group.sends:
         return f"{told}; nobody sends anything."
     if alone is None:

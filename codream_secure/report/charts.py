@@ -66,11 +66,11 @@ def over_rounds(groups: Sequence[Group]) -> Chart | None:
         drawing.curve(index, group.label, group.curve(_round, _accuracy))
     if len(groups) == 1:
         only = groups[0]
-        if len(only.runs) == 1:
+        if len(only.runs) == 1 and not only.first.one_model:
             drawing.band([row for row in only.first.rows if row.accuracy is not None])
         alone = only.curve(_round, lambda row: row.independent)
         drawing.curve(1, "training alone", alone)
-        drawing.curve(2, "server's student", only.curve(_round, lambda row: row.server))
+        drawing.curve(2, "server's student", only.curve(_round, lambda row: row.student))
     drawing.axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return drawing.finish()
 

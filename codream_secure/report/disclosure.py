@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from codream_secure.baselines.methods import DREAMING
 from codream_secure.report.runs import ALONE, TOGETHER
 
 Summary = Mapping[str, Any]
@@ -23,10 +24,7 @@ class Disclosure(NamedTuple):
 
 
 def _dreams(summary: Summary) -> bool:
-    return (
-        str(summary.get("method", "")).startswith("codream")
-        and summary.get("collaboration") is not False
-    )
+    return summary.get("method") in DREAMING and summary.get("collaboration") is not False
 
 
 def _with(name: str, *values: object) -> Callable[[Summary], bool]:
@@ -42,7 +40,8 @@ DISCLOSURES = (
         lambda summary: _dreams(summary) and summary.get("dream_steps") != 0,
     ),
     Disclosure(
-        "the exact sum of the survivors' quantized labels of the finished dreams",
+        "the exact sum of the survivors' quantized labels of the finished dreams (with "
+        "`--label-last-step`: of the last step's dreams, together with that step's gradients)",
         "every batch",
         _dreams,
     ),

@@ -1,7 +1,7 @@
 """Runs that differ by nothing but their seed, as one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from codream_secure.report.runs import ALONE, TOGETHER, Row, Run
@@ -14,7 +14,11 @@ _NAMES = {
     "codream": "CoDream",
     "codream-fast": "CoDream-fast",
     "fedavg": "FedAvg",
-    "fedavg-secure": "FedAvg-secure",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
+    "moon": "MOON",
+    "fedgen": "FedGen",
+    "fedmd": "FedMD",
     "avgkd": "AvgKD",
     ALONE: "independent training",
     TOGETHER: "centralized training",
@@ -106,11 +110,18 @@ def group(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         found.setdefault(repr((run.method, sorted(_settings(run).items()))), []).append(run)
     alike = [tuple(sorted(same, key=_by_seed)) for same in found.values()]
+    if len(alike) > 1:
+        # What kinds of runs cost is what all their rounds cost: so are their accuracies.
+        alike = [tuple(replace(run, at_end=True) for run in same) for same in alike]
     return [Group(_label(same[0], [other[0] for other in alike]), same) for same in alike]
 
 
 def _settings(run: Run) -> Mapping[str, object]:
-    return {name: value for name, value in run.config.items() if name not in _CIRCUMSTANCES}
+    settings = {name: value for name, value in run.config.items() if name not in _CIRCUMSTANCES}
+    own = run.summary.get("settings")
+    if isinstance(own, Mapping):
+        settings |= {f"baseline {name}": value for name, value in own.items()}
+    return settings
 
 
 def _by_seed(run: Run) -> tuple[int, str]:
@@ -123,7 +134,7 @@ def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
     for one in groups:
         by_method.setdefault(one.method, []).append(one.first)
     found = {method: _differing(runs) for method, runs in by_method.items()}
-    return {_NAMES.get(method, method): names for method, names in found.items() if names}
+    return {_name(method): names for method, names in found.items() if names}
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
@@ -147,5 +158,11 @@ def _label(run: Run, others: Sequence[Run]) -> str:
             chosen, kinds = [*chosen, name], len(told)
     own = _settings(run)
     told_here = ", ".join(f"{key} {own[key]}" for key in chosen if key in own)
-    name = _NAMES.get(run.method, run.method)
+    name = _name(run.method)
     return f"{name} ({told_here})" if told_here else name
+
+
+def _name(method: str) -> str:
+    """Return a method's name as its authors write it, with what is behind it."""
+    family, dash, rest = method.partition("-")
+    return _NAMES.get(method) or _NAMES.get(family, family) + dash + rest

@@ -3,7 +3,6 @@
 import base64
 import platform
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +17,7 @@ from codream_secure.report import charts
 from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
-from codream_secure.report.runs import ALONE, TOGETHER, Run, read_all
+from codream_secure.report.runs import ALONE, TOGETHER, Run, missing, read_all, rerun
 from codream_secure.report.text import UNKNOWN, number, percent, size
 
 _TEMPLATE = "page.html.j2"
@@ -86,7 +85,8 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
         UserError: a folder is no run or is damaged, runs cannot be compared, or the page cannot be
             written.
     """
-    text, told = render(read_all(folders), command)
+    lost = [f"{name}: {why}" for folder in folders for name, why in missing(folder).items()]
+    text, told = _render(read_all(folders), command, lost)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -94,7 +94,7 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
     return told
 
 
-def render(runs: Sequence[Run], command: str) -> tuple[str, Answer]:
+def _render(runs: Sequence[Run], command: str, lost: Sequence[str]) -> tuple[str, Answer]:
     """Return the page as a text, and its answer."""
     groups = sorted(group(runs), key=lambda one: -(accuracy(one) or 0.0))
     told = answer(groups)
@@ -111,7 +111,7 @@ def render(runs: Sequence[Run], command: str) -> tuple[str, Answer]:
         answer=told,
         headings=_HEADINGS,
         rows=[_headline(one) for one in groups],
-        asides=list(_asides(groups)),
+        asides=[*_asides(groups), *(f"No result of {what}." for what in lost)],
         unknown=UNKNOWN,
         rounds=charts.over_rounds(groups),
         bytes=charts.over_bytes(groups),
@@ -130,11 +130,6 @@ def render(runs: Sequence[Run], command: str) -> tuple[str, Answer]:
     return text, told
 
 
-def rerun(folder: Path) -> str:
-    """Return the command that makes the run of a folder again."""
-    return f"codream-secure simulate --config {shlex.quote(str(folder / 'config.toml'))}"
-
-
 def _title(groups: Sequence[Group]) -> str:
     dataset = groups[0].first.dataset or "unknown data"
     if len(groups) > 1:
@@ -151,13 +146,13 @@ def _headline(one: Group) -> list[tuple[str, str]]:
     reached = percent(accuracy(one))
     if spread is not None:
         reached += f" ± {100 * spread:.1f}"
-    finished = {f"{run.rounds_finished} of {run.rounds or UNKNOWN}" for run in one.runs}
+    finished = {_finished(run) for run in one.runs}
     return [
         (one.label, _caution(first)),
         (first.partition or UNKNOWN, ""),
         (UNKNOWN if first.clients is None else str(first.clients), ""),
         (", ".join(run.seed for run in one.runs), ""),
-        (_whole(reached), reach(one)),
+        (_whole(reached), "; ".join(filter(None, (_whose(first), reach(one))))),
         ("nothing" if nothing else _whole(size(up)), ""),
         ("nothing" if nothing else _whole(size(down)), ""),
         (epsilon(one), _whole(f"δ = {first.delta:g}") if first.delta is not None else ""),
@@ -165,6 +160,15 @@ def _headline(one: Group) -> list[tuple[str, str]]:
         (number(one.mean(lambda run: run.seconds)), ""),
         (number(one.mean(lambda run: run.iterations)), ""),
     ]
+
+
+def _whose(run: Run) -> str:
+    return "one model for all" if run.one_model else ""
+
+
+def _finished(run: Run) -> str:
+    rounds = run.rounds
+    return str(run.rounds_finished) + ("" if rounds is None else f" of {rounds}")
 
 
 def _whole(text: str) -> str:
@@ -187,7 +191,7 @@ def _asides(groups: Sequence[Group]) -> Iterator[str]:
     for one in groups:
         if len(groups) == 1 and (alone := one.mean(lambda run: run.independent)) is not None:
             yield f"Training alone, measured in the same run: {percent(alone)}."
-        if len(groups) == 1 and (server := one.mean(lambda run: run.server)) is not None:
+        if len(groups) == 1 and (server := one.mean(lambda run: run.student)) is not None:
             yield f"The server's student, which saw dreams alone: {percent(server)}."
         if one.method == TOGETHER:
             yield (
@@ -284,7 +288,7 @@ def _version(name: str) -> str:
 
 
 def _reruns(runs: Iterable[Run], command: str) -> list[str]:
-    commands = [rerun(run.folder) for run in runs]
+    commands = list(dict.fromkeys(rerun(run.folder) for run in runs))
     return [] if commands == [command] else commands
 
 

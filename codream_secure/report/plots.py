@@ -63,9 +63,9 @@ def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
     server = [m.server for m in history if m.server is not None]
     if server:
         axis.plot(rounds, server, marker="s", label="server student (dreams only)")
-    axis.plot(
-        rounds, [m.independent_mean for m in history], marker="x", label="independent training"
-    )
+    alone = [m.independent_mean for m in history if m.independent_mean is not None]
+    if alone:
+        axis.plot(rounds, alone, marker="x", label="independent training")
     axis.set_xlabel("round")
     axis.set_xticks(rounds)
     axis.set_ylabel("test accuracy (observer's)")

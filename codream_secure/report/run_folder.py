@@ -11,12 +11,14 @@ from typing import Any, Self
 
 from safetensors.torch import save_file
 
+from codream_secure.baselines.run import BaselineRun
 from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
 from codream_secure.report.checkpoints import Checkpoints
-from codream_secure.report.page import rerun, write_page
+from codream_secure.report.page import write_page
 from codream_secure.report.plots import draw_accuracy, draw_dreams, draw_labels
+from codream_secure.report.runs import rerun
 from codream_secure.resolve import resolve, to_toml
 from codream_secure.simulation import Simulation
 
@@ -86,14 +88,14 @@ class RunFolder:
     def _metrics(self) -> Path:
         return self.path / _METRICS
 
-    def start(self, simulation: Simulation) -> None:
+    def start(self, run: Simulation | BaselineRun) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
         with (self.path / _CONFIG).open("w", encoding="utf-8") as file:
-            file.write(to_toml(simulation.config))
+            file.write(to_toml(run.config))
             file.flush()
             os.fsync(file.fileno())
-        if self._checkpoints:
-            self._checkpoints.attach(simulation)
+        if self._checkpoints and isinstance(run, Simulation):
+            self._checkpoints.attach(run)
 
     def configuration(self, given: Mapping[str, object]) -> Config:
         """Return the settings of the interrupted run.
@@ -157,17 +159,20 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.save(simulation)
 
-    def finish(self, simulation: Simulation, summary: Mapping[str, Any]) -> None:
-        """Write the summary, then models, pictures and page of whatever was reached."""
+    def finish(
+        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, models: bool = True
+    ) -> None:
+        """Write the summary, then if asked models, pictures and page of whatever was reached."""
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
-        self._save_models(simulation)
-        draw_labels(simulation.observer.label_counts, self.path / "labels.png")
-        if simulation.dreams:
-            temperature = simulation.config.learning.kd_temperature
-            draw_dreams(simulation.dreams[-1], temperature, self.path / "dreams.png")
-        if simulation.observer.history:
-            draw_accuracy(simulation.observer.history, self.path / "accuracy.png")
+        if models and isinstance(run, Simulation):
+            self._save_models(run)
+        draw_labels(run.observer.label_counts, self.path / "labels.png")
+        if isinstance(run, Simulation) and run.dreams:
+            temperature = run.config.learning.kd_temperature
+            draw_dreams(run.dreams[-1], temperature, self.path / "dreams.png")
+        if run.observer.history:
+            draw_accuracy(run.observer.history, self.path / "accuracy.png")
         self._write_page()
 
     def _write_page(self) -> None:

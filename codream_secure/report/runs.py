@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from codream_secure.baselines.methods import parse_method
 from codream_secure.errors import UserError
 
 _CONFIG, _METRICS, _SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
-_CELLS = "cells"
+_CELLS, _COMPARISON, _FAILED = "cells", "compare.json", "failed.txt"
 
 # Methods in which nothing travels.
 ALONE = "independent"
@@ -21,13 +23,16 @@ TOGETHER = "centralized"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One round: accuracies as fractions, bytes of one client and costs since the beginning."""
+    """One round: accuracies as fractions, bytes of one client and costs since the beginning.
+
+    ``accuracy`` is that of the one model for all where a method has one, else the clients' mean.
+    """
 
     round: int
     accuracy: float | None
     spread: float | None
     independent: float | None
-    server: float | None
+    student: float | None
     bytes_up: float | None
     bytes_down: float | None
     iterations: float | None
@@ -50,6 +55,8 @@ class Run:
         config: the same, parsed.
         summary: ``summary.json``; empty if the run has not written it.
         rows: of ``metrics.jsonl``.
+        at_end: whether figures are those of the last round, to which the costs belong, and not of
+            the round that the run reports.
     """
 
     folder: Path
@@ -57,6 +64,7 @@ class Run:
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     rows: tuple[Row, ...]
+    at_end: bool = False
 
     def _text(self, name: str) -> str | None:
         value = self.summary.get(name, self.config.get(name))
@@ -71,10 +79,25 @@ class Run:
     def _last(self, name: str) -> float | None:
         return getattr(self.rows[-1], name) if self.rows else None
 
+    def _reported(self, name: str, figure_name: str) -> float | None:
+        """Return an accuracy of the summary, or the last round's where that is asked for."""
+        found = None if self.at_end and self.rows else self._figure("accuracy", figure_name)
+        return self._last(name) if found is None else found
+
     @property
     def method(self) -> str:
         """Name of the method."""
-        return self._text("method") or "unknown method"
+        return _method(self.folder, self.summary, self.config)
+
+    @property
+    def one_model(self) -> bool:
+        """Whether the method yields one model for all, which is then what counts."""
+        return has_one_model(self.method)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the run is a cell of a comparison, whose budget says how many rounds it has."""
+        return is_cell(self.folder)
 
     @property
     def dataset(self) -> str | None:
@@ -116,27 +139,24 @@ class Run:
 
     @property
     def accuracy(self) -> float | None:
-        """Mean test accuracy of the clients, of the reported round or else the last."""
-        found = self._figure("accuracy", "clients_mean")
-        return self._last("accuracy") if found is None else found
+        """Test accuracy of the one model for all if there is one, else the clients' mean."""
+        one = self._reported("accuracy", "server") if self.one_model else None
+        return self._reported("accuracy", "clients_mean") if one is None else one
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of that over clients."""
-        found = self._figure("accuracy", "clients_std")
-        return self._last("spread") if found is None else found
+        """Standard deviation of the accuracy over clients; None of one model for all."""
+        return None if self.one_model else self._reported("spread", "clients_std")
 
     @property
     def independent(self) -> float | None:
         """Mean test accuracy of the same clients training alone."""
-        found = self._figure("accuracy", "independent_mean")
-        return self._last("independent") if found is None else found
+        return self._reported("independent", "independent_mean")
 
     @property
-    def server(self) -> float | None:
+    def student(self) -> float | None:
         """Test accuracy of the server's student."""
-        found = self._figure("accuracy", "server")
-        return self._last("server") if found is None else found
+        return None if self.one_model else self._reported("student", "server")
 
     @property
     def bytes_up(self) -> float | None:
@@ -208,7 +228,9 @@ class Run:
 
     @property
     def rounds(self) -> int | None:
-        """Rounds that were asked for."""
+        """Rounds that were asked for; None where a budget decides."""
+        if self.compared:
+            return None
         value = figure(self.summary.get("rounds", self.config.get("rounds")))
         return None if value is None else int(value)
 
@@ -220,8 +242,10 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock time."""
-        found = self._figure("seconds", "total")
+        """What the method itself took, on one machine."""
+        found = self._figure("seconds", "busy")
+        if found is None:
+            found = self._figure("seconds", "total")
         return self._last("seconds") if found is None else found
 
     @property
@@ -251,14 +275,92 @@ def is_run(folder: Path) -> bool:
     return (folder / _CONFIG).is_file() and (folder / _METRICS).is_file()
 
 
+def has_one_model(method: str) -> bool:
+    """Tell whether a method yields one model for all; of unknown ones it is not known to."""
+    try:
+        return parse_method(method).one_model
+    except UserError:
+        return False
+
+
+def is_cell(folder: Path) -> bool:
+    """Tell whether a run folder is that of a cell of a comparison."""
+    place = folder.resolve().parent
+    return place.name == _CELLS and (place.parent / _COMPARISON).is_file()
+
+
 def is_comparison(folder: Path) -> bool:
     """Tell whether a folder holds the cells of a comparison."""
     return (folder / _CELLS).is_dir()
 
 
 def cells(folder: Path) -> list[Path]:
-    """Return the run folders of a comparison, by name."""
-    return sorted(path for path in (folder / _CELLS).iterdir() if is_run(path))
+    """Return the run folders of a comparison that are finished, by name."""
+    found = sorted((folder / _CELLS).iterdir())
+    return [path for path in found if is_run(path) and (path / _SUMMARY).is_file()]
+
+
+def missing(folder: Path) -> dict[str, str]:
+    """Return why cells of a comparison have no results, by their folder's name."""
+    if not is_comparison(folder):
+        return {}
+    done = set(cells(folder))
+    found: dict[str, str] = {}
+    for path in sorted(path for path in (folder / _CELLS).iterdir() if path.is_dir()):
+        if path not in done:
+            failed = path / _FAILED
+            found[path.name] = _text_of(failed).strip() if failed.is_file() else "not finished"
+    return found
+
+
+def rerun(folder: Path) -> str:
+    """Return the command that makes a run or a comparison again; of a cell, its comparison's."""
+    whole = folder.resolve().parent.parent if is_cell(folder) else folder
+    if is_comparison(whole):
+        return shlex.join(["codream-secure", "compare", *_plan(whole)])
+    return shlex.join(["codream-secure", "simulate", "--config", str(folder / _CONFIG)])
+
+
+def _plan(folder: Path) -> list[str]:
+    """Return the options that a comparison was begun with, as far as compare.json tells."""
+    if not (folder / _COMPARISON).is_file():
+        return []
+    found = _json(folder, _COMPARISON, _text_of(folder / _COMPARISON))
+    plan = found.get("plan") if isinstance(found, Mapping) else None
+    if not isinstance(plan, Mapping):
+        return []
+    words: list[str] = []
+    for name in ("methods", "seeds"):
+        if isinstance(plan.get(name), list):
+            words += [f"--{name}", ",".join(map(str, plan[name]))]
+    options = {name: plan.get(name) for name in ("match", "trials", "target")}
+    own = plan.get("settings")
+    if isinstance(own, Mapping):
+        options |= {option: own.get(name) for name, option in _BASELINE_OPTIONS.items()}
+    if isinstance(plan.get("options"), Mapping):
+        options |= plan["options"]
+    for name, value in options.items():
+        option = str(name).replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+_BASELINE_OPTIONS = {
+    "local_epochs": "fed_epochs",
+    "learning_rate": "fed_lr",
+    "prox": "prox",
+    "moon_weight": "moon_weight",
+}
+
+
+def _method(folder: Path, summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return a run's method; the settings of a baseline's cell do not know it."""
+    if is_cell(folder) and "method" not in summary:
+        return folder.resolve().name.rpartition("-seed")[0]
+    return str(summary.get("method") or config.get("method") or "unknown method")
 
 
 def find(folder: Path) -> list[Path]:
@@ -291,7 +393,10 @@ def read_all(folders: Iterable[Path]) -> list[Run]:
     for folder in folders:
         inner = cells(folder) if is_comparison(folder) else [folder]
         if not inner:
-            raise UserError(f"{folder}: none of its cells is the folder of a run; run them first")
+            raise UserError(
+                f"{folder}: none of its cells is finished; repeat the `codream-secure compare` "
+                "that made it"
+            )
         for path in inner:
             paths.setdefault(path.resolve(), path)
     runs = [read(path) for path in paths.values()]
@@ -317,15 +422,15 @@ def read(folder: Path) -> Run:
         config = tomllib.loads(config_text)
     except (tomllib.TOMLDecodeError, RecursionError):
         raise _damaged(folder, _CONFIG, "it is no TOML") from None
+    summary = _summary(folder)
+    one_model = has_one_model(_method(folder, summary, config))
     lines = _text_of(folder / _METRICS).splitlines()
-    rows = [_row(folder, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    return Run(
-        folder=folder,
-        config_text=config_text,
-        config=config,
-        summary=_summary(folder),
-        rows=tuple(rows),
+    rows = tuple(
+        _row(folder, number, line, one_model=one_model)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
     )
+    return Run(folder=folder, config_text=config_text, config=config, summary=summary, rows=rows)
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:
@@ -351,20 +456,23 @@ def _summary(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def _row(folder: Path, number: int, line: str) -> Row:
+def _row(folder: Path, number: int, line: str, *, one_model: bool) -> Row:
     found = _json(folder, f"{_METRICS}, line {number},", line)
     if not isinstance(found, Mapping) or not isinstance(found.get("round"), int):
         raise _damaged(folder, _METRICS, f"line {number} is no round")
     clients = _figures(found.get("clients"))
     independent = _figures(found.get("independent"))
+    server = figure(found.get("server"))
+    mean = fmean(clients) if clients else None
     return Row(
         round=found["round"],
-        accuracy=fmean(clients) if clients else None,
+        accuracy=server if one_model and server is not None else mean,
         spread=pstdev(clients) if clients else None,
         independent=fmean(independent) if independent else None,
+        student=None if one_model else server,
         **{
             name: figure(found.get(name))
-            for name in ("server", "bytes_up", "bytes_down", "iterations", "seconds", "epsilon")
+            for name in ("bytes_up", "bytes_down", "iterations", "seconds", "epsilon")
         },
     )
 
@@ -392,7 +500,7 @@ def _text_of(path: Path) -> str:
 
 
 def _damaged(folder: Path, name: str, reason: str) -> UserError:
-    return UserError(
-        f"{folder}: {name} is damaged ({reason}); run it again with "
-        f"`codream-secure simulate --config {folder / _CONFIG}`, or leave the folder out"
-    )
+    again = f"run it again with `codream-secure simulate --config {folder / _CONFIG}`"
+    if is_cell(folder):
+        again = "delete it and repeat the `codream-secure compare` that made it"
+    return UserError(f"{folder}: {name} is damaged ({reason}); {again}, or leave the folder out")

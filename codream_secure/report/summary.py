@@ -1,10 +1,12 @@
 """The summary of a run: what summary.json holds and the table shows."""
 
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
 from torch import nn
 
+from codream_secure.baselines.run import BaselineRun
 from codream_secure.observer import Measurement
 from codream_secure.simulation import Simulation
 
@@ -20,52 +22,115 @@ def encoded_state(model: nn.Module) -> bytes:
     return msgspec.msgpack.encode(state)
 
 
-def summarise(simulation: Simulation) -> dict[str, Any]:
-    """Return the summary of what a simulation has done so far, in JSON's own types.
+def summarise(run: Simulation | BaselineRun) -> dict[str, Any]:
+    """Return the summary of what a run has done so far, in JSON's own types.
 
     Accuracies are the observer's, measured on the test set after the reported round, and not
-    covered by epsilon; they are null when no round was finished.
+    covered by epsilon; they are null when no round was finished. What a baseline has not is null.
     """
-    config = simulation.config
-    reported = simulation.observer.reported()
+    config = run.config
+    reported = run.observer.reported()
+    secure = (isinstance(run, BaselineRun) and run.method.secure) or _dreams_masked(run)
     return {
         "schema_version": SCHEMA_VERSION,
-        "method": config.dream.method,
+        "method": config.dream.method if isinstance(run, Simulation) else run.method.name,
         "dataset": config.data.dataset,
+        "test_digest": run.observer.test_digest,
         "partition": config.data.partition,
         "clients": config.data.clients,
-        "models": list(simulation.federation.model_names),
+        "models": list(run.federation.model_names),
         "seed": config.run.seed or 0,
-        "secure": config.secure.secure,
-        "threat_model": config.secure.threat_model if config.secure.secure else None,
-        "threshold": simulation.aggregator.threshold,
-        "colluders": simulation.aggregator.colluders,
+        "secure": secure,
+        "threat_model": config.secure.threat_model if secure else None,
         "rounds": config.dream.rounds,
-        "rounds_finished": len(simulation.observer.history),
-        "resumed": simulation.resumed,
+        "rounds_finished": len(run.observer.history),
         "reported_round": reported.round if reported else None,
-        "collaboration": config.dream.collaboration,
-        "dreams": config.dream.dreams,
-        "dream_batches": config.dream.dream_batches,
-        "dream_steps": config.dream.dream_steps,
-        "local_steps": config.dream.local_steps,
-        "adaptive": config.dream.adaptive,
-        "bits": config.dream.bits,
+        **_dreaming(run),
+        **_aggregation(run),
         "weights": config.learning.weights,
-        "label_weighting": config.learning.label_weighting,
-        "label_bits": config.learning.label_bits,
-        "round_trips_per_step": simulation.aggregator.round_trips_per_step,
-        "key_exchanges": simulation.aggregator.key_exchanges,
-        "aggregation_steps": simulation.aggregator.steps,
-        "aborted_steps": simulation.aggregator.aborted_steps,
-        "completed_share": simulation.aggregator.completed_share,
-        "unanswered_requests": simulation.aggregator.unanswered_requests,
-        "unlabelled_rounds": simulation.unlabelled_rounds,
-        "rolled_back": simulation.rolled_back,
         "accuracy": _accuracy(reported),
-        "privacy": _privacy(simulation),
-        "bytes": _bytes(simulation),
-        "seconds": _seconds(simulation),
+        "privacy": _privacy(run),
+        "bytes": _bytes(run),
+        "iterations": round(run.iterations, 1),
+        "seconds": _seconds(run),
+    }
+
+
+def _dreams_masked(run: Simulation | BaselineRun) -> bool:
+    return isinstance(run, Simulation) and run.config.secure.secure
+
+
+def _dreaming(run: Simulation | BaselineRun) -> dict[str, Any]:
+    """Return what only methods that dream have."""
+    if isinstance(run, BaselineRun):
+        return dict.fromkeys(_DREAMING) | {"resumed": 0, "settings": asdict(run.settings)}
+    dream, learning = run.config.dream, run.config.learning
+    found = (
+        run.resumed,
+        dream.collaboration,
+        dream.dreams,
+        dream.dream_batches,
+        dream.dream_steps,
+        dream.label_last_step,
+        dream.local_steps,
+        dream.adaptive,
+        dream.bits,
+        learning.label_weighting,
+        learning.label_bits,
+        run.unlabelled_rounds,
+        run.rolled_back,
+    )
+    return dict(zip(_DREAMING, found, strict=True))
+
+
+_DREAMING = (
+    "resumed",
+    "collaboration",
+    "dreams",
+    "dream_batches",
+    "dream_steps",
+    "label_last_step",
+    "local_steps",
+    "adaptive",
+    "bits",
+    "label_weighting",
+    "label_bits",
+    "unlabelled_rounds",
+    "rolled_back",
+)
+
+
+def _aggregation(run: Simulation | BaselineRun) -> dict[str, Any]:
+    """Return what summing took; a baseline in the clear at full precision has no aggregator."""
+    aggregator = run.aggregator if isinstance(run, Simulation) else run.exchange.aggregator
+    names = (
+        "threshold",
+        "colluders",
+        "round_trips",
+        "round_trips_per_step",
+        "key_exchanges",
+        "aborted_steps",
+        "completed_share",
+        "unanswered_requests",
+    )
+    found = {name: getattr(aggregator, name, None) for name in names}
+    found["aggregation_steps"] = None if aggregator is None else aggregator.steps
+    if aggregator is None:
+        sends = any(run.ledger.per_client(direction) for direction in ("up", "down"))
+        found["round_trips"] = len(run.observer.history) if sends else 0
+    return found
+
+
+def progress_of(run: Simulation | BaselineRun) -> dict[str, Any]:
+    """Return what a run has cost so far: a row of metrics.jsonl beside the accuracies."""
+    guarantee = run.guarantee() if isinstance(run, Simulation) else None
+    return {
+        "aborted_steps": _aggregation(run)["aborted_steps"] or 0,
+        "bytes_up": run.ledger.per_client("up"),
+        "bytes_down": run.ledger.per_client("down"),
+        "iterations": round(run.iterations, 1),
+        "seconds": round(run.stopwatch.busy, 3),
+        "epsilon": None if guarantee is None else guarantee.epsilon,
     }
 
 
@@ -81,23 +146,23 @@ def _accuracy(reported: Measurement | None) -> dict[str, float | None]:
     return {name: getattr(reported, name) if reported else None for name in names}
 
 
-def _privacy(simulation: Simulation) -> dict[str, Any] | None:
-    guarantee = simulation.guarantee()
+def _privacy(run: Simulation | BaselineRun) -> dict[str, Any] | None:
+    guarantee = run.guarantee() if isinstance(run, Simulation) else None
     return None if guarantee is None else dict(msgspec.to_builtins(guarantee))
 
 
-def _bytes(simulation: Simulation) -> dict[str, Any]:
-    ledger = simulation.ledger
+def _bytes(run: Simulation | BaselineRun) -> dict[str, Any]:
+    ledger = run.ledger
     up, down = ledger.per_client("up"), ledger.per_client("down")
-    homogeneous = len(set(simulation.federation.model_names)) == 1
-    rounds = len(simulation.observer.history)
-    fedavg = (
-        len(encoded_state(simulation.federation.student.model)) * rounds if homogeneous else None
-    )
+    homogeneous = len(set(run.federation.model_names)) == 1
+    rounds = len(run.observer.history)
+    fedavg = len(encoded_state(run.federation.student.model)) * rounds if homogeneous else None
     return {
         "per_client_up": up,
         "per_client_down": down,
         "by_phase": ledger.by_phase(),
+        "overhead": ledger.overhead(),
+        "could_save": ledger.savings(),
         "fedavg_per_client_up": fedavg,
         "fedavg_per_client_down": fedavg,
         # FedAvg moves 2 x rounds x 4 bytes a parameter.
@@ -105,11 +170,15 @@ def _bytes(simulation: Simulation) -> dict[str, Any]:
     }
 
 
-def _seconds(simulation: Simulation) -> dict[str, float]:
-    """Return seconds by activity; the rest of ``total`` is set-up and measuring."""
-    spent = simulation.stopwatch.seconds
+def _seconds(run: Simulation | BaselineRun) -> dict[str, float]:
+    """Return seconds by activity; the rest of ``total`` is set-up and measuring.
+
+    ``busy`` is their sum without independent training: what the method itself took.
+    """
+    spent = run.stopwatch.seconds
     return {
-        "total": round(simulation.stopwatch.total, 3),
+        "total": round(run.stopwatch.total, 3),
+        "busy": round(run.stopwatch.busy, 3),
         "local_training": round(spent["local_training"], 3),
         "dreaming": round(spent["dreaming"] + spent["answering"], 3),
         "secure_aggregation": round(spent["secure_aggregation"], 3),

@@ -5,8 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from codream_secure.report.text import percent as _percent
-from codream_secure.report.text import size as _size
+from codream_secure.report.text import percent, size
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
@@ -34,17 +33,17 @@ def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
             "test accuracy (observer's)",
             f"after round {s['reported_round']} of {s['rounds']}, {chosen}",
         ),
-        ("  independent training", _percent(accuracy["independent_mean"])),
+        ("  independent training", percent(accuracy["independent_mean"])),
         (
             "  Co-Dream clients",
-            f"{_percent(accuracy['clients_mean'])} ± {_percent(accuracy['clients_std'])}",
+            f"{percent(accuracy['clients_mean'])} ± {percent(accuracy['clients_std'])}",
         ),
-        ("  server student", _percent(accuracy["server"])),
+        ("  server student", percent(accuracy["server"])),
         (
             "  on their own mix of classes",
             (
-                f"{_percent(accuracy['personal_mean'])} "
-                f"(independent {_percent(accuracy['independent_personal_mean'])})"
+                f"{percent(accuracy['personal_mean'])} "
+                f"(independent {percent(accuracy['independent_personal_mean'])})"
             ),
         ),
     ]
@@ -80,11 +79,11 @@ def _byte_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         (
             "bytes per client",
-            f"{_size(sizes['per_client_up'])} up, {_size(sizes['per_client_down'])} down",
+            f"{size(sizes['per_client_up'])} up, {size(sizes['per_client_down'])} down",
         )
     ]
     rows += [
-        (f"  {phase}", f"{_size(count['up'])} up, {_size(count['down'])} down")
+        (f"  {phase}", f"{size(count['up'])} up, {size(count['down'])} down")
         for phase, count in sizes["by_phase"].items()
         if count["up"] or count["down"]
     ]
@@ -100,7 +99,7 @@ def _fedavg(sizes: Mapping[str, Any]) -> str:
         return "- (models differ)"
     ours = sizes["per_client_up"] + sizes["per_client_down"]
     who = "FedAvg" if 2 * one_way < ours else "Co-Dream"
-    return f"{_size(one_way)} each way: {who} sends less"
+    return f"{size(one_way)} each way: {who} sends less"
 
 
 def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -119,7 +118,7 @@ def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
             trips += f", {s['key_exchanges']} key exchanges included"
         rows.append(("  round trips a step", trips))
     done = s["aggregation_steps"] - s["aborted_steps"]
-    share = f" ({_percent(s['completed_share'])})" if s["completed_share"] is not None else ""
+    share = f" ({percent(s['completed_share'])})" if s["completed_share"] is not None else ""
     rows.append(("  steps completed", f"{done} of {s['aggregation_steps']}{share}"))
     if s["rolled_back"]:
         rows.append(("  WARNING", f"{s['rolled_back']} dream steps not finite, taken back"))
@@ -136,9 +135,9 @@ def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [
         (f"  {name.replace('_', ' ')}", f"{value:.1f}")
         for name, value in seconds.items()
-        if name != "total"
+        if name not in ("total", "busy")
     ]
-    rest = 2 * seconds["total"] - sum(seconds.values())
+    rest = seconds["total"] - seconds["busy"] - seconds["independent"]
     rows.append(("  set-up and measuring", f"{rest:.1f}"))
-    rows.append(("  share of aggregation", _percent(share)))
+    rows.append(("  share of aggregation", percent(share)))
     return rows

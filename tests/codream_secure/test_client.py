@@ -24,6 +24,7 @@ from codream_secure.messages import (
     encode,
 )
 from codream_secure.models import build_model
+from codream_secure.work import Work
 from protocols.quantization import Quantizer
 
 SCALE = PixelScale(Scaling((0.5,), (0.5,)))
@@ -77,7 +78,7 @@ def label_request(**changes):
 
 
 def client(**policy):
-    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False)
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False, work=Work())
     return Client(learner, SCALE, bytes(32), Policy(**policy))
 
 
@@ -167,7 +168,7 @@ def test_the_teacher_is_a_copy_until_it_is_frozen_again():
     copies = iter(
         [model.eval(), build_model("linear", InputSpec(1, 8, 8, 10), norm="batch", seed=1)]
     )
-    learner = SimpleNamespace(frozen_copy=lambda: next(copies), bf16=False)
+    learner = SimpleNamespace(frozen_copy=lambda: next(copies), bf16=False, work=Work())
     one = Client(learner, SCALE, bytes(32), Policy())
     first = one.answer(encode(label_request()), step=0)["labels"]
     one.freeze_teacher()
@@ -184,7 +185,7 @@ def test_policy_is_immutable():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_answers_on_a_gpu_match_the_cpu_within_rounding():
     scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
-    learner = SimpleNamespace(frozen_copy=MODEL.cuda, bf16=False)
+    learner = SimpleNamespace(frozen_copy=MODEL.cuda, bf16=False, work=Work())
     on_gpu = Client(learner, scale, bytes(32), Policy()).answer(encode(label_request()), 0)
     MODEL.cpu()
     on_cpu = client().answer(encode(label_request()), 0)
@@ -209,7 +210,7 @@ def test_a_dream_gradient_on_a_gpu_is_that_of_the_cpu_and_waits_for_no_copy():
 
 
 def weighing(examples, **policy):
-    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False)
+    learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False, work=Work())
     return Client(learner, SCALE, bytes(32), Policy(**policy), examples=examples)
 
 

@@ -1,0 +1,84 @@
+"""AvgKD (Afonin, Karimireddy, Towards model agnostic federated learning, ICLR 2022)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codream_secure.baselines.base import Baseline, Parties, Party, frozen
+from codream_secure.baselines.exchange import send, tensors_of
+
+
+class AvgKD(Baseline):
+    """Clients of any architecture send their models to each other and learn from their mean.
+
+    On its own examples a client learns (Y + sum of the others' predictions) / K. Models travel in
+    the clear, through the server, to everybody; data stays where it is (the official code of
+    CoDream uploads it).
+    """
+
+    def __init__(self, parties: Parties) -> None:
+        super().__init__(parties)
+        everybody = parties.federation
+        names = everybody.model_names
+        self._models = {c: everybody.model(names[c], c) for c in parties.clients}
+
+    def client_models(self) -> dict[int, nn.Module]:
+        """Return the clients' models."""
+        return self._models
+
+    def round(self, number: int) -> None:
+        """Exchange models, then learn from them; in the first round from own data alone."""
+        peers: dict[int, nn.Module] = {}
+        if number > 1:
+            peers = dict(zip(self._models, frozen(self._models.values()), strict=True))
+            self._count(number)
+
+        def work(party: Party) -> None:
+            others = [model for c, model in peers.items() if c != party.identity]
+            self._learn(party, others)
+
+        with self.parties.meters.stopwatch.measure("answering"):
+            self.parties.each(work)
+
+    def _count(self, number: int) -> None:
+        tensors = {c: list(tensors_of(model).values()) for c, model in self._models.items()}
+        for client in self._models:
+            send(self.parties.meters, tensors[client], client=client, down=False, number=number)
+            for other in self._models:
+                if other != client:
+                    send(
+                        self.parties.meters, tensors[other], client=client, down=True, number=number
+                    )
+
+    def _learn(self, party: Party, others: list[nn.Module]) -> None:
+        model, settings = self._models[party.identity], self.settings
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=settings.learning_rate, momentum=settings.momentum
+        )
+        model.train()
+        for _ in range(party.steps):
+            x, y = party.batches.next()
+            party.work.trained += len(x)
+            party.work.inferred += len(others) * len(x)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), targets(others, x, y)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+@torch.no_grad()
+def targets(others: list[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    """Return what is learned on a batch.
+
+    Args:
+        others: frozen models.
+        x: images, shape (B, C, H, W).
+        y: labels, shape (B,).
+
+    Returns:
+        Labels, shape (B,), if there are no others; else probabilities, shape (B, classes).
+    """
+    if not others:
+        return y
+    predictions = torch.stack([model(x).softmax(dim=1) for model in others])
+    own = F.one_hot(y, predictions.shape[2])
+    return (own + predictions.sum(dim=0)) / (len(others) + 1)

@@ -1,0 +1,38 @@
+"""One model trained on everybody's data in one place: what collaboration cannot beat."""
+
+from torch import nn
+
+from codream_secure.baselines.base import Baseline, Parties, Party
+from codream_secure.learner import BatchStream
+from codream_secure.seeds import generator
+
+
+class Centralized(Baseline):
+    """A round is as many steps as all clients together would take.
+
+    Its work is shared out evenly, so that an iteration of a client is one of every client.
+    """
+
+    def __init__(self, parties: Parties) -> None:
+        super().__init__(parties)
+        self.model = parties.new_model()
+        pool, batch = parties.federation.pooled(), parties.clients[0].batches.size
+        shuffle = generator(parties.exchange.seed, "centralized")
+        self._batches = BatchStream(pool.x, pool.y, batch, shuffle)
+
+    def client_models(self) -> dict[int, nn.Module]:
+        """Return the model, once for every client."""
+        return dict.fromkeys(self.parties.clients, self.model)
+
+    def server_model(self) -> nn.Module:
+        """Return the model."""
+        return self.model
+
+    def round(self, number: int) -> None:
+        """Train on the pool."""
+        clients = self.parties.clients.values()
+        steps = sum(party.steps for party in clients)
+        whole = Party(-1, self._batches, steps, type(next(iter(clients)).work)())
+        whole.train(self.model, self.settings)
+        for party in clients:
+            party.work.trained += whole.work.trained // len(clients)

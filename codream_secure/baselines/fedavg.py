@@ -1,0 +1,38 @@
+"""FedAvg (McMahan et al., Communication-efficient learning, AISTATS 2017, Algorithm 1)."""
+
+from torch import nn
+
+from codream_secure.baselines.base import Correction, GlobalModel, Party, Penalty
+from codream_secure.baselines.exchange import Tensors, add, difference, load, tensors_of
+
+
+class FedAvg(GlobalModel):
+    """Clients train copies of one model; the server adds the mean of their updates to it.
+
+    BatchNorm's running statistics are averaged like weights.
+    """
+
+    def round(self, number: int) -> None:
+        """Train locally, sum, and send the new model down."""
+        exchange, start = self.parties.exchange, tensors_of(self.model)
+
+        def compute(client: int) -> Tensors:
+            local, party = self.start(client, start), self.parties.clients[client]
+            penalty, correction = self.extras(party, local, start)
+            party.train(local, self.settings, penalty=penalty, correction=correction)
+            return difference(tensors_of(local), start)
+
+        update = exchange.mean_update(number, start, compute)
+        load(self.model, exchange.deliver(number, add(start, update)))
+
+    def extras(
+        self, party: Party, local: nn.Module, start: Tensors
+    ) -> tuple[Penalty | None, Correction | None]:
+        """Return what a method adds to the loss, and does to gradients; FedAvg nothing.
+
+        Args:
+            party: who trains.
+            local: its copy of the model.
+            start: the round's global model.
+        """
+        return None, None

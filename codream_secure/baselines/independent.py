@@ -1,0 +1,30 @@
+"""Every client trains alone, as CoDream's clients do before their first dream."""
+
+from torch import nn
+
+from codream_secure.baselines.base import Baseline, Parties, Party
+
+
+class Independent(Baseline):
+    """Nothing is sent: what collaboration has to beat."""
+
+    def __init__(self, parties: Parties) -> None:
+        super().__init__(parties)
+        members = parties.federation.members
+        self._learners = {c: members[c].client.learner for c in parties.clients}
+
+    def client_models(self) -> dict[int, nn.Module]:
+        """Return the clients' models."""
+        return {c: learner.model for c, learner in self._learners.items()}
+
+    def round(self, number: int) -> None:
+        """Take a round's local steps."""
+
+        def work(party: Party) -> None:
+            learner = self._learners[party.identity]
+            before = learner.work.trained
+            for _ in range(party.steps):
+                learner.local_step()
+            party.work.trained += learner.work.trained - before
+
+        self.parties.each(work)

@@ -1,0 +1,54 @@
+"""SCAFFOLD (Karimireddy et al., Stochastic controlled averaging, ICML 2020, Algorithm 1)."""
+
+import torch
+from torch import nn
+
+from codream_secure.baselines.base import GlobalModel, Parties
+from codream_secure.baselines.exchange import Tensors, add, difference, load, tensors_of
+
+_CONTROL = "control."
+
+
+class Scaffold(GlobalModel):
+    """FedAvg whose local gradients are corrected by control variates: y -= lr (g - c_i + c).
+
+    Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr). Model and control variate travel
+    together both ways, so a round costs twice FedAvg's. Local SGD has no momentum, and the global
+    step size is 1.
+    """
+
+    def __init__(self, parties: Parties) -> None:
+        super().__init__(parties)
+        zeros = {n: torch.zeros_like(p.detach()) for n, p in self.model.named_parameters()}
+        self._control = zeros
+        self._own = dict.fromkeys(parties.clients, zeros)
+
+    def round(self, number: int) -> None:
+        """Train locally, sum both differences, and send both sums' results down."""
+        exchange, start, control = self.parties.exchange, tensors_of(self.model), self._control
+        state = start | {_CONTROL + name: value for name, value in control.items()}
+        renewed: dict[int, Tensors] = {}
+
+        def compute(client: int) -> Tensors:
+            local, own = self.start(client, start), self._own[client]
+            party = self.parties.clients[client]
+
+            def correction(model: nn.Module) -> None:
+                for name, weight in model.named_parameters():
+                    if weight.grad is not None:
+                        weight.grad.add_(control[name] - own[name])
+
+            party.train(local, self.settings, momentum=0.0, correction=correction)
+            moved = difference(tensors_of(local), start)
+            scale = 1 / (party.steps * self.settings.learning_rate)
+            renewed[client] = {n: own[n] - control[n] - scale * moved[n] for n in control}
+            change = difference(renewed[client], own)
+            return moved | {_CONTROL + name: value for name, value in change.items()}
+
+        aborted = exchange.aborted
+        update = exchange.mean_update(number, state, compute)
+        if exchange.aborted == aborted:
+            self._own |= renewed
+        received = exchange.deliver(number, add(state, update))
+        self._control = {name: received[_CONTROL + name] for name in control}
+        load(self.model, received)

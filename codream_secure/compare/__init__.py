@@ -1,0 +1,1 @@
+"""Several methods over the same data, seeds and evaluation, at equal cost."""
