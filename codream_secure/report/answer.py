@@ -56,6 +56,8 @@ def _about_one(group: Group) -> Answer:
     reached = accuracy(group)
     if not group.sends:
         question = f"What does {group.label} reach?"
+    elif group.mean(lambda run: run.independent) is None:
+        question = f"What does {group.label} reach, at what cost in bytes and privacy?"
     else:
         question = "What does this run gain over training alone, at what cost in bytes and privacy?"
     if reached is None:
@@ -77,7 +79,7 @@ def _gain(group: Group, reached: float) -> str:
     if not group.sends:
         return f"{told}; nobody sends anything."
     if alone is None:
-        return f"{told}; training alone was not measured beside it."
+        return f"{told}; training alone was not measured in the same run."
     points = 100 * (reached - alone)
     if round(points, 1) == 0:
         return f"{told}, as much as each training alone."

@@ -200,7 +200,9 @@ class _Drawing:
         """Make the axis across one of bytes by powers of ten."""
         axis, low, high = self.axis, min(self._across), max(self._across)
         axis.set_xscale("log")
-        axis.set_xlim(low / 1.5, high * 1.5)
+        # A range of 1 to 7 has two round numbers in it, wherever it begins.
+        margin = max(1.5, math.sqrt(7 * low / high))
+        axis.set_xlim(low / margin, high * margin)
         crowded = math.log10(high / low) > _CROWDED
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0,) if crowded else (1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(_short_size))

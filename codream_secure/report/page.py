@@ -17,7 +17,7 @@ from codream_secure.report import charts
 from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
-from codream_secure.report.runs import ALONE, TOGETHER, Run, missing, read_all, rerun
+from codream_secure.report.runs import ALONE, TOGETHER, Run, matched, missing, read_all, rerun
 from codream_secure.report.text import UNKNOWN, number, percent, size
 
 _TEMPLATE = "page.html.j2"
@@ -85,8 +85,11 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
         UserError: a folder is no run or is damaged, runs cannot be compared, or the page cannot be
             written.
     """
-    lost = [f"{name}: {why}" for folder in folders for name, why in missing(folder).items()]
-    text, told = _render(read_all(folders), command, lost)
+    notes = [text for folder in folders if (text := matched(folder))]
+    notes += [
+        f"No result of {name}: {why}" for folder in folders for name, why in missing(folder).items()
+    ]
+    text, told = _render(read_all(folders), command, notes)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -94,7 +97,7 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
     return told
 
 
-def _render(runs: Sequence[Run], command: str, lost: Sequence[str]) -> tuple[str, Answer]:
+def _render(runs: Sequence[Run], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
     """Return the page as a text, and its answer."""
     groups = sorted(group(runs), key=lambda one: -(accuracy(one) or 0.0))
     told = answer(groups)
@@ -111,7 +114,7 @@ def _render(runs: Sequence[Run], command: str, lost: Sequence[str]) -> tuple[str
         answer=told,
         headings=_HEADINGS,
         rows=[_headline(one) for one in groups],
-        asides=[*_asides(groups), *(f"No result of {what}." for what in lost)],
+        asides=[*notes, *_asides(groups)],
         unknown=UNKNOWN,
         rounds=charts.over_rounds(groups),
         bytes=charts.over_bytes(groups),

@@ -317,18 +317,26 @@ def rerun(folder: Path) -> str:
     """Return the command that makes a run or a comparison again; of a cell, its comparison's."""
     whole = folder.resolve().parent.parent if is_cell(folder) else folder
     if is_comparison(whole):
-        return shlex.join(["codream-secure", "compare", *_plan(whole)])
+        return shlex.join(["codream-secure", "compare", *_options(_plan(whole))])
     return shlex.join(["codream-secure", "simulate", "--config", str(folder / _CONFIG)])
 
 
-def _plan(folder: Path) -> list[str]:
-    """Return the options that a comparison was begun with, as far as compare.json tells."""
+def matched(folder: Path) -> str | None:
+    """Return what all methods of a comparison might spend equally, in words."""
+    match = _plan(folder).get("match") if is_comparison(folder) else None
+    return None if match is None else f"Every method might spend equal {match}."
+
+
+def _plan(folder: Path) -> Mapping[str, Any]:
+    """Return what a comparison was begun with, as far as compare.json tells."""
     if not (folder / _COMPARISON).is_file():
-        return []
+        return {}
     found = _json(folder, _COMPARISON, _text_of(folder / _COMPARISON))
     plan = found.get("plan") if isinstance(found, Mapping) else None
-    if not isinstance(plan, Mapping):
-        return []
+    return plan if isinstance(plan, Mapping) else {}
+
+
+def _options(plan: Mapping[str, Any]) -> list[str]:
     words: list[str] = []
     for name in ("methods", "seeds"):
         if isinstance(plan.get(name), list):

@@ -9,6 +9,7 @@ import pytest
 from codream_secure.errors import UserError
 from codream_secure.report import run_folder
 from codream_secure.report.page import write_page
+from codream_secure.report.runs import read, rerun
 
 HOSTILE = "<script>alert('$x$')</script>"
 
@@ -254,6 +255,77 @@ def test_a_comparison_stands_for_its_cells(write_run, page, tmp_path):
     assert text.count('<th scope="row"><div>') == 2
 
 
+@pytest.fixture
+def comparison(write_run, tmp_path):
+    """A comparison of which one cell failed and one was not finished."""
+    folder = tmp_path / "compared"
+    for method in ("codream", "fedavg-secure", "moon", "scaffold"):
+        write_run(f"{method}-seed0", method=method, folder=folder / "cells")
+    for lost in ("moon", "scaffold"):
+        (folder / "cells" / f"{lost}-seed0" / "summary.json").unlink()
+    (folder / "cells" / "moon-seed0" / "failed.txt").write_text("out of <memory>\n")
+    plan = {
+        "methods": ["codream", "fedavg-secure"],
+        "seeds": [0, 1],
+        "match": "bytes",
+        "trials": 2,
+        "target": None,
+        "settings": {"learning_rate": 0.1},
+        "options": {"clients": 2, "adaptive": "kl", "secure": False, "partition": "a b"},
+    }
+    (folder / "compare.json").write_text(json.dumps({"plan": plan}))
+    return folder
+
+
+def test_cells_without_results_are_named_and_left_out(comparison, page):
+    answer, text = page(comparison)
+    assert "moon" not in answer.lower()
+    assert "No result of moon-seed0: out of &lt;memory&gt;" in text
+    assert "No result of scaffold-seed0: not finished" in text
+    assert "Every method might spend equal bytes." in text
+    assert "of 3" not in text
+
+
+def test_a_comparison_and_its_cells_are_run_again_by_its_command(comparison):
+    command = (
+        "codream-secure compare --methods codream,fedavg-secure --seeds 0,1 --match bytes "
+        "--trials 2 --fed-lr 0.1 --clients 2 --adaptive kl --no-secure --partition 'a b'"
+    )
+    assert rerun(comparison) == command
+    assert rerun(comparison / "cells" / "codream-seed0") == command
+    (comparison / "compare.json").write_text("[]")
+    assert rerun(comparison) == "codream-secure compare"
+
+
+def test_an_unfinished_cell_is_no_run_of_the_method_in_its_settings(comparison):
+    cell = comparison / "cells" / "scaffold-seed0"
+    (cell / "config.toml").write_text('method = "codream"')
+    assert read(cell).method == "scaffold"
+
+
+def edit_rows(run, **changes):
+    rows = [json.loads(line) | changes for line in (run / "metrics.jsonl").read_text().splitlines()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_method_with_one_model_is_judged_by_it(write_run, page):
+    # The clients of FedAvg hold copies that drifted: theirs would flatter whoever is compared.
+    accuracies = {"clients_mean": 0.5, "clients_std": 0.1, "server": 0.95}
+    fedavg = write_run("b", method="fedavg", summary={"accuracy": accuracies})
+    edit_rows(fedavg, server=0.95, clients=[0.4, 0.6])
+    answer, text = page(write_run("a", top=0.9), fedavg)
+    assert "FedAvg reaches the best accuracy: 95.0 %" in answer
+    assert "one model for all" in text
+    assert "The one model of FedAvg reaches 95.0 %" in page(fedavg)[0]
+
+
+def test_kinds_of_runs_are_compared_after_the_rounds_that_they_paid_for(write_run, page):
+    reported = {"clients_mean": 0.99, "clients_std": 0.0}
+    chosen = write_run("a", top=0.8, summary={"accuracy": reported})
+    assert "reach 99.0 %" in page(chosen)[0]
+    assert "CoDream (80.0 %" in page(chosen, write_run("b", method="avgkd", top=0.9))[0]
+
+
 @pytest.mark.parametrize("field", ["dataset", "test_digest"])
 def test_runs_on_different_data_are_not_compared(write_run, page, field):
     runs = [write_run(name, summary={field: name}) for name in ("a", "b")]
@@ -290,7 +362,7 @@ def test_a_folder_that_is_no_run_is_named(page, tmp_path):
     with pytest.raises(UserError, match="not the folder of a run"):
         page(tmp_path)
     (tmp_path / "cells").mkdir()
-    with pytest.raises(UserError, match="none of its cells"):
+    with pytest.raises(UserError, match="none of its cells is finished"):
         page(tmp_path)
 
 
