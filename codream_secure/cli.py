@@ -19,6 +19,7 @@ from codream_secure.cli_audit import audit
 from codream_secure.cli_compare import compare
 from codream_secure.cli_options import run_options
 from codream_secure.cli_protocol import protocol
+from codream_secure.cli_report import report, runs
 from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.resolve import resolve
@@ -51,6 +52,8 @@ def cli() -> None:
 cli.add_command(protocol)
 cli.add_command(audit)
 cli.add_command(compare)
+cli.add_command(report)
+cli.add_command(runs)
 
 
 @cli.command(epilog=_EXAMPLES)

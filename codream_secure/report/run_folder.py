@@ -1,9 +1,10 @@
-"""What a run leaves behind: configuration, metrics, summary, pictures, models, checkpoints."""
+"""What a run leaves: configuration, metrics, summary, pictures, page, models, checkpoints."""
 
 import dataclasses
 import json
 import os
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +16,14 @@ from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
 from codream_secure.report.checkpoints import Checkpoints
+from codream_secure.report.page import write_page
 from codream_secure.report.plots import draw_accuracy, draw_dreams, draw_labels
+from codream_secure.report.runs import rerun
 from codream_secure.resolve import resolve, to_toml
 from codream_secure.simulation import Simulation
 
 _CONFIG, _METRICS, _SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+_PAGE = "report.html"
 
 
 def default_folder(config: Config) -> Path:
@@ -158,17 +162,25 @@ class RunFolder:
     def finish(
         self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, models: bool = True
     ) -> None:
-        """Write the summary, then pictures and, if asked, models of whatever was reached."""
+        """Write the summary, then if asked models, pictures and page of whatever was reached."""
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
+        if models and isinstance(run, Simulation):
+            self._save_models(run)
         draw_labels(run.observer.label_counts, self.path / "labels.png")
         if isinstance(run, Simulation) and run.dreams:
             temperature = run.config.learning.kd_temperature
             draw_dreams(run.dreams[-1], temperature, self.path / "dreams.png")
         if run.observer.history:
             draw_accuracy(run.observer.history, self.path / "accuracy.png")
-        if models and isinstance(run, Simulation):
-            self._save_models(run)
+        self._write_page()
+
+    def _write_page(self) -> None:
+        """Write report.html; a run is not lost because it cannot be drawn."""
+        try:
+            write_page([self.path], self.path / _PAGE, rerun(self.path))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk
+            warnings.warn(f"{self.path / _PAGE} was not written: {error}", stacklevel=2)
 
     def close(self) -> None:
         """Let another process go on with the run."""

@@ -5,18 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-
-def percent(value: float | None) -> str:
-    """Return a fraction as a percentage."""
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes in the unit that suits it, of powers of ten."""
-    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count} B"
+from codream_secure.report.text import percent, size
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

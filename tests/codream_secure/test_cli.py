@@ -98,6 +98,7 @@ def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path)
         "dreams.png",
         "accuracy.png",
         "labels.png",
+        "report.html",
         "models",
     }
     for picture in ("dreams.png", "accuracy.png", "labels.png"):

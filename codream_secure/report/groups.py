@@ -1,0 +1,168 @@
+"""Runs that differ by nothing but their seed, as one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from codream_secure.report.runs import ALONE, TOGETHER, Row, Run
+
+# Settings that say where and with what randomness a run was made, not what it is.
+_CIRCUMSTANCES = {"seed", "data_dir", "device"}
+# Settings that a reader looks for first.
+_TELLING = ("dp_eps", "partition", "clients", "models", "rounds", "dreams", "dream_steps")
+_NAMES = {
+    "codream": "CoDream",
+    "codream-fast": "CoDream-fast",
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
+    "moon": "MOON",
+    "fedgen": "FedGen",
+    "fedmd": "FedMD",
+    "avgkd": "AvgKD",
+    ALONE: "independent training",
+    TOGETHER: "centralized training",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a curve is in one round: the mean over seeds, and the range."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs of the same settings.
+
+    Attributes:
+        label: method, and what tells it from others of the same method.
+        runs: by seed, at least one.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run whose settings and pictures stand for all."""
+        return self.runs[0]
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.first.method
+
+    @property
+    def is_codream(self) -> bool:
+        """Whether it is this project's own method."""
+        return self.method.startswith("codream")
+
+    @property
+    def sends(self) -> bool:
+        """Whether clients send anything at all."""
+        return self.first.sends
+
+    def figures(self, read: Callable[[Run], float | None]) -> list[float]:
+        """Return what is known of a figure, a number a seed."""
+        return [found for run in self.runs if (found := read(run)) is not None]
+
+    def mean(self, read: Callable[[Run], float | None]) -> float | None:
+        """Return the mean over seeds; None if no run knows it."""
+        found = self.figures(read)
+        return fmean(found) if found else None
+
+    def phases(self) -> dict[str, tuple[float, float]]:
+        """Return bytes up and down by phase, mean over seeds that know them."""
+        tables = [run.phases for run in self.runs if run.phases]
+        names = dict.fromkeys(name for table in tables for name in table)
+        return {
+            name: (
+                fmean(table.get(name, (0.0, 0.0))[0] for table in tables),
+                fmean(table.get(name, (0.0, 0.0))[1] for table in tables),
+            )
+            for name in names
+        }
+
+    def curve(
+        self, x: Callable[[Row], float | None], y: Callable[[Row], float | None]
+    ) -> list[Point]:
+        """Return a point for every round that all seeds with rows have reached."""
+        tables = [{row.round: row for row in run.rows} for run in self.runs if run.rows]
+        common = set.intersection(*map(set, tables)) if tables else set()
+        points = []
+        for number in sorted(common):
+            pairs = [(x(table[number]), y(table[number])) for table in tables]
+            across = [a for a, _ in pairs if a is not None]
+            up = [b for _, b in pairs if b is not None]
+            if len(across) == len(up) == len(pairs):
+                points.append(Point(fmean(across), fmean(up), min(up), max(up)))
+        return points
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """Put runs together that differ by their seed alone, in the order they come in."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(repr((run.method, sorted(_settings(run).items()))), []).append(run)
+    alike = [tuple(sorted(same, key=_by_seed)) for same in found.values()]
+    if len(alike) > 1:
+        # What kinds of runs cost is what all their rounds cost: so are their accuracies.
+        alike = [tuple(replace(run, at_end=True) for run in same) for same in alike]
+    return [Group(_label(same[0], [other[0] for other in alike]), same) for same in alike]
+
+
+def _settings(run: Run) -> Mapping[str, object]:
+    settings = {name: value for name, value in run.config.items() if name not in _CIRCUMSTANCES}
+    own = run.summary.get("settings")
+    if isinstance(own, Mapping):
+        settings |= {f"baseline {name}": value for name, value in own.items()}
+    return settings
+
+
+def _by_seed(run: Run) -> tuple[int, str]:
+    return (int(run.seed) if run.seed.isdecimal() else -1, run.seed)
+
+
+def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Return by method the settings that tell its groups apart, where there are several."""
+    by_method: dict[str, list[Run]] = {}
+    for one in groups:
+        by_method.setdefault(one.method, []).append(one.first)
+    found = {method: _differing(runs) for method, runs in by_method.items()}
+    return {_name(method): names for method, names in found.items() if names}
+
+
+def _differing(runs: Sequence[Run]) -> list[str]:
+    settings = [_settings(run) for run in runs]
+    names = sorted(set().union(*settings), key=lambda name: (_rank(name), name))
+    return [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
+
+
+def _rank(name: str) -> int:
+    return _TELLING.index(name) if name in _TELLING else len(_TELLING)
+
+
+def _label(run: Run, others: Sequence[Run]) -> str:
+    """Return the method's name, with as few settings as tell it from others of that method."""
+    settings = [_settings(other) for other in others if other.method == run.method]
+    chosen: list[str] = []
+    kinds = 1
+    for name in _differing([other for other in others if other.method == run.method]):
+        told = {repr([one.get(key) for key in (*chosen, name)]) for one in settings}
+        if len(told) > kinds:
+            chosen, kinds = [*chosen, name], len(told)
+    own = _settings(run)
+    told_here = ", ".join(f"{key} {own[key]}" for key in chosen if key in own)
+    name = _name(run.method)
+    return f"{name} ({told_here})" if told_here else name
+
+
+def _name(method: str) -> str:
+    """Return a method's name as its authors write it, with what is behind it."""
+    family, dash, rest = method.partition("-")
+    return _NAMES.get(method) or _NAMES.get(family, family) + dash + rest

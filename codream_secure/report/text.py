@@ -1,0 +1,25 @@
+"""Numbers as people read them."""
+
+UNKNOWN = "-"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage."""
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"
+
+
+def size(count: float | None) -> str:
+    """Return bytes in decimal units."""
+    if count is None:
+        return UNKNOWN
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a number with so many decimals, none where it is whole."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.{digits}f}"
