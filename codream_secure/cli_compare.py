@@ -112,6 +112,7 @@ def compare(
     from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
     from codream_secure.report.comparison_table import comparison_table  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.run_folder import write_report  # noqa: PLC0415
 
     given = load_toml(config_file) if config_file else {}
     given |= {name: value for name, value in options.items() if value is not None}
@@ -132,12 +133,13 @@ def compare(
     folder = out or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
     with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
         result = Comparison(plan, folder, progress=progress).run()
+        write_report(folder)
     if as_json:
         click.echo(json.dumps(result))
     elif not quiet:
         console = Console()
         console.print(comparison_table(result))
-        console.print(f"written to {folder}; the same command with --out {folder} goes on")
+        console.print(f"written to {folder}, the page is report.html", highlight=False)
     failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
     sys.exit(EXIT_FAILED_CELL if failed else 0)
 

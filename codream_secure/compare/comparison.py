@@ -116,7 +116,7 @@ class Comparison:
             self._fail(path, f"{type(error).__name__}: {error}")
         else:
             summary = summarise(run) | {"method": name, "step_size_factor": factor}
-            folder.finish(run, summary, models=False)
+            folder.finish(run, summary, cell=True)
 
     @staticmethod
     def _fail(path: Path, reason: str) -> None:

@@ -160,12 +160,15 @@ class RunFolder:
             self._checkpoints.save(simulation)
 
     def finish(
-        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, models: bool = True
+        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, cell: bool = False
     ) -> None:
-        """Write the summary, then if asked models, pictures and page of whatever was reached."""
+        """Write the summary, then models, pictures and page of whatever was reached.
+
+        A cell of a comparison has pictures alone: the comparison has the page.
+        """
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
-        if models and isinstance(run, Simulation):
+        if not cell and isinstance(run, Simulation):
             self._save_models(run)
         draw_labels(run.observer.label_counts, self.path / "labels.png")
         if isinstance(run, Simulation) and run.dreams:
@@ -173,14 +176,8 @@ class RunFolder:
             draw_dreams(run.dreams[-1], temperature, self.path / "dreams.png")
         if run.observer.history:
             draw_accuracy(run.observer.history, self.path / "accuracy.png")
-        self._write_page()
-
-    def _write_page(self) -> None:
-        """Write report.html; a run is not lost because it cannot be drawn."""
-        try:
-            write_page([self.path], self.path / _PAGE, rerun(self.path))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk
-            warnings.warn(f"{self.path / _PAGE} was not written: {error}", stacklevel=2)
+        if not cell:
+            write_report(self.path)
 
     def close(self) -> None:
         """Let another process go on with the run."""
@@ -192,6 +189,14 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         for name, weights in simulation.weights().items():
             save_file(weights, folder / f"{name}.safetensors")
+
+
+def write_report(folder: Path) -> None:
+    """Write report.html of a run or a comparison; nothing is lost if it cannot be drawn."""
+    try:
+        write_page([folder], folder / _PAGE, rerun(folder))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk
+        warnings.warn(f"{folder / _PAGE} was not written: {error}", stacklevel=2)
 
 
 def _has_finished(summary: Path) -> bool:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import codream_secure
 import protocols
+from codream_secure.baselines.base import BaselineSettings
+from codream_secure.baselines.methods import parse_method
+from codream_secure.baselines.run import BaselineRun
 from codream_secure.observer import Measurement, Observer
 from codream_secure.simulation import Simulation
 
@@ -18,6 +21,8 @@ PROTOCOLS = Path(protocols.__file__).parent
 READERS = {
     "federation.py",
     "simulation.py",
+    "baselines/run.py",
+    "compare/budget.py",
     "report/run_folder.py",
     "report/plots.py",
     "report/summary.py",
@@ -51,6 +56,8 @@ def test_no_server_side_object_can_reach_the_observer(tiny):
         *simulation.groups,
     ]
     label_counts = simulation.observer.label_counts
+    run = BaselineRun(tiny(), parse_method("fedavg-secure"), BaselineSettings())
+    server_side += [run.exchange, run.exchange.aggregator, run.baseline.model]
     for thing in server_side:
         for found in reachable(thing):
             assert not isinstance(found, Observer | Measurement)
