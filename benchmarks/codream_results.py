@@ -38,7 +38,7 @@ UNEQUAL = {
     "samples_per_client": 250,
     "models": FOUR,
     "method": "codream-fast",
-    "rounds": 10,
+    "rounds": 14,
     "dreams": 128,
     "statistics_momentum": 0.9,
     "dream_steps": 10,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from protocols import messages
+from protocols import messages, signing
 from protocols.errors import (
     DecodeError,
     LocalProtocolError,
@@ -18,7 +18,7 @@ from protocols.errors import (
 from protocols.keys import Entropy, SigningKey
 from protocols.ledger import Reply
 from protocols.messages import BundleDelivery, StepRequest, SurvivorSet
-from protocols.params import BatchParams, Phase, rounds
+from protocols.params import BatchParams, Phase, Task, rounds
 from protocols.policy import Policy
 from protocols.preprocessing import Party
 from protocols.server import ServerSession
@@ -258,6 +258,7 @@ class _Hostile:
         self.clients = {u: subject.client(p, entropy, None) for u, p in some.parties(batch).items()}
         self.server = ServerSession(batch)
         self.gone: set[int] = set()
+        self.tasks: list[Task] = []
         self.accepted: list[int] = []
         self.history: dict[tuple[Moment, int], bytes] = {}
 
@@ -279,6 +280,7 @@ class _Hostile:
         roster, clients = self.batch.roster, self.clients
         task = some.make_task(some.section(some.WHO, len(roster), 1), step=step)
         requests = self.server.begin_step(task)
+        self.tasks.append(task)
         survivors = self.round(
             (Phase.MASKED_INPUT, step),
             requests,
@@ -317,18 +319,35 @@ class _Hostile:
                 self.server.receive(u, sent[u])
                 self.refused(u, sent[u], "a second message")
             else:
-                self.refused(u, self.changed(u, kind, moment, sent), f"{moment[0]} {kind}")
+                changed = self.changed(u, kind, moment, sent)
+                self.refused(u, changed, f"{moment[0]} {kind}", one_bit=kind == "flipped")
         replies = dict(self.server.end_round())
         for u in late:
             self.checks.that(not self.server.receive(u, sent[u]), "a late message was used")
         return replies
 
-    def refused(self, client: int, data: bytes, what: str) -> None:
-        """The server refuses this, and then even the right message."""
+    def refused(self, client: int, data: bytes, what: str, *, one_bit: bool = False) -> None:
+        """The server refuses this, and then even the right message.
+
+        One bit can also turn the number of a step's keys into that of a step before: such a
+        message is merely late, whoever wrote it, and is not used (SPEC 1.3).
+        """
         receive = self.server.receive
+        if one_bit and self.late(data):
+            self.checks.that(not receive(client, data), f"{what}: a late message was used")
+            return
         self.checks.refused(what, LIE, receive, client, data)
         again = f"after {what}"
         self.checks.refused(again, RemoteProtocolError, receive, client, data, saying="barred")
+
+    def late(self, data: bytes) -> bool:
+        """Whether this reads as an upload of a step before the running one."""
+        try:
+            upload, _, _ = signing.unwrap(data, self.batch, *self.tasks)
+        except DecodeError:
+            return False
+        key = getattr(upload, "key", None)
+        return key is not None and key < len(self.tasks) - 1
 
     def changed(self, client: int, kind: str, moment: Moment, sent: dict[int, bytes]) -> bytes:
         """What a misbehaving client sends in place of its message."""
