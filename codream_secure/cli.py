@@ -81,6 +81,9 @@ cli.add_command(runs)
     type=Path,
     help="folder of an interrupted run with a checkpoint: go on with it, settings unchanged",
 )
+@click.option(
+    "--tensorboard", is_flag=True, help="also write TensorBoard's event files into the folder"
+)
 @click.option("--quiet", is_flag=True, help="no progress display and no table")
 def simulate(
     config_file: Path | None,
@@ -89,6 +92,7 @@ def simulate(
     resume: Path | None,
     *,
     as_json: bool,
+    tensorboard: bool,
     quiet: bool,
     **options: object,
 ) -> None:
@@ -102,7 +106,7 @@ def simulate(
         begin = partial(_go_on, given, resume, checkpoint_every)
     else:
         begin = partial(_start, resolve(Config.from_options(given)), out, checkpoint_every)
-    sys.exit(_simulate(begin, as_json=as_json, quiet=quiet))
+    sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
 
 
 def _start(
@@ -136,7 +140,11 @@ def _go_on(
 
 
 def _simulate(
-    begin: "Callable[[Progress], tuple[Simulation, RunFolder]]", *, as_json: bool, quiet: bool
+    begin: "Callable[[Progress], tuple[Simulation, RunFolder]]",
+    *,
+    as_json: bool,
+    tensorboard: bool,
+    quiet: bool,
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from rich.console import Console  # noqa: PLC0415
@@ -148,6 +156,8 @@ def _simulate(
     with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
         simulation, folder = begin(progress)
         with closing(folder):
+            if tensorboard:
+                folder.open_events()
             code = _run(simulation, folder)
             summary = summarise(simulation)
             folder.finish(simulation, summary)

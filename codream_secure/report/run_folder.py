@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save_file
 
@@ -16,11 +16,15 @@ from codream_secure.config import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.observer import Measurement
 from codream_secure.report.checkpoints import Checkpoints
+from codream_secure.report.events import open_events, write_events
 from codream_secure.report.page import write_page
 from codream_secure.report.plots import draw_accuracy, draw_dreams, draw_labels
 from codream_secure.report.runs import rerun
 from codream_secure.resolve import resolve, to_toml
 from codream_secure.simulation import Simulation
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
 
 _CONFIG, _METRICS, _SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 _PAGE = "report.html"
@@ -43,6 +47,7 @@ class RunFolder:
     def __init__(self, path: Path, checkpoints: Checkpoints | None = None) -> None:
         self.path = path
         self._checkpoints = checkpoints
+        self._events: SummaryWriter | None = None
 
     @classmethod
     def create(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
@@ -142,6 +147,14 @@ class RunFolder:
             os.fsync(file.fileno())
         self._checkpoints.attach(simulation)
 
+    def open_events(self) -> None:
+        """Write TensorBoard's event files from now on.
+
+        Raises:
+            UserError: TensorBoard is not installed.
+        """
+        self._events = open_events(self.path)
+
     def append(self, measurement: Measurement, extra: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl."""
         line = json.dumps(dataclasses.asdict(measurement) | dict(extra))
@@ -149,6 +162,8 @@ class RunFolder:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if self._events:
+            write_events(self._events, measurement, extra)
 
     def checkpoint(self, simulation: Simulation) -> None:
         """Write a checkpoint if one is due; call it after `append`.
@@ -181,6 +196,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process go on with the run."""
+        if self._events:
+            self._events.close()
         if self._checkpoints:
             self._checkpoints.close()
 

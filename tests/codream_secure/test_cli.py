@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from codream_secure.data import DATASET_NAMES
 from codream_secure.model_names import MODEL_NAMES
@@ -84,6 +85,21 @@ def test_json_is_the_summary_and_nothing_else(run, tmp_path):
     }
     assert summary["privacy"] is None
     assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
+
+
+def test_event_files_for_tensorboard_hold_every_round(run, tmp_path):
+    arguments = [*TINY, "--rounds", "2", "--out", "first", "--quiet"]
+    assert run(*arguments, "--tensorboard") == (0, "", "")
+    events = EventAccumulator(str(tmp_path / "first/tensorboard")).Reload()
+    assert {"accuracy/clients", "accuracy/server", "cost/bytes_up"} <= set(events.Tags()["scalars"])
+    assert [point.step for point in events.Scalars("accuracy/clients")] == [1, 2]
+
+
+def test_without_tensorboard_the_option_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    code, out, err = run(*TINY, "--out", "first", "--tensorboard")
+    assert (code, out) == (2, "")
+    assert "pip install 'codream-secure[tensorboard]'" in err
 
 
 def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path):

@@ -23,6 +23,7 @@ READERS = {
     "simulation.py",
     "baselines/run.py",
     "compare/budget.py",
+    "report/events.py",
     "report/run_folder.py",
     "report/plots.py",
     "report/summary.py",
