@@ -21,24 +21,23 @@ class AvgKD(Baseline):
         everybody = parties.federation
         names = everybody.model_names
         self._models = {c: everybody.model(names[c], c) for c in parties.clients}
+        self._peers: dict[int, nn.Module] = {}
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return the clients' models."""
         return self._models
 
     def round(self, number: int) -> None:
-        """Exchange models, then learn from them; in the first round from own data alone."""
-        peers: dict[int, nn.Module] = {}
-        if number > 1:
-            peers = dict(zip(self._models, frozen(self._models.values()), strict=True))
-            self._count(number)
+        """Learn from own data and what was last exchanged, then exchange models."""
 
         def work(party: Party) -> None:
-            others = [model for c, model in peers.items() if c != party.identity]
+            others = [model for c, model in self._peers.items() if c != party.identity]
             self._learn(party, others)
 
         with self.parties.meters.stopwatch.measure("answering"):
             self.parties.each(work)
+        self._peers = dict(zip(self._models, frozen(self._models.values()), strict=True))
+        self._count(number)
 
     def _count(self, number: int) -> None:
         tensors = {c: list(tensors_of(model).values()) for c, model in self._models.items()}
