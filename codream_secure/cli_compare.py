@@ -47,7 +47,7 @@ Examples:
     type=click.IntRange(1, 5),
     default=3,
     show_default=True,
-    help="step sizes tried for every method on validation, at a third of the rounds; 1: none",
+    help="step sizes tried for every method on validation, at a quarter of the rounds; 1: none",
 )
 @click.option(
     "--target", type=click.FloatRange(0, 1), help="accuracy to read bytes off at, for instance 0.85"

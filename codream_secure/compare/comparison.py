@@ -27,7 +27,7 @@ from codream_secure.simulation import NoProgress, Progress, Simulation
 SCHEMA_VERSION = 1
 # How the step size is varied; the first is the default, so one trial is no tuning.
 FACTORS = (1.0, 1 / 3, 3.0, 0.1, 10.0)
-_TRIAL_SHARE = 1 / 3
+_TRIAL_PART = 4
 
 
 class Comparison:
@@ -179,7 +179,7 @@ class Comparison:
     def _trial(self, name: str, factor: float) -> dict[str, float]:
         seed = self.plan.seeds[0]
         method = parse_method(name)
-        rounds = max(1, round((self.plan.config(method, seed).dream.rounds or 1) * _TRIAL_SHARE))
+        rounds = max(1, (self.plan.config(method, seed).dream.rounds or 1) // _TRIAL_PART)
         reference = self._tuning.get(self.plan.reference, [])
         if name == self.plan.reference or not reference:
             budget = Budget("rounds", rounds)

@@ -24,7 +24,7 @@ class Plan:
         options: settings of `simulate`, by flat name.
         settings: of the baselines.
         match: what methods may spend equally.
-        trials: step sizes tried on validation, each at a third of the rounds; 1: none.
+        trials: step sizes tried on validation, each at a quarter of the rounds; 1: none.
         target: accuracy at which bytes are read off; None: none.
 
     Raises:
