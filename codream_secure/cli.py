@@ -43,7 +43,27 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_HABITS = """\b
+Examples:
+  codream-secure simulate --clients 10 --dp-eps 8
+  codream-secure compare --methods codream,fedavg,fedavg-secure
+  codream-secure report runs/* --out all.html
+
+\b
+Exit codes:
+  0    done
+  1    an audit found something
+  2    bad input: one line on stderr says what and how to mend it
+  3    done, but not all: too many dropouts, or a method failed
+  130  interrupted; what was computed is on disk
+
+\b
+Completion, in bash (zsh_source and fish_source for others):
+  eval "$(_CODREAM_SECURE_COMPLETE=bash_source codream-secure)"
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_HABITS)
 @click.version_option(__version__, prog_name="codream-secure")
 def cli() -> None:
     """Learn together through dreams; the server sees nothing but sums."""

@@ -16,12 +16,19 @@ INSTALL = "pip install 'codream-secure[audit]'"
 EXIT_FAILED = 1
 
 
+_EXAMPLES = """\b
+Examples:
+  codream-secure audit protocol
+  codream-secure audit protocol --examples 1000 --json
+"""
+
+
 @click.group()
 def audit() -> None:
     """Check that what is promised holds, here and now."""
 
 
-@audit.command()
+@audit.command(epilog=_EXAMPLES)
 @click.option(
     "--examples", type=click.IntRange(1), default=100, show_default=True, help="cases per property"
 )

@@ -15,12 +15,19 @@ _MALICIOUS = "malicious"
 _COMPLETE_UP_TO = 100
 
 
+_EXAMPLES = """\b
+Examples:
+  codream-secure protocol parameters --clients 1000 --corrupt 0.1 --dropouts 0.1
+  codream-secure protocol parameters --clients 500 --corrupt 0.3 --dropouts 0.05 --json
+"""
+
+
 @click.group()
 def protocol() -> None:
     """Figures about the masking protocol."""
 
 
-@protocol.command()
+@protocol.command(epilog=_EXAMPLES)
 @click.option("--clients", type=int, required=True, help="number of clients, 3 to 16384")
 @click.option("--corrupt", type=float, required=True, help="fraction that may collude, 0 to 1")
 @click.option("--dropouts", type=float, required=True, help="fraction that may drop out, 0 to 1")

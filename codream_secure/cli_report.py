@@ -16,7 +16,20 @@ _PAGE = "report.html"
 _PIPED_WIDTH = 160
 
 
-@click.command()
+_REPORT_EXAMPLES = """\b
+Examples:
+  codream-secure report runs/20261123-181028-codream-digits
+  codream-secure report mine yours --out both.html
+  codream-secure report comparisons/20261123-190000 --json
+"""
+_RUNS_EXAMPLES = """\b
+Examples:
+  codream-secure runs
+  codream-secure runs comparisons --json
+"""
+
+
+@click.command(epilog=_REPORT_EXAMPLES)
 @click.argument("run_dirs", metavar="RUN_DIR...", type=Path, nargs=-1, required=True)
 @click.option(
     "--out",
@@ -45,7 +58,7 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> No
         click.echo(f"written to {path}")
 
 
-@click.command()
+@click.command(epilog=_RUNS_EXAMPLES)
 @click.argument("folder", type=Path, default=Path("runs"))
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def runs(folder: Path, *, as_json: bool) -> None:

@@ -9,12 +9,14 @@ import sys
 import time
 import tomllib
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from codream_secure.cli import cli
 from codream_secure.data import DATASET_NAMES
 from codream_secure.model_names import MODEL_NAMES
 
@@ -85,6 +87,37 @@ def test_json_is_the_summary_and_nothing_else(run, tmp_path):
     }
     assert summary["privacy"] is None
     assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
+
+
+COMMANDS = (
+    [],
+    ["simulate"],
+    ["compare"],
+    ["report"],
+    ["runs"],
+    ["protocol", "parameters"],
+    ["audit", "protocol"],
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_shows_examples_that_parse(run, command):
+    code, out, _ = run(*command, "--help")
+    assert code == 0
+    examples = out.split("Examples:")[1].split("\n\n")[0].strip().splitlines()
+    assert examples
+    for example in examples:
+        program, *words = example.strip().split("   ")[0].split()
+        assert program == "codream-secure"
+        chosen = cli
+        while isinstance(chosen, click.Group):
+            chosen, words = chosen.commands[words[0]], words[1:]
+        chosen.make_context(chosen.name, words)
+
+
+def test_the_help_says_what_exit_codes_mean(run):
+    _, out, _ = run("--help")
+    assert re.findall(r"^    (\d+)  ", out, re.MULTILINE) == ["0", "1", "2", "3", "130"]
 
 
 def test_event_files_for_tensorboard_hold_every_round(run, tmp_path):
