@@ -33,6 +33,22 @@ _PRIVATE = _PLAIN | {
 }
 
 
+FAST_ONLY = (
+    "label_last_step",
+    "latent",
+    "generator_width",
+    "generator_lr",
+    "latent_lr",
+    "meta",
+    "meta_lr",
+    "generator_decay",
+    "generator_average",
+    "generator_norm",
+    "generator_reset",
+)
+PIXELS_ONLY = ("dream_optimizer", "dream_lr")
+
+
 class Rule(NamedTuple):
     """Options that mean something only where ``applies`` holds; else ``reason`` says why not."""
 
@@ -50,19 +66,7 @@ _RULES = (
     ),
     Rule(tuple(f.name for f in fields(PrivacyConfig)), lambda c: c.private, "needs --dp-eps"),
     Rule(
-        (
-            "label_last_step",
-            "latent",
-            "generator_width",
-            "generator_lr",
-            "latent_lr",
-            "meta",
-            "meta_lr",
-            "generator_decay",
-            "generator_average",
-            "generator_norm",
-            "generator_reset",
-        ),
+        FAST_ONLY,
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
     ),
@@ -72,7 +76,7 @@ _RULES = (
         "cannot be used with --dream-steps 0: there is no last step",
     ),
     Rule(
-        ("dream_optimizer", "dream_lr"),
+        PIXELS_ONLY,
         lambda c: c.dream.method == "codream",
         "cannot be used with --method codream-fast; use --generator-lr",
     ),

@@ -9,7 +9,7 @@ from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
 from codream_secure.config import Config
 from codream_secure.errors import UserError
-from codream_secure.resolve import inapplicable, resolve
+from codream_secure.resolve import FAST_ONLY, PIXELS_ONLY, inapplicable, resolve
 
 Match = Literal["rounds", "iterations", "seconds", "bytes"]
 
@@ -65,7 +65,7 @@ class Plan:
         """Return the given settings that do not apply to a method but may to another."""
         dreams = {"method": method.family} if method.family == "codream-fast" else {}
         asked = Config.from_options({**self.options, **dreams})
-        return set(inapplicable(asked)) & set(self.options) & set(_METHOD_BOUND)
+        return set(inapplicable(asked)) & set(self.options) & {*FAST_ONLY, *PIXELS_ONLY}
 
     @property
     def reference(self) -> str:
@@ -77,24 +77,6 @@ class Plan:
         """Return the plan in JSON's own types."""
         plan = dataclasses.asdict(self)
         return {**plan, "methods": list(self.methods), "seeds": list(self.seeds)}
-
-
-# Settings that one way of dreaming has and another has not.
-_METHOD_BOUND = (
-    "dream_optimizer",
-    "dream_lr",
-    "label_last_step",
-    "latent",
-    "generator_width",
-    "generator_lr",
-    "latent_lr",
-    "meta",
-    "meta_lr",
-    "generator_decay",
-    "generator_average",
-    "generator_norm",
-    "generator_reset",
-)
 
 
 def _of(method: Method) -> dict[str, object]:

@@ -213,10 +213,15 @@ def sizes(shape: Shape) -> dict[str, Any]:
         row["official: codream-fast MB"] = _OFFICIAL_FAST + official / 2e6
         rows.append(row)
     return {
-        "shape": dataclasses.asdict(shape),
+        "shape": dataclasses.asdict(shape) | {"field_bits": field_bits(shape)},
         "rows": rows,
         "crossover": {name: crossover(shape, parse_method(name)) for name in FEDAVG},
     }
+
+
+def field_bits(shape: Shape) -> int:
+    """Return b, what one summed coordinate takes."""
+    return PrimeField.for_sum(shape.clients, (1 << shape.bits) - 1).bits
 
 
 def dream_formula(shape: Shape, steps: int, *, fast: bool) -> float:
@@ -227,7 +232,7 @@ def dream_formula(shape: Shape, steps: int, *, fast: bool) -> float:
     """
     image = shape.image
     numbers = shape.batches * shape.dreams * image.channels * image.height * image.width
-    bits = PrimeField.for_sum(shape.clients, (1 << shape.bits) - 1).bits
+    bits = field_bits(shape)
     broadcasts = steps if fast else steps + 1
     return numbers * (broadcasts + steps * bits / 8)
 
