@@ -95,7 +95,8 @@ def sizes_table(found: Mapping[str, Any]) -> Table:
         title=(
             f"MB a round and client, both ways: n = {shape['clients']} clients, "
             f"{shape['batches']} batches of {shape['dreams']} dreams, q = {shape['bits']} bits a "
-            f"coordinate (b = {shape['field_bits']} in a sum), R = {shape['dream_steps']} steps (fast {shape['fast_steps']}), M = 1"
+            f"coordinate (b = {shape['field_bits']} in a sum), R = {shape['dream_steps']} steps "
+            f"(fast {shape['fast_steps']}), M = 1"
         ),
         title_justify="left",
         caption=_crossover(found),
