@@ -31,7 +31,7 @@ from codream_secure.compare.plan import Match, Plan
 from codream_secure.report.page import write_page
 
 RESULTS = Path(__file__).parent / "results"
-DREAMING = ("codream", "codream-fast", "fedmd")
+DREAMING = ("codream", "codream-fast")
 AVERAGING = (
     "fedavg",
     "fedavg-8bit",
@@ -45,7 +45,9 @@ AVERAGING = (
     "moon-secure",
 )
 ALL = (*DREAMING, *AVERAGING, "fedgen", "avgkd", "independent", "centralized")
+# `fedmd` labels public noise: a round is so small that equal bytes would be a hundred rounds.
 FEW = ("codream", "codream-fast", "fedavg", "fedavg-secure-8bit", "avgkd", "independent")
+WORK = (*FEW, "fedmd")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def cases(folder: Path) -> dict[str, Sequence[Case]]:
         "digits_work": [
             Case(
                 "dirichlet:0.5, equal work",
-                FEW,
+                WORK,
                 {"partition": "dirichlet:0.5"},
                 match="iterations",
                 target=0.85,
