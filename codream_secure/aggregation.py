@@ -44,6 +44,9 @@ from protocols.quantization import Quantizer
 
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
+# What clients are asked in a run of CoDream, and in one of a method that averages models.
+DREAMING = frozenset({DreamRequest.__name__, LabelRequest.__name__})
+AVERAGING = frozenset({ModelRequest.__name__})
 Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
 
 
@@ -289,6 +292,7 @@ class SecureAggregator(Aggregator):
         settings: roster, threshold, threat model, dropouts.
         meters: bytes and seconds.
         session: 32 public bytes, fresh for every run.
+        kinds: of requests that clients take part in, malicious model.
         tap: sees every encoded protocol message (tests play the curious server with it).
 
     Raises:
@@ -302,6 +306,7 @@ class SecureAggregator(Aggregator):
         meters: Meters,
         *,
         session: bytes,
+        kinds: frozenset[str] = DREAMING,
         tap: Tap | None = None,
     ) -> None:
         super().__init__(clients, settings, meters)
@@ -314,7 +319,11 @@ class SecureAggregator(Aggregator):
         self._request: Asked | None = None
         self._advertised: dict[int, int] = {}
         self._session = BatchSession(
-            session, settings.roster, settings.needed, tap=self._carried, trust=_trust(settings)
+            session,
+            settings.roster,
+            settings.needed,
+            tap=self._carried,
+            trust=_trust(settings, kinds),
         )
 
     @property
@@ -374,7 +383,7 @@ def colluders(settings: AggregationSettings) -> int:
     return min(2 * t - n - 1, t - 2) if settings.threat_model == "malicious" else t - 1
 
 
-def _trust(settings: AggregationSettings) -> Trust | None:
+def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Trust | None:
     """Identities that everybody knows from the start, and the policy of every client."""
     if settings.threat_model != "malicious":
         return None
@@ -383,7 +392,7 @@ def _trust(settings: AggregationSettings) -> Trust | None:
         min_clients=settings.needed,
         colluders=colluders(settings),
         max_steps=settings.key_steps,
-        kinds=frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, ModelRequest)),
+        kinds=kinds,
         rejoin=settings.rejoin,
     )
     return Trust(keys, policy)

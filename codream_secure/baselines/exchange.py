@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codream_secure.aggregation import (
+    AVERAGING,
     Aggregator,
     FieldSum,
     Meters,
@@ -112,7 +113,7 @@ class ModelExchange:
         answers = {c: _Answer(self, c) for c in self.settings.roster}
         if self.method.secure:
             self.aggregator = SecureAggregator(
-                answers, self.settings, self.meters, session=self.session
+                answers, self.settings, self.meters, session=self.session, kinds=AVERAGING
             )
         elif self.method.up != _FULL:
             self.aggregator = PlainAggregator(answers, self.settings, self.meters)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from codream_secure.baselines.methods import DREAMING
+from codream_secure.baselines.methods import DREAMING, MODEL_AVERAGING, parse_method
+from codream_secure.errors import UserError
 from codream_secure.report.runs import ALONE, TOGETHER
 
 Summary = Mapping[str, Any]
@@ -29,6 +30,13 @@ def _dreams(summary: Summary) -> bool:
 
 def _with(name: str, *values: object) -> Callable[[Summary], bool]:
     return lambda summary: _dreams(summary) and summary.get(name) in values
+
+
+def _averages(summary: Summary) -> bool:
+    try:
+        return parse_method(str(summary.get("method"))).family in MODEL_AVERAGING
+    except UserError:
+        return False
 
 
 # The text is SECURITY.md's; a test compares them.
@@ -68,10 +76,17 @@ DISCLOSURES = (
         _with("weights", "examples"),
     ),
     Disclosure(
+        "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "
+        "survivors' quantized model updates (SCAFFOLD: also of the changes of their control "
+        "variates; with `--weights examples` each times its weight, and the sum of the weights)",
+        "every round",
+        lambda summary: _averages(summary) and summary.get("secure") is True,
+    ),
+    Disclosure(
         "everything that is computed from these: dreams, soft labels, the public clip, the "
-        "server's student",
+        "server's student or model",
         "",
-        _dreams,
+        lambda summary: _dreams(summary) or (_averages(summary) and summary.get("secure") is True),
     ),
 )
 

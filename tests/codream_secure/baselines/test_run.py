@@ -196,6 +196,12 @@ def test_an_aborted_round_leaves_the_model_as_it_was(tiny):
     assert torch.equal(parameters(run), before)
 
 
+def test_masked_averaging_works_against_a_server_that_may_lie(tiny):
+    run = after(build(tiny, "fedavg-secure", models="linear", threat_model="malicious"), 2)
+    assert run.exchange.aborted == 0
+    assert run.ledger.by_phase()["consistency"]["up"] > 0
+
+
 def test_a_representation_is_what_goes_into_the_classifier():
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     caught = Representation(model)

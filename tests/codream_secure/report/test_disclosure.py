@@ -30,14 +30,15 @@ def test_the_rows_are_those_of_security_md():
 @pytest.mark.parametrize(
     ("changed", "rows"),
     [
-        ({}, {0, 1, 5}),
-        ({"method": "codream-fast"}, {0, 1, 5}),
-        ({"dream_steps": 0}, {1, 5}),
-        ({"adaptive": "kl"}, {0, 1, 2, 5}),
-        ({"label_weighting": "confidence"}, {0, 1, 3, 5}),
-        ({"weights": "examples"}, {0, 1, 4, 5}),
+        ({}, {0, 1, 6}),
+        ({"method": "codream-fast"}, {0, 1, 6}),
+        ({"dream_steps": 0}, {1, 6}),
+        ({"adaptive": "kl"}, {0, 1, 2, 6}),
+        ({"label_weighting": "confidence"}, {0, 1, 3, 6}),
+        ({"weights": "examples"}, {0, 1, 4, 6}),
         ({"collaboration": False}, set()),
         ({"method": "fedavg", "secure": False}, set()),
+        ({"method": "scaffold-secure"}, {5, 6}),
     ],
 )
 def test_a_row_stands_where_it_is_true(changed, rows):
@@ -54,7 +55,7 @@ def test_a_row_stands_where_it_is_true(changed, rows):
         ({"method": "independent", "secure": False}, "Nothing"),
         ({"method": "centralized"}, "Everything"),
         ({"method": "fedavg", "secure": False, "collaboration": True}, "The input of every single"),
-        ({"method": "fedavg-secure", "secure": True}, "Sums over clients, under masks"),
+        ({"method": "fedavg-secure", "secure": True}, "Sums over clients, never"),
         ({"method": "fedavg"}, "Unknown"),
         ({}, "Unknown"),
     ],
