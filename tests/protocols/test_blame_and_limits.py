@@ -168,7 +168,7 @@ def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(m
     with pytest.raises(RemoteProtocolError) as error:
         run.unmask(proofs, {VICTIM: run.resigned(change)})
     assert error.value.peer == DEALER
-    assert DEALER not in run.server.candidates
+    assert DEALER in run.server._barred  # not only absent, which it was anyway
 
 
 # -- reports and strangers -----------------------------------------------------------------------
