@@ -36,7 +36,7 @@ def write_events(writer: "SummaryWriter", measured: Measurement, extra: Mapping[
         "accuracy/personal": measured.personal_mean,
         "accuracy/server": measured.server,
         "accuracy/validation": measured.validation,
-        **{f"cost/{name}": value for name, value in extra.items()},
+        **{f"cost/{k}": v for k, v in extra.items() if not isinstance(v, Mapping)},
     }
     for name, value in points.items():
         if value is not None:

@@ -122,7 +122,10 @@ def _aggregation(run: Simulation | BaselineRun) -> dict[str, Any]:
 
 
 def progress_of(run: Simulation | BaselineRun) -> dict[str, Any]:
-    """Return what a run has cost so far: a row of metrics.jsonl beside the accuracies."""
+    """Return what a run has cost so far: a row of metrics.jsonl beside the accuracies.
+
+    ``bytes_by_phase`` is of the last round alone.
+    """
     guarantee = run.guarantee() if isinstance(run, Simulation) else None
     return {
         "aborted_steps": _aggregation(run)["aborted_steps"] or 0,
@@ -131,6 +134,11 @@ def progress_of(run: Simulation | BaselineRun) -> dict[str, Any]:
         "iterations": round(run.iterations, 1),
         "seconds": round(run.stopwatch.busy, 3),
         "epsilon": None if guarantee is None else guarantee.epsilon,
+        "bytes_by_phase": {
+            phase: by
+            for phase, by in run.ledger.by_round().get(len(run.observer.history), {}).items()
+            if any(by.values())
+        },
     }
 
 
@@ -161,6 +169,7 @@ def _bytes(run: Simulation | BaselineRun) -> dict[str, Any]:
         "per_client_up": up,
         "per_client_down": down,
         "by_phase": ledger.by_phase(),
+        "by_client": {str(client): by for client, by in ledger.by_client().items()},
         "overhead": ledger.overhead(),
         "could_save": ledger.savings(),
         "fedavg_per_client_up": fedavg,

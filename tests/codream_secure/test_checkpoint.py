@@ -112,6 +112,7 @@ def figures(simulation):
         "per_client_down",
         "equal_at_parameters",
         "overhead",
+        "by_client",
         "could_save",
     ):
         del summary["bytes"][name]
@@ -120,7 +121,7 @@ def figures(simulation):
     return summary
 
 
-OF_THIS_PROCESS = {"bytes_up", "bytes_down", "seconds"}
+OF_THIS_PROCESS = {"bytes_up", "bytes_down", "bytes_by_phase", "seconds"}
 
 METHODS = {
     "plain": {"models": "resnet8", "width": 4},

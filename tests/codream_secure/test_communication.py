@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from codream_secure.communication import PHASES, ByteLedger
@@ -105,3 +107,18 @@ def test_labels_of_the_last_step_are_the_same_masked_and_in_the_clear(tiny):
     )
     assert masked == clear
     assert masked
+
+
+def test_a_run_leaves_bytes_by_round_and_by_client(run, tmp_path):
+    arguments = ["--clients", "4", "--rounds", "2", "--models", "linear", "--dreams", "4"]
+    short = ["--dream-steps", "1", "--kd-epochs", "1", "--quiet"]
+    assert run("simulate", *arguments, *short, "--out", "run") == (0, "", "")
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((tmp_path / "run/summary.json").read_text())["bytes"]
+    for direction in ("up", "down"):
+        of_rounds = [sum(by[direction] for by in row["bytes_by_phase"].values()) for row in rows]
+        assert rows[0][f"bytes_{direction}"] == pytest.approx(of_rounds[0], abs=10)
+        assert sum(of_rounds) == pytest.approx(summary[f"per_client_{direction}"], abs=20)
+        each = [by[direction] for by in summary["by_client"].values()]
+        assert len(each) == 4
+        assert sum(each) / 4 == pytest.approx(summary[f"per_client_{direction}"], abs=10)
