@@ -6,6 +6,7 @@ is readable by its owner alone, and one process at a time may use it.
 
 import fcntl
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,12 +14,15 @@ from typing import Self
 from codream_secure.errors import UserError
 from protocols.client import Inputs
 from protocols.keys import Entropy
-from protocols.ledger import DurableClient, Reply
-from protocols.params import Task
+from protocols.ledger import DurableClient, Reply, last_step
+from protocols.params import BatchParams, Task
 from protocols.preprocessing import Party
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_BATCH = "batch-"
+_STEPS = "answered-steps"
+_STEP_SIZE = 8
 
 
 class StateFolder:
@@ -27,12 +31,16 @@ class StateFolder:
     Args:
         path: made if it is not there; only the owner may read it.
 
+    Attributes:
+        answered: by the name of a batch, the last step that was answered in this process.
+
     Raises:
         UserError: another process uses the folder, or it cannot be made or locked.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.answered: dict[str, int] = {}
         try:
             path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             path.chmod(_FOLDER_MODE)
@@ -107,11 +115,16 @@ class StateFolder:
             os.close(descriptor)
 
 
+def _record_name(batch: BatchParams) -> str:
+    return f"{_BATCH}{batch.session.hex()[:16]}-{batch.batch}"
+
+
 class StoredClient:
     """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
 
     Answers are those of `protocols.client.ClientSession`. A batch that was begun in the folder is
-    gone on with; records of other batches are erased.
+    gone on with; records of other sessions and of batches before the last one are erased. The last
+    step that was answered is kept for the whole session.
 
     Args:
         folder: of this client alone.
@@ -124,16 +137,37 @@ class StoredClient:
     """
 
     def __init__(self, folder: StateFolder, party: Party, entropy: Entropy) -> None:
-        self._folder = folder
-        self._name = f"batch-{party.batch.batch}"
-        for other in folder.names():
-            if other.startswith("batch-") and other != self._name:
-                folder.erase(other)
+        self._folder, self._party = folder, party
+        self._name = _record_name(party.batch)
+        self._above = self._answered_before()
         self._client = DurableClient(party, entropy, folder.load(self._name))
+
+    def _answered_before(self) -> int:
+        """Return the last step of the session that other batches have answered.
+
+        Erases the records of other sessions and of batches before the last one, beside which the
+        keys of this one may be made (SPEC 6.2).
+        """
+        folder, batch = self._folder, self._party.batch
+        previous = _record_name(replace(batch, batch=max(batch.batch - 1, 0)))
+        for name in folder.names():
+            if name.startswith(_BATCH) and name not in {self._name, previous}:
+                folder.erase(name)
+        kept, before = folder.load(_STEPS) or b"", folder.load(previous)
+        found = [-1]
+        if kept[:-_STEP_SIZE] == batch.session:
+            found.append(int.from_bytes(kept[-_STEP_SIZE:], "big"))
+        if before is not None and previous != self._name:
+            found.append(last_step(before))
+        return max(found)
 
     def advertise_keys(self) -> bytes:
         """Round 0: the encoded Advertisement."""
         return self._stored(self._client.advertise_keys())
+
+    def draw_graph(self, commitments: bytes) -> bytes:
+        """Draw, ring only: from the encoded NonceCommitments to the encoded Nonce."""
+        return self._stored(self._client.draw_graph(commitments))
 
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: from the encoded KeyDirectory to the encoded ShareBundles."""
@@ -145,7 +179,21 @@ class StoredClient:
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
         """Round 2: from the encoded StepRequest to the encoded MaskedInput."""
-        return self._stored(self._client.masked_input(request, task, inputs))
+        reply = self._client.masked_input(request, task, inputs, above=self._answered())
+        message = self._stored(reply)
+        self._remember(task.step)
+        return message
+
+    def _answered(self) -> int:
+        """Return the last step of the session that other batches have answered by now."""
+        known = self._folder.answered
+        return max([self._above, *(step for name, step in known.items() if name != self._name)])
+
+    def _remember(self, step: int) -> None:
+        known = self._folder.answered
+        known[self._name] = max(step, known.get(self._name, -1))
+        last = max(self._above, *known.values())
+        self._folder.save(_STEPS, self._party.batch.session + last.to_bytes(_STEP_SIZE, "big"))
 
     def confirm(self, survivors: bytes) -> bytes:
         """Consistency round: from the encoded SurvivorSet to the encoded Consistency."""
@@ -154,6 +202,10 @@ class StoredClient:
     def unmask(self, data: bytes) -> bytes:
         """Round 3: the encoded UnmaskShares."""
         return self._stored(self._client.unmask(data))
+
+    def evidence(self, request: bytes) -> bytes:
+        """After a step, malicious model: from the encoded EvidenceRequest to a ShareEvidence."""
+        return self._stored(self._client.evidence(request))
 
     def end(self) -> None:
         """Give up the batch and erase its record."""

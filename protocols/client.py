@@ -383,7 +383,7 @@ class ClientSession:
         self._state = nxt
         return None if report is None else self._party.wrap(nxt.off1, report)
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> bytes:
         """Round 2: from the encoded StepRequest to the encoded MaskedInput.
 
         Args:
@@ -391,12 +391,15 @@ class ClientSession:
                 cannot be read, the next ones.
             task: what the client takes the step to be, from the broadcast that it saw.
             inputs: section name -> unsigned integers of shape (length,), below 2^bits.
+            above: the last step that the client has answered in other batches of the session. Its
+                owner knows; a number selects the rounding stream (SPEC 7.3) and is not used twice.
 
         Raises:
             DecodeError, RemoteProtocolError: see `mask_input`.
             LocalProtocolError: input does not fit, or the offline exchange is not over.
         """
         state = self._take(Prepared)
+        state = msgspec.structs.replace(state, last_step=max(state.last_step, above))
         self._state = spend(state, min(state.unused, default=0))
         message = messages.decode(request, StepRequest, self._party.batch)
         self._state = spend(state, message.key)

@@ -148,6 +148,7 @@ class BatchSession:
         self._trust = trust
         self._ring = ring
         self._batches = 0
+        self._answered = dict.fromkeys(roster, -1)
         self._parties: _Parties | None = None
         self._next: _Parties | None = None
 
@@ -271,7 +272,7 @@ class BatchSession:
             ring=self._ring,
         )
         self._batches += 1
-        return _Parties(batch, self._entropy, self._wire, self._trust)
+        return _Parties(batch, self._entropy, self._wire, self._trust, self._answered)
 
     def _keep_better(self, parties: _Parties) -> None:
         if self._parties is None or len(parties.server.candidates) > len(self.candidates):
@@ -313,12 +314,19 @@ class _Parties:
     """The server and all clients of one batch."""
 
     def __init__(
-        self, batch: BatchParams, entropy: Entropy, wire: _Wire, trust: Trust | None
+        self,
+        batch: BatchParams,
+        entropy: Entropy,
+        wire: _Wire,
+        trust: Trust | None,
+        answered: dict[int, int] | None = None,
     ) -> None:
         policy = None if trust is None else trust.policy
         keys: Mapping[int, SigningKey] = {} if trust is None else trust.keys
         self.server = ServerSession(batch, rejoin=None if policy is None else policy.rejoin)
         self._batch = batch
+        # Client -> the last step it has answered, shared by the batches of a session (SPEC 2.4).
+        self._answered = {} if answered is None else answered
         self._clients = {
             u: ClientSession(batch, u, entropy, identity=keys.get(u), policy=policy)
             for u in batch.roster
@@ -403,7 +411,10 @@ class _Parties:
                 raise LocalProtocolError(f"client {u} has no input and does not drop")
 
         def masked_input(u: int) -> bytes:
-            return clients[u].masked_input(requests[u], task, inputs[u])
+            above = self._answered.get(u, -1)
+            reply = clients[u].masked_input(requests[u], task, inputs[u], above=above)
+            self._answered[u] = task.step
+            return reply
 
         requests = self._down(Phase.MASKED_INPUT, self.server.begin_step(task))
         if beside is not None:

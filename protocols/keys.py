@@ -116,6 +116,11 @@ class SigningKey:
         return self._private.sign(message)
 
 
+def is_canonical(public: bytes) -> bool:
+    """Whether an X25519 public key is below 2^255 - 19: no other bytes stand for its point."""
+    return int.from_bytes(public, "little") < (1 << 255) - 19
+
+
 def verify(public: bytes, signature: bytes, message: bytes) -> None:
     """Check an Ed25519 signature.
 

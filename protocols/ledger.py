@@ -16,7 +16,7 @@ import msgspec
 
 from protocols import context, messages
 from protocols.client import ClientSession, Ended, Failed, Inputs
-from protocols.errors import LocalProtocolError, RemoteProtocolError
+from protocols.errors import LocalProtocolError, RemoteProtocolError, SecAggError
 from protocols.keys import Entropy
 from protocols.messages import StepRequest
 from protocols.params import Phase, Task
@@ -34,6 +34,7 @@ from protocols.preprocessing import (
     Unmasked,
 )
 
+_OPENED = "open_bundles"
 _State = Start | Advertised | Drawn | Shared | Prepared | Failed | Ended
 
 
@@ -116,20 +117,26 @@ class DurableClient:
     def open_bundles(self, delivery: bytes) -> Reply:
         """After round 1; an empty message means that there is nothing to send."""
         session = self._session
-        return self._once(
-            "open_bundles", delivery, Shared, lambda: session.open_bundles(delivery) or b""
-        )
+        return self._once(_OPENED, delivery, Shared, lambda: session.open_bundles(delivery) or b"")
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> Reply:
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> Reply:
         """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
         asked = context.online(request, 0, task, self._party.batch.n, b"")
         key = messages.decode(request, StepRequest, self._party.batch).key
+        session, before = self._session, self._answers
         if self._is_new(key):
-            self._answers = {}
-        session = self._session
-        return self._once(
-            Phase.MASKED_INPUT, asked, Prepared, lambda: session.masked_input(request, task, inputs)
-        )
+            # The delivery may have come again with the request (SPEC 6.2): its answer stays.
+            self._answers = {s: a for s, a in before.items() if s == _OPENED}
+        try:
+            return self._once(
+                Phase.MASKED_INPUT,
+                asked,
+                Prepared,
+                lambda: session.masked_input(request, task, inputs, above=above),
+            )
+        except SecAggError:
+            self._answers = before
+            raise
 
     def confirm(self, survivors: bytes) -> Reply:
         """Consistency round; see `ClientSession.confirm`."""
@@ -186,6 +193,16 @@ class DurableClient:
         )
 
 
+def last_step(record: bytes) -> int:
+    """The last step that was answered in the batch of a record; -1 if none was.
+
+    Raises:
+        LocalProtocolError: the record is damaged.
+    """
+    state = _load(record).state
+    return state.last_step if isinstance(state, Prepared) else -1
+
+
 def _load(record: bytes) -> Record:
     try:
         return msgspec.msgpack.decode(record, type=Record)
@@ -193,7 +210,7 @@ def _load(record: bytes) -> Record:
         raise LocalProtocolError("the record is damaged") from None
 
 
-_STAGES = {"open_bundles": Phase.SHARE_KEYS, "evidence": Phase.UNMASKING}
+_STAGES = {_OPENED: Phase.SHARE_KEYS, "evidence": Phase.UNMASKING}
 
 
 def _phase(stage: str) -> Phase:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -22,6 +21,7 @@ MAX_LENGTH = 1 << 28
 MAX_NAME_BYTES = 64
 MAX_STEPS = 1 << 10
 MAX_U64 = (1 << 64) - 1
+MAX_CLIP = 2.0**1023
 
 
 ThreatModel = Literal["semi-honest", "malicious"]
@@ -76,7 +76,7 @@ class Section:
         _check_name(self.name)
         _check_range("section length", self.length, 1, MAX_LENGTH)
         _check_range("section maximum", self.maximum, 1, MAX_INPUT)
-        if not (math.isfinite(self.clip) and self.clip > 0):
+        if not 0 < self.clip <= MAX_CLIP:  # also of an integer too large for a float
             raise ConfigError("clip must be positive and finite")
 
 
@@ -292,8 +292,11 @@ def _check_range(what: str, value: int, low: int, high: int) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not 1 <= len(name.encode()) <= MAX_NAME_BYTES:
-        raise ConfigError(f"a name has 1 to {MAX_NAME_BYTES} bytes")
+    # A lone surrogate is no character: it has no bytes.
+    if not 1 <= len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES or any(
+        "\ud800" <= letter <= "\udfff" for letter in name
+    ):
+        raise ConfigError(f"a name has 1 to {MAX_NAME_BYTES} bytes of UTF-8")
 
 
 def _check_digest(what: str, value: bytes) -> None:

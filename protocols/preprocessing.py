@@ -34,6 +34,7 @@ from protocols.keys import (
     draw,
     frame,
     hkdf,
+    is_canonical,
     seal,
     unseal,
     verify,
@@ -436,9 +437,9 @@ def _advertisement(party: Party, client: int, data: bytes, kind: type[_A]) -> _A
 
 
 def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
-    """Whether any public key stands in two places."""
+    """Whether any public key stands in two places, or could in disguise."""
     keys = [key for a in advertisements for key in (a.channel_key, *a.mask_keys)]
-    return len(set(keys)) != len(keys)
+    return len(set(keys)) != len(keys) or not all(map(is_canonical, keys))
 
 
 def _split_seeds(
@@ -651,7 +652,8 @@ def receive_keys(
     """Check and record a client's keys (SPEC 6.1).
 
     Raises:
-        RemoteProtocolError: a wrong number of keys, or one that no peer could accept.
+        RemoteProtocolError: a wrong number of keys, one that no peer could accept, or one that is
+            not in canonical form.
     """
     phase = Phase.ADVERTISE_KEYS
     check_sender(client, batch.roster, state.received, phase)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 
 from protocols import shamir
 from protocols.context import digest, u64
@@ -79,16 +79,19 @@ class SeedSlot:
 
 
 def _subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
-    """The first `threshold` of xs, then those without one of them, without two, and so on."""
-    seen = set()
+    """The first `threshold` of xs, then those without one of them, without two, and so on.
+
+    Every set once, MAX_ATTEMPTS at most: with k left out, the last one chosen is xs[threshold + k
+    - 1], and those left out stand before it.
+    """
+    return islice(_all_subsets(xs, threshold), MAX_ATTEMPTS)
+
+
+def _all_subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
     for left_out in range(len(xs) - threshold + 1):
-        for gone in combinations(xs, left_out):
-            chosen = tuple(x for x in xs if x not in gone)[:threshold]
-            if chosen not in seen:
-                seen.add(chosen)
-                yield chosen
-            if len(seen) == MAX_ATTEMPTS:
-                return
+        *before, last = xs[: threshold + left_out]
+        for gone in combinations(before, left_out):
+            yield (*(x for x in before if x not in gone), last)
 
 
 def commit_all(leaves: Iterable[bytes]) -> bytes:

@@ -319,6 +319,7 @@ class _Seeds:
         liars: clients that answered with a wrong share.
         doubts: by client, its shares that did not fit, or may not.
         found: seeds that were found in spite of wrong shares.
+        lost: whether a seed was not; its owner may be honest.
     """
 
     def __init__(self, state: CollectingShares) -> None:
@@ -328,6 +329,7 @@ class _Seeds:
         self.liars: set[int] = set()
         self.doubts: dict[int, list[Doubt]] = {}
         self.found: set[tuple[int, Kind]] = set()
+        self.lost = False
 
     def find(self, client: int, kind: Kind, shares: Mapping[int, bytes]) -> bytes:
         """The seed; shares of known liars are used only if the others are not enough."""
@@ -336,7 +338,7 @@ class _Seeds:
         commitment = step.stock.commitment(client, step.key, kind)
         threshold = step.batch.share_threshold
         trusted = {u: share for u, share in shares.items() if u not in self.liars}
-        for chosen in (trusted, shares):
+        for chosen in (trusted, shares) if len(trusted) < len(shares) else (shares,):
             by_point = {self._points[u]: share for u, share in chosen.items()}
             try:
                 seed, wrong = slot.recover(by_point, threshold, commitment)
@@ -347,6 +349,7 @@ class _Seeds:
             self.liars |= {u for u in chosen if self._points[u] in wrong}
             return seed
         self._doubt(client, kind, shares)
+        self.lost = True
         raise RemoteProtocolError(
             client, Phase.UNMASKING, "the shares do not give the committed seed"
         )
@@ -490,11 +493,15 @@ class ServerSession:
         U2 without those that were barred, left out or lost, and on the ring without those that
         have too few neighbours among the rest.
         """
-        if self._stock is None:
-            return ()
-        gone = self._barred | preprocessing.left_out(self._reports)
-        left = tuple(u for u in self._stock.sharers if u in self._cohort and u not in gone)
-        return self._stock.graph.stable(left)
+        return () if self._stock is None else self._candidates(self._stock, frozenset())
+
+    def _candidates(self, stock: Stock, named: frozenset[int]) -> tuple[int, ...]:
+        """The same after these are barred as well."""
+        there = self._cohort.intersection(stock.sharers) - self._barred - named
+        left_out = preprocessing.left_out(
+            {u: others & there for u, others in self._reports.items() if u in there}
+        )
+        return stock.graph.stable(tuple(sorted(there - left_out)))
 
     def receive(self, client: int, data: bytes) -> bool:
         """Take in one message.
@@ -515,7 +522,8 @@ class ServerSession:
         try:
             return self._receive(client, data)
         except (DecodeError, RemoteProtocolError):
-            self._barred.add(client)
+            if client in self._batch.roster:
+                self._barred.add(client)
             raise
 
     def end_round(self) -> Mapping[int, bytes]:
@@ -576,18 +584,20 @@ class ServerSession:
         """
         if self._stock is None or not isinstance(self._state, Idle | Finished):
             raise LocalProtocolError("a step can only begin after the one before")
-        self.end_evidence()
         if self.keys_left == 0:
             raise LocalProtocolError("all keys of the batch are spent")
         if self._tasks and task.step <= self._tasks[-1].step:
             raise LocalProtocolError("step numbers must grow")
-        candidates = self.candidates
-        wanted = candidates if active is None else tuple(sorted(active))
+        # Who is named when the step begins; until then evidence may still come.
+        named = frozenset() if self._inquiry is None else self._inquiry.verdict()
+        candidates = self._candidates(self._stock, named)
+        wanted = candidates if active is None else tuple(sorted(set(active)))
         if not set(wanted) <= set(candidates):
             raise LocalProtocolError("a client cannot be active")
         members = self._stock.graph.stable(wanted)
         if len(members) < self._batch.threshold:
             raise NotEnoughSurvivors(Phase.SHARE_KEYS, len(members), self._batch.threshold)
+        self.end_evidence()
         request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
         self._state = _begin(self._batch, self._stock, task, members, request)
         self._tasks.append(task)
@@ -610,7 +620,8 @@ class ServerSession:
         try:
             finished = end_shares(state, seeds)
         except RemoteProtocolError as error:
-            if error.peer is not None and not (self._batch.malicious and seeds.doubts):
+            # A seed that was found and is not that of its key is its dealer's fault for certain.
+            if error.peer is not None and not (self._batch.malicious and seeds.lost):
                 self._barred.add(error.peer)
             raise
         finally:

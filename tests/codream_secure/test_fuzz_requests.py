@@ -12,8 +12,11 @@ from codream_secure.messages import (
     VERSION,
     DreamRequest,
     LabelRequest,
+    Labels,
+    ModelRequest,
     SoftLabels,
     Student,
+    decode_model_request,
     decode_request,
     encode,
     pixels,
@@ -25,7 +28,9 @@ DREAMS = DreamRequest(
     VERSION, 1, 0, 3, (2, 1, 2, 2), bytes(range(8)), 4, 1.0, 1.0, 0.0, 0.5, student=STUDENT
 )
 LABELS = LabelRequest(VERSION, 1, 0, (2, 1, 2, 2), bytes(range(8)), 12, 0.5, "logits", 4.0, 10)
-VALID = [encode(DREAMS), encode(LABELS)]
+BOTH = msgspec.structs.replace(DREAMS, labels=Labels(8, 0.5, "probabilities", 4.0, 10))
+VALID = [encode(DREAMS), encode(LABELS), encode(BOTH)]
+MODEL = ModelRequest(VERSION, 1, bytes(32), (2, 3), (0.1, 0.2), 8)
 
 
 def decoded_or_refused(data: bytes) -> None:
@@ -82,6 +87,33 @@ def test_any_student(student):
     decoded_or_refused(encode(msgspec.structs.replace(DREAMS, student=student)))
 
 
+@given(
+    st.builds(
+        Labels, numbers, st.floats(), st.just("logits"), st.floats(), numbers, st.just("confidence")
+    )
+)
+@example(Labels(2**40, 0.5, "logits", 4.0, 10))
+@example(Labels(8, 0.5, "logits", 4.0, -3))
+def test_any_labels_beside_a_gradient(labels):
+    decoded_or_refused(encode(msgspec.structs.replace(DREAMS, labels=labels)))
+
+
+@given(
+    st.lists(numbers, max_size=4),
+    st.lists(st.floats(), max_size=4),
+    st.fixed_dictionaries({}, optional={"bits": numbers, "weight_cap": numbers}),
+)
+@example([2**62, 2**62], [1.0, 1.0], {})
+@example([1], [5e-324], {})
+def test_any_request_for_a_model(sizes, scales, changes):
+    changed = msgspec.structs.replace(MODEL, sizes=tuple(sizes), scales=tuple(scales), **changes)
+    try:
+        request = decode_model_request(encode(changed))
+    except RequestRefused:
+        return
+    assert all(section.length > 0 for section in sections(request))
+
+
 @given(st.sampled_from(VALID), st.data())
 def test_mutated_requests(data, draw):
     changed = bytearray(data)
@@ -100,7 +132,7 @@ def test_junk(data):
     decoded_or_refused(data)
 
 
-@pytest.mark.parametrize("data", VALID, ids=["dreams", "labels"])
+@pytest.mark.parametrize("data", VALID, ids=["dreams", "labels", "both"])
 def test_prefixes_extensions_and_flips(data):
     for end in range(len(data)):
         with pytest.raises(RequestRefused):

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ def codes(client, step):
 
 class CrashError(Exception):
     """The process ends here."""
+
+
+RECORD = f"batch-{'00' * 8}-1"
 
 
 class Nodes:
@@ -139,19 +143,50 @@ def test_records_are_for_the_owner_alone_and_gone_with_their_batch(tmp_path):
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
     with StateFolder(home) as folder:
-        assert folder.names() == ("batch-1",)
+        assert folder.names() == (RECORD,)
         StoredClient(folder, nodes.parties[1], os.urandom).end()
         assert folder.names() == ()
-        folder.save("batch-7", b"of an older batch")
+        folder.save("batch-0123456789abcdef-7", b"of an older session")
         folder.save("budget", b"of something else")
         StoredClient(folder, nodes.parties[1], os.urandom)
         assert folder.names() == ("budget",)
 
 
+def test_the_record_of_a_batch_outlives_the_beginning_of_the_next_one(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    later = replace(nodes.batch, batch=2)
+    with StateFolder(tmp_path / "1") as folder:
+        first = nodes.parties[1]
+        sent = StoredClient(folder, Party(later, 1), os.urandom).advertise_keys()
+        assert sent
+        assert RECORD in folder.names()
+        StoredClient(folder, Party(replace(nodes.batch, batch=3), 1), os.urandom)
+        assert RECORD not in folder.names()
+    assert first.batch == nodes.batch
+
+
+def test_a_step_is_answered_once_in_a_session_across_batches_and_restarts(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    request = nodes.server.begin_step(task(4))
+    nodes.round(request, lambda u, c: c.masked_input(request[u], task(4), codes(u, 4)))
+    nodes.batch = replace(nodes.batch, batch=2)
+    nodes.server = ServerSession(nodes.batch)
+    nodes.parties = {u: Party(nodes.batch, u) for u in ROSTER}
+    nodes.exchange_keys()
+    again = nodes.server.begin_step(task(4))
+    with pytest.raises(RemoteProtocolError, match="step number does not grow"):
+        nodes.ask(1, lambda c: c.masked_input(again[1], task(4), codes(1, 4)))
+    nodes.server.abandon_step()
+    after = nodes.server.begin_step(task(5))
+    assert nodes.ask(1, lambda c: c.masked_input(after[1], task(5), codes(1, 5)))
+
+
 def test_a_damaged_record_is_refused(tmp_path):
     nodes = Nodes(tmp_path, malicious=False)
     nodes.exchange_keys()
-    record = tmp_path / "1" / "batch-1"
+    record = tmp_path / "1" / RECORD
     record.write_bytes(record.read_bytes()[:-1])
     with pytest.raises(LocalProtocolError, match="damaged"):
         nodes.ask(1, lambda c: c.end())

@@ -56,6 +56,7 @@ AUDIT_CODEC = (*tests("audit"), "-k", "test_property and codec")
 AUDIT_RECORDS = (*tests("audit"), "-k", "test_records")
 FAULTS = tests("faults_of_others")
 EVIDENCE = tests("evidence")
+BLAME = tests("blame_and_limits")
 RING = tests("ring_sessions")
 
 CLIENT = "protocols/client.py"
@@ -310,6 +311,50 @@ MUTATIONS = [
              "len(set(xs)) != len(xs) or ", "", PARTS),
     refusal("enough shares", "protocols/shamir.py",
             "threshold < 1 or len(xs) < threshold", PARTS),
+    Mutation(
+        "steps answered in other batches", CLIENT,
+        "last_step=max(state.last_step, above)", "last_step=state.last_step", BLAME,
+    ),
+    Mutation(
+        "the driver keeps answered steps", "protocols/driver.py",
+        "self._answered[u] = task.step", "pass", BLAME,
+    ),
+    Mutation(
+        "evidence until the step begins", SERVER,
+        "        if self.keys_left == 0:\n            raise",
+        "        self.end_evidence()\n        if self.keys_left == 0:\n            raise", BLAME,
+    ),
+    Mutation(
+        "who is named is not active", SERVER,
+        "self._candidates(self._stock, named)", "self._candidates(self._stock, frozenset())", BLAME,
+    ),
+    Mutation(
+        "a false key is its dealer's fault", SERVER,
+        "self._batch.malicious and seeds.lost", "self._batch.malicious and seeds.doubts", BLAME,
+    ),
+    Mutation(
+        "reports of those who are gone", SERVER,
+        "{u: others & there for u, others in self._reports.items() if u in there}",
+        "self._reports", BLAME,
+    ),
+    Mutation(
+        "strangers are not remembered", SERVER,
+        "            if client in self._batch.roster:\n                self._barred",
+        "            if True:\n                self._barred", BLAME,
+    ),
+    Mutation(
+        "active clients counted once", SERVER,
+        "tuple(sorted(set(active)))", "tuple(sorted(active))", BLAME,
+    ),
+    Mutation(
+        "no search twice", SERVER,
+        "(trusted, shares) if len(trusted) < len(shares) else (shares,)", "(trusted, shares)",
+        BLAME,
+    ),
+    Mutation(
+        "one encoding of a key", OFFLINE,
+        " or not all(map(is_canonical, keys))", "", BLAME,
+    ),
     Mutation(
         "low order at the client", "protocols/keys.py",
         'raise CryptoError("key agreement failed") from None', "return bytes(32)", PARTS,

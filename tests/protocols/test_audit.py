@@ -126,6 +126,8 @@ class Crashing(DurableClient):
             raise ValueError(str(error)) from None
 
 
+# Whatever was forgotten shows first: its answer, its keys, or who was there.
+_FORGOT = "different answers|spent keys|missed a step is active again"
 BROKEN = {
     "exact_sum": (Subject(aggregate=off_by_one), "the sum"),
     "overflow": (Subject(aggregate=off_by_one), "not exact"),
@@ -134,8 +136,8 @@ BROKEN = {
     "unlinkable_steps": (Subject(client=Unmasked), "the tester's algebra"),
     "policy_first": (Subject(client=Hasty), "randomness was drawn"),
     "substitution": (Subject(client=Crashing), "ValueError came out"),
-    "lying_server": (Subject(client=Forgetful), "different answers|spent keys"),
-    "semi_honest_gate": (Subject(client=Forgetful), "different answers|spent keys"),
+    "lying_server": (Subject(client=Forgetful), _FORGOT),
+    "semi_honest_gate": (Subject(client=Forgetful), _FORGOT),
 }
 
 

@@ -1,0 +1,271 @@
+"""Who is barred and who is not, and what a party may be made to do: found by an outside reading."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from secagg_helpers import (
+    Run,
+    fixed_entropy,
+    make_params,
+    malicious_params,
+    rounds_of,
+    signing_keys,
+)
+from test_evidence import DEALER, VICTIM, other
+from test_evidence import Run as Batch
+
+from protocols import messages, preprocessing, shamir
+from protocols.client import ClientSession
+from protocols.driver import BatchSession, Trust
+from protocols.errors import (
+    ConfigError,
+    CryptoError,
+    DecodeError,
+    LocalProtocolError,
+    NotEnoughSurvivors,
+    RemoteProtocolError,
+)
+from protocols.keys import KeyPair, is_canonical
+from protocols.messages import BundleReport
+from protocols.params import Phase, Section, Task
+from protocols.policy import Policy
+from protocols.seeds import MAX_ATTEMPTS, Kind, SeedSlot, _subsets
+from protocols.server import ServerSession
+
+
+def first_of(xs, threshold):
+    """The sets in the order of SPEC 3.7, by trying everything."""
+    seen = []
+    for left_out in range(len(xs) - threshold + 1):
+        for gone in itertools.combinations(xs, left_out):
+            chosen = tuple(x for x in xs if x not in gone)[:threshold]
+            if chosen not in seen:
+                seen.append(chosen)
+    return seen[:MAX_ATTEMPTS]
+
+
+@pytest.mark.parametrize(("holders", "threshold"), [(4, 4), (5, 2), (7, 3), (9, 6), (11, 5)])
+def test_every_set_of_shares_is_tried_once_in_the_order_of_the_specification(holders, threshold):
+    xs = tuple(range(1, holders + 1))
+    assert list(_subsets(xs, threshold)) == first_of(xs, threshold)
+
+
+@pytest.mark.parametrize(("holders", "threshold"), [(28, 2), (60, 3), (200, 2)])
+def test_a_seed_that_cannot_be_found_is_given_up_soon(holders, threshold):
+    slot = SeedSlot(bytes(32), 1, 0, Kind.SELF_MASK)
+    shares = {x: x.to_bytes(32, "big") for x in range(1, holders + 1)}
+    began = time.process_time()
+    with pytest.raises(CryptoError):
+        slot.recover(shares, threshold, bytes(32))
+    assert time.process_time() - began < 30  # it used to be for ever
+
+
+def test_no_set_is_tried_twice_where_nobody_is_known_to_lie(monkeypatch):
+    run = Batch()
+    proofs = run.upto_unmask(0)
+    tried = []
+    real = shamir.reconstruct
+
+    def reconstruct(shares, threshold):
+        tried.append(tuple(sorted(shares.items())))
+        return real(shares, threshold)
+
+    def all_wrong(message):
+        shares = (other(message.self_shares[0]), *message.self_shares[1:])
+        return messages.UnmaskShares(message.key, shares, message.key_shares)
+
+    monkeypatch.setattr(shamir, "reconstruct", reconstruct)
+    change = {u: run.resigned(all_wrong) for u in run.survivors[:4]}
+    with pytest.raises(RemoteProtocolError, match="do not give the committed seed"):
+        run.unmask(proofs, change)
+    assert len(tried) == len(set(tried))
+
+
+# -- steps of a session --------------------------------------------------------------------------
+
+ROSTER = (10, 13, 16, 19, 22)
+
+
+def task(step, digest=b"B"):
+    section = Section(name="g", length=4, maximum=255, clip=1.0)
+    return Task(step=step, kind="g", sections=(section,), broadcast_digest=digest * 32)
+
+
+def inputs():
+    return {u: {"g": np.full(4, u, np.uint32)} for u in ROSTER}
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_a_step_number_is_answered_once_in_a_session_not_once_a_batch(malicious):
+    policy = Policy(min_clients=4, colluders=1)
+    trust = Trust(signing_keys(ROSTER), policy) if malicious else None
+    session = BatchSession(bytes(32), ROSTER, 4, entropy=fixed_entropy(), trust=trust)
+    session.prepare(1)
+    session.step(inputs(), task(5))
+    session.prepare(1)
+    with pytest.raises(RemoteProtocolError, match="step number does not grow"):
+        session.step(inputs(), task(5, b"C"))
+    session.prepare(1)
+    assert session.step(inputs(), task(6)).survivors == ROSTER
+
+
+def test_the_owner_says_what_was_answered_in_other_batches():
+    params = make_params(5)
+    run = Run(params, upto=Phase.SHARE_KEYS)
+    run.begin()
+    u = params.roster[0]
+    session, step = run.clients[u], params.task.step
+    own = {s.name: np.zeros(s.length, np.uint32) for s in params.task.sections}
+    assert isinstance(session, ClientSession)
+    with pytest.raises(RemoteProtocolError, match="step number does not grow"):
+        session.masked_input(run.replies[u], params.task, own, above=step)
+
+
+# -- evidence ------------------------------------------------------------------------------------
+
+
+def asked(monkeypatch):
+    """A batch in which a dealer's wrong share was used, before the evidence has come."""
+    run = Batch(monkeypatch, [VICTIM])
+    run.unmask(run.upto_unmask(0))
+    return run, run.server.evidence_requests()
+
+
+@pytest.mark.parametrize("refusal", ["step", "active", "few"])
+def test_a_step_that_cannot_begin_does_not_end_the_time_for_evidence(monkeypatch, refusal):
+    run, requests = asked(monkeypatch)
+    wanted = make_params(step=0 if refusal == "step" else 1).task
+    active = {"step": None, "active": [10, 99], "few": [16, 19]}[refusal]
+    with pytest.raises((LocalProtocolError, NotEnoughSurvivors)):
+        run.server.begin_step(wanted, active)
+    run.answer_for(requests)
+    assert run.server.end_evidence() == {DEALER}
+    assert VICTIM in run.server.candidates
+
+
+def test_who_has_not_proven_anything_is_out_of_the_step_that_begins(monkeypatch):
+    run, _ = asked(monkeypatch)
+    requests = run.server.begin_step(make_params(step=1).task)
+    assert VICTIM not in requests
+
+
+def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(monkeypatch):
+    run = Batch()
+    proofs = run.upto_unmask(0, silent=[DEALER])
+    # Its advertised key is another one than its shared and committed seed gives.
+    advertised = run.server.stock.advertised
+    key = KeyPair.from_private_bytes(b"\7" * 32).public
+    own = advertised[DEALER]
+    forged = messages.Advertisement(own.channel_key, (key, *own.mask_keys[1:]), own.commitment)
+    monkeypatch.setitem(advertised, DEALER, forged)
+
+    def change(message):
+        shares = (other(message.key_shares[0]), *message.key_shares[1:])
+        return messages.UnmaskShares(message.key, message.self_shares, shares)
+
+    with pytest.raises(RemoteProtocolError) as error:
+        run.unmask(proofs, {VICTIM: run.resigned(change)})
+    assert error.value.peer == DEALER
+    assert DEALER in run.server._barred  # not only absent, which it was anyway
+
+
+# -- reports and strangers -----------------------------------------------------------------------
+
+
+def shared(n=7):
+    params = make_params(n, threshold=4)
+    run = Run(params)
+    for phase in rounds_of(params)[:2]:
+        run.round(phase)
+    for u, delivery in run.replies.items():
+        run.clients[u].open_bundles(delivery)
+    return run
+
+
+def test_a_report_of_somebody_who_is_gone_puts_nobody_out():
+    run = shared()
+    first, *_, last = run.params.roster
+    report = BundleReport(messages.encode_set([first], run.params.roster))
+    run.server.receive(last, messages.encode(report))
+    assert first not in run.server.candidates
+    with pytest.raises((DecodeError, RemoteProtocolError)):
+        run.server.receive(last, b"junk")
+    assert run.server.candidates == run.params.roster[:-1]
+
+
+def test_strangers_are_refused_and_not_remembered():
+    run = shared()
+    for stranger in range(1000, 1100):
+        with pytest.raises((DecodeError, RemoteProtocolError)):
+            run.server.receive(stranger, b"junk")
+    assert not any(u >= 1000 for u in run.server._barred)
+
+
+def test_a_client_cannot_be_counted_twice_among_the_active():
+    run = shared()
+    with pytest.raises(NotEnoughSurvivors):
+        run.server.begin_step(run.params.task, [run.params.roster[0]] * 5)
+
+
+# -- keys and names ------------------------------------------------------------------------------
+
+
+def in_disguise(public):
+    """Another encoding of the same X25519 key: the highest bit is not read."""
+    return public[:-1] + bytes([public[-1] | 0x80])
+
+
+def test_a_key_has_one_encoding():
+    key = KeyPair.from_private_bytes(b"\5" * 32)
+    assert is_canonical(key.public)
+    assert not is_canonical(in_disguise(key.public))
+    assert not is_canonical(((1 << 255) - 19).to_bytes(32, "little"))
+    assert key.agree(in_disguise(key.public)) == key.agree(key.public)
+
+
+def test_a_key_in_disguise_is_refused_by_server_and_clients():
+    params = malicious_params(5)
+    keys = signing_keys(params.roster)
+    entropy = fixed_entropy()
+    policy = Policy()
+    server = ServerSession(params.batch)
+    clients = {
+        u: ClientSession(params.batch, u, entropy, identity=keys[u], policy=policy)
+        for u in params.roster
+    }
+    first, second, *rest = params.roster
+    sent = {u: clients[u].advertise_keys() for u in params.roster}
+    own = messages.decode(
+        messages.decode(sent[second], messages.Signed, params.batch).body,
+        messages.Advertisement,
+        params.batch,
+    )
+    theirs = messages.decode(
+        messages.decode(sent[first], messages.Signed, params.batch).body,
+        messages.Advertisement,
+        params.batch,
+    )
+    copied = messages.Advertisement(
+        own.channel_key, tuple(map(in_disguise, theirs.mask_keys)), own.commitment
+    )
+    party = preprocessing.Party(params.batch, second, keys[second], policy)
+    forged = party.wrap(party.off0, copied)
+    server.receive(first, sent[first])
+    with pytest.raises(RemoteProtocolError, match="keys repeat"):
+        server.receive(second, forged)
+    assert preprocessing.keys_repeat([copied])
+    assert rest
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb"])
+def test_a_name_without_bytes_is_a_typed_error(name):
+    with pytest.raises(ConfigError):
+        Section(name=name, length=1, maximum=1, clip=1.0)
+
+
+@pytest.mark.parametrize("clip", [10**400, float("inf"), float("nan"), 0.0, -1.0, 1.7e308])
+def test_a_clip_that_cannot_be_used_is_a_typed_error(clip):
+    with pytest.raises(ConfigError):
+        Section(name="g", length=1, maximum=1, clip=clip)
