@@ -1,27 +1,337 @@
-"""The commands that README and benchmarks promise, run as they stand. Slow: minutes."""
+"""What README and docs/ show is true: commands run or at least parse, code runs, links lead.
 
+Every command line of the documents is parsed. Those in `PARSED_ONLY` are no more than that, for
+the reason given there; all others are run, here or, if `is_slow`, by `make test-slow`.
+"""
+
+import argparse
+import importlib
 import json
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
+import codream_secure.cli
+from codream_secure.baselines.methods import parse_method
+from codream_secure.cli import cli
+from codream_secure.compare import comparison
 from codream_secure.config import Config, load_toml
 from codream_secure.data import DATASET_NAMES, InputSpec
 from codream_secure.models import MODEL_NAMES, build_model
-from codream_secure.resolve import resolve
+from codream_secure.resolve import inapplicable, resolve
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^codream-secure (simulate\b[^#\n]*)", README, flags=re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = re.compile(r"(\S*COMPLETE=\w+ )?codream-secure |python benchmarks/|eval .*codream-secure")
+
+# Commands that the documents show for what they refuse.
+EXIT_CODES = {
+    "codream-secure simulate --clients 2": 2,
+    "codream-secure simulate --resume run --rounds 3": 2,
+}
+
+# What takes more than some seconds is run by `make test-slow`: these, and all that trains but
+# QUICK_RUNS and what only prints help.
+SLOW = {
+    "codream-secure audit protocol",
+    "codream-secure audit protocol --json",
+    "codream-secure audit protocol --examples 1000",
+    "python benchmarks/message_sizes.py --quick",
+    "python benchmarks/paper_tables.py --quick --only table2",
+}
+QUICK_RUNS = {
+    *EXIT_CODES,
+    "codream-secure compare --sizes",
+    "codream-secure simulate --dataset my-images.npz --models linear --rounds 1",
+    (
+        "codream-secure simulate --models my_module:my_function,mlp --clients 4 "
+        "--samples-per-client 60 --rounds 1"
+    ),
+}
+
+# Never run: only whether the options exist and go together is checked.
+HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
+PARSED_ONLY = {
+    "codream-secure compare": "the command as a name: the defaults take half an hour",
+    "python benchmarks/codream_results.py --only cifar10 --seeds 1": HOURS,
+    "python benchmarks/codream_results.py --only fast": HOURS,
+    "python benchmarks/codream_results.py --only long": HOURS,
+    "python benchmarks/codream_results.py --only unequal": HOURS,
+    "python benchmarks/codream_results.py --only unequal_iid": HOURS,
+    "python benchmarks/digits_accuracy.py": HOURS,
+    "python benchmarks/digits_choices.py": HOURS,
+    "python benchmarks/dream_choices.py --data FASHION_MNIST.npz": "needs data that is no part",
+    "python benchmarks/dream_step.py --device cuda": "needs a GPU",
+    "python benchmarks/paper_tables.py": "takes minutes; `--quick` of all scripts is run below",
+    "python benchmarks/paper_tables.py --scale tiny": "the same",
+    "python benchmarks/paper_tables.py --scale small --out kept": HOURS,
+    "python benchmarks/paper_tables.py --scale full --out kept-full": "needs a GPU and days",
+    "python benchmarks/paper_tables.py --scale small --data my.npz --out kept --only table5": HOURS,
+    "python benchmarks/paper_tables.py --record --out kept": RECORDS,
+}
+
+# Settings of small runs that stand in for the runs that the documents name.
+TINY = (
+    "simulate --clients 4 --samples-per-client 20 --rounds 2 --models linear --dreams 8 "
+    "--dream-steps 1 --kd-epochs 1 --quiet"
+)
 
 
-def test_the_readme_shows_several_commands():
-    assert len(COMMANDS) >= 4
+def blocks(page, *languages):
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [code for language, code in found if language in languages]
+
+
+def commands(page):
+    """Return the page's command lines, of blocks and within text, without comments."""
+    lines = [
+        re.sub(r"\s#.*", "", line).removeprefix("$ ").strip()
+        for block in blocks(page, "", "sh")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    # Tables name scripts without their folder.
+    spans = [re.sub(r"^(\w+\.py --)", r"python benchmarks/\1", span) for span in spans]
+    return [" ".join(line.split()) for line in (*lines, *spans) if OURS.match(line)]
+
+
+COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS)
+
+
+def is_slow(command):
+    trains = re.match(r"codream-secure (simulate|compare)\b(?!.*--help)", command)
+    return command in SLOW or (trains and command not in QUICK_RUNS)
+
+
+RUN = [command for command in COMMANDS if command not in PARSED_ONLY]
+EVERY_RUN = pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=pytest.mark.slow if is_slow(c) else ()) for c in RUN],
+)
+
+
+def test_the_documents_show_commands_and_the_tables_here_name_no_others():
+    assert len(COMMANDS) > 40
+    assert (SLOW | QUICK_RUNS | PARSED_ONLY.keys()) - set(COMMANDS) == set()
+    assert not (SLOW | QUICK_RUNS) & PARSED_ONLY.keys()
+    assert all(PARSED_ONLY.values())
+
+
+@pytest.fixture(scope="module")
+def example_folder(tmp_path_factory):
+    """Return a folder with all that the documents' commands ask for, but runs."""
+    folder = tmp_path_factory.mktemp("documents")
+    digits = load_digits()
+    images, labels = (digits.images * 15.9).astype(np.uint8), digits.target
+    np.savez(
+        folder / "my-images.npz",
+        x_train=images[:1400],
+        y_train=labels[:1400],
+        x_test=images[1400:],
+        y_test=labels[1400:],
+    )
+    shutil.copy(folder / "my-images.npz", folder / "my.npz")
+    for number, (image, label) in enumerate(zip(images[:300], labels, strict=False)):
+        (folder / f"photos/{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"photos/{label}/{number}.png")
+    (code,) = [
+        c for c in blocks(ROOT / "docs/data-and-models.md", "python") if c.startswith("# my_module")
+    ]
+    (folder / "my_module.py").write_text(code)
+    (folder / "examples").mkdir()
+    for example in ROOT.glob("examples/*.toml"):
+        text = example.read_text(encoding="utf-8").replace('"fashion-mnist"', '"my-images.npz"')
+        (folder / "examples" / example.name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(example_folder, tmp_path_factory):
+    """Return the same with the finished runs `runs/A`, `runs/B`, `first`, and `run` cut off."""
+    folder = tmp_path_factory.mktemp("runs") / "here"
+    shutil.copytree(example_folder, folder)
+    execute(f"codream-secure {TINY} --checkpoint-every 1 --out run", folder)
+    for name in ("runs/A", "runs/B", "first"):
+        shutil.copytree(folder / "run", folder / name)
+        shutil.rmtree(folder / name / "checkpoint")
+    summary = folder / "run" / "summary.json"
+    summary.write_text(summary.read_text().replace('"rounds_finished": 2', '"rounds_finished": 1'))
+    return folder
+
+
+def execute(command, folder):
+    """Run one command line as a shell does, and check its exit code."""
+    links = folder.parent / "bin"
+    links.mkdir(exist_ok=True)
+    script = f'#!/bin/sh\nexec "{sys.executable}" -m codream_secure "$@"\n'
+    for name, text in (
+        ("codream-secure", script),
+        ("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
+    ):
+        (links / name).write_text(text)
+        (links / name).chmod(0o755)
+    words = command.replace("python benchmarks/", f"python {shlex.quote(str(ROOT))}/benchmarks/")
+    if out := re.fullmatch(r"codream-secure simulate .*--out (\S+).*", command):
+        shutil.rmtree(folder / out[1], ignore_errors=True)
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", words],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{links}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == EXIT_CODES.get(command, 0), result.stderr
+    return result.stdout
+
+
+class Planned:
+    """In place of `Comparison`: asks for every cell's settings and runs none."""
+
+    def __init__(self, plan, folder, *, progress):
+        for name in plan.methods:
+            plan.config(parse_method(name), plan.seeds[0])
+        raise SystemExit(0)
+
+
+class OptionsReadError(Exception):
+    """A script has read its options: that is as far as it is run."""
+
+
+@EVERY_COMMAND
+def test_every_command_has_options_that_exist_and_go_together(command, example_folder, monkeypatch):
+    monkeypatch.chdir(example_folder)
+    if command.startswith("python "):
+        check_script(command, monkeypatch)
+    elif "COMPLETE" not in command:  # that has no options; what it prints is looked at below
+        check_program(command, monkeypatch)
+
+
+def check_script(command, monkeypatch):
+    _, script, *words = shlex.split(command)
+    module, found = importlib.import_module(Path(script).stem), []
+    read = argparse.ArgumentParser.parse_args
+
+    def parse(parser):
+        found.append(read(parser))
+        raise OptionsReadError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(OptionsReadError):
+        module.main()
+    if hasattr(module, "ARTEFACTS"):  # paper_tables checks more, later
+        (options,) = found
+        assert not module._mistake(options, options.only.split(",") if options.only else [])
+
+
+def check_program(command, monkeypatch):
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|;&<>()")
+    lexer.whitespace_split = True
+    _, *words = lexer
+    words = words[: words.index("|")] if "|" in words else words
+    chosen = cli
+    while isinstance(chosen, click.Group) and not words[0].startswith("-"):
+        chosen, words = chosen.commands[words[0]], words[1:]
+    if command in PARSED_ONLY and not words:
+        return
+    if set(words) <= {"--help", "--version"} and words:
+        with pytest.raises(click.exceptions.Exit) as done:
+            chosen.make_context(chosen.name, words)
+        assert done.value.exit_code == 0
+        return
+    context = chosen.make_context(chosen.name, words)
+    monkeypatch.setattr(codream_secure.cli, "_simulate", lambda *_, **__: 0)
+    monkeypatch.setattr(comparison, "Comparison", Planned)
+    if chosen.name in ("simulate", "compare") and not context.params.get("only_sizes"):
+        with pytest.raises(SystemExit) as done:
+            chosen.invoke(context)
+        assert done.value.code == 0
+
+
+@EVERY_RUN
+def test_every_command_runs(command, run_folder, tmp_path):
+    folder = tmp_path / "here"
+    shutil.copytree(run_folder, folder)
+    if re.search("(zsh|fish)_source", command):
+        # For another shell than the one that runs it here: without what that shell does with it.
+        (command,) = re.findall(r"_CODREAM_\w+=\w+ codream-secure", command)
+    printed = execute(command, folder)
+    if "--json" in command and "|" not in command:
+        json.loads(printed)
+    if command.startswith("_CODREAM"):
+        assert "_codream_secure_completion" in printed
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_every_shell(shell, example_folder):
+    printed = execute(f"_CODREAM_SECURE_COMPLETE={shell}_source codream-secure", example_folder)
+    assert "_codream_secure_completion" in printed
+
+
+# docs/auditing.md is not here: tests/protocols/test_documents_of_the_audit.py runs its block, and
+# compares what it prints.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem != "auditing"], ids=lambda page: page.stem
+)
+def test_every_python_block_of_the_documents_runs(page, tmp_path):
+    for number, code in enumerate(blocks(page, "python")):
+        script = tmp_path / f"block{number}.py"
+        script.write_text(code)
+        subprocess.run(
+            [sys.executable, script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+
+
+def test_the_model_of_the_guide_can_be_used(example_folder, monkeypatch):
+    monkeypatch.chdir(example_folder)
+    monkeypatch.delitem(sys.modules, "my_module", raising=False)
+    model = build_model("my_module:my_function", InputSpec(3, 8, 8, 4), seed=0)
+    assert any(type(layer).__name__ == "BatchNorm2d" for layer in model.modules())
+    monkeypatch.delitem(sys.modules, "my_module")
+
+
+def test_the_guide_to_options_names_all_that_cannot_be_combined():
+    page = (ROOT / "docs/options.md").read_text(encoding="utf-8")
+    section = page.split("## What cannot be combined")[1]
+    named = re.findall(r"--([\w-]+)(…?)", section)
+    off = [
+        {},
+        {"dp_eps": 1.0},
+        {"method": "codream-fast", "dream_steps": 0},
+        {"collaboration": False},
+        {"secure": False},
+    ]
+    for options in off:
+        for name in inapplicable(Config.from_options(options)):
+            option = name.replace("_", "-")
+            assert any(
+                option == word or (more and option.startswith(word)) for word, more in named
+            ), option
 
 
 def test_every_example_is_a_run_that_can_be_started():
@@ -31,12 +341,24 @@ def test_every_example_is_a_run_that_can_be_started():
         resolve(Config.from_options(load_toml(example)))
 
 
+def anchors(page):
+    """Return the anchors that a host of repositories gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
 def test_links_in_the_documents_lead_somewhere():
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")):
-        text = document.read_text(encoding="utf-8")
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            there = "://" in target or (document.parent / target).exists()
-            assert there, f"{document.name}: {target}"
+    pages = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            there = page.parent / path if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(there), f"{page.name}: {target}"
 
 
 def test_every_claim_of_codream_names_code_and_a_test_that_are_there():
@@ -70,26 +392,6 @@ def test_the_readme_s_own_model_can_be_used(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_module", raising=False)
     build_model("my_module:my_function", InputSpec(3, 8, 8, 4), seed=0)
     monkeypatch.delitem(sys.modules, "my_module")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_runs(command, tmp_path):
-    digits = load_digits()
-    images, labels = (digits.images * 15.9).astype(np.uint8), digits.target
-    np.savez(
-        tmp_path / "my-images.npz",
-        x_train=images[:1400],
-        y_train=labels[:1400],
-        x_test=images[1400:],
-        y_test=labels[1400:],
-    )
-    (tmp_path / "examples").mkdir()
-    for example in ROOT.glob("examples/*.toml"):
-        text = example.read_text(encoding="utf-8").replace('"fashion-mnist"', '"my-images.npz"')
-        (tmp_path / "examples" / example.name).write_text(text)
-    arguments = [sys.executable, "-m", "codream_secure", *command.split()]
-    subprocess.run(arguments, cwd=tmp_path, check=True, capture_output=True, timeout=600)
 
 
 @pytest.mark.slow
