@@ -52,7 +52,6 @@ SLOW = {
 }
 QUICK_RUNS = {
     *EXIT_CODES,
-    "codream-secure compare --sizes",
     "codream-secure simulate --dataset my-images.npz --models linear --rounds 1",
     (
         "codream-secure simulate --models my_module:my_function,mlp --clients 4 "
@@ -64,6 +63,7 @@ QUICK_RUNS = {
 HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
 PARSED_ONLY = {
     "codream-secure compare": "the command as a name: the defaults take half an hour",
+    "python benchmarks/accuracy_communication.py --only digits_skewed": HOURS,
     "python benchmarks/codream_results.py --only cifar10 --seeds 1": HOURS,
     "python benchmarks/codream_results.py --only fast": HOURS,
     "python benchmarks/codream_results.py --only long": HOURS,
