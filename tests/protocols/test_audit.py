@@ -156,7 +156,7 @@ def test_a_broken_subject_fails(name):
     subject, saying = BROKEN[name]
     (check,) = (check for check in audits.PROPERTIES if check.__name__ == name)
     with pytest.raises(PropertyFailed, match=saying):
-        check(60, subject)
+        check(400, subject)
 
 
 def test_an_error_that_shows_a_secret_fails():
