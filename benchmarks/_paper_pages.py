@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from _paper_cells import Artefact, Column, Printed, Row
-from _paper_runs import Run, command
+from _paper_runs import Run, command, comparison
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,7 +16,6 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-NOT_YET = "not available yet"
 MEASURED = "measured"
 _LONGEST_ERROR = 60
 
@@ -26,7 +25,7 @@ class Cell:
     """One figure beside the paper's.
 
     Attributes:
-        status: MEASURED, NOT_YET, or what failed.
+        status: MEASURED, or what failed.
         values: fractions 0..1, one a seed that has one.
         printed: what the paper prints, in percent.
     """
@@ -71,10 +70,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A row with its runs, one a seed."""
+    """A row with its runs, one a seed, and the methods that it is compared with."""
 
     row: Row
     runs: tuple[Run, ...]
+    methods: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -88,17 +88,19 @@ class Line:
 
     @property
     def commands(self) -> list[str]:
-        """What makes it, one command a seed."""
-        return [command(run.options) for run in self.runs]
+        """What makes it: one command a seed, and one more where there are other methods."""
+        found = [command(run.options) for run in self.runs]
+        if self.methods:
+            found += [comparison(run.options, self.methods) for run in self.runs]
+        return found
 
     def cell(self, column: Column) -> Cell:
         """Return one figure of the row."""
         printed = self.row.printed.get(column.name)
-        if column.reads is None:
-            return Cell(NOT_YET, printed=printed)
         read = [column.reads(run) for run in self.runs if not run.error]
         values = tuple(value for value in read if value is not None)
-        errors = [run.error for run in self.runs if run.error]
+        why = [run.error or run.failures.get(column.method, "") for run in self.runs]
+        errors = [error for error in why if error]
         if errors:
             seeds = f" ({len(errors)} of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
             return Cell(f"failed: {errors[0][:_LONGEST_ERROR]}{seeds}", values, printed)
@@ -298,7 +300,7 @@ def _plot_columns(
 
 def _draw_clients(axis: Axes, page: Page) -> None:
     points: dict[float, Line] = {int(line.row.labels["K"]): line for line in page.lines}
-    styles = {"Co-Dream": "o-", "Independent": "x-", "server student": "s-"}
+    styles = {"Co-Dream": "o-", "Independent": "x-", "FedAvg": "^-", "server student": "s-"}
     _plot_columns(axis, page, points, styles)
     axis.set_xticks(list(points))
     axis.set_xlabel("clients (K = 2 without secure aggregation)")

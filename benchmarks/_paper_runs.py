@@ -1,10 +1,14 @@
-"""Running what stands in `_paper_cells.py`: each run once, and kept where a folder is given."""
+"""Running what stands in `_paper_cells.py`: each run once, and kept where a folder is given.
+
+The methods that the paper compares with run after Co-Dream on the same data and seed, each for
+as many of a client's forward and backward passes as Co-Dream took.
+"""
 
 import hashlib
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +16,11 @@ import msgspec
 from _gates import progress
 
 from codream_secure import __version__
+from codream_secure.baselines.base import BaselineSettings
+from codream_secure.baselines.methods import parse_method
+from codream_secure.baselines.run import BaselineRun
+from codream_secure.compare.budget import cost_of
+from codream_secure.compare.results import headline
 from codream_secure.config import Config
 from codream_secure.simulation import Simulation
 
@@ -29,6 +38,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         clients, independent: one accuracy a client.
         server: None without a server's student.
         server_history: the student's accuracy after every round, for pictures alone.
+        others: accuracy of the methods to compare with, after their own reported round.
+        failures: why one of them has none.
         bytes_up, bytes_down: of one client in the whole run.
     """
 
@@ -43,13 +54,28 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     independent: list[float] = []
     server: float | None = None
     server_history: list[float | None] = []
+    others: dict[str, float] = {}
+    failures: dict[str, str] = {}
     bytes_up: int = 0
     bytes_down: int = 0
 
 
 def command(options: Mapping[str, object]) -> str:
     """Return the command line that makes a run with these options."""
-    words = ["codream-secure", "simulate"]
+    return _command(["simulate"], options)
+
+
+def comparison(options: Mapping[str, object], methods: Sequence[str]) -> str:
+    """Return the command line that compares a run with other methods at equal computation."""
+    own = str(options.get("method", "codream"))
+    words = ["compare", "--methods", ",".join([own, *methods]), "--trials", "1"]
+    words += ["--seeds", str(options["seed"])]
+    given = {name: v for name, v in options.items() if name not in ("method", "seed")}
+    return _command(words, given)
+
+
+def _command(words: Sequence[str], options: Mapping[str, object]) -> str:
+    words = ["codream-secure", *words]
     for name, value in options.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
@@ -74,15 +100,17 @@ class Runner:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, options: Mapping[str, object]) -> Run:
+    def run(self, options: Mapping[str, object], methods: Sequence[str] = ()) -> Run:
         """Return the result of a run, from memory, from the folder, or by running it.
+
+        ``methods`` are run after it, for `Run.others`.
 
         What goes wrong in a run is its ``error``, and is neither kept nor stops the others.
         """
         made_with = _made_with(options)
-        key = _digest(options, made_with)
+        key = _digest(options, methods, made_with)
         if key not in self._known:
-            self._known[key] = self._kept(key) or self._fresh(key, options, made_with)
+            self._known[key] = self._kept(key) or self._fresh(key, options, methods, made_with)
         return self._known[key]
 
     def _kept(self, key: str) -> Run | None:
@@ -95,11 +123,17 @@ class Runner:
             progress(f"{path} is not used: {error}")
             return None
 
-    def _fresh(self, key: str, options: Mapping[str, object], made_with: dict[str, str]) -> Run:
+    def _fresh(
+        self,
+        key: str,
+        options: Mapping[str, object],
+        methods: Sequence[str],
+        made_with: dict[str, str],
+    ) -> Run:
         progress(command(options))
         begin, cpu = time.monotonic(), time.process_time()
         try:
-            found = _simulate(options)
+            found = _simulate(options, methods)
         except Exception as error:  # noqa: BLE001 - one run must not take the others with it
             found = {"error": f"{type(error).__name__}: {error}"}
             progress(f"failed: {found['error']}")
@@ -109,7 +143,7 @@ class Runner:
         }
         fields = {"options": dict(options), "made_with": made_with, **spent, **found}
         run = msgspec.convert(fields, Run)
-        if self._folder and not run.error:
+        if self._folder and not run.error and not run.failures:
             path = self._folder / f"{key}.json"
             part = path.with_suffix(".part")
             part.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1))
@@ -117,13 +151,22 @@ class Runner:
         return run
 
 
-def _simulate(options: Mapping[str, object]) -> dict[str, object]:
+def _simulate(options: Mapping[str, object], methods: Sequence[str]) -> dict[str, object]:
     simulation = Simulation(Config.from_options(options))
     history = list(simulation.rounds())
     reported = simulation.observer.reported()
     if reported is None:
         raise RuntimeError("no round was finished")
+    others, failures = {}, {}
+    for name in methods:
+        progress(f"  {name}, as many iterations")
+        try:
+            others[name] = _other(name, simulation)
+        except Exception as error:  # noqa: BLE001 - one method must not take the others with it
+            failures[name] = f"{type(error).__name__}: {error}"
     return {
+        "others": others,
+        "failures": failures,
         "models": list(simulation.federation.model_names),
         "reported_round": reported.round,
         "clients": list(reported.clients),
@@ -135,6 +178,19 @@ def _simulate(options: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _other(name: str, simulation: Simulation) -> float:
+    """Return the accuracy of a method that computes as much as ``simulation`` did."""
+    method = parse_method(name)
+    run = BaselineRun(simulation.config, method, BaselineSettings())
+    budget = cost_of("iterations", {"iterations": simulation.iterations}, method)
+    for _ in budget.limited(run):
+        pass
+    reported = run.observer.reported()
+    if reported is None:
+        raise RuntimeError("no round was finished")
+    return headline({"server": reported.server, "clients": reported.clients}, method)
+
+
 def _made_with(options: Mapping[str, object]) -> dict[str, str]:
     made_with = {"codream-secure": __version__, "torch": version("torch")}
     path = Path(str(options.get("dataset", "")))
@@ -143,6 +199,8 @@ def _made_with(options: Mapping[str, object]) -> dict[str, str]:
     return made_with
 
 
-def _digest(options: Mapping[str, object], made_with: Mapping[str, str]) -> str:
-    text = json.dumps([dict(options), dict(made_with)], sort_keys=True)
+def _digest(
+    options: Mapping[str, object], methods: Sequence[str], made_with: Mapping[str, str]
+) -> str:
+    text = json.dumps([dict(options), list(methods), dict(made_with)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder to keep runs in, and to go on in")
     options = parser.parse_args()
     parts = cases(options.data_folder)
-    failed = False
+    failed, done = False, False
     for part in ["digits_skewed"] if options.quick else options.only or parts:
         table: list[dict[str, Any]] = []
         keep = options.keep or Path(tempfile.mkdtemp())
@@ -241,6 +241,7 @@ def main() -> None:
             commands[f"command, {chosen.name}"] = chosen.command()
         if not table:
             continue
+        done = True
         save = RESULTS / f"compare_{part}" if options.record else None
         if options.record:
             command = f"python benchmarks/accuracy_communication.py --only {part} --record"
@@ -252,6 +253,8 @@ def main() -> None:
             failed = True
         if options.keep is None:
             shutil.rmtree(keep)
+    if not done:
+        parser.exit(2, "nothing was run: name the folder of the .npz files with --data-folder\n")
     raise SystemExit(int(failed))
 
 

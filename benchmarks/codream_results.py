@@ -281,12 +281,13 @@ def main() -> None:
     parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"))
     options = parser.parse_args()
     bench = Bench(range(1 if options.quick else options.seeds), options.data_folder, options.quick)
-    failed = False
+    failed, done = False, False
     for name in ["fast"] if options.quick else options.only:
         rows, gates, notes = PARTS[name](bench)
         if not rows:
             progress(f"{name}: no data in {bench.folder}, left out")
             continue
+        done = True
         save = RESULTS / f"codream_{name}" if options.record else None
         try:
             report(
@@ -299,6 +300,8 @@ def main() -> None:
             )
         except SystemExit:
             failed = True
+    if not done:
+        parser.exit(2, "nothing was run: name the folder of the .npz files with --data-folder\n")
     raise SystemExit(int(failed))
 
 

@@ -169,6 +169,7 @@ def _simulate(
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from rich.console import Console  # noqa: PLC0415
 
+    from codream_secure.report.console import stdout  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.summary import summarise  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
@@ -184,7 +185,7 @@ def _simulate(
     if as_json:
         click.echo(json.dumps(summary))
     elif not quiet:
-        console = Console()
+        console = stdout()
         console.print(summary_table(summary))
         console.print(f"written to {folder.path}", highlight=False)
     return code

@@ -111,6 +111,7 @@ def compare(
     from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
     from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
     from codream_secure.report.comparison_table import comparison_table  # noqa: PLC0415
+    from codream_secure.report.console import stdout  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.run_folder import write_report  # noqa: PLC0415
 
@@ -137,7 +138,7 @@ def compare(
     if as_json:
         click.echo(json.dumps(result))
     elif not quiet:
-        console = Console()
+        console = stdout()
         console.print(comparison_table(result))
         console.print(f"written to {folder}, the page is report.html", highlight=False)
     failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
@@ -156,10 +157,9 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print bytes of a round, and write them and a picture if there is a folder."""
-    from rich.console import Console  # noqa: PLC0415
-
     from codream_secure.compare.sizes import Shape, draw_crossover, sizes  # noqa: PLC0415
     from codream_secure.report.comparison_table import sizes_table  # noqa: PLC0415
+    from codream_secure.report.console import stdout  # noqa: PLC0415
 
     Config.from_options(given)
     if unused := set(given) - set(_SHAPE):
@@ -177,7 +177,7 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if as_json:
         click.echo(json.dumps(found))
     elif not quiet:
-        Console().print(sizes_table(found))
+        stdout().print(sizes_table(found))
 
 
 def _numbers(seeds: str) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from codream_secure.report.runs import Run
 
 _PAGE = "report.html"
-_PIPED_WIDTH = 160
 
 
 _REPORT_EXAMPLES = """\b
@@ -114,10 +113,10 @@ def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
 
 
 def _print(found: "list[Run]", folder: Path) -> None:
-    from rich.console import Console  # noqa: PLC0415
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from codream_secure.report.console import stdout  # noqa: PLC0415
     from codream_secure.report.text import number, percent, size  # noqa: PLC0415
 
     table = Table()
@@ -140,7 +139,4 @@ def _print(found: "list[Run]", folder: Path) -> None:
             str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
         )
         table.add_row(*map(escape, cells))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PIPED_WIDTH)
-    console.print(table)
+    stdout().print(table)

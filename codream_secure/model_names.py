@@ -21,3 +21,4 @@ MODEL_NAMES: Final = (
     "mlp",
     "linear",
 )
+WITHOUT_NORM: Final = frozenset({"mlp", "linear"})

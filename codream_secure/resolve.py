@@ -9,6 +9,7 @@ import tomli_w
 
 from codream_secure.config import Config, DreamConfig, PrivacyConfig, Setting, settings
 from codream_secure.errors import UserError
+from codream_secure.model_names import MODEL_NAMES, WITHOUT_NORM
 
 # Public constants, chosen on validation folds of the digits' training part
 # (benchmarks/digits_choices.py); never on a client's data in a run.
@@ -57,6 +58,18 @@ class Rule(NamedTuple):
     reason: str
 
 
+def _models(config: Config) -> str:
+    if config.model.models != "auto":
+        return config.model.models
+    return "mlp" if config.private else "resnet8"
+
+
+def _any_norm(config: Config) -> bool:
+    """Tell whether ``norm`` decides anything; models of one's own have what they have."""
+    names = {name.strip() for name in _models(config).split(",")}
+    return bool(names & set(MODEL_NAMES) - WITHOUT_NORM)
+
+
 _RULES = (
     Rule(
         # There is no validation part, and `dp_steps` and `dp_batch` say how much is learned.
@@ -70,6 +83,7 @@ _RULES = (
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
     ),
+    Rule(("norm",), _any_norm, "changes none of --models; leave it out"),
     Rule(
         ("label_last_step",),
         lambda c: c.dream.dream_steps != 0,
@@ -186,26 +200,20 @@ def resolve(config: Config) -> Config:
         UserError: settings that contradict each other.
     """
     private = config.private
-    _check_applicable(config)
     if private and config.model.norm == "batch":
         raise UserError(
             "--norm batch cannot be used with --dp-eps: batch statistics are not private; "
             "use --norm group"
         )
+    _check_applicable(config)
     if private and config.dream.bn_weight:
         raise UserError(
             "--bn-weight cannot be used with --dp-eps: BatchNorm statistics are not private; "
             "leave it out"
         )
-    model = dataclasses.replace(
-        config.model,
-        models=("mlp" if private else "resnet8")
-        if config.model.models == "auto"
-        else config.model.models,
-        norm=("group" if private else "batch")
-        if config.model.norm == "auto"
-        else config.model.norm,
-    )
+    model = dataclasses.replace(config.model, models=_models(config))
+    if model.norm == "auto" and _any_norm(config):
+        model = dataclasses.replace(model, norm="group" if private else "batch")
     data = dataclasses.replace(config.data, validation=0.0) if private else config.data
     return dataclasses.replace(config, dream=_resolved_dreams(config), model=model, data=data)
 

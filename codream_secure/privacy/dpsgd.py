@@ -37,7 +37,7 @@ def check_private_model(model: nn.Module) -> None:
         if is_batch_norm or getattr(layer, "track_running_stats", False):
             raise UserError(
                 f"layer {name or type(layer).__name__!r} keeps batch statistics, which are not "
-                "private; use --norm group or a model without normalization"
+                "private; put GroupNorm in its place (--norm group, in models of this package)"
             )
     errors = _opacus_errors(model)
     if errors:

@@ -109,7 +109,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         found.setdefault(repr((run.method, sorted(_settings(run).items()))), []).append(run)
-    alike = [tuple(sorted(same, key=_by_seed)) for same in found.values()]
+    alike = [tuple(sorted(same, key=lambda run: run.seed)) for same in found.values()]
     if len(alike) > 1:
         # What kinds of runs cost is what all their rounds cost: so are their accuracies.
         alike = [tuple(replace(run, at_end=True) for run in same) for same in alike]
@@ -122,10 +122,6 @@ def _settings(run: Run) -> Mapping[str, object]:
     if isinstance(own, Mapping):
         settings |= {f"baseline {name}": value for name, value in own.items()}
     return settings
-
-
-def _by_seed(run: Run) -> tuple[int, str]:
-    return (int(run.seed) if run.seed.isdecimal() else -1, run.seed)
 
 
 def differing(groups: Sequence[Group]) -> dict[str, list[str]]:

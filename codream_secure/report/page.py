@@ -154,7 +154,7 @@ def _headline(one: Group) -> list[tuple[str, str]]:
         (one.label, _caution(first)),
         (first.partition or UNKNOWN, ""),
         (UNKNOWN if first.clients is None else str(first.clients), ""),
-        (", ".join(run.seed for run in one.runs), ""),
+        (", ".join(str(run.seed) for run in one.runs), ""),
         (_whole(reached), "; ".join(filter(None, (_whose(first), reach(one))))),
         ("nothing" if nothing else _whole(size(up)), ""),
         ("nothing" if nothing else _whole(size(down)), ""),
@@ -212,7 +212,7 @@ def _numbers(one: Group) -> Iterator[list[str]]:
     for run in one.runs:
         for row in run.rows:
             yield [
-                run.seed,
+                str(run.seed),
                 str(row.round),
                 percent(row.accuracy),
                 size(row.bytes_up),

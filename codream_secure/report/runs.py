@@ -121,9 +121,10 @@ class Run:
         return None if value is None else int(value)
 
     @property
-    def seed(self) -> str:
+    def seed(self) -> int:
         """The seed; 0 where none was set."""
-        return self._text("seed") or "0"
+        seed = self.summary.get("seed", self.config.get("seed"))
+        return seed if isinstance(seed, int) else 0
 
     @property
     def secure(self) -> bool | None:

@@ -11,10 +11,12 @@ import numpy as np
 import paper_tables
 import pytest
 from _paper_cells import ARTEFACTS, QUICK, SEEDS, artefact, printed_table
-from _paper_pages import NOT_YET, Line, Page, draw, markdown, masked
-from _paper_runs import Run, Runner, command
+from _paper_pages import Line, Page, draw, markdown, masked
+from _paper_runs import Run, Runner, command, comparison
+from click.testing import CliRunner
 
 from codream_secure.cli import simulate as simulate_command
+from codream_secure.cli_compare import compare as compare_command
 from codream_secure.config import Config
 from codream_secure.data.datasets import DATASET_NAMES
 from codream_secure.data.partition import partition
@@ -159,7 +161,7 @@ def test_one_artefact_runs_and_prints_its_table(invoke, monkeypatch):
     text = invoke("--only", "figure3")
     assert "Figure 3: number of clients K" in text
     assert "structure only" in text
-    assert NOT_YET in text.replace("\n", " ")
+    assert "codream-secure compare --methods codream,fedavg" in text
     commands = [line for line in text.splitlines() if "codream-secure simulate" in line]
     assert len(commands) == 2
     assert "--no-secure" in commands[0]
@@ -217,13 +219,35 @@ def test_the_paper_s_setting_runs_when_it_is_cut_down(tmp_path):
         assert len(run.server_history) == 2
 
 
-def test_baselines_that_are_missing_are_not_made_up(invoke):
-    result = json.loads(invoke("--only", "table2", "--json"))
-    missing = {"Centralized", "FedAvg", "FedProx", "Moon", "AvgKD", "SCAFFOLD", "FedGen"}
-    for row in result["rows"]:
-        for name, cell in row["cells"].items():
-            assert (cell["status"] == NOT_YET) == (name in missing)
-            assert (cell["mean"] is None) == (name in missing)
+def test_other_methods_are_those_of_the_comparison_that_the_row_names(tmp_path):
+    """The command beside a row, run in its own process, finds the figures of its cells."""
+    found = artefact("table1", "tiny")
+    options = {**found.rows[2].options, **MINIMAL, "models": "linear", "seed": 0}
+    del options["width"]
+    run = Runner(None).run(options, found.methods)
+    assert run.others.keys() == {"centralized", "avgkd"}
+    words = shlex.split(comparison(options, found.methods))
+    result = CliRunner().invoke(compare_command, [*words[2:], "--json", "--out", str(tmp_path)])
+    means = {row["method"]: row["mean"] for row in json.loads(result.stdout)["rows"]}
+    assert {name: means[name]["accuracy_validated"] for name in run.others} == run.others
+
+
+def test_a_method_that_fails_is_its_cell_alone(tmp_path, monkeypatch):
+    def never(config, method, settings):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr("_paper_runs.BaselineRun", never)
+    found = artefact("table1", "tiny")
+    options = {**found.rows[0].options, **MINIMAL, "models": "linear", "seed": 0}
+    del options["width"]
+    run = Runner(tmp_path).run(options, found.methods)
+    line = Line(found.rows[0], (run,), found.methods)
+    statuses = {
+        c.name: line.cell(c).status for c in found.columns if c.method or c.name == "Co-Dream"
+    }
+    assert statuses["Centralized"] == statuses["AvgKD"] == "failed: ValueError: no such luck"
+    assert statuses["Co-Dream"] == "measured"
+    assert not list(tmp_path.iterdir()), "a failure is not kept"
 
 
 def test_kept_results_are_not_run_again(invoke, tmp_path, monkeypatch):
@@ -274,7 +298,7 @@ def test_a_failed_run_is_its_cells_and_the_rest_goes_on(invoke, tmp_path, monkey
     ]
     assert cells[1]["mean"] is None
     assert cells[1]["paper"] == 57.7
-    assert result["rows"][1]["cells"]["FedAvg"]["status"] == NOT_YET
+    assert result["rows"][1]["cells"]["FedAvg"]["status"] == cells[1]["status"]
     assert result["rows"][1]["commands"][0].startswith("codream-secure simulate")
     assert len(list(tmp_path.iterdir())) == 2, "a failure is not kept"
 
@@ -309,6 +333,7 @@ def made_up(options, seed, *, error=""):
         independent=[0.4] * clients,
         server=0.3,
         server_history=[0.2, 0.3],
+        others=dict.fromkeys(("centralized", "fedavg", "avgkd"), 0.7),
     )
 
 
@@ -317,7 +342,11 @@ def page_of(name, scale="small", **kinds):
     return Page(
         found,
         tuple(
-            Line(row, tuple(made_up(row.options, seed, **kinds) for seed in SEEDS[scale]))
+            Line(
+                row,
+                tuple(made_up(row.options, seed, **kinds) for seed in SEEDS[scale]),
+                found.methods,
+            )
             for row in found.rows
         ),
     )
@@ -327,7 +356,7 @@ def test_several_seeds_give_mean_and_spread():
     page = page_of("table1")
     texts = dict(zip(page.headings, page.cells()[0], strict=True))
     assert texts["Co-Dream"] == "60.0 ± 10.0\npaper 69.6 ± 1.0"
-    assert texts["Centralized"] == f"{NOT_YET}\npaper 68.8"
+    assert texts["Centralized"] == "70.0 ± 0.0\npaper 68.8"
     assert texts["WRN-40-1"].endswith("paper 43.5")
     assert texts["server student"] == "30.0 ± 0.0"
 
@@ -368,7 +397,7 @@ def test_the_recorded_page_is_of_these_rows():
     recorded = json.loads((paper_tables.RESULTS / "paper_tables_tiny.json").read_text())
     rows = [row for name in ARTEFACTS for row in artefact(name, "tiny").rows]
     expected = [command({**row.options, "seed": 0}) for row in rows]
-    assert [row["commands"] for row in recorded["rows"]] == [[text] for text in expected]
+    assert [row["commands"][0] for row in recorded["rows"]] == expected
     page = (paper_tables.RESULTS / "paper_tables_tiny.md").read_text(encoding="utf-8")
     assert "structure only" in page
     for name in ("figure3", "figure4", "figure5"):

@@ -409,6 +409,8 @@ def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(r
             "--prior-correction cannot be used with --dp-eps: class frequencies are private",
         ),
         (("--weights", "examples", "--dp-eps", "8"), "--weights cannot be used with --dp-eps"),
+        (("--models", "linear,mlp", "--norm", "group"), "--norm changes none of --models"),
+        (("--dp-eps", "8", "--norm", "group", "--models", "auto"), "--norm changes none"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(run, options, words):

@@ -156,6 +156,7 @@ def test_the_command_prints_a_table_or_json(run, tmp_path):
     assert code == 0
     assert "fedavg" in out
     assert "equal iterations" in out
+    assert "…" not in out, "a heading was cut, though a pipe has no width"
     code, again, err = run(*arguments, *COMMAND, "--out", "cmp", "--json")
     assert (code, err) == (0, "")
     assert json.loads(again)["rows"][1]["mean"]["bytes_to_target"] > 0

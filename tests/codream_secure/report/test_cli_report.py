@@ -51,7 +51,7 @@ def test_runs_are_listed_with_their_numbers(run, write_run, tmp_path):
         "dataset": "digits",
         "partition": "iid",
         "clients": 2,
-        "seed": "0",
+        "seed": 0,
         "accuracy": 0.9,
         "accuracy_std": 0.02,
         "bytes_up": 1000,
