@@ -63,11 +63,12 @@ HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
 PARSED_ONLY = {
     "codream-secure compare": "the command as a name: the defaults take half an hour",
     "python benchmarks/accuracy_communication.py --only digits_skewed": HOURS,
+    "python benchmarks/codream_results.py --only ceiling --seeds 1": "needs data that is no part",
     "python benchmarks/codream_results.py --only cifar10 --seeds 1": HOURS,
     "python benchmarks/codream_results.py --only fast": HOURS,
     "python benchmarks/codream_results.py --only long": HOURS,
     "python benchmarks/codream_results.py --only unequal": HOURS,
-    "python benchmarks/codream_results.py --only unequal_iid": HOURS,
+    "python benchmarks/codream_results.py --only unequal_iid --seeds 1": HOURS,
     "python benchmarks/digits_accuracy.py": HOURS,
     "python benchmarks/digits_choices.py": HOURS,
     "python benchmarks/dream_choices.py --data FASHION_MNIST.npz": "needs data that is no part",
