@@ -285,7 +285,7 @@ def _table1(scale: Scale) -> Artefact:
             "A column with an architecture's name is that client's independent training.",
             (
                 "The server's student is a WRN-16-1, the first client's architecture; the paper's "
-                "is a ResNet-18."
+                "is a ResNet-18. Centralized is one model of the student's architecture."
             ),
             (
                 "The paper's Independent figure of alpha=10 is not the mean of its four clients "

@@ -39,8 +39,9 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "independent": Independent,
     "centralized": Centralized,
 }
-# These exchange nothing, or models that need not be alike.
-_ANY_MODELS = ("avgkd", "independent")
+# These exchange nothing, or models that need not be alike. Of several architectures,
+# `centralized` trains the first: the server student's.
+_ANY_MODELS = ("avgkd", "independent", "centralized")
 
 
 class BaselineRun:

@@ -171,6 +171,12 @@ def test_one_model_for_all_needs_one_architecture(tiny):
         build(tiny, "fedavg", dp_eps=8.0)
 
 
+def test_of_several_architectures_centralized_trains_the_first(tiny):
+    run = after(build(tiny, "centralized", models="linear,mlp"), 1)
+    assert not any(isinstance(layer, torch.nn.ReLU) for layer in run.baseline.model.modules())
+    assert run.observer.history[0].server is not None
+
+
 def test_bytes_are_those_of_the_encoded_messages(tiny):
     run = after(build(tiny, "fedavg", models="linear"), 2)
     tensors = tuple(v.numpy().tobytes() for v in tensors_of(run.baseline.model).values())
