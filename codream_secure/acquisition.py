@@ -19,6 +19,7 @@ from codream_secure.dreaming.teacher import Teacher
 from codream_secure.errors import StepAborted
 from codream_secure.learner import Learner
 from codream_secure.messages import LabelRequest, pixels
+from codream_secure.privacy.class_statistics import ClassImages
 
 AcquisitionOrder = Literal["joint", "two-stage"]
 Augmentation = Literal["none", "crop", "flip-crop"]
@@ -229,6 +230,31 @@ def acquire(
             taken += 1
     for _ in range(settings.local_steps - taken):
         learner.local_step()
+
+
+# What everybody learns from class images before the first private step: how many batches, how many
+# images in one, and the probability that their class has as a target. Public constants.
+_IMAGE_STEPS, _IMAGE_BATCH, _IMAGE_CONFIDENCE = 100, 128, 0.9
+
+
+def learn_images(
+    learner: Learner, images: ClassImages, scale: PixelScale, draw: torch.Generator
+) -> None:
+    """Let a participant learn from public images of every class.
+
+    Args:
+        learner: changed in place.
+        images: released under DP, so that learning from them costs nothing more.
+        scale: the public pixel scale.
+        draw: a generator on the CPU.
+    """
+    classes = len(images.means)
+    for _ in range(_IMAGE_STEPS):
+        drawn, labels = images.draw(_IMAGE_BATCH, draw)
+        targets = F.one_hot(labels, classes).float() * _IMAGE_CONFIDENCE
+        targets += (1 - _IMAGE_CONFIDENCE) / classes
+        dreams = scale.scale(drawn)
+        learner.distillation_step(dreams, targets.to(dreams.device), 1.0)
 
 
 def distil(

@@ -25,6 +25,7 @@ from codream_secure.messages import (
     LabelRequest,
     ModelRequest,
     SoftLabels,
+    StatisticsRequest,
     asked_labels,
     digest,
     encode,
@@ -45,7 +46,7 @@ from protocols.quantization import Quantizer
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
 # What clients are asked in a run of CoDream, and in one of a method that averages models.
-DREAMING = frozenset({DreamRequest.__name__, LabelRequest.__name__})
+DREAMING = frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, StatisticsRequest))
 AVERAGING = frozenset({ModelRequest.__name__})
 Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
 
@@ -86,6 +87,10 @@ class Call:
     step: int
     request: Asked
     broadcast: bytes
+
+
+# Requests whose masked inputs have a line of their own in the byte ledger.
+_LINES = {LabelRequest: "labels", StatisticsRequest: "statistics"}
 
 
 class Aggregator(ABC):
@@ -276,7 +281,7 @@ class Aggregator(ABC):
         if not is_input or request is None:
             ledger.record(phase, direction, size, client=client)
             return
-        name = "labels" if isinstance(request, LabelRequest) else phase
+        name = _LINES.get(type(request), phase)
         content = -(-sum(s.length * s.maximum.bit_length() for s in sections(request)) // 8)
         ledger.record(name, direction, size, client=client, payload=content)
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 
 Pair = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
@@ -129,6 +129,13 @@ class LedgerState(_State, frozen=True):
     savings: list[tuple[str, Literal["up", "down"], int]]
 
 
+class StatisticsState(_State, frozen=True):
+    """Class means that were asked for: images, None if nobody came to a sum, and noise shares."""
+
+    means: Tensor | None
+    shares: int
+
+
 class StopwatchState(_State, frozen=True):
     """Seconds of all processes that the run has had."""
 
@@ -153,6 +160,7 @@ class RunState(_State, frozen=True):
         history: the observer's measurements, a round each.
         reported: weights by model as they were after the round that a report quotes.
         last_dreams: pixels, uint8, and targets of the last labelled batch, for the picture.
+        statistics: None where none were asked for.
         bytes: of encoded messages.
     """
 
@@ -167,6 +175,7 @@ class RunState(_State, frozen=True):
     history: list[dict[str, Any]]
     reported: dict[str, Weights] | None
     last_dreams: Pair | None
+    statistics: StatisticsState | None
     unlabelled_rounds: int
     bytes: LedgerState
     stopwatch: StopwatchState

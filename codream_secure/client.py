@@ -20,11 +20,13 @@ from codream_secure.messages import (
     DreamRequest,
     LocalSteps,
     Request,
+    StatisticsRequest,
     asked_labels,
     decode_request,
     digest,
     sections,
 )
+from codream_secure.privacy.class_statistics import OwnStatistics
 from protocols.params import MAX_INPUT
 from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
 
@@ -81,6 +83,7 @@ class Client:
         scale: the public pixel scale.
         rounding_seed: 32 secret bytes that key the rounding stream.
         policy: what it answers.
+        statistics: what it releases of its own examples, and on which terms; None: nothing.
         examples: how many it has; tells its weight where weights are asked for.
         offset: added to its teacher's logits; never given under DP (see `prior_offset`).
 
@@ -95,6 +98,7 @@ class Client:
         rounding_seed: bytes,
         policy: Policy,
         *,
+        statistics: OwnStatistics | None = None,
         examples: int = 1,
         offset: Tensor | None = None,
     ) -> None:
@@ -102,6 +106,7 @@ class Client:
         self._scale = scale
         self._rounding_seed = rounding_seed
         self._policy = policy
+        self._statistics = statistics
         self._examples = examples
         self.teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16)
         self._answered: set[bytes] = set()
@@ -125,11 +130,16 @@ class Client:
                 answered in this session (D1).
         """
         request = decode_request(broadcast)
-        self._policy.check(request)
+        if not isinstance(request, StatisticsRequest):
+            self._policy.check(request)
+        elif self._statistics is None or not self._statistics.agrees(request):
+            raise RequestRefused("statistics on terms that this client does not know")
         seen = digest(broadcast)
         if seen in self._answered:
             raise RequestRefused("this broadcast was answered before in this session")
         self._answered.add(seen)
+        if isinstance(request, StatisticsRequest):
+            return {"statistics": self._released()}
         values: dict[str, NDArray[np.floating]] = {}
         if isinstance(request, DreamRequest):
             values |= dream_contribution(self.teacher, self._scale, request)
@@ -149,6 +159,11 @@ class Client:
             )
             for section in sections(request)
         }
+
+    def _released(self) -> NDArray[np.uint32]:
+        if self._statistics is None:
+            raise ValueError("there are no statistics")
+        return self._statistics.codes()
 
     def state(self) -> ClientState:
         """Return what a checkpoint holds of it; the teacher is copied anew every round."""

@@ -19,6 +19,7 @@ PHASES = (
     Phase.CONSISTENCY.value,
     Phase.UNMASKING.value,
     "labels",
+    "statistics",
 )
 _DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
@@ -27,8 +28,8 @@ class ByteLedger:
     """Counts encoded messages.
 
     ``broadcast`` holds what goes down to everybody: dream and label requests, models; ``labels``
-    the masked labels going up and the summed labels coming down; the key phases and unmasking of
-    a label aggregation count under their own phases.
+    the masked labels going up and the summed labels coming down, ``statistics`` the masked class
+    sums; the key phases and unmasking of these aggregations count under their own phases.
 
     A message's *payload* is what the same numbers take without any protocol, each in as many bits
     as one client's value needs; the rest of it is overhead: keys, shares, headers, and the bits

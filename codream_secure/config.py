@@ -223,9 +223,26 @@ class PrivacyConfig:
         None, "expected examples in a private step (default: an even share, at most 512)", min=1
     )
     dp_steps: int = _option(40, "private steps of a client in the whole run", min=1)
-    dp_lr: float = _option(2.0, "step size of private SGD", above=0)
+    dp_lr: float | None = _option(
+        None,
+        "step size of private SGD (default: by its noise z, min(2, 8 / z); with statistics "
+        "min(1, 4 / z))",
+        above=0,
+    )
     dp_warmup: float = _option(
         1.0, "part of the private steps taken before the first round", min=0, max=1
+    )
+    statistics_eps: float | None = _option(
+        None,
+        "part of --dp-eps for class means that all clients release together, under masks and "
+        "noise of everybody (default: the smaller of 2 and 0.85 times --dp-eps); 0: none",
+        min=0,
+    )
+    noise_colluders: int | None = _option(
+        None,
+        "clients whose share of noise the server may know (default: 1; malicious: as many as may "
+        "collude)",
+        min=0,
     )
 
 

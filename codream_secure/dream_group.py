@@ -30,6 +30,7 @@ from codream_secure.dreaming.synthesis import (
 )
 from codream_secure.federation import Member
 from codream_secure.messages import LocalSteps
+from codream_secure.privacy.class_statistics import ClassImages
 from codream_secure.seeds import derive_seed, generator
 
 
@@ -48,6 +49,7 @@ class DreamGroup:
         weight_cap: largest weight of a client; 0: clients count alike.
 
     Attributes:
+        images: public images that dreams start from; None: they start from noise.
         buffer: the labelled dreams that its members learn from.
         rolled_back: steps whose result was not finite and was taken back.
     """
@@ -60,6 +62,7 @@ class DreamGroup:
     scale: PixelScale
     device: torch.device
     weight_cap: int
+    images: ClassImages | None = None
     buffer: DreamBuffer = field(init=False)
     rolled_back: int = field(init=False, default=0)
     _clips: Clips = field(init=False, default_factory=Clips)
@@ -155,7 +158,10 @@ class DreamGroup:
         if self._meta is not None:
             return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps)
         shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
-        start = torch.randn(shape, generator=noise).to(self.device)
+        if self.images is None:
+            start = torch.randn(shape, generator=noise).to(self.device)
+        else:
+            start = self.scale.scale(self.images.draw(shape[0], noise)[0])
         return PixelDreams(
             start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
         )

@@ -25,6 +25,7 @@ from codream_secure.errors import UserError
 from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLearner
 from codream_secure.models import Norm, build_model, is_custom
 from codream_secure.observer import Examples, Observer
+from codream_secure.privacy.class_statistics import OwnStatistics
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.seeds import derive_bytes, derive_seed, generator
 
@@ -86,7 +87,7 @@ class Federation:
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
         )
         self.share = dealt // len(self.roster)
-        self.plan = PrivacyPlan.of(config, examples=dealt)
+        self.plan = PrivacyPlan.of(config, dealt, self.spec)
         self._local: dict[int, Examples] = {}
         self.members = {c: self._member(c, parts[c]) for c in self.roster}
         self.student = self._plain(self.model(self.model_names[0], "server"), None)
@@ -158,10 +159,18 @@ class Federation:
                 allow_feature_statistics=not self._config.private,
                 allow_weights=not self._config.private,
             ),
+            statistics=self._statistics(c, local),
             examples=len(rows),
             offset=self._offset(local),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
+
+    def _statistics(self, c: int, local: Examples) -> OwnStatistics | None:
+        if not (self.plan and self.plan.statistics):
+            return None
+        images = self.scale.unscale(local.x).double().cpu().numpy()
+        labels = local.y.cpu().numpy()
+        return OwnStatistics(self.plan.statistics, images, labels, self.plan.noise_key(c))
 
     def _offset(self, local: Examples) -> Tensor | None:
         strength = self._config.dream.prior_correction

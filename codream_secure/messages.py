@@ -152,6 +152,23 @@ class ModelRequest(
     weight_cap: int = 0
 
 
+class StatisticsRequest(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="statistics"
+):
+    """Asks for class sums with noise, once a session, under the terms that every client knows.
+
+    All fields are those of `privacy.class_statistics.StatisticsTerms`, and nothing else is here:
+    a second request is the same bytes, which no client answers twice.
+    """
+
+    version: int
+    shape: tuple[int, int, int, int]
+    l2: int
+    variance: int
+    cap: int
+    maximum: int
+
+
 class ModelState(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="state"
 ):
@@ -169,8 +186,8 @@ class ModelState(
 
 
 Request = DreamRequest | LabelRequest
-Asked = Request | ModelRequest
-_REQUEST_DECODER = msgspec.msgpack.Decoder(Request)
+Asked = Request | ModelRequest | StatisticsRequest
+_REQUEST_DECODER = msgspec.msgpack.Decoder(Request | StatisticsRequest)
 
 
 def encode(message: Asked | SoftLabels | ModelState) -> bytes:
@@ -178,7 +195,7 @@ def encode(message: Asked | SoftLabels | ModelState) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode_request(data: bytes) -> Request:
+def decode_request(data: bytes) -> Request | StatisticsRequest:
     """Decode a request as a client does.
 
     Raises:
@@ -186,21 +203,26 @@ def decode_request(data: bytes) -> Request:
             or answer have an impossible shape.
     """
     try:
-        request: Request = _REQUEST_DECODER.decode(data)
+        request: Request | StatisticsRequest = _REQUEST_DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION or encode(request) != data:
         raise RequestRefused("not a canonical request of this version")
-    if min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape):
-        raise RequestRefused("the dreams do not fill the announced shape")
-    student = request.student if isinstance(request, DreamRequest) else None
-    if student and len(student.logits) != 4 * request.shape[0] * student.classes:
-        raise RequestRefused("the student's logits do not fit the dreams")
+    if not isinstance(request, StatisticsRequest):
+        _check_dreams(request)
     try:
         sections(request)
     except ConfigError as error:
         raise RequestRefused(f"no masked input can answer this: {error}") from None
     return request
+
+
+def _check_dreams(request: Request) -> None:
+    if min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape):
+        raise RequestRefused("the dreams do not fill the announced shape")
+    student = request.student if isinstance(request, DreamRequest) else None
+    if student and len(student.logits) != 4 * request.shape[0] * student.classes:
+        raise RequestRefused("the student's logits do not fit the dreams")
 
 
 def decode_model_request(data: bytes) -> ModelRequest:
@@ -231,7 +253,7 @@ def asked_labels(request: Asked) -> LabelRequest | None:
     """Return the label request that a request is, or that travels in it; None if it has none."""
     if isinstance(request, LabelRequest):
         return request
-    if isinstance(request, ModelRequest) or request.labels is None:
+    if not isinstance(request, DreamRequest) or request.labels is None:
         return None
     asked = request.labels
     return LabelRequest(
@@ -263,7 +285,7 @@ def pixels(request: Request) -> NDArray[np.uint8]:
 
 def payload(request: Asked) -> int:
     """Return the bytes of a request that are dreams, or the student's logits at them."""
-    if isinstance(request, ModelRequest):
+    if isinstance(request, ModelRequest | StatisticsRequest):
         return 0
     student = request.student if isinstance(request, DreamRequest) else None
     return len(request.dreams) + (len(student.logits) if student else 0)
@@ -285,7 +307,12 @@ def sections(request: Asked) -> tuple[Section, ...]:
       released at every step is known from the first dropout on (D2).
     - dreams with labels: those of dreams, then those of labels.
     - models: ``update``, one value a number of the model; with a weight cap ``weight``.
+    - statistics: ``statistics``, for every class its pixels, brightness and count.
     """
+    if isinstance(request, StatisticsRequest):
+        classes, *image = request.shape
+        length = classes * (math.prod(image) + 2)
+        return (Section(name="statistics", length=length, maximum=request.maximum, clip=1.0),)
     if isinstance(request, ModelRequest):
         return _model_sections(request)
     asked = asked_labels(request)

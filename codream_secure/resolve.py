@@ -34,6 +34,9 @@ _PRIVATE = _PLAIN | {
 }
 
 
+# Class means cost at most so much epsilon by default, and at most this part of all.
+_STATISTICS = (2.0, 0.85)
+
 FAST_ONLY = (
     "label_last_step",
     "latent",
@@ -124,6 +127,12 @@ _RULES = (
         lambda c: not c.private,
         "cannot be used with --dp-eps: DP-SGD needs float32",
     ),
+    Rule(
+        ("statistics_eps", "noise_colluders"),
+        lambda c: c.secure.secure and c.dream.collaboration,
+        "needs masks and collaboration: alone, a client's share of noise protects nobody",
+    ),
+    Rule(("noise_colluders",), lambda c: c.privacy.statistics_eps != 0, "needs --statistics-eps"),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(
         ("threat_model",),
@@ -215,7 +224,23 @@ def resolve(config: Config) -> Config:
     if model.norm == "auto" and _any_norm(config):
         model = dataclasses.replace(model, norm="group" if private else "batch")
     data = dataclasses.replace(config.data, validation=0.0) if private else config.data
-    return dataclasses.replace(config, dream=_resolved_dreams(config), model=model, data=data)
+    return dataclasses.replace(
+        config,
+        dream=_resolved_dreams(config),
+        model=model,
+        data=data,
+        privacy=_resolved_privacy(config),
+    )
+
+
+def _resolved_privacy(config: Config) -> PrivacyConfig:
+    privacy = config.privacy
+    if privacy.dp_eps is None or privacy.statistics_eps is not None:
+        return privacy
+    together = "statistics_eps" not in inapplicable(config)
+    most, part = _STATISTICS
+    chosen = min(most, part * privacy.dp_eps) if together else 0.0
+    return dataclasses.replace(privacy, statistics_eps=chosen)
 
 
 def _resolved_dreams(config: Config) -> DreamConfig:

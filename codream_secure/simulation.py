@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from codream_secure.acquisition import AcquisitionSettings, acquire, distil
+from codream_secure.acquisition import AcquisitionSettings, acquire, distil, learn_images
 from codream_secure.aggregation import (
     Aggregator,
     Meters,
@@ -20,17 +20,19 @@ from codream_secure.aggregation import (
     SecureAggregator,
 )
 from codream_secure.attendance import AggregationSettings
-from codream_secure.checkpoint import FORMAT, RunState, Weights
+from codream_secure.checkpoint import FORMAT, RunState, StatisticsState, Weights
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.dream_group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import UserError
+from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import Federation, Member
+from codream_secure.learner import Learner
 from codream_secure.observer import Measurement
 from codream_secure.parallel import in_parallel, one_core_each
-from codream_secure.privacy.accounting import Guarantee
+from codream_secure.privacy.class_statistics import ClassImages
+from codream_secure.privacy.ledger import Guarantee
 from codream_secure.resolve import resolve
 from codream_secure.seeds import generator
 from codream_secure.stopwatch import Stopwatch
@@ -94,6 +96,7 @@ class Simulation:
 
     Attributes:
         dreams: labelled batches of this process; after `restore` also the last one before it.
+        images: class means that were released under DP; None: none were.
         resumed: how often the run was gone on with.
     """
 
@@ -109,6 +112,7 @@ class Simulation:
         self.config = resolve(config)
         self.stopwatch = Stopwatch()
         self.dreams: list[LabelledDreams] = []
+        self.images: ClassImages | None = None
         self.unlabelled_rounds = 0
         self.resumed = 0
         self._progress = progress or NoProgress()
@@ -137,6 +141,7 @@ class Simulation:
         finished = len(self.observer.history)
         with one_core_each():
             if not finished:
+                self._release_statistics()
                 with self.stopwatch.measure("local_training"):
                     self.warm_up()
             for number in range(finished + 1, self._rounds + 1):
@@ -145,6 +150,45 @@ class Simulation:
                 with self.stopwatch.measure("acquisition"):
                     self._acquire(number)
                 yield self._measure(number)
+
+    def _release_statistics(self) -> None:
+        """Let the clients release class means under DP, and everybody begin with them.
+
+        It is charged before anybody is asked. If too few stay it is not tried again: the budget
+        has room for one.
+        """
+        plan, everybody = self.federation.plan, self.federation
+        if plan is None or plan.statistics is None:
+            return
+        self._progress.start("class means of all clients", 1)
+        plan.charge_statistics()
+        try:
+            answer = self.aggregator.sum(plan.statistics.request())
+        except StepAborted:
+            return
+        finally:
+            self._progress.advance()
+        plan.statistics_released(answer.count)
+        per_class = everybody.share * len(everybody.roster) / everybody.spec.classes
+        totals = answer.totals["statistics"]
+        self.images = ClassImages.decode(totals, answer.count, plan.statistics, per_class)
+        self._start_dreams_from_images()
+
+        def learn(member: Member) -> None:
+            self._learn_images(member.client.learner, member.identity)
+
+        for _ in in_parallel(learn, everybody.members.values()):
+            pass
+        self._learn_images(everybody.student, "server")
+
+    def _start_dreams_from_images(self) -> None:
+        for group in self.groups:
+            group.images = self.images
+
+    def _learn_images(self, learner: Learner, who: str | int) -> None:
+        if self.images is not None:
+            draw = generator(self._seed, "class images", who)
+            learn_images(learner, self.images, self.federation.scale, draw)
 
     def warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
@@ -243,9 +287,18 @@ class Simulation:
             history=self.observer.state(),
             reported=self._reported_weights,
             last_dreams=last,
+            statistics=self._statistics(),
             unlabelled_rounds=self.unlabelled_rounds,
             bytes=self.ledger.state(),
             stopwatch=self.stopwatch.state(),
+        )
+
+    def _statistics(self) -> StatisticsState | None:
+        plan = self.federation.plan
+        if plan is None or plan.shares is None:
+            return None
+        return StatisticsState(
+            means=None if self.images is None else self.images.means, shares=plan.shares
         )
 
     def restore(self, state: RunState, charged: int = 0) -> None:
@@ -286,6 +339,11 @@ class Simulation:
             if charged < taken:
                 raise ValueError(f"{taken} private steps were taken and {charged} charged")
             everybody.plan.restore(charged)
+            if (kept_statistics := state.statistics) is not None:
+                everybody.plan.shares = kept_statistics.shares
+                if kept_statistics.means is not None:
+                    self.images = ClassImages(kept_statistics.means)
+                    self._start_dreams_from_images()
 
     # -- results ---------------------------------------------------------------------------
 
@@ -328,6 +386,12 @@ class Simulation:
         """Aggregations that a batch of dreams takes: its steps, and one for labels."""
         dream = self.config.dream
         return set_(dream.dream_steps) + (not dream.label_last_step)
+
+    @property
+    def _releases(self) -> int:
+        """Aggregations before the first round: one if there are class means."""
+        plan = self.federation.plan
+        return int(plan is not None and plan.statistics is not None)
 
     @property
     def _collaborates(self) -> bool:
@@ -387,7 +451,7 @@ class Simulation:
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
             key_steps=secure.key_steps or self._sums_per_batch,
-            expected_steps=self._rounds * batches * self._sums_per_batch,
+            expected_steps=self._rounds * batches * self._sums_per_batch + self._releases,
             dropout=secure.dropout,
             seed=self._seed,
         )

@@ -26,6 +26,10 @@ class PixelScale:
         """Map pixels in [0, 1] to scaled values."""
         return (images.to(self._mean.device) - self._mean) / self._std
 
+    def unscale(self, scaled: Tensor) -> Tensor:
+        """Map scaled values to pixels in [0, 1]."""
+        return scaled * self._std + self._mean
+
     def from_pixels(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Map uint8 pixels, shape (B, C, H, W), to float32 scaled values."""
         return self.scale(torch.tensor(pixels, device=self._mean.device).float() / 255)
@@ -36,6 +40,6 @@ class PixelScale:
         The dither makes every broadcast differ, also after an aborted step that left the
         dreams where they were; a client refuses to answer one broadcast twice (D1).
         """
-        levels = (scaled * self._std + self._mean).cpu() * 255
+        levels = self.unscale(scaled).cpu() * 255
         rounded = (levels + torch.rand(levels.shape, generator=dither)).floor()
         return rounded.clamp(0, 255).to(torch.uint8).numpy()

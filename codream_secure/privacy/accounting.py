@@ -5,52 +5,28 @@ under-reports by up to 12 % and is refused.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from codream_secure.errors import UserError
 
 ACCOUNTANT = "pld"
-UNIT = "example"
-ADJACENCY = (
-    "add or remove one training example of one client; clients' data are disjoint, so the "
-    "guarantee holds for each client and epsilon is the largest"
-)
-NoiseSource = Literal["os", "seeded"]
 
 # Relative precision of a noise multiplier; the search never ends on the overspending side.
 _TOLERANCE = 1e-3
 # Grid of the privacy loss. A coarser grid is ten times faster and errs towards more epsilon:
 # by little for epsilon near 8, by multiples for a small one.
-_REPORT_GRID = 1e-4
+REPORT_GRID = 1e-4
 _SEARCH_GRID = 1e-3
 # Computing time and memory grow with epsilon, which far below this bound protects nobody.
 _LARGEST_EPSILON = 1000.0
+# Noise multipliers above are of no use to anybody.
+_MOST_NOISE = 1e6
 
 
 class BudgetExhausted(Exception):  # noqa: N818 - the state that the caller meets
     """One more private step would exceed the number that the noise was computed for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarantee:
-    """An (epsilon, delta) guarantee of DP-SGD together with all that it was computed from.
-
-    ``steps`` is the number of private steps charged to the client that took most.
-    """
-
-    unit: str
-    adjacency: str
-    epsilon: float
-    delta: float
-    accountant: str
-    noise_source: NoiseSource
-    steps: int
-    noise_multiplier: float
-    sampling_rate: float
-    clip: float
 
 
 class PrivacyBudget:
@@ -106,7 +82,7 @@ def check_budget(epsilon: float, delta: float) -> None:
     """
     if not 0 < epsilon <= _LARGEST_EPSILON:
         raise UserError(f"epsilon must be above 0 and at most {_LARGEST_EPSILON:g}, not {epsilon}")
-    _check_delta(delta)
+    check_delta(delta)
 
 
 def check_mechanism(noise_multiplier: float, sampling_rate: float) -> None:
@@ -121,7 +97,8 @@ def check_mechanism(noise_multiplier: float, sampling_rate: float) -> None:
         raise UserError(f"the sampling rate must be above 0 and at most 1, not {sampling_rate}")
 
 
-def _check_delta(delta: float) -> None:
+def check_delta(delta: float) -> None:
+    """Raise UserError unless delta is inside (0, 1)."""
     if not 0 < delta < 1:
         raise UserError(f"delta must be between 0 and 1, not {delta}")
 
@@ -143,7 +120,7 @@ def epsilon_spent(
     steps: int,
     delta: float,
     *,
-    grid: float = _REPORT_GRID,
+    grid: float = REPORT_GRID,
 ) -> float:
     """Return epsilon of ``steps`` DP-SGD steps at ``delta``, by PLD.
 
@@ -161,7 +138,7 @@ def epsilon_spent(
         An upper bound (PLD rounds pessimistically) for adding or removing one example.
     """
     check_mechanism(noise_multiplier, sampling_rate)
-    _check_delta(delta)
+    check_delta(delta)
     if steps < 0:
         raise UserError(f"the number of private steps cannot be {steps}")
     if steps == 0:
@@ -194,62 +171,40 @@ def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, ste
     check_budget(epsilon, delta)
     if steps < 1:
         raise UserError(f"noise is computed for at least 1 private step, not {steps}")
-    search_grid = _SEARCH_GRID if epsilon >= 1 else _REPORT_GRID
+    search_grid = _SEARCH_GRID if epsilon >= 1 else REPORT_GRID
 
     def overspends(noise_multiplier: float, grid: float = search_grid) -> bool:
         spent = epsilon_spent(noise_multiplier, sampling_rate, steps, delta, grid=grid)
         return spent > epsilon
 
     check_mechanism(1.0, sampling_rate)
-    # Starting near the answer matters: epsilons far above the target are the slow ones.
-    high = max(1.0, math.sqrt(steps) * sampling_rate)
+    high = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
+    if high is None:
+        raise UserError(
+            f"no noise meets epsilon {epsilon} at delta {delta} over {steps} steps; "
+            "ask for more epsilon or fewer steps"
+        )
+    while overspends(high, REPORT_GRID):
+        high *= 1 + _TOLERANCE
+    return high
+
+
+def smallest_noise(overspends: Callable[[float], bool], start: float) -> float | None:
+    """Return the least noise, to a thousandth, that does not overspend; None if all up to 10^6 do.
+
+    Args:
+        overspends: of a noise; what overspends does so with less noise too.
+        start: where to begin. Near the answer is fast: epsilons far above a target are slow.
+    """
+    high = max(1.0, start)
     while overspends(high):
         high *= 2
-        if high > 1e6:  # noqa: PLR2004 - far beyond any use
-            raise UserError(
-                f"no noise meets epsilon {epsilon} at delta {delta} over {steps} steps; "
-                "ask for more epsilon or fewer steps"
-            )
+        if high > _MOST_NOISE:
+            return None
     low = high / 2
     while not overspends(low):
         low, high = low / 2, low
     while high / low > 1 + _TOLERANCE:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if overspends(middle) else (low, middle)
-    while overspends(high, _REPORT_GRID):
-        high *= 1 + _TOLERANCE
     return high
-
-
-def guarantee_for(
-    budgets: Iterable[PrivacyBudget],
-    *,
-    noise_multiplier: float,
-    sampling_rate: float,
-    clip: float,
-    delta: float,
-    noise_source: NoiseSource,
-) -> Guarantee:
-    """Return the guarantee of what was charged: the maximum over clients of steps taken.
-
-    Args:
-        budgets: one a client.
-        noise_multiplier: that all steps used.
-        sampling_rate: Poisson rate q.
-        clip: L2 clip of one example's gradient.
-        delta: in (0, 1).
-        noise_source: "os", or "seeded" for experiments only.
-    """
-    steps = max((budget.steps_taken for budget in budgets), default=0)
-    return Guarantee(
-        unit=UNIT,
-        adjacency=ADJACENCY,
-        epsilon=epsilon_spent(noise_multiplier, sampling_rate, steps, delta),
-        delta=delta,
-        accountant=ACCOUNTANT,
-        noise_source=noise_source,
-        steps=steps,
-        noise_multiplier=noise_multiplier,
-        sampling_rate=sampling_rate,
-        clip=clip,
-    )

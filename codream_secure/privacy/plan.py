@@ -1,17 +1,28 @@
-"""The private steps of a whole run, fixed before it starts: how many, when, with what noise."""
+"""All private releases of a run, fixed before it starts: how many, when, with what noise."""
 
+import math
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from codream_secure.config import Config
+from codream_secure.aggregation import colluders
+from codream_secure.attendance import AggregationSettings
+from codream_secure.config import Config, set_
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import (
+from codream_secure.privacy.accounting import PrivacyBudget
+from codream_secure.privacy.class_statistics import StatisticsTerms, release, sensitivity
+from codream_secure.privacy.ledger import (
+    ADJACENCY,
     Guarantee,
-    PrivacyBudget,
-    guarantee_for,
-    noise_multiplier_for,
+    Release,
+    cost,
+    group_epsilons,
+    skellam_variance,
+    training,
+    training_noise,
 )
-from codream_secure.seeds import derive_seed
+from codream_secure.seeds import derive_bytes, derive_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +35,14 @@ if TYPE_CHECKING:
 _LARGEST_DEFAULT_BATCH = 512
 
 
+# Step sizes for a noise multiplier z of training: at most the first, and the second over z. Public
+# constants, chosen on validation folds of the digits' training part. Models that begin with class
+# means are good already, and too much noise would undo that.
+_RATE, _RATE_AFTER_STATISTICS = (2.0, 8.0), (1.0, 4.0)
+
+
 class PrivacyPlan:
-    """Spreads ``dp_steps`` private steps over warm-up and rounds, with one noise multiplier.
+    """Class means once, and ``dp_steps`` private steps over warm-up and rounds.
 
     Every number here is public and none depends on how many examples a client has: the sampling
     rate is ``dp_batch`` over an even share of the training part.
@@ -33,18 +50,29 @@ class PrivacyPlan:
     Args:
         config: resolved, with ``dp_eps`` set.
         examples: training examples of all clients together; public.
+        spec: shape of an image, and the number of classes.
+
+    Raises:
+        UserError: the budget or the batch cannot be had, or nobody's noise would be left.
 
     Guarantee:
-        The noise multiplier is computed once for all ``dp_steps`` steps. Charging it again a
+        The noise of training is computed once for all ``dp_steps`` steps and what else is
+        released, so that all together cost at most ``dp_eps``. Charging it again a
         round, as `PrivacyEngine.make_private_with_epsilon` invites, would overspend. Steps that an
-        interrupted run had reserved stay charged, whether or not they were taken.
+        interrupted run had reserved stay charged, whether or not they were taken. The noise of the
+        class means is enough if as few clients as the threshold stay and ``noise_colluders`` of
+        them tell the server their share.
 
     Attributes:
+        statistics: the terms of the class means; None if there are none.
+        noise_multiplier: of the clients' training.
+        independent_noise: of independent training, which has the whole budget for itself.
         charged: steps reserved so far, in all processes that the run has had.
+        shares: of noise in the class means that the server cannot know; None: not asked for yet.
         journal: told ``charged`` before steps are taken; what it stores must outlive a crash.
     """
 
-    def __init__(self, config: Config, examples: int) -> None:
+    def __init__(self, config: Config, examples: int, spec: InputSpec) -> None:
         privacy = config.privacy
         if privacy.dp_eps is None:
             raise ValueError("no privacy was asked for")
@@ -56,9 +84,13 @@ class PrivacyPlan:
             )
         self.seed = config.run.seed
         self.sampling_rate = batch / share
-        self.noise_multiplier = noise_multiplier_for(
-            privacy.dp_eps, privacy.dp_delta, self.sampling_rate, privacy.dp_steps
-        )
+        self._colluders = _noise_colluders(config)
+        self._hidden = _settings(config).needed - self._colluders
+        self.statistics = self._terms(config, share, spec)
+        self.shares: int | None = None
+        budget = privacy.dp_eps, privacy.dp_delta, self.sampling_rate, privacy.dp_steps
+        self.noise_multiplier = training_noise(*budget, self._planned())
+        self.independent_noise = training_noise(*budget)
         self._batch = batch
         self._settings = privacy
         self._rounds = config.dream.rounds or 1
@@ -67,9 +99,41 @@ class PrivacyPlan:
         self.journal: Callable[[int], None] = lambda _: None
 
     @classmethod
-    def of(cls, config: Config, examples: int) -> Self | None:
+    def of(cls, config: Config, examples: int, spec: InputSpec) -> Self | None:
         """Return the plan of a resolved configuration; None without DP."""
-        return cls(config, examples) if config.private else None
+        return cls(config, examples, spec) if config.private else None
+
+    def _terms(self, config: Config, share: int, spec: InputSpec) -> StatisticsTerms | None:
+        privacy = config.privacy
+        if not privacy.statistics_eps:
+            return None
+        if set_(privacy.dp_eps) <= privacy.statistics_eps:
+            raise UserError(
+                f"--statistics-eps {privacy.statistics_eps:g} leaves nothing of --dp-eps "
+                f"{privacy.dp_eps:g} for training; give it less, or 0"
+            )
+        l2 = float(sensitivity(spec))
+        l1 = l2 * math.sqrt(spec.channels * spec.height * spec.width + 2)
+        total = skellam_variance(privacy.statistics_eps, privacy.dp_delta, l2, l1)
+        one = math.ceil(total / self._hidden)
+        return StatisticsTerms.of(spec, share=share, clients=config.data.clients, variance=one)
+
+    def _planned(self) -> tuple[Release, ...]:
+        return (release(self.statistics, self._hidden),) if self.statistics else ()
+
+    def noise_key(self, client: int) -> bytes:
+        """Return the key of a client's noise in the class means: fresh unless a seed is given."""
+        if self.seed is None:
+            return secrets.token_bytes(32)
+        return derive_bytes(self.seed, "statistics", client)
+
+    def charge_statistics(self) -> None:
+        """Charge the class means as planned, before they are asked for."""
+        self.shares = self._hidden
+
+    def statistics_released(self, survivors: int) -> None:
+        """Note how many clients' noise the class means really have."""
+        self.shares = survivors - self._colluders
 
     @property
     def warmup_steps(self) -> int:
@@ -114,25 +178,71 @@ class PrivacyPlan:
         budget = PrivacyBudget(self._settings.dp_steps)
         self._budgets[role, client] = budget
         seed = None if self.seed is None else derive_seed(self.seed, "dp", role, client)
+        independent = role == "twin"
+        noise = self.independent_noise if independent else self.noise_multiplier
+        most, over_noise = _RATE if independent or not self.statistics else _RATE_AFTER_STATISTICS
         return PrivateTrainer(
             model,
             clip=self._settings.dp_clip,
-            noise_multiplier=self.noise_multiplier,
+            noise_multiplier=noise,
             sampling_rate=self.sampling_rate,
             expected_batch=self._batch,
-            learning_rate=self._settings.dp_lr,
+            learning_rate=self._settings.dp_lr or min(most, over_noise / noise),
             budget=budget,
             seed=seed,
         )
 
-    def guarantee(self) -> Guarantee:
-        """Return what the clients' runs cost so far: the maximum over clients of steps charged."""
+    def releases(self) -> tuple[Release, ...]:
+        """Return what was released about the data of the client that took most steps."""
         budgets = [b for (role, _), b in self._budgets.items() if role == "client"]
-        return guarantee_for(
-            budgets,
+        steps = max((budget.steps_taken for budget in budgets), default=0)
+        made = [training(self.noise_multiplier, self.sampling_rate, steps)]
+        if self.statistics and self.shares is not None:
+            made.append(release(self.statistics, self.shares))
+        return tuple(made)
+
+    def guarantee(self) -> Guarantee:
+        """Return what the clients' runs have cost so far, with the noise that was there."""
+        releases, delta = self.releases(), self._settings.dp_delta
+        found = cost(releases, delta)
+        return Guarantee(
+            unit="example",
+            adjacency=ADJACENCY,
+            epsilon=found.epsilon,
+            delta=delta,
+            accountant=found.accountant,
+            rdp_epsilon=found.rdp,
+            noise_source="os" if self.seed is None else "seeded",
+            steps=releases[0].steps,
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
             clip=self._settings.dp_clip,
-            delta=self._settings.dp_delta,
-            noise_source="os" if self.seed is None else "seeded",
+            groups=group_epsilons(releases, delta),
+            releases=releases,
         )
+
+
+def _settings(config: Config) -> AggregationSettings:
+    secure = config.secure
+    return AggregationSettings(
+        roster=tuple(range(config.data.clients)),
+        threshold=secure.threshold,
+        threat_model=secure.threat_model,
+    )
+
+
+def _noise_colluders(config: Config) -> int:
+    """Return how many clients may tell the server their noise; the rest hides the sum (D8).
+
+    Raises:
+        UserError: nobody's would be left.
+    """
+    settings, chosen = _settings(config), config.privacy.noise_colluders
+    if chosen is None:
+        chosen = colluders(settings) if settings.threat_model == "malicious" else 1
+    if config.privacy.statistics_eps and chosen >= settings.needed:
+        raise UserError(
+            f"--noise-colluders must be below the threshold of {settings.needed}, not {chosen}: "
+            "somebody's noise must be secret"
+        )
+    return chosen

@@ -1,0 +1,118 @@
+"""Integer noise that clients add to integers before masking, so that only a noisy sum exists.
+
+Skellam noise (Agarwal, Kairouz, Liu: The Skellam Mechanism, NeurIPS 2021) closes under addition:
+the sum of r shares of variance v is Skellam noise of variance r v, exactly. So whatever number of
+clients drops out, what remains is known and can be accounted for.
+"""
+
+import bisect
+import math
+from decimal import Context, Decimal, localcontext
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols.prg import KEY_SIZE, keystream
+
+_DIGITS = 60
+# Tails below this part of the mass are cut off, on both sides together.
+_TAIL = Decimal(2) ** -120
+# Where the recurrence for Bessel functions begins: it forgets its start by then (60 digits).
+_START_DEVIATIONS, _START_EXTRA = 17, 80
+_WORD = 64
+
+
+class IntegerNoise:
+    """A distribution over integers, symmetric around 0, drawn from a table.
+
+    Draws take time that depends on the table and not on the value drawn, but for one look-up in
+    a sorted array; no constant time is claimed.
+
+    Args:
+        weights: of 0, 1, 2, ...; the distribution gives -k what it gives k.
+
+    Attributes:
+        bound: no draw is larger in magnitude.
+
+    Guarantee:
+        The statistical distance of one draw from the distribution is below
+        (2 * bound + 2) * 2^-128 + 2^-120.
+    """
+
+    def __init__(self, weights: list[Decimal]) -> None:
+        with localcontext(Context(prec=_DIGITS)):
+            total = weights[0] + 2 * sum(weights[1:])
+            self.bound = _cut(weights, total)
+            kept = weights[: self.bound + 1]
+            whole = weights[0] + 2 * sum(kept[1:])
+            self._thresholds = []
+            below = Decimal(0)
+            for weight in (*reversed(kept[1:]), *kept[:-1]):
+                below += weight
+                self._thresholds.append(int(below / whole * (1 << 2 * _WORD)))
+        high = [threshold >> _WORD for threshold in self._thresholds]
+        self._high = np.array(high, dtype=np.uint64)
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def skellam(cls, variance: int) -> Self:
+        """Return the difference of two Poisson variables of mean ``variance / 2``.
+
+        Args:
+            variance: a positive integer.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if variance < 1:
+            raise ValueError(f"the variance of Skellam noise is a positive integer, not {variance}")
+        with localcontext(Context(prec=_DIGITS)):
+            return cls(_bessel(variance))
+
+    def draw(self, count: int, key: bytes) -> NDArray[np.int64]:
+        """Return ``count`` independent draws.
+
+        Args:
+            count: how many.
+            key: 32 secret bytes, used for nothing else; AES-256-CTR under it gives 128 uniform
+                bits a draw.
+
+        Returns:
+            int64, shape (count,).
+        """
+        if len(key) != KEY_SIZE:
+            raise ValueError(f"a key has {KEY_SIZE} bytes")
+        words = keystream(key, 2 * count * _WORD // 8).view("<u8").reshape(2, count)
+        high, low = words[0].astype(np.uint64), words[1]
+        found = np.searchsorted(self._high, high, side="right")
+        # Only where the first 64 bits are those of a threshold do the other 64 matter.
+        ties = np.flatnonzero((found > 0) & (self._high[found - 1] == high))
+        for index in ties:
+            uniform = (int(high[index]) << _WORD) | int(low[index])
+            found[index] = bisect.bisect_right(self._thresholds, uniform)
+        return np.asarray(found.astype(np.int64) - self.bound)
+
+
+def _cut(weights: list[Decimal], total: Decimal) -> int:
+    """Return the largest k that is kept: what lies beyond is below the tail."""
+    beyond = Decimal(0)
+    for k in range(len(weights) - 1, 0, -1):
+        beyond += 2 * weights[k]
+        if beyond > _TAIL * total:
+            return k
+    return 0
+
+
+def _bessel(x: int) -> list[Decimal]:
+    """Return I_k(x) for k = 0, 1, ..., up to a common factor, by Miller's recurrence.
+
+    I_(k-1) = I_(k+1) + (2 k / x) I_k (DLMF 10.29.1), stable downwards.
+    """
+    start = math.ceil(_START_DEVIATIONS * math.sqrt(x)) + _START_EXTRA
+    values = [Decimal(0)] * (start + 2)
+    values[start] = Decimal(1)
+    for k in range(start, 0, -1):
+        values[k - 1] = values[k + 1] + Decimal(2 * k) / x * values[k]
+    return values[: start + 1]

@@ -1,0 +1,338 @@
+"""Every private release of a run, and what they cost together.
+
+A release is an immutable event with the noise that was really there. Composition is left to
+dp_accounting: PLD where all events are Gaussian, Renyi DP (Mironov 2017) for everything, since
+integer noise has a published RDP curve and no privacy loss distribution there. Reported is the
+smaller of the two bounds that apply.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codream_secure.errors import UserError
+from codream_secure.privacy.accounting import (
+    REPORT_GRID,
+    check_budget,
+    check_delta,
+    check_mechanism,
+    dpsgd_event,
+    noise_multiplier_for,
+    smallest_noise,
+)
+
+Unit = Literal["example", "client"]
+Accountant = Literal["pld", "rdp"]
+NoiseSource = Literal["os", "seeded"]
+ADJACENCY = (
+    "add or remove one training example of one client; clients' data are disjoint, so the "
+    "guarantee holds for each client and epsilon is the largest"
+)
+
+# Skellam's bound is proven for integer orders.
+_ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
+GROUPS = (2, 3, 5)
+_GROUP_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGaussian:
+    """Steps of the Poisson-sampled Gaussian mechanism, sensitivity 1 (DP-SGD, Abadi et al. 2016).
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise over the sensitivity.
+        sampling_rate: q in (0, 1].
+    """
+
+    noise_multiplier: float
+    sampling_rate: float = 1.0
+
+    def event(self, steps: int) -> Any:  # noqa: ANN401 - dp_accounting's type
+        """Return dp_accounting's event."""
+        return dpsgd_event(self.noise_multiplier, self.sampling_rate, steps)
+
+    def rdp(self, steps: int, orders: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the Renyi divergence at every order, by dp_accounting."""
+        from dp_accounting.rdp import RdpAccountant  # noqa: PLC0415 - takes a second to import
+
+        accountant = RdpAccountant(orders)
+        accountant.compose(self.event(steps))
+        return np.asarray(accountant.rdp)
+
+
+@dataclass(frozen=True, slots=True)
+class SkellamSum:
+    """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021, Theorem 3.5).
+
+    Attributes:
+        l2, l1: what one unit can change the sum by, in integers.
+        variance: of the noise of one coordinate that was really there.
+    """
+
+    l2: float
+    l1: float
+    variance: float
+
+    def event(self, steps: int) -> None:
+        """Return None: dp_accounting has no such event."""
+
+    def rdp(self, steps: int, orders: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a (l2^2) / (2 v) + min(((2 a - 1) l2^2 + 6 l1) / (4 v^2), 3 l1 / (2 v)), a step.
+
+        Valid for integer orders a of at least 2.
+        """
+        v, squared = self.variance, self.l2**2
+        if v <= 0:
+            return np.full_like(orders, math.inf)
+        near = ((2 * orders - 1) * squared + 6 * self.l1) / (4 * v**2)
+        return steps * (orders * squared / (2 * v) + np.minimum(near, 3 * self.l1 / (2 * v)))
+
+
+Mechanism = SampledGaussian | SkellamSum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One kind of private release, and how often it was made.
+
+    Attributes:
+        name: what was released.
+        unit: whom it protects.
+        adjacency: which data sets are neighbours, in words.
+        mechanism: with the noise that was there.
+        steps: how often, aborted attempts included.
+    """
+
+    name: str
+    unit: Unit
+    adjacency: str
+    mechanism: Mechanism
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What releases cost together at one delta.
+
+    Attributes:
+        epsilon: the smaller of both bounds.
+        accountant: whose that is.
+        rdp: the bound by Renyi DP.
+    """
+
+    epsilon: float
+    accountant: Accountant
+    rdp: float
+
+
+def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID) -> Cost:
+    """Return the epsilon of releases about the same data.
+
+    Args:
+        releases: of one unit and one adjacency.
+        delta: in (0, 1).
+        grid: discretization of the privacy loss.
+
+    Raises:
+        UserError: delta is out of range.
+        ValueError: releases of different units do not compose into one statement.
+
+    Guarantee:
+        An upper bound for the composition, in whatever order and however chosen the later were.
+    """
+    check_delta(delta)
+    made = [release for release in releases if release.steps]
+    if len({release.unit for release in made}) > 1:
+        raise ValueError("releases of different units")
+    if not made:
+        return Cost(0.0, "pld", 0.0)
+    rdp = _rdp_epsilon(made, delta)
+    events = [release.mechanism.event(release.steps) for release in made]
+    if any(event is None for event in events):
+        return Cost(rdp, "rdp", rdp)
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - takes a second to import
+
+    accountant = PLDAccountant(value_discretization_interval=grid)
+    for event in events:
+        accountant.compose(event)
+    pld = float(accountant.get_epsilon(delta))
+    return Cost(pld, "pld", rdp) if pld <= rdp else Cost(rdp, "rdp", rdp)
+
+
+def _rdp_epsilon(releases: Sequence[Release], delta: float) -> float:
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # noqa: PLC0415
+
+    total = sum(release.mechanism.rdp(release.steps, _ORDERS) for release in releases)
+    if not np.isfinite(total).any():
+        return math.inf
+    epsilon, _ = compute_epsilon(_ORDERS, np.asarray(total), delta)
+    return float(epsilon)
+
+
+def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float:
+    """Return epsilon at the same delta for ``size`` units together.
+
+    By group privacy of (epsilon', delta'): size * epsilon' at delta' (e^(size epsilon') - 1) /
+    (e^epsilon' - 1), with the delta' that makes this delta (Vadhan 2017, Lemma 2.2). Exact values
+    are smaller; those of full-batch Gaussian releases alone are computed exactly.
+
+    Args:
+        releases: as in `cost`.
+        delta: of the result.
+        size: how many units change, at least 1.
+    """
+    made = [release for release in releases if release.steps]
+    if all(_full_batch(release) for release in made):
+        return cost([_scaled(release, size) for release in made], delta).epsilon
+    low, high = math.log(delta) - 700, math.log(delta)
+    for _ in range(_GROUP_STEPS):
+        middle = (low + high) / 2
+        epsilon = _rdp_epsilon(made, math.exp(middle))
+        spent = middle + _log_ratio(epsilon, size)
+        low, high = (middle, high) if spent <= math.log(delta) else (low, middle)
+    return size * _rdp_epsilon(made, math.exp(low))
+
+
+def _full_batch(release: Release) -> bool:
+    mechanism = release.mechanism
+    return isinstance(mechanism, SampledGaussian) and mechanism.sampling_rate == 1
+
+
+def _scaled(release: Release, size: int) -> Release:
+    multiplier = release.mechanism.noise_multiplier / size  # type: ignore[union-attr]
+    return Release(
+        name=release.name,
+        unit=release.unit,
+        adjacency=release.adjacency,
+        mechanism=SampledGaussian(multiplier),
+        steps=release.steps,
+    )
+
+
+def _log_ratio(epsilon: float, size: int) -> float:
+    """Return the logarithm of (e^(size epsilon) - 1) / (e^epsilon - 1)."""
+    if epsilon <= 0:
+        return math.log(size)
+    if not math.isfinite(epsilon):
+        return math.inf
+    return _log_expm1(size * epsilon) - _log_expm1(epsilon)
+
+
+def _log_expm1(x: float) -> float:
+    return x + math.log(-math.expm1(-x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """An (epsilon, delta) guarantee together with all that it was computed from.
+
+    Attributes:
+        unit, adjacency: whom it protects, and which data sets are neighbours.
+        epsilon, accountant: the smaller bound and whose it is.
+        rdp_epsilon: the bound by Renyi DP.
+        noise_source: "os", or "seeded" for experiments only.
+        steps: private training steps charged to the client that took most.
+        noise_multiplier, sampling_rate, clip: of private training.
+        groups: epsilon at the same delta of so many units together; None: beyond any use.
+        releases: what was released.
+    """
+
+    unit: Unit
+    adjacency: str
+    epsilon: float
+    delta: float
+    accountant: Accountant
+    rdp_epsilon: float
+    noise_source: NoiseSource
+    steps: int
+    noise_multiplier: float
+    sampling_rate: float
+    clip: float
+    groups: dict[int, float | None]
+    releases: tuple[Release, ...]
+
+
+def group_epsilons(releases: Sequence[Release], delta: float) -> dict[int, float | None]:
+    """Return `group_epsilon` for `GROUPS`; None where it is beyond any use."""
+    found = {size: group_epsilon(releases, delta, size) for size in GROUPS}
+    return {size: e if math.isfinite(e) else None for size, e in found.items()}
+
+
+def training(noise_multiplier: float, sampling_rate: float, steps: int) -> Release:
+    """Return the release that private training of one client is."""
+    return Release(
+        name="local training",
+        unit="example",
+        adjacency=ADJACENCY,
+        mechanism=SampledGaussian(noise_multiplier, sampling_rate),
+        steps=steps,
+    )
+
+
+@lru_cache(maxsize=64)
+def training_noise(
+    epsilon: float, delta: float, sampling_rate: float, steps: int, others: tuple[Release, ...] = ()
+) -> float:
+    """Return the smallest noise multiplier, to 1 %, with which training and others fit a budget.
+
+    Computed once for the total of a run, never a round at a time.
+
+    Args:
+        epsilon: target of the whole run, others included; at most 1000.
+        delta: in (0, 1).
+        sampling_rate: Poisson rate q in (0, 1].
+        steps: private steps over all rounds, at least 1.
+        others: what is released about the same data besides.
+
+    Raises:
+        UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
+
+    Guarantee:
+        `cost` of all together is at most ``epsilon``.
+    """
+    if not others:
+        return noise_multiplier_for(epsilon, delta, sampling_rate, steps)
+    check_budget(epsilon, delta)
+    check_mechanism(1.0, sampling_rate)
+
+    def overspends(noise: float) -> bool:
+        return cost([training(noise, sampling_rate, steps), *others], delta).epsilon > epsilon
+
+    found = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
+    if found is None:
+        names = ", ".join(release.name for release in others)
+        raise UserError(
+            f"epsilon {epsilon:g} leaves nothing for training beside {names}; ask for more, or "
+            "give these less"
+        )
+    return found
+
+
+def skellam_variance(epsilon: float, delta: float, l2: float, l1: float) -> int:
+    """Return the least total variance, to 1 %, of Skellam noise for one release.
+
+    Args:
+        epsilon: of this release alone, at most 1000.
+        delta: in (0, 1).
+        l2: sensitivity of the integer sum in the Euclidean norm.
+        l1: the same in the sum of magnitudes.
+
+    Raises:
+        UserError: an argument is out of range, or no variance meets the budget.
+    """
+    check_budget(epsilon, delta)
+
+    def overspends(multiplier: float) -> bool:
+        mechanism = SkellamSum(l2, l1, (multiplier * l2) ** 2)
+        release = Release(name="", unit="example", adjacency="", mechanism=mechanism)
+        return cost([release], delta).epsilon > epsilon
+
+    found = smallest_noise(overspends, 1.0)
+    if found is None:
+        raise UserError(f"no noise meets epsilon {epsilon:g} at delta {delta:g}")
+    return math.ceil((found * l2) ** 2)
