@@ -149,7 +149,7 @@ def contribution(
         The sum of all clients is private as `release` says.
     """
     total = np.zeros((terms.shape[0], terms.pixels + 2), np.int64)
-    np.add.at(total, labels, _integers(images.reshape(len(images), -1), terms))
+    np.add.at(total, labels, _integers(images.reshape(-1, terms.pixels), terms))
     kept = total.ravel().clip(-terms.cap, terms.cap)
     noise = IntegerNoise.skellam(terms.variance).draw(terms.length, key)
     return (kept + noise + terms.offset).astype(np.uint32)
@@ -158,11 +158,12 @@ def contribution(
 def _integers(pixels: NDArray[np.float64], terms: StatisticsTerms) -> NDArray[np.int64]:
     """Return every example's vector: clipped, then truncated towards zero, which adds no norm."""
     side = math.sqrt(terms.pixels)
-    brightness = pixels.mean(axis=1, keepdims=True)
-    count = np.full_like(brightness, _COUNT * side)
-    vectors = np.hstack([pixels - brightness, _BRIGHTNESS * side * brightness, count])
-    vectors[~np.isfinite(vectors).all(axis=1)] = 0
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is put out below
+        brightness = pixels.mean(axis=1, keepdims=True)
+        count = np.full_like(brightness, _COUNT * side)
+        vectors = np.hstack([pixels - brightness, _BRIGHTNESS * side * brightness, count])
+        vectors[~np.isfinite(vectors).all(axis=1)] = 0
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     # A hair below the bound, so that rounding in floating point cannot step over it.
     limit = (1 - 1e-9) * terms.l2
     scaled = vectors * np.minimum(terms.scale, limit / np.maximum(norms, 1e-300))

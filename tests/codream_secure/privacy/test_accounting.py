@@ -14,7 +14,6 @@ from codream_secure.privacy.accounting import (
     check_accountant,
     dpsgd_event,
     epsilon_spent,
-    guarantee_for,
     noise_multiplier_for,
 )
 
@@ -103,24 +102,6 @@ def test_a_budget_refuses_the_step_after_the_last():
     with pytest.raises(BudgetExhausted):
         budget.charge()
     assert budget.steps_taken == 2
-
-
-def test_the_guarantee_is_of_the_client_that_took_most_steps():
-    few, many = PrivacyBudget(10), PrivacyBudget(10)
-    few.charge()
-    for _ in range(7):
-        many.charge()
-    guarantee = guarantee_for(
-        [few, many],
-        noise_multiplier=3.0,
-        sampling_rate=1.0,
-        clip=0.5,
-        delta=DELTA,
-        noise_source="os",
-    )
-    assert guarantee.steps == 7
-    assert guarantee.epsilon == epsilon_spent(3.0, 1.0, 7, DELTA)
-    assert (guarantee.unit, guarantee.accountant) == ("example", "pld")
 
 
 def test_accounting_needs_neither_torch_nor_opacus():

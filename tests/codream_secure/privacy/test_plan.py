@@ -2,33 +2,36 @@
 
 import pytest
 
+from codream_secure.data.spec import InputSpec
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.resolve import resolve
 from codream_secure.simulation import Simulation
 
+SPEC = InputSpec(1, 8, 8, 10)
+
 
 def private(tiny, **options):
-    return tiny(dp_eps=8.0, models="mlp", dp_steps=5, **options)
+    return tiny(dp_eps=8.0, models="mlp", dp_steps=5, **{"statistics_eps": 0, **options})
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("rounds", [1, 2, 3, 7])
 def test_warm_up_and_rounds_add_up_to_the_budget(tiny, warmup, rounds):
-    plan = PrivacyPlan(resolve(private(tiny, dp_warmup=warmup, rounds=rounds)), examples=400)
+    plan = PrivacyPlan(resolve(private(tiny, dp_warmup=warmup, rounds=rounds)), 400, SPEC)
     total = plan.warmup_steps + sum(plan.round_steps(k) for k in range(1, rounds + 1))
     assert total == 5
 
 
 def test_no_public_figure_depends_on_the_size_of_a_clients_data(tiny):
-    plan = PrivacyPlan(resolve(private(tiny, dp_batch=25)), examples=400)
+    plan = PrivacyPlan(resolve(private(tiny, dp_batch=25)), 400, SPEC)
     assert plan.sampling_rate == 0.25
     assert plan._batch == 25
 
 
 @pytest.mark.parametrize(("examples", "batch"), [(400, 100), (4000, 512)])
 def test_the_default_batch_is_an_even_share_up_to_a_limit(tiny, examples, batch):
-    plan = PrivacyPlan(resolve(private(tiny)), examples=examples)
+    plan = PrivacyPlan(resolve(private(tiny)), examples, SPEC)
     assert plan._batch == batch
     assert plan.sampling_rate == batch / (examples // 4)
 
