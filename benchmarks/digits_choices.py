@@ -5,8 +5,8 @@
     python benchmarks/digits_choices.py --only bits labels
 
 The test part is never touched. Every row differs from the defaults of `codream-secure simulate`
-in what its name says and in the number of rounds; masks are off since they change no bit of the
-result (tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part, so
+in what its name says and in the number of rounds; without DP masks are off since they change no bit
+of the result (tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part, so
 its accuracies are lower than those of digits_accuracy.py.
 """
 
@@ -21,6 +21,7 @@ IID = {"rounds": 4}
 SKEWED = {**IID, "partition": "dirichlet:0.5"}
 FAST = {**SKEWED, "method": "codream-fast"}
 PRIVATE = {"dp_eps": 8.0}
+STATISTICS = {1.0: (0.0, 0.5, 0.85, 0.95), 2.0: (0.0, 1.0, 1.7), 8.0: (0.0, 1.0, 2.0, 4.0)}
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "bits": {
@@ -89,6 +90,14 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "linear": {**PRIVATE, "models": "linear"},
         "resnet8, GroupNorm": {**PRIVATE, "models": "resnet8"},
     },
+    "statistics": {
+        f"eps {total:g}, of which {part:g} for class means": {
+            "dp_eps": total,
+            "statistics_eps": part,
+        }
+        for total, parts in STATISTICS.items()
+        for part in parts
+    },
 }
 
 
@@ -107,7 +116,8 @@ def main() -> None:
         rows = []
         for name, settings in TABLES[title].items():
             faster = {"rounds": 2, "dream_steps": 10} if options.quick else {}
-            chosen = {**settings, **faster, "secure": False}
+            # Under DP class means need masks; else masks change no bit.
+            chosen = {**settings, **faster, "secure": "dp_eps" in settings}
             runs = over_seeds(chosen, folds, lambda index: fold(data, index))
             rows.append(
                 {

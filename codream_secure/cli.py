@@ -18,6 +18,7 @@ from codream_secure._version import __version__
 from codream_secure.cli_audit import audit
 from codream_secure.cli_compare import compare
 from codream_secure.cli_options import run_options
+from codream_secure.cli_privacy import privacy
 from codream_secure.cli_protocol import protocol
 from codream_secure.cli_report import report, runs
 from codream_secure.config import Config, load_toml
@@ -70,6 +71,7 @@ def cli() -> None:
 
 
 cli.add_command(protocol)
+cli.add_command(privacy)
 cli.add_command(audit)
 cli.add_command(compare)
 cli.add_command(report)

@@ -32,6 +32,12 @@ def _with(name: str, *values: object) -> Callable[[Summary], bool]:
     return lambda summary: _dreams(summary) and summary.get(name) in values
 
 
+def _releases(summary: Summary, name: str) -> bool:
+    privacy = summary.get("privacy")
+    found = privacy.get("releases") if isinstance(privacy, Mapping) else None
+    return any(release.get("name") == name for release in found or ())
+
+
 def _averages(summary: Summary) -> bool:
     try:
         return parse_method(str(summary.get("method"))).family in MODEL_AVERAGING
@@ -81,6 +87,12 @@ DISCLOSURES = (
         "variates; with `--weights examples` each times its weight, and the sum of the weights)",
         "every round",
         lambda summary: _averages(summary) and summary.get("secure") is True,
+    ),
+    Disclosure(
+        "with `--dp-eps`: the sum over all clients of every class's clipped images and of their "
+        "counts, with the noise of all survivors in it (`--statistics-eps`)",
+        "once",
+        lambda summary: _dreams(summary) and _releases(summary, "class means"),
     ),
     Disclosure(
         "everything that is computed from these: dreams, soft labels, the public clip, the "

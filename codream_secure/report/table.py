@@ -68,10 +68,19 @@ def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
         ),
         ("  noise source", privacy["noise_source"]),
+        ("  several examples together", _groups(privacy["groups"])),
     ]
+    for release in privacy["releases"][1:]:
+        noise = release["mechanism"]["variance"] ** 0.5 / release["mechanism"]["l2"]
+        rows.append((f"  {release['name']}", f"Skellam noise, {noise:.3g} times the sensitivity"))
     if privacy["noise_source"] == "seeded":
         rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
     return rows
+
+
+def _groups(groups: Mapping[Any, float | None]) -> str:
+    known = [f"{size}: ε = {e:.3g}" for size, e in groups.items() if e is not None]
+    return ", ".join(known) or "beyond any use"
 
 
 def _byte_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
