@@ -5,9 +5,9 @@
     python benchmarks/digits_choices.py --only bits labels
 
 The test part is never touched. Every row differs from the defaults of `codream-secure simulate`
-in what its name says and in the number of rounds; without DP masks are off since they change no bit
-of the result (tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part, so
-its accuracies are lower than those of digits_accuracy.py.
+in what its name says and in the number of rounds; without DP masks are off, which changes no bit
+of the result (tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part,
+so its accuracies are lower than those of digits_accuracy.py.
 """
 
 import argparse
