@@ -21,7 +21,7 @@ IID = {"rounds": 4}
 SKEWED = {**IID, "partition": "dirichlet:0.5"}
 FAST = {**SKEWED, "method": "codream-fast"}
 PRIVATE = {"dp_eps": 8.0}
-STATISTICS = {1.0: (0.0, 0.5, 0.85, 0.95), 2.0: (0.0, 1.0, 1.7), 8.0: (0.0, 1.0, 2.0, 4.0)}
+STATISTICS = {1.0: (0.0, 0.5, 0.9), 2.0: (0.0, 1.0, 1.8), 8.0: (0.0, 2.0, 4.0, 6.0)}
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "bits": {

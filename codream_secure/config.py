@@ -235,7 +235,7 @@ class PrivacyConfig:
     statistics_eps: float | None = _option(
         None,
         "part of --dp-eps for class means that all clients release together, under masks and "
-        "noise of everybody (default: the smaller of 2 and 0.85 times --dp-eps); 0: none",
+        "noise of everybody (default: the smaller of 4 and 0.9 times --dp-eps); 0: none",
         min=0,
     )
     noise_colluders: int | None = _option(

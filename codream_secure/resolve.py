@@ -35,7 +35,7 @@ _PRIVATE = _PLAIN | {
 
 
 # Class means cost at most so much epsilon by default, and at most this part of all.
-_STATISTICS = (2.0, 0.85)
+_STATISTICS = (4.0, 0.9)
 
 FAST_ONLY = (
     "label_last_step",

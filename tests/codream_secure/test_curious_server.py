@@ -36,6 +36,7 @@ DOWNLOADS = (
     broadcasts.LocalSteps,
     broadcasts.Student,
     broadcasts.LabelRequest,
+    broadcasts.StatisticsRequest,
     broadcasts.SoftLabels,
 )
 

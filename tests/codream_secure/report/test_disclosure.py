@@ -30,15 +30,17 @@ def test_the_rows_are_those_of_security_md():
 @pytest.mark.parametrize(
     ("changed", "rows"),
     [
-        ({}, {0, 1, 6}),
-        ({"method": "codream-fast"}, {0, 1, 6}),
-        ({"dream_steps": 0}, {1, 6}),
-        ({"adaptive": "kl"}, {0, 1, 2, 6}),
-        ({"label_weighting": "confidence"}, {0, 1, 3, 6}),
-        ({"weights": "examples"}, {0, 1, 4, 6}),
+        ({}, {0, 1, 7}),
+        ({"method": "codream-fast"}, {0, 1, 7}),
+        ({"dream_steps": 0}, {1, 7}),
+        ({"adaptive": "kl"}, {0, 1, 2, 7}),
+        ({"label_weighting": "confidence"}, {0, 1, 3, 7}),
+        ({"weights": "examples"}, {0, 1, 4, 7}),
         ({"collaboration": False}, set()),
         ({"method": "fedavg", "secure": False}, set()),
-        ({"method": "scaffold-secure"}, {5, 6}),
+        ({"method": "scaffold-secure"}, {5, 7}),
+        ({"privacy": {"releases": [{"name": "class means"}]}}, {0, 1, 6, 7}),
+        ({"privacy": {"releases": [{"name": "local training"}]}}, {0, 1, 7}),
     ],
 )
 def test_a_row_stands_where_it_is_true(changed, rows):
