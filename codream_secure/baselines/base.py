@@ -97,6 +97,11 @@ class Parties:
         """Return the model that everybody starts from, as the public seed gives it."""
         return self.federation.model(self.federation.model_names[0], "server")
 
+    def private_steps(self, number: int) -> int | None:
+        """Return how many private steps everybody takes in a round, charged now; None without DP."""
+        plan = self.federation.plan
+        return None if plan is None else plan.reserve(plan.even_steps(number))
+
     def each(self, work: Callable[[Party], None]) -> None:
         """Let every client do something on its own side."""
         list(in_parallel(work, self.clients.values()))
@@ -129,6 +134,10 @@ class GlobalModel(Baseline):
         super().__init__(parties)
         self.model = parties.new_model()
         self.locals = {c: copy.deepcopy(self.model) for c in parties.clients}
+        plan = parties.federation.plan
+        self._trainers = (
+            {c: plan.trainer(m, "client", c) for c, m in self.locals.items()} if plan else {}
+        )
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return what every client holds after a round: the average."""
@@ -137,6 +146,15 @@ class GlobalModel(Baseline):
     def server_model(self) -> nn.Module:
         """Return the average."""
         return self.model
+
+    def train_privately(self, party: Party, steps: int) -> None:
+        """Take so many steps of DP-SGD on a client's copy of the model."""
+        data = self.parties.federation.examples(party.identity)
+        trainer = self._trainers[party.identity]
+        for _ in range(steps):
+            # The expected number: how many were drawn is private.
+            party.work.trained += round(trainer.sampling_rate * len(data.y))
+            trainer.step(data.x, data.y)
 
     def start(self, client: int, tensors: dict[str, Tensor]) -> nn.Module:
         """Return a client's copy of the global model."""

@@ -9,15 +9,20 @@ from codream_secure.baselines.exchange import Tensors, add, difference, load, te
 class FedAvg(GlobalModel):
     """Clients train copies of one model; the server adds the mean of their updates to it.
 
-    BatchNorm's running statistics are averaged like weights.
+    BatchNorm's running statistics are averaged like weights. Under DP every client takes its
+    round's private steps in place of epochs.
     """
 
     def round(self, number: int) -> None:
         """Train locally, sum, and send the new model down."""
         exchange, start = self.parties.exchange, tensors_of(self.model)
+        private_steps = self.parties.private_steps(number)
 
         def compute(client: int) -> Tensors:
             local, party = self.start(client, start), self.parties.clients[client]
+            if private_steps is not None:
+                self.train_privately(party, private_steps)
+                return difference(tensors_of(local), start)
             penalty, correction = self.extras(party, local, start)
             party.train(local, self.settings, penalty=penalty, correction=correction)
             return difference(tensors_of(local), start)

@@ -19,11 +19,12 @@ class Independent(Baseline):
 
     def round(self, number: int) -> None:
         """Take a round's local steps."""
+        private_steps = self.parties.private_steps(number)
 
         def work(party: Party) -> None:
             learner = self._learners[party.identity]
             before = learner.work.trained
-            for _ in range(party.steps):
+            for _ in range(party.steps if private_steps is None else private_steps):
                 learner.local_step()
             party.work.trained += learner.work.trained - before
 

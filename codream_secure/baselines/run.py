@@ -1,5 +1,6 @@
 """One run of a baseline: the counterpart of `simulation.Simulation`."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from codream_secure.errors import UserError
 from codream_secure.federation import Federation
 from codream_secure.observer import Measurement
 from codream_secure.parallel import one_core_each
+from codream_secure.privacy.ledger import Guarantee
 from codream_secure.resolve import resolve
 from codream_secure.simulation import NoProgress, Progress, choose_device
 from codream_secure.stopwatch import Stopwatch
@@ -44,8 +46,17 @@ _FAMILIES: dict[str, type[Baseline]] = {
 _ANY_MODELS = ("avgkd", "independent", "centralized")
 
 
+# These train by DP-SGD at every client under --dp-eps.
+_PRIVATE = ("fedavg", "independent")
+
+
 class BaselineRun:
     """A baseline over the data, seeds and evaluation of `Simulation`.
+
+    Guarantee:
+        With ``dp_eps`` a client's data is touched by its own DP-SGD steps alone, at most
+        ``dp_steps`` of them, whose noise was computed for that total; what is sent and averaged
+        is post-processing. `guarantee` reports what was really taken.
 
     Args:
         config: settings of data, models, seeds and failures; those of dreams play no part.
@@ -67,12 +78,14 @@ class BaselineRun:
         dataset: Dataset | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.config, self.method = resolve(config), method
+        self.config, self.method = _without_dreams(resolve(config)), method
         self.settings = settings
         self.stopwatch = Stopwatch()
         self._progress = progress or NoProgress()
-        if self.config.private:
-            raise UserError(f"{method.name}: not available with --dp-eps")
+        if self.config.private and method.family not in _PRIVATE:
+            raise UserError(
+                f"{method.name}: not available with --dp-eps; {', '.join(_PRIVATE)} are"
+            )
         chosen = self.config.data
         data = dataset or load_dataset(
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
@@ -115,6 +128,11 @@ class BaselineRun:
             self._progress.advance()
             yield measurement
 
+    def guarantee(self) -> Guarantee | None:
+        """Return the privacy of what was really run; None without DP."""
+        plan = self.federation.plan
+        return plan.guarantee() if plan else None
+
     @property
     def iterations(self) -> float:
         """What a client has computed, mean: forward and backward passes over a local batch."""
@@ -144,3 +162,12 @@ class BaselineRun:
             dropout=secure.dropout,
             seed=self.config.run.seed or 0,
         )
+
+
+def _without_dreams(config: Config) -> Config:
+    """Return the settings without what only dreams begin with: all of epsilon is for training."""
+    if not config.private:
+        return config
+    return dataclasses.replace(
+        config, privacy=dataclasses.replace(config.privacy, statistics_eps=0.0)
+    )

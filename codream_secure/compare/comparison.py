@@ -152,7 +152,7 @@ class Comparison:
         own = self.plan.config(parse_method(name), seed)
         if name == self.plan.reference:
             return Budget("rounds", own.dream.rounds or 1)
-        if own.private and parse_method(name).dreams:
+        if own.private:
             # The privacy budget was computed for that many rounds.
             return Budget("rounds", own.dream.rounds or 1)
         reference = self._summary(self.plan.reference, seed)

@@ -145,6 +145,11 @@ class PrivacyPlan:
         rest = self._settings.dp_steps - self.warmup_steps
         return rest * number // self._rounds - rest * (number - 1) // self._rounds
 
+    def even_steps(self, number: int) -> int:
+        """Return the private steps of round ``number`` if all are spread over the rounds alike."""
+        total, last = self._settings.dp_steps, self._rounds
+        return total * min(number, last) // last - total * min(number - 1, last) // last
+
     def reserve(self, steps: int) -> int:
         """Return how many of the next ``steps`` every client may take; they are charged now."""
         allowed = min(steps, self._settings.dp_steps - self.charged)

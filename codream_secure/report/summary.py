@@ -126,7 +126,7 @@ def progress_of(run: Simulation | BaselineRun) -> dict[str, Any]:
 
     ``bytes_by_phase`` is of the last round alone.
     """
-    guarantee = run.guarantee() if isinstance(run, Simulation) else None
+    guarantee = run.guarantee()
     return {
         "aborted_steps": _aggregation(run)["aborted_steps"] or 0,
         "bytes_up": run.ledger.per_client("up"),
@@ -155,7 +155,7 @@ def _accuracy(reported: Measurement | None) -> dict[str, float | None]:
 
 
 def _privacy(run: Simulation | BaselineRun) -> dict[str, Any] | None:
-    guarantee = run.guarantee() if isinstance(run, Simulation) else None
+    guarantee = run.guarantee()
     return None if guarantee is None else dict(msgspec.to_builtins(guarantee))
 
 

@@ -12,6 +12,7 @@ from codream_secure.baselines.exchange import ModelUpdate, tensors_of
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.errors import RequestRefused, UserError
+from codream_secure.learner import BatchStream
 from codream_secure.messages import (
     VERSION,
     ModelRequest,
@@ -19,6 +20,7 @@ from codream_secure.messages import (
     decode_model_request,
     encode,
 )
+from codream_secure.privacy.dpsgd import PrivateTrainer
 
 EVERY = [
     "fedavg",
@@ -168,7 +170,27 @@ def test_one_model_for_all_needs_one_architecture(tiny):
     with pytest.raises(UserError, match="needs one architecture"):
         build(tiny, "fedavg", models="mlp,linear")
     with pytest.raises(UserError, match="not available with --dp-eps"):
-        build(tiny, "fedavg", dp_eps=8.0)
+        build(tiny, "fedprox", dp_eps=8.0)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavg-secure", "independent"])
+def test_under_dp_data_is_touched_by_the_charged_steps_alone(tiny, name, monkeypatch):
+    taken = []
+    real = PrivateTrainer.step
+    monkeypatch.setattr(PrivateTrainer, "step", lambda *a: (taken.append(a[0]), real(*a)))
+    monkeypatch.setattr(BatchStream, "next", None)
+    run = build(tiny, name, models="mlp", dp_eps=8.0, dp_steps=5, rounds=3)
+    before = [tensors_of(m) for m in run.baseline.client_models().values()]
+    after(run, 5)
+    assert len(taken) == 5 * 4
+    assert {taken.count(trainer) for trainer in taken} == {5}
+    guarantee = run.guarantee()
+    assert guarantee.steps == 5
+    assert 7.9 < guarantee.epsilon <= 8
+    assert [r.name for r in guarantee.releases] == ["local training"]
+    models = run.baseline.client_models().values()
+    for old, model in zip(before, models, strict=True):
+        assert any((old[n] != v).any() for n, v in tensors_of(model).items())
 
 
 def test_of_several_architectures_centralized_trains_the_first(tiny):
