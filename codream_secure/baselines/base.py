@@ -4,6 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from codream_secure.federation import Federation
 from codream_secure.learner import BatchStream
 from codream_secure.parallel import in_parallel
 from codream_secure.work import Work
+
+if TYPE_CHECKING:
+    from codream_secure.privacy.dpsgd import PrivateTrainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ class Parties:
         return self.federation.model(self.federation.model_names[0], "server")
 
     def private_steps(self, number: int) -> int | None:
-        """Return how many private steps everybody takes in a round, charged now; None without DP."""
+        """Charge the private steps that everybody takes in a round; None without DP."""
         plan = self.federation.plan
         return None if plan is None else plan.reserve(plan.even_steps(number))
 
@@ -134,10 +138,9 @@ class GlobalModel(Baseline):
         super().__init__(parties)
         self.model = parties.new_model()
         self.locals = {c: copy.deepcopy(self.model) for c in parties.clients}
-        plan = parties.federation.plan
-        self._trainers = (
-            {c: plan.trainer(m, "client", c) for c, m in self.locals.items()} if plan else {}
-        )
+        self._trainers: dict[int, PrivateTrainer] = {}
+        if plan := parties.federation.plan:
+            self._trainers = {c: plan.trainer(m, "client", c) for c, m in self.locals.items()}
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return what every client holds after a round: the average."""
