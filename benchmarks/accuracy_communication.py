@@ -9,8 +9,8 @@ Every part is one or more `codream-secure compare` runs, whose command stands in
 --record the part's page is kept as results/compare_PART.html. The digits parts give every method
 the bytes that CoDream sends, which is the question that dreams are an answer to; `digits_work`
 gives every method CoDream's computation. Test accuracies of the last round, step sizes tuned on
-validation at equal trials. `unequal` reads Fashion-MNIST from --data-folder and is left out
-without. Under DP the noise is seeded here so that figures can be reproduced: an experiment.
+validation at equal trials. `unequal` and `unequal_iid` read Fashion-MNIST from --data-folder and
+are left out without. Under DP the noise is seeded here so that figures can be reproduced: an experiment.
 """
 
 import argparse
@@ -115,24 +115,26 @@ def cases(folder: Path) -> dict[str, Sequence[Case]]:
         "private": [
             Case(
                 f"iid, epsilon {eps:g}",
-                ("codream", "fedavg-secure"),
+                ("codream", "fedavg-secure", "independent"),
                 {"dp_eps": eps},
                 match="rounds",
                 trials=1,
             )
             for eps in (1.0, 3.0, 8.0)
         ],
-        "unequal": [
-            Case(
-                f"Fashion-MNIST, {partition}",
-                ("codream-fast", "avgkd", "independent"),
-                {**fashion, "partition": partition},
-                match="iterations",
-                seeds=1,
-                trials=1,
-            )
-            for partition in ("dirichlet:1", "iid")
-        ],
+        **{
+            part: [
+                Case(
+                    f"Fashion-MNIST, {partition}",
+                    ("codream-fast", "avgkd", "independent"),
+                    {**fashion, "partition": partition},
+                    match="iterations",
+                    seeds=1,
+                    trials=1,
+                )
+            ]
+            for part, partition in (("unequal", "dirichlet:1"), ("unequal_iid", "iid"))
+        },
         # At a fixed total of data; two clients cannot be masked: each would learn the other's.
         "clients": [
             Case(
@@ -182,7 +184,7 @@ def rows(case: Case, result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def gates(part: str, table: Sequence[Mapping[str, Any]]) -> list[Gate]:
     """Return the targets of a part."""
     at = {(row["case"], row["method"]): row["accuracy"] for row in table}
-    if part != "unequal":
+    if not part.startswith("unequal"):
         return []
     found = []
     for case in dict.fromkeys(row["case"] for row in table):
