@@ -10,7 +10,8 @@ Every part is one or more `codream-secure compare` runs, whose command stands in
 the bytes that CoDream sends, which is the question that dreams are an answer to; `digits_work`
 gives every method CoDream's computation. Test accuracies of the last round, step sizes tuned on
 validation at equal trials. `unequal` and `unequal_iid` read Fashion-MNIST from --data-folder and
-are left out without. Under DP the noise is seeded here so that figures can be reproduced: an experiment.
+are left out without. Under DP the noise is seeded here so that figures can be reproduced: an
+experiment.
 """
 
 import argparse

@@ -238,6 +238,8 @@ class Guarantee:
         noise_source: "os", or "seeded" for experiments only.
         steps: private training steps charged to the client that took most.
         noise_multiplier, sampling_rate, clip: of private training.
+        noise_colluders: clients that may tell the server their noise; None: all noise is a client's
+            own, and it does not matter.
         groups: epsilon at the same delta of so many units together; None: beyond any use.
         releases: what was released.
     """
@@ -253,6 +255,7 @@ class Guarantee:
     noise_multiplier: float
     sampling_rate: float
     clip: float
+    noise_colluders: int | None
     groups: dict[int, float | None]
     releases: tuple[Release, ...]
 

@@ -222,6 +222,7 @@ class PrivacyPlan:
             noise_multiplier=self.noise_multiplier,
             sampling_rate=self.sampling_rate,
             clip=self._settings.dp_clip,
+            noise_colluders=self._colluders if self.statistics else None,
             groups=group_epsilons(releases, delta),
             releases=releases,
         )

@@ -72,7 +72,9 @@ def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     for release in privacy["releases"][1:]:
         noise = release["mechanism"]["variance"] ** 0.5 / release["mechanism"]["l2"]
-        rows.append((f"  {release['name']}", f"Skellam noise, {noise:.3g} times the sensitivity"))
+        trusted = f"if at most {privacy['noise_colluders']} of the clients tell their share"
+        told = f"Skellam noise, {noise:.3g} times the sensitivity, {trusted}"
+        rows.append((f"  {release['name']}", told))
     if privacy["noise_source"] == "seeded":
         rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
     return rows

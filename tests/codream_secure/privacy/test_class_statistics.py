@@ -133,6 +133,7 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     assert [r.name for r in found.releases] == ["local training", "class means"]
     # Six survivors, one of whom the server may know; planned for a threshold of five.
     assert plan.shares == 5
+    assert found.noise_colluders == 1
     assert found.releases[1].mechanism.variance == 5 * plan.statistics.variance
     assert found.epsilon == cost(found.releases, found.delta).epsilon
     assert found.epsilon <= 8.0
