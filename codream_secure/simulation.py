@@ -89,10 +89,11 @@ class Simulation:
         UserError: the settings cannot be run.
 
     Guarantee:
-        With ``dp_eps`` every client's models are (epsilon, delta)-DP with respect to adding or
-        removing one of its examples: local data is touched by DP-SGD steps alone, at most
-        ``dp_steps`` of them, whose noise was computed for that total; dreams, labels and
-        distillation are post-processing. `guarantee` reports what was really taken.
+        With ``dp_eps`` everything that leaves a client is (epsilon, delta)-DP with respect to
+        adding or removing one of its examples: local data is touched by at most ``dp_steps``
+        DP-SGD steps and, once, by the class means, whose noise is that of all clients together
+        (`privacy.class_statistics`); the noise of both was computed for their total. Dreams,
+        labels and distillation are post-processing. `guarantee` reports what was really taken.
 
     Attributes:
         dreams: labelled batches of this process; after `restore` also the last one before it.
