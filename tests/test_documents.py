@@ -162,10 +162,11 @@ def example_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_folder(example_folder, tmp_path_factory):
-    """Return the same with the finished runs `runs/A`, `runs/B`, `first`, and `run` cut off."""
+    """Return the same with finished runs, `runs/private` under DP, and `run` cut off."""
     folder = tmp_path_factory.mktemp("runs") / "here"
     shutil.copytree(example_folder, folder)
     execute(f"codream-secure {TINY} --checkpoint-every 1 --out run", folder)
+    execute(f"codream-secure {TINY} --dp-eps 8 --dp-steps 4 --out runs/private", folder)
     for name in ("runs/A", "runs/B", "first"):
         shutil.copytree(folder / "run", folder / name)
         shutil.rmtree(folder / name / "checkpoint")
