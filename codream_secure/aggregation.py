@@ -22,6 +22,7 @@ from codream_secure.messages import (
     VERSION,
     Asked,
     DreamRequest,
+    GradientRequest,
     LabelRequest,
     ModelRequest,
     SoftLabels,
@@ -47,7 +48,7 @@ from protocols.quantization import Quantizer
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
 # What clients are asked in a run of CoDream, and in one of a method that averages models.
 DREAMING = frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, StatisticsRequest))
-AVERAGING = frozenset({ModelRequest.__name__})
+AVERAGING = frozenset({ModelRequest.__name__, GradientRequest.__name__})
 Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
 
 

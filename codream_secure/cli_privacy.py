@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import check_mechanism, noise_multiplier_for
 from codream_secure.privacy.ledger import (
     GROUPS,
+    DiscreteGaussianSum,
     Mechanism,
     Release,
     SampledGaussian,
@@ -201,14 +202,16 @@ def _of_run(folder: Path) -> tuple[tuple[Release, ...], float]:
         raise UserError(f"the run in {folder} has no differential privacy (--dp-eps)")
     try:
         return tuple(_release(one) for one in kept["releases"]), float(kept["delta"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, StopIteration):
         raise UserError(f"{folder}: summary.json does not say what was released") from None
 
 
 def _release(kept: Mapping[str, Any]) -> Release:
     found = kept["mechanism"]
     mechanism: Mechanism
-    mechanism = SkellamSum(**found) if "variance" in found else SampledGaussian(**found)
+    kinds = (DiscreteGaussianSum, SkellamSum, SampledGaussian)
+    kind = next(k for k in kinds if {f.name for f in fields(k)} == set(found))
+    mechanism = kind(**found)
     return Release(**{**kept, "mechanism": mechanism})
 
 
@@ -218,6 +221,11 @@ def _mechanism(release: Release) -> str:
         return (
             f"{release.steps} release(s), Skellam noise of variance {found.variance:,.0f}, "
             f"sensitivity {found.l2:,.0f}"
+        )
+    if isinstance(found, DiscreteGaussianSum):
+        return (
+            f"{release.steps} release(s), {found.shares} shares of discrete Gaussian noise of "
+            f"variance {found.variance:,.0f}, sensitivity {found.l2:,.0f}"
         )
     return (
         f"{release.steps} steps, noise multiplier {found.noise_multiplier:.4f}, "

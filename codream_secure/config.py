@@ -238,6 +238,13 @@ class PrivacyConfig:
         "noise of everybody (default: the smaller of 4 and 0.9 times --dp-eps); 0: none",
         min=0,
     )
+    secure_noise: bool = _option(
+        False,
+        "DP-SGD in exact integers, with discrete Gaussian noise from AES-CTR; full batches only",
+    )
+    dp_noise: Literal["skellam", "gaussian"] = _option(
+        "skellam", "integer noise that clients add to sums before they mask them"
+    )
     noise_colluders: int | None = _option(
         None,
         "clients whose share of noise the server may know (default: 1; malicious: as many as may "

@@ -1,5 +1,6 @@
 """Who takes part in a run and what each holds: built once, from settings and data."""
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,7 +75,7 @@ class Federation:
     """
 
     def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
-        self._config, self._data, self._device = config, data, device
+        self.config, self._data, self._device = config, data, device
         self._seed = config.run.seed or 0
         self.spec = data.spec
         self.scale = PixelScale(data.scaling, device)
@@ -110,7 +111,7 @@ class Federation:
     def local_batches(self, client: int, role: str) -> BatchStream:
         """Return a new stream over a client's training examples; ``role`` selects its order."""
         local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
-        return BatchStream(local.x, local.y, self._config.learning.batch, shuffle)
+        return BatchStream(local.x, local.y, self.config.learning.batch, shuffle)
 
     def pooled(self) -> Examples:
         """Return all clients' training examples; only centralized training, to compare, asks."""
@@ -130,7 +131,7 @@ class Federation:
         return {c: member.twin.model for c, member in self.members.items()}
 
     def _parts(self) -> list[Indices]:
-        settings = self._config.data
+        settings = self.config.data
         return partition(
             self._data.y_train,
             len(self.roster),
@@ -144,9 +145,9 @@ class Federation:
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None
         labels = self._data.y_train
-        if self._config.data.validation:
+        if self.config.data.validation:
             rows, held_out = split_validation(
-                rows, labels, self._config.data.validation, derive_seed(self._seed, "validation", c)
+                rows, labels, self.config.data.validation, derive_seed(self._seed, "validation", c)
             )
             validation = self._examples(self._data.x_train[held_out], labels[held_out])
         local = self._examples(self._data.x_train[rows], labels[rows])
@@ -156,8 +157,8 @@ class Federation:
             self.scale,
             derive_bytes(self._seed, "rounding", c),
             Policy(
-                allow_feature_statistics=not self._config.private,
-                allow_weights=not self._config.private,
+                allow_feature_statistics=not self.config.private,
+                allow_weights=not self.config.private,
             ),
             statistics=self._statistics(c, local),
             examples=len(rows),
@@ -173,7 +174,7 @@ class Federation:
         return OwnStatistics(self.plan.statistics, images, labels, self.plan.noise_key(c))
 
     def _offset(self, local: Examples) -> Tensor | None:
-        strength = self._config.dream.prior_correction
+        strength = self.config.dream.prior_correction
         return prior_offset(local.y, self.spec.classes, strength) if strength else None
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
@@ -181,7 +182,7 @@ class Federation:
 
         First weights are the same where the seed gives them.
         """
-        name, learning = self.model_names[c], self._config.learning
+        name, learning = self.model_names[c], self.config.learning
         if self.plan:
             model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
@@ -189,8 +190,8 @@ class Federation:
         return self._plain(self.model(name, c), self.local_batches(c, role))
 
     def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
-        bf16 = self._config.run.precision == "bf16"
-        return PlainLearner(model, stream, self._config.learning.learning_rate, bf16=bf16)
+        bf16 = self.config.run.precision == "bf16"
+        return PlainLearner(model, stream, self.config.learning.learning_rate, bf16=bf16)
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
@@ -207,12 +208,23 @@ class Federation:
     def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
         """Build a model on the device; its first weights follow from the seed and its owner."""
         seed = derive_seed(self._seed, "model", *owner) if seeded else None
-        norm: Norm = "group" if self._config.model.norm == "group" else "batch"
-        model = build_model(name, self.spec, width=self._config.model.width, norm=norm, seed=seed)
-        if self._config.run.channels_last:
+        norm: Norm = "group" if self.config.model.norm == "group" else "batch"
+        model = build_model(name, self.spec, width=self.config.model.width, norm=norm, seed=seed)
+        if self.config.run.channels_last:
             # Convolutions then pass this layout on, whatever that of their input.
             model = model.to(memory_format=torch.channels_last)
         return model.to(self._device)
+
+    def private_copy(self, model: nn.Module) -> nn.Module:
+        """Return a copy of a model whose gradients can be had for every example.
+
+        Raises:
+            UserError: DP cannot train it.
+        """
+        from codream_secure.privacy.dpsgd import check_private_model  # noqa: PLC0415 - slow
+
+        check_private_model(model)
+        return copy.deepcopy(model)
 
     def _examples(self, images: NDArray[np.float32], labels: NDArray[np.int64]) -> Examples:
         return Examples(

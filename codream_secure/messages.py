@@ -22,6 +22,7 @@ MAX_BITS = (MAX_INPUT - 1).bit_length()
 LabelKind = Literal["logits", "probabilities"]
 LabelWeighting = Literal["equal", "confidence"]
 Adversary = Literal["jsd", "kl"]
+NoiseKind = Literal["skellam", "gaussian"]
 
 
 class LocalSteps(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -60,6 +61,20 @@ class Labels(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     temperature: float
     classes: int
     weighting: LabelWeighting = "equal"
+
+
+class NoisyTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The terms of a sum that exists only with noise: those of `privacy.noisy_sum.NoisySum`.
+
+    ``maximum`` is the largest code; clients compare all of it with the terms they know.
+    """
+
+    length: int
+    l2: int
+    variance: int
+    cap: int
+    maximum: int
+    noise: NoiseKind
 
 
 class DreamRequest(
@@ -163,10 +178,22 @@ class StatisticsRequest(
 
     version: int
     shape: tuple[int, int, int, int]
-    l2: int
-    variance: int
-    cap: int
-    maximum: int
+    sum: NoisyTerms
+
+
+class GradientRequest(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="gradient"
+):
+    """Asks for the sum of all local examples' clipped gradients, with noise (distributed DP-SGD).
+
+    ``model`` as in `ModelRequest`; ``step`` counts the noisy sums of the run from 1.
+    """
+
+    version: int
+    round: int
+    step: int
+    model: bytes
+    sum: NoisyTerms
 
 
 class ModelState(
@@ -186,8 +213,9 @@ class ModelState(
 
 
 Request = DreamRequest | LabelRequest
-Asked = Request | ModelRequest | StatisticsRequest
+Asked = Request | ModelRequest | GradientRequest | StatisticsRequest
 _REQUEST_DECODER = msgspec.msgpack.Decoder(Request | StatisticsRequest)
+_MODEL_DECODER = msgspec.msgpack.Decoder(ModelRequest | GradientRequest)
 
 
 def encode(message: Asked | SoftLabels | ModelState) -> bytes:
@@ -225,28 +253,33 @@ def _check_dreams(request: Request) -> None:
         raise RequestRefused("the student's logits do not fit the dreams")
 
 
-def decode_model_request(data: bytes) -> ModelRequest:
-    """Decode a request for a model's update as a client does.
+def decode_model_request(data: bytes) -> ModelRequest | GradientRequest:
+    """Decode a request for a model's update or gradient as a client does.
 
     Raises:
         RequestRefused: the bytes are no canonical request of this version, or name no tensors
             that can be sent.
     """
     try:
-        request = msgspec.msgpack.decode(data, type=ModelRequest)
+        request: ModelRequest | GradientRequest = _MODEL_DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION or encode(request) != data:
         raise RequestRefused("not a canonical request of this version")
-    if len(request.sizes) != len(request.scales) or min(request.sizes, default=0) < 1:
-        raise RequestRefused("sizes and scales are not of the same tensors")
-    if not all(0 < scale < math.inf for scale in request.scales):
-        raise RequestRefused("a scale is not positive and finite")
+    if isinstance(request, ModelRequest):
+        _check_tensors(request)
     try:
         sections(request)
     except ConfigError as error:
         raise RequestRefused(f"no masked input can answer this: {error}") from None
     return request
+
+
+def _check_tensors(request: ModelRequest) -> None:
+    if len(request.sizes) != len(request.scales) or min(request.sizes, default=0) < 1:
+        raise RequestRefused("sizes and scales are not of the same tensors")
+    if not all(0 < scale < math.inf for scale in request.scales):
+        raise RequestRefused("a scale is not positive and finite")
 
 
 def asked_labels(request: Asked) -> LabelRequest | None:
@@ -285,7 +318,7 @@ def pixels(request: Request) -> NDArray[np.uint8]:
 
 def payload(request: Asked) -> int:
     """Return the bytes of a request that are dreams, or the student's logits at them."""
-    if isinstance(request, ModelRequest | StatisticsRequest):
+    if isinstance(request, ModelRequest | GradientRequest | StatisticsRequest):
         return 0
     student = request.student if isinstance(request, DreamRequest) else None
     return len(request.dreams) + (len(student.logits) if student else 0)
@@ -307,12 +340,13 @@ def sections(request: Asked) -> tuple[Section, ...]:
       released at every step is known from the first dropout on (D2).
     - dreams with labels: those of dreams, then those of labels.
     - models: ``update``, one value a number of the model; with a weight cap ``weight``.
+    - gradients of models: ``gradient``, one integer with noise a parameter.
     - statistics: ``statistics``, for every class its pixels, brightness and count.
     """
     if isinstance(request, StatisticsRequest):
-        classes, *image = request.shape
-        length = classes * (math.prod(image) + 2)
-        return (Section(name="statistics", length=length, maximum=request.maximum, clip=1.0),)
+        return (_noisy_section("statistics", request.sum),)
+    if isinstance(request, GradientRequest):
+        return (_noisy_section("gradient", request.sum),)
     if isinstance(request, ModelRequest):
         return _model_sections(request)
     asked = asked_labels(request)
@@ -344,6 +378,10 @@ def _model_sections(request: ModelRequest) -> tuple[Section, ...]:
     length, cap = sum(request.sizes), request.weight_cap
     update = Section(name="update", length=length, maximum=_maximum(request.bits), clip=1.0)
     return (update, Section(name="weight", length=1, maximum=cap, clip=1.0)) if cap else (update,)
+
+
+def _noisy_section(name: str, terms: NoisyTerms) -> Section:
+    return Section(name=name, length=terms.length, maximum=terms.maximum, clip=1.0)
 
 
 def _maximum(bits: int) -> int:

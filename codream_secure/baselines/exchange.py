@@ -23,9 +23,10 @@ from codream_secure.aggregation import (
 )
 from codream_secure.attendance import AggregationSettings
 from codream_secure.baselines.methods import Method
-from codream_secure.errors import StepAborted
+from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.messages import (
     VERSION,
+    GradientRequest,
     ModelRequest,
     ModelState,
     decode_model_request,
@@ -33,6 +34,8 @@ from codream_secure.messages import (
     encode,
 )
 from codream_secure.parallel import in_parallel
+from codream_secure.privacy.noisy_sum import noisy_terms
+from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.seeds import derive_bytes
 from protocols.params import Phase
 from protocols.quantization import CLIP_MIN, Quantizer, next_clip
@@ -108,6 +111,9 @@ class ModelExchange:
     _delivered: bytes = field(init=False, default=b"")
     _scales: dict[str, float] = field(init=False, default_factory=dict)
     _compute: Compute | None = field(init=False, default=None)
+    _noisy: tuple[Mapping[int, NoisyReleases], Callable[[int], NDArray[np.int64]]] | None = field(
+        init=False, default=None
+    )
 
     def __post_init__(self) -> None:
         answers = {c: _Answer(self, c) for c in self.settings.roster}
@@ -193,29 +199,65 @@ class ModelExchange:
         return received
 
     def _request(self, number: int, state: Mapping[str, Tensor]) -> ModelRequest:
-        if not self._delivered:
-            first = tuple(_floats(value) for value in state.values())
-            self._delivered = digest(encode(ModelState(VERSION, 0, _FULL, first)))
+        model = self._model_digest(state)
         quantized = self.aggregator is not None
         if quantized and not self._scales:
             self._scales = {name: _first_scale(value) for name, value in state.items()}
         return ModelRequest(
             version=VERSION,
             round=number,
-            model=self._delivered,
+            model=model,
             sizes=tuple(value.numel() for value in state.values()) if quantized else (),
             scales=tuple(self._scales.values()),
             bits=self.method.up,
             weight_cap=self._cap if quantized else 0,
         )
 
+    def _model_digest(self, state: Mapping[str, Tensor]) -> bytes:
+        """Return the digest of the model that clients start from."""
+        if not self._delivered:
+            first = tuple(_floats(value) for value in state.values())
+            self._delivered = digest(encode(ModelState(VERSION, 0, _FULL, first)))
+        return self._delivered
+
     @property
     def _cap(self) -> int:
         return 0 if self.weights is None else max(self.weights.values())
 
+    def noisy_sum(
+        self,
+        position: tuple[int, int],
+        state: Mapping[str, Tensor],
+        sides: Mapping[int, NoisyReleases],
+        compute: Callable[[int], NDArray[np.int64]],
+    ) -> FieldSum:
+        """Return the sum of the clients' integers, each with its share of noise.
+
+        Args:
+            position: round, and number of the sum in the run from 1.
+            state: what clients start from.
+            sides: the clients' noise and budgets.
+            compute: a client's integers, on its side.
+
+        Raises:
+            StepAborted: too few stayed; it is charged all the same.
+        """
+        if self.aggregator is None:
+            raise ValueError("noisy sums need masks")
+        self._noisy = sides, compute
+        terms = noisy_terms(next(iter(sides.values())).terms)
+        request = GradientRequest(VERSION, *position, self._model_digest(state), terms)
+        try:
+            return self.aggregator.sum(request)
+        except StepAborted:
+            self.aborted += 1
+            raise
+
     def answer(self, client: int, broadcast: bytes, step: int) -> dict[str, NDArray[np.uint32]]:
         """Return one client's quantized update; it stays with the client until it is masked."""
         request = decode_model_request(broadcast)
+        if isinstance(request, GradientRequest):
+            return {"gradient": self._noisy_answer(client, request, step)}
         if self._compute is None:
             raise ValueError("no round has begun")
         update = self._compute(client)
@@ -232,6 +274,13 @@ class ModelExchange:
         if request.weight_cap:
             codes["weight"] = np.array([weight], np.uint32)
         return codes
+
+    def _noisy_answer(self, client: int, request: GradientRequest, step: int) -> NDArray[np.uint32]:
+        if self._noisy is None:
+            raise RequestRefused("no noisy sums in this method")
+        sides, compute = self._noisy
+        sides[client].take(request.sum)
+        return sides[client].codes(compute(client), step)
 
     @staticmethod
     def _section(request: ModelRequest) -> Quantizer:

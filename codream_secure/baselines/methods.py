@@ -7,6 +7,7 @@ from codream_secure.errors import UserError
 
 DREAMING = ("codream", "codream-fast", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
+PRIVATE_SUMS = "dpsgd-secure"
 OTHERS = ("fedgen", "avgkd", "independent", "centralized")
 _FULL = 32
 _SECURE_BITS = 16
@@ -39,7 +40,7 @@ class Method:
     @property
     def one_model(self) -> bool:
         """Whether it yields one model for all, which is then what is compared."""
-        return self.family in (*MODEL_AVERAGING, "fedgen", "centralized")
+        return self.family in (*MODEL_AVERAGING, PRIVATE_SUMS, "fedgen", "centralized")
 
 
 def parse_method(name: str, *, secure: bool = True) -> Method:
@@ -58,6 +59,8 @@ def parse_method(name: str, *, secure: bool = True) -> Method:
     """
     if name in DREAMING:
         return Method(name, name, secure)
+    if name == PRIVATE_SUMS:
+        return Method(name, name, secure=True)
     if name in OTHERS:
         return Method(name, name, secure=False)
     for family in MODEL_AVERAGING:
@@ -70,9 +73,8 @@ def parse_method(name: str, *, secure: bool = True) -> Method:
         if not 1 <= int(bits) <= _SECURE_BITS:
             raise UserError(f"method {name}: 1 to {_SECURE_BITS} bits can be sent, not {bits}")
         return Method(name, family, masked, int(bits), _DOWN_BITS)
-    raise UserError(
-        f"unknown method {name!r}: use {', '.join((*DREAMING, *OTHERS))}, or {_forms()}"
-    )
+    names = ", ".join((*DREAMING, *OTHERS, PRIVATE_SUMS))
+    raise UserError(f"unknown method {name!r}: use {names}, or {_forms()}")
 
 
 def _forms() -> str:

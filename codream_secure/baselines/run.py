@@ -10,12 +10,13 @@ from codream_secure.attendance import AggregationSettings
 from codream_secure.baselines.avgkd import AvgKD
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
 from codream_secure.baselines.centralized import Centralized
+from codream_secure.baselines.dpsgd import DistributedDpSgd
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.fedavg import FedAvg
 from codream_secure.baselines.fedgen import FedGen
 from codream_secure.baselines.fedprox import FedProx
 from codream_secure.baselines.independent import Independent
-from codream_secure.baselines.methods import Method
+from codream_secure.baselines.methods import PRIVATE_SUMS, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
 from codream_secure.communication import ByteLedger
@@ -38,6 +39,7 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "moon": Moon,
     "fedgen": FedGen,
     "avgkd": AvgKD,
+    PRIVATE_SUMS: DistributedDpSgd,
     "independent": Independent,
     "centralized": Centralized,
 }
@@ -46,17 +48,17 @@ _FAMILIES: dict[str, type[Baseline]] = {
 _ANY_MODELS = ("avgkd", "independent", "centralized")
 
 
-# These train by DP-SGD at every client under --dp-eps.
-_PRIVATE = ("fedavg", "independent")
+# These can be had under --dp-eps: by DP-SGD at every client, or by noisy sums.
+_PRIVATE = ("fedavg", "independent", PRIVATE_SUMS)
 
 
 class BaselineRun:
     """A baseline over the data, seeds and evaluation of `Simulation`.
 
     Guarantee:
-        With ``dp_eps`` a client's data is touched by its own DP-SGD steps alone, at most
-        ``dp_steps`` of them, whose noise was computed for that total; what is sent and averaged
-        is post-processing. `guarantee` reports what was really taken.
+        With ``dp_eps`` a client's data is touched by its own DP-SGD steps alone, or by noisy sums
+        alone, at most ``dp_steps`` of them, whose noise was computed for that total; what else is
+        sent and averaged is post-processing. `guarantee` reports what was really taken.
 
     Args:
         config: settings of data, models, seeds and failures; those of dreams play no part.
@@ -86,6 +88,8 @@ class BaselineRun:
             raise UserError(
                 f"{method.name}: not available with --dp-eps; {', '.join(_PRIVATE)} are"
             )
+        if method.family == PRIVATE_SUMS and not self.config.private:
+            raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
         chosen = self.config.data
         data = dataset or load_dataset(
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
@@ -130,6 +134,8 @@ class BaselineRun:
 
     def guarantee(self) -> Guarantee | None:
         """Return the privacy of what was really run; None without DP."""
+        if isinstance(self.baseline, DistributedDpSgd):
+            return self.baseline.plan.guarantee()
         plan = self.federation.plan
         return plan.guarantee() if plan else None
 

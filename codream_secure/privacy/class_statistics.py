@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.messages import VERSION, StatisticsRequest
-from codream_secure.privacy.integer_noise import IntegerNoise
-from codream_secure.privacy.ledger import ADJACENCY, Release, SkellamSum
-from protocols.params import MAX_INPUT
+from codream_secure.messages import VERSION, NoiseKind, StatisticsRequest
+from codream_secure.privacy.ledger import ADJACENCY, Release
+from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 
 NAME = "class means"
 # Public constants, chosen on validation folds of the digits' and MNIST's training parts. Norms are
@@ -45,68 +44,67 @@ class StatisticsTerms:
 
     Attributes:
         shape: (classes, C, H, W).
-        l2: the largest Euclidean norm of an example's integer vector.
-        variance: of one client's share of noise, an integer.
-        cap: the largest magnitude of a coordinate of one client's sum.
+        sum: of pixels, brightness and count a class; ``l2`` bounds the norm of an example's vector.
     """
 
     shape: tuple[int, int, int, int]
-    l2: int
-    variance: int
-    cap: int
+    sum: NoisySum
 
     @classmethod
-    def of(cls, spec: InputSpec, *, share: int, clients: int, variance: int) -> "StatisticsTerms":
+    def of(
+        cls,
+        spec: InputSpec,
+        *,
+        share: int,
+        clients: int,
+        variance: int,
+        noise: NoiseKind = "skellam",
+    ) -> "StatisticsTerms":
         """Return the terms for images of ``spec``.
 
         Args:
             spec: shape of an image, and the number of classes.
             share: examples of a client if they were dealt evenly; public.
             clients: how many; the sum of all must fit 32 bits.
-            variance: of a share of noise, from `ledger.skellam_variance`.
+            variance: of a share of noise.
+            noise: of which kind.
         """
-        shape = (spec.classes, spec.channels, spec.height, spec.width)
         l2 = sensitivity(spec)
-        room = (min(MAX_INPUT, ((1 << 32) - (1 << 24)) // clients) - 1) // 2
-        noise = IntegerNoise.skellam(variance).bound
-        cap = max(1, min(_SHARES * share * l2, room - noise))
-        return cls(shape=shape, l2=l2, variance=variance, cap=cap)
+        return cls(
+            shape=(spec.classes, spec.channels, spec.height, spec.width),
+            sum=NoisySum.of(
+                length=length(spec),
+                l2=l2,
+                variance=variance,
+                largest=_SHARES * share * l2,
+                clients=clients,
+                noise=noise,
+            ),
+        )
 
     @property
     def pixels(self) -> int:
         """Numbers in an image."""
         return math.prod(self.shape[1:])
 
-    @property
-    def length(self) -> int:
-        """Coordinates of the sum: pixels, brightness and count, a class."""
-        return self.shape[0] * (self.pixels + 2)
-
-    @property
-    def offset(self) -> int:
-        """What makes every coordinate of a client's answer non-negative."""
-        return self.cap + IntegerNoise.skellam(self.variance).bound
-
-    @property
-    def maximum(self) -> int:
-        """The largest code: sums and noise can reach neither end's beyond."""
-        return 2 * self.offset
-
     def request(self) -> StatisticsRequest:
         """Return the broadcast that asks for the release."""
-        return StatisticsRequest(
-            VERSION, self.shape, self.l2, self.variance, self.cap, self.maximum
-        )
+        return StatisticsRequest(VERSION, self.shape, noisy_terms(self.sum))
 
     @property
     def scale(self) -> float:
         """Integers in one unit of a pixel."""
-        return self.l2 / (_CLIP * math.sqrt(self.pixels))
+        return self.sum.l2 / (_CLIP * math.sqrt(self.pixels))
 
 
 def sensitivity(spec: InputSpec) -> int:
     """Return the Euclidean norm that an example's integer vector has at most."""
     return math.ceil(_LEVELS * math.sqrt(spec.channels * spec.height * spec.width))
+
+
+def length(spec: InputSpec) -> int:
+    """Return the coordinates of the sum: pixels, brightness and count, a class."""
+    return spec.classes * (spec.channels * spec.height * spec.width + 2)
 
 
 def release(terms: StatisticsTerms, shares: int, *, attempts: int = 1) -> Release:
@@ -117,12 +115,11 @@ def release(terms: StatisticsTerms, shares: int, *, attempts: int = 1) -> Releas
         shares: of noise that were there and that nobody but their honest owners knows.
         attempts: aborted ones included.
     """
-    l1 = math.sqrt(terms.pixels + 2) * terms.l2
     return Release(
         name=NAME,
         unit="example",
         adjacency=ADJACENCY,
-        mechanism=SkellamSum(float(terms.l2), l1, float(shares * terms.variance)),
+        mechanism=terms.sum.mechanism(shares),
         steps=attempts,
     )
 
@@ -140,19 +137,16 @@ def contribution(
         key: 32 secret bytes that key the noise, used for nothing else.
 
     Returns:
-        uint32, shape (terms.length,), in 0..terms.maximum.
+        uint32, shape (terms.sum.length,), in 0..terms.sum.maximum.
 
     Guarantee:
         Adding or removing one example changes the integers before the noise by at most
-        ``terms.l2`` in the Euclidean norm (cutting a coordinate off at ``terms.cap`` brings two
-        sums no further apart), and the noise is Skellam of ``terms.variance`` in every coordinate.
-        The sum of all clients is private as `release` says.
+        ``terms.sum.l2`` in the Euclidean norm. With `NoisySum.codes` the sum of all clients is
+        private as `release` says.
     """
     total = np.zeros((terms.shape[0], terms.pixels + 2), np.int64)
     np.add.at(total, labels, _integers(images.reshape(-1, terms.pixels), terms))
-    kept = total.ravel().clip(-terms.cap, terms.cap)
-    noise = IntegerNoise.skellam(terms.variance).draw(terms.length, key)
-    return (kept + noise + terms.offset).astype(np.uint32)
+    return terms.sum.codes(total.ravel(), key)
 
 
 def _integers(pixels: NDArray[np.float64], terms: StatisticsTerms) -> NDArray[np.int64]:
@@ -165,7 +159,7 @@ def _integers(pixels: NDArray[np.float64], terms: StatisticsTerms) -> NDArray[np
         vectors[~np.isfinite(vectors).all(axis=1)] = 0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     # A hair below the bound, so that rounding in floating point cannot step over it.
-    limit = (1 - 1e-9) * terms.l2
+    limit = (1 - 1e-9) * terms.sum.l2
     scaled = vectors * np.minimum(terms.scale, limit / np.maximum(norms, 1e-300))
     return np.asarray(np.trunc(scaled), np.int64)
 
@@ -211,12 +205,12 @@ class ClassImages:
         """Return the images that a noisy sum gives; only what is public goes in.
 
         Args:
-            totals: sum of the codes, shape (terms.length,).
+            totals: sum of the codes, shape (terms.sum.length,).
             count: clients in the sum.
             terms: of the release.
             share: examples of a class if all were even; public.
         """
-        sums = totals.astype(np.float64).reshape(terms.shape[0], -1) - count * terms.offset
+        sums = terms.sum.decode(totals, count).reshape(terms.shape[0], -1)
         side = math.sqrt(terms.pixels)
         least = _LEAST_COUNT * share * _COUNT * side * terms.scale
         weight = np.maximum(sums[:, -1:], least) / (_COUNT * side)

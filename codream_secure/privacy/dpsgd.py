@@ -1,6 +1,7 @@
 """DP-SGD of a local model: Opacus' hooks and clipping, our source of randomness."""
 
 import copy
+import math
 import secrets
 import textwrap
 from typing import Any
@@ -17,6 +18,9 @@ from codream_secure.checkpoint import NoiseState
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import PrivacyBudget
+from codream_secure.privacy.integer_gradients import GradientGrid
+from codream_secure.privacy.integer_noise import IntegerNoise
+from protocols.keys import hkdf
 
 
 def check_private_model(model: nn.Module) -> None:
@@ -163,6 +167,53 @@ class _Optimizer(DPOptimizer):  # type: ignore[misc]
             p.grad = (p.summed_grad + std * noise).view_as(p)
 
 
+class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with gradients and noise in integers.
+
+    Guarantee:
+        One example moves the sum by at most ``grid.l2`` exactly, and the noise is discrete Gaussian
+        of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of the step's own: what
+        `IntegerNoise` says is all that its sampler gives away. At full batch a step costs no
+        more than the Gaussian mechanism does by RDP (Canonne, Kamath, Steinke 2020, Theorem 4).
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        clip: float,
+        expected_batch: float,
+        key: bytes,
+        budget: PrivacyBudget,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=clip,
+            expected_batch_size=expected_batch,
+            loss_reduction="mean",
+        )
+        self._grid = GradientGrid(sum(p.numel() for p in self.params), clip)
+        self._variance = math.ceil((noise_multiplier * self._grid.l2) ** 2)
+        self._key, self._budget = key, budget
+        self._total = np.zeros(0, np.int64)
+
+    def clip_and_accumulate(self) -> None:
+        """Keep the sum of truncated per-example gradients."""
+        self._total = self._grid.sum(self.grad_samples)
+
+    def add_noise(self) -> None:
+        """Store integers plus integer noise, back in real units, in ``p.grad``."""
+        step = self._budget.steps_taken.to_bytes(8, "big")
+        noise = IntegerNoise.discrete_gaussian(self._variance)
+        noisy = self._total + noise.draw(self._total.size, hkdf(self._key, "noise", step))
+        flat = torch.from_numpy((noisy / self._grid.scale).astype(np.float32))
+        parts = torch.split(flat, [p.numel() for p in self.params])
+        for p, part in zip(self.params, parts, strict=True):
+            p.grad = part.reshape(p.shape).to(p.device)
+
+
 class PrivateTrainer:
     """Trains one model by DP-SGD (Abadi et al., CCS 2016).
 
@@ -176,6 +227,7 @@ class PrivateTrainer:
         learning_rate: of SGD.
         budget: charged before every step.
         seed: None takes noise and draws from the operating system.
+        integers: sum and noise in exact integers; at sampling rate 1 alone.
 
     Raises:
         UserError: the model cannot be trained privately.
@@ -183,8 +235,8 @@ class PrivateTrainer:
     Guarantee:
         ``steps`` calls of `step` are the T-fold composition of the Poisson-sampled Gaussian
         mechanism with sensitivity C (adding or removing one example) and noise multiplier as
-        given; ``budget`` bounds T. What else is done to ``model`` between steps must not depend
-        on private data (distillation on dreams does not).
+        given, or with ``integers`` of the discrete one; ``budget`` bounds T. What else is done to
+        ``model`` between steps must not depend on private data (distillation on dreams does not).
     """
 
     def __init__(
@@ -198,8 +250,11 @@ class PrivateTrainer:
         learning_rate: float,
         budget: PrivacyBudget,
         seed: int | None,
+        integers: bool = False,
     ) -> None:
         check_private_model(model)
+        if integers and sampling_rate != 1:
+            raise ValueError("integer noise has no bound for sampled batches here")
         self.model = model
         self._budget = budget
         self.sampling_rate = sampling_rate
@@ -209,12 +264,24 @@ class PrivateTrainer:
         # public training leaves no per-example gradients and copies carry no hooks.
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
         self._hooked.remove_hooks()
-        self._optimizer = _Optimizer(
-            torch.optim.SGD(model.parameters(), lr=learning_rate),
-            noise_multiplier=noise_multiplier,
-            clip=clip,
-            expected_batch=expected_batch,
-            draw=self._draw,
+        sgd = torch.optim.SGD(model.parameters(), lr=learning_rate)
+        self._optimizer: DPOptimizer = (
+            _IntegerOptimizer(
+                sgd,
+                noise_multiplier=noise_multiplier,
+                clip=clip,
+                expected_batch=expected_batch,
+                key=self._draw.bytes(32) if self._seeded else secrets.token_bytes(32),
+                budget=budget,
+            )
+            if integers
+            else _Optimizer(
+                sgd,
+                noise_multiplier=noise_multiplier,
+                clip=clip,
+                expected_batch=expected_batch,
+                draw=self._draw,
+            )
         )
 
     def step(self, x: Tensor, y: Tensor) -> None:

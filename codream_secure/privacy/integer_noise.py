@@ -2,7 +2,8 @@
 
 Skellam noise (Agarwal, Kairouz, Liu: The Skellam Mechanism, NeurIPS 2021) closes under addition:
 the sum of r shares of variance v is Skellam noise of variance r v, exactly. So whatever number of
-clients drops out, what remains is known and can be accounted for.
+clients drops out, what remains is known and can be accounted for. Discrete Gaussian noise
+(Canonne, Kamath, Steinke, NeurIPS 2020) closes nearly, and the ledger charges the difference.
 """
 
 import bisect
@@ -14,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.messages import NoiseKind
 from protocols.prg import KEY_SIZE, keystream
 
 _DIGITS = 60
@@ -71,6 +73,27 @@ class IntegerNoise:
         with localcontext(Context(prec=_DIGITS)):
             return cls(_bessel(variance))
 
+    @classmethod
+    @lru_cache(maxsize=16)
+    def discrete_gaussian(cls, variance: int) -> Self:
+        """Return the distribution with weights exp(-k^2 / (2 * variance)) over the integers.
+
+        Args:
+            variance: a positive integer; the variance is this or slightly less.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if variance < 1:
+            raise ValueError(f"the variance of integer noise is a positive integer, not {variance}")
+        with localcontext(Context(prec=_DIGITS)):
+            return cls(_gaussian(variance))
+
+    @classmethod
+    def of(cls, kind: NoiseKind, variance: int) -> "IntegerNoise":
+        """Return the noise of a kind and an integer variance."""
+        return cls.skellam(variance) if kind == "skellam" else cls.discrete_gaussian(variance)
+
     def draw(self, count: int, key: bytes) -> NDArray[np.int64]:
         """Return ``count`` independent draws.
 
@@ -103,6 +126,16 @@ def _cut(weights: list[Decimal], total: Decimal) -> int:
         if beyond > _TAIL * total:
             return k
     return 0
+
+
+def _gaussian(variance: int) -> list[Decimal]:
+    """Return exp(-k^2 / (2 variance)) for k = 0, 1, ...; (k + 1)^2 - k^2 = 2 k + 1."""
+    ratio = (Decimal(-1) / (2 * variance)).exp()
+    square, weights = ratio * ratio, [Decimal(1)]
+    for _ in range(math.ceil(_START_DEVIATIONS * math.sqrt(variance)) + 1):
+        weights.append(weights[-1] * ratio)
+        ratio *= square
+    return weights
 
 
 def _bessel(x: int) -> list[Decimal]:

@@ -7,7 +7,7 @@ smaller of the two bounds that apply.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -33,6 +33,10 @@ ADJACENCY = (
     "add or remove one training example of one client; clients' data are disjoint, so the "
     "guarantee holds for each client and epsilon is the largest"
 )
+
+# The same where all clients' data goes into one sum.
+EXAMPLES = "add or remove one training example of one client"
+CLIENTS = "add or remove one client: in its place is one that contributes zeros"
 
 # Skellam's bound is proven for integer orders.
 _ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
@@ -93,7 +97,49 @@ class SkellamSum:
         return steps * (orders * squared / (2 * v) + np.minimum(near, 3 * self.l1 / (2 * v)))
 
 
-Mechanism = SampledGaussian | SkellamSum
+@dataclass(frozen=True, slots=True)
+class DiscreteGaussianSum:
+    """A sum of integer vectors with shares of discrete Gaussian noise.
+
+    Kairouz, Liu, Steinke (The Distributed Discrete Gaussian Mechanism, ICML 2021), Proposition 14.
+
+    Attributes:
+        l2, l1: what one unit can change the sum by, in integers.
+        dimension: coordinates.
+        variance: the parameter of one share.
+        shares: how many were really there.
+    """
+
+    l2: float
+    l1: float
+    dimension: int
+    variance: float
+    shares: int
+
+    def event(self, steps: int) -> None:
+        """Return None: dp_accounting has no such event."""
+
+    @property
+    def gap(self) -> float:
+        """Tau: how far the sum's log-probabilities are from those of one discrete Gaussian."""
+        terms = (k / (k + 1) for k in range(1, self.shares))
+        return 10 * sum(math.exp(-2 * math.pi**2 * self.variance * term) for term in terms)
+
+    def rdp(self, steps: int, orders: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the least of the proposition's three bounds, a step."""
+        total = self.variance * self.shares
+        if total <= 0:
+            return np.full_like(orders, math.inf)
+        tau, d, ratio = self.gap, self.dimension, self.l2 / math.sqrt(total)
+        bounds = (
+            orders / 2 * ratio**2 + tau * d,
+            orders / 2 * (ratio**2 + 2 * tau * self.l1 / math.sqrt(total) + tau**2 * d),
+            orders / 2 * (ratio + tau * math.sqrt(d)) ** 2,
+        )
+        return np.asarray(steps * np.min(bounds, axis=0))
+
+
+Mechanism = SampledGaussian | SkellamSum | DiscreteGaussianSum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,20 +312,35 @@ def group_epsilons(releases: Sequence[Release], delta: float) -> dict[int, float
     return {size: e if math.isfinite(e) else None for size, e in found.items()}
 
 
-def training(noise_multiplier: float, sampling_rate: float, steps: int) -> Release:
-    """Return the release that private training of one client is."""
+def training(
+    noise_multiplier: float, sampling_rate: float, steps: int, *, integers: bool = False
+) -> Release:
+    """Return the release that private training of one client is.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the clip.
+        sampling_rate: Poisson rate.
+        steps: how many.
+        integers: with discrete Gaussian noise, at full batch.
+    """
+    mechanism: Mechanism = SampledGaussian(noise_multiplier, sampling_rate)
+    if integers:
+        # In units of the sensitivity; one share alone has no gap to pay for.
+        mechanism = DiscreteGaussianSum(1.0, 1.0, 1, noise_multiplier**2, 1)
     return Release(
-        name="local training",
-        unit="example",
-        adjacency=ADJACENCY,
-        mechanism=SampledGaussian(noise_multiplier, sampling_rate),
-        steps=steps,
+        name="local training", unit="example", adjacency=ADJACENCY, mechanism=mechanism, steps=steps
     )
 
 
 @lru_cache(maxsize=64)
 def training_noise(
-    epsilon: float, delta: float, sampling_rate: float, steps: int, others: tuple[Release, ...] = ()
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    others: tuple[Release, ...] = (),
+    *,
+    integers: bool = False,
 ) -> float:
     """Return the smallest noise multiplier, to 1 %, with which training and others fit a budget.
 
@@ -291,6 +352,7 @@ def training_noise(
         sampling_rate: Poisson rate q in (0, 1].
         steps: private steps over all rounds, at least 1.
         others: what is released about the same data besides.
+        integers: as in `training`.
 
     Raises:
         UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
@@ -298,13 +360,14 @@ def training_noise(
     Guarantee:
         `cost` of all together is at most ``epsilon``.
     """
-    if not others:
+    if not others and not integers:
         return noise_multiplier_for(epsilon, delta, sampling_rate, steps)
     check_budget(epsilon, delta)
     check_mechanism(1.0, sampling_rate)
 
     def overspends(noise: float) -> bool:
-        return cost([training(noise, sampling_rate, steps), *others], delta).epsilon > epsilon
+        tried = training(noise, sampling_rate, steps, integers=integers)
+        return cost([tried, *others], delta).epsilon > epsilon
 
     found = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
     if found is None:
@@ -316,14 +379,19 @@ def training_noise(
     return found
 
 
-def skellam_variance(epsilon: float, delta: float, l2: float, l1: float) -> int:
-    """Return the least total variance, to 1 %, of Skellam noise for one release.
+def integer_variance(
+    epsilon: float, delta: float, mechanism: Callable[[float], Mechanism], *, steps: int = 1
+) -> float:
+    """Return the least variance of a sum's noise, to 1 %, with which its releases fit a budget.
 
     Args:
-        epsilon: of this release alone, at most 1000.
+        epsilon: of these releases alone, at most 1000.
         delta: in (0, 1).
-        l2: sensitivity of the integer sum in the Euclidean norm.
-        l1: the same in the sum of magnitudes.
+        mechanism: of a total variance in units of the squared sensitivity.
+        steps: how many releases.
+
+    Returns:
+        The total variance in units of the squared sensitivity.
 
     Raises:
         UserError: an argument is out of range, or no variance meets the budget.
@@ -331,11 +399,11 @@ def skellam_variance(epsilon: float, delta: float, l2: float, l1: float) -> int:
     check_budget(epsilon, delta)
 
     def overspends(multiplier: float) -> bool:
-        mechanism = SkellamSum(l2, l1, (multiplier * l2) ** 2)
-        release = Release(name="", unit="example", adjacency="", mechanism=mechanism)
+        tried = mechanism(multiplier**2)
+        release = Release(name="", unit="example", adjacency="", mechanism=tried, steps=steps)
         return cost([release], delta).epsilon > epsilon
 
-    found = smallest_noise(overspends, 1.0)
+    found = smallest_noise(overspends, math.sqrt(steps))
     if found is None:
         raise UserError(f"no noise meets epsilon {epsilon:g} at delta {delta:g}")
-    return math.ceil((found * l2) ** 2)
+    return found**2

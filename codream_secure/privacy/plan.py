@@ -5,23 +5,28 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from codream_secure.aggregation import colluders
-from codream_secure.attendance import AggregationSettings
 from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import PrivacyBudget
-from codream_secure.privacy.class_statistics import StatisticsTerms, release, sensitivity
+from codream_secure.privacy.class_statistics import (
+    StatisticsTerms,
+    length,
+    release,
+    sensitivity,
+)
 from codream_secure.privacy.ledger import (
     ADJACENCY,
     Guarantee,
     Release,
     cost,
     group_epsilons,
-    skellam_variance,
+    integer_variance,
     training,
     training_noise,
 )
+from codream_secure.privacy.noisy_sum import integer_mechanism
+from codream_secure.privacy.trust import hidden_shares, noise_colluders
 from codream_secure.seeds import derive_bytes, derive_seed
 
 if TYPE_CHECKING:
@@ -77,20 +82,28 @@ class PrivacyPlan:
         if privacy.dp_eps is None:
             raise ValueError("no privacy was asked for")
         share = examples // config.data.clients
-        batch = privacy.dp_batch or min(share, _LARGEST_DEFAULT_BATCH)
+        most = share if privacy.secure_noise else _LARGEST_DEFAULT_BATCH
+        batch = privacy.dp_batch or min(share, most)
         if batch > share:
             raise UserError(
                 f"--dp-batch can be at most {share}, an even share of the data, not {batch}"
             )
+        if privacy.secure_noise and batch < share:
+            raise UserError(
+                f"--secure-noise has no proof for sampled batches: leave --dp-batch out, or "
+                f"give it {share}, an even share of the data"
+            )
         self.seed = config.run.seed
         self.sampling_rate = batch / share
-        self._colluders = _noise_colluders(config)
-        self._hidden = _settings(config).needed - self._colluders
+        self._colluders = self._hidden = 0
+        if privacy.statistics_eps:
+            self._colluders, self._hidden = noise_colluders(config), hidden_shares(config)
         self.statistics = self._terms(config, share, spec)
         self.shares: int | None = None
         budget = privacy.dp_eps, privacy.dp_delta, self.sampling_rate, privacy.dp_steps
-        self.noise_multiplier = training_noise(*budget, self._planned())
-        self.independent_noise = training_noise(*budget)
+        integers = privacy.secure_noise
+        self.noise_multiplier = training_noise(*budget, self._planned(), integers=integers)
+        self.independent_noise = training_noise(*budget, integers=integers)
         self._batch = batch
         self._settings = privacy
         self._rounds = config.dream.rounds or 1
@@ -112,11 +125,19 @@ class PrivacyPlan:
                 f"--statistics-eps {privacy.statistics_eps:g} leaves nothing of --dp-eps "
                 f"{privacy.dp_eps:g} for training; give it less, or 0"
             )
-        l2 = float(sensitivity(spec))
-        l1 = l2 * math.sqrt(spec.channels * spec.height * spec.width + 2)
-        total = skellam_variance(privacy.statistics_eps, privacy.dp_delta, l2, l1)
-        one = math.ceil(total / self._hidden)
-        return StatisticsTerms.of(spec, share=share, clients=config.data.clients, variance=one)
+        l2, dimension, noise = sensitivity(spec), length(spec), privacy.dp_noise
+
+        def one(ratio: float) -> int:
+            return math.ceil(ratio * l2**2 / self._hidden)
+
+        ratio = integer_variance(
+            privacy.statistics_eps,
+            privacy.dp_delta,
+            lambda tried: integer_mechanism(noise, l2, dimension, one(tried), self._hidden),
+        )
+        return StatisticsTerms.of(
+            spec, share=share, clients=config.data.clients, variance=one(ratio), noise=noise
+        )
 
     def _planned(self) -> tuple[Release, ...]:
         return (release(self.statistics, self._hidden),) if self.statistics else ()
@@ -195,13 +216,21 @@ class PrivacyPlan:
             learning_rate=self._settings.dp_lr or min(most, over_noise / noise),
             budget=budget,
             seed=seed,
+            integers=self._settings.secure_noise,
         )
 
     def releases(self) -> tuple[Release, ...]:
         """Return what was released about the data of the client that took most steps."""
         budgets = [b for (role, _), b in self._budgets.items() if role == "client"]
         steps = max((budget.steps_taken for budget in budgets), default=0)
-        made = [training(self.noise_multiplier, self.sampling_rate, steps)]
+        made = [
+            training(
+                self.noise_multiplier,
+                self.sampling_rate,
+                steps,
+                integers=self._settings.secure_noise,
+            )
+        ]
         if self.statistics and self.shares is not None:
             made.append(release(self.statistics, self.shares))
         return tuple(made)
@@ -226,29 +255,3 @@ class PrivacyPlan:
             groups=group_epsilons(releases, delta),
             releases=releases,
         )
-
-
-def _settings(config: Config) -> AggregationSettings:
-    secure = config.secure
-    return AggregationSettings(
-        roster=tuple(range(config.data.clients)),
-        threshold=secure.threshold,
-        threat_model=secure.threat_model,
-    )
-
-
-def _noise_colluders(config: Config) -> int:
-    """Return how many clients may tell the server their noise; the rest hides the sum (D8).
-
-    Raises:
-        UserError: nobody's would be left.
-    """
-    settings, chosen = _settings(config), config.privacy.noise_colluders
-    if chosen is None:
-        chosen = colluders(settings) if settings.threat_model == "malicious" else 1
-    if config.privacy.statistics_eps and chosen >= settings.needed:
-        raise UserError(
-            f"--noise-colluders must be below the threshold of {settings.needed}, not {chosen}: "
-            "somebody's noise must be secret"
-        )
-    return chosen

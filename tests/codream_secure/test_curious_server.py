@@ -37,6 +37,8 @@ DOWNLOADS = (
     broadcasts.Student,
     broadcasts.LabelRequest,
     broadcasts.StatisticsRequest,
+    broadcasts.NoisyTerms,
+    broadcasts.GradientRequest,
     broadcasts.SoftLabels,
 )
 

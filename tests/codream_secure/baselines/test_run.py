@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import msgspec
@@ -21,6 +22,7 @@ from codream_secure.messages import (
     encode,
 )
 from codream_secure.privacy.dpsgd import PrivateTrainer
+from codream_secure.privacy.integer_gradients import gradient_sum
 
 EVERY = [
     "fedavg",
@@ -191,6 +193,57 @@ def test_under_dp_data_is_touched_by_the_charged_steps_alone(tiny, name, monkeyp
     models = run.baseline.client_models().values()
     for old, model in zip(before, models, strict=True):
         assert any((old[n] != v).any() for n, v in tensors_of(model).items())
+
+
+def test_distributed_dpsgd_releases_noisy_sums_alone(tiny, monkeypatch):
+    monkeypatch.setattr(BatchStream, "next", None)
+    monkeypatch.setattr(PrivateTrainer, "step", None)
+    options = {"models": "mlp", "dp_eps": 8.0, "dp_steps": 5, "rounds": 3, "clients": 6}
+    run = build(tiny, "dpsgd-secure", **options)
+    before = tensors_of(run.baseline.model)
+    after(run, 5)
+    found = run.guarantee()
+    assert [(r.name, r.unit, r.steps) for r in found.releases] == [
+        ("summed gradients", "example", 5)
+    ]
+    # All six stayed: more noise than the five that were planned for.
+    assert found.epsilon < 8
+    assert found.noise_colluders == 1
+    assert run.exchange.aggregator.steps == 5
+    assert any((before[n] != v).any() for n, v in tensors_of(run.baseline.model).items())
+    assert {type(a).__name__ for a in [run.exchange.aggregator]} == {"SecureAggregator"}
+
+
+def test_distributed_dpsgd_charges_what_is_aborted(tiny):
+    options = {"models": "mlp", "dp_eps": 8.0, "dp_steps": 4, "rounds": 2, "dropout": 1.0}
+    run = build(tiny, "dpsgd-secure", **options)
+    before = tensors_of(run.baseline.model)
+    after(run, 2)
+    assert run.exchange.aborted == 4
+    assert 7.8 < run.guarantee().epsilon <= 8
+    assert all((before[n] == v).all() for n, v in tensors_of(run.baseline.model).items())
+
+
+def test_distributed_dpsgd_is_near_the_gradient_without_noise(tiny):
+    """At a huge budget its first step is that of the clipped mean gradient."""
+    options = {"models": "mlp", "dp_eps": 1000.0, "dp_steps": 1, "rounds": 1, "dp_lr": 1.0}
+    run = build(tiny, "dpsgd-secure", **options)
+    start, everybody = copy.deepcopy(run.baseline.model), run.federation
+    grid = run.baseline._grid
+    parts = [everybody.examples(c) for c in everybody.roster]
+    expected = sum(gradient_sum(start, p.x, p.y, grid) for p in parts) / grid.scale
+    after(run, 1)
+    pairs = zip(start.parameters(), run.baseline.model.parameters(), strict=True)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in pairs]).numpy()
+    count = everybody.share * len(everybody.roster)
+    cosine = moved @ expected / np.linalg.norm(moved) / np.linalg.norm(expected)
+    assert cosine > 0.99
+    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(expected) / count, rel=0.1)
+
+
+def test_distributed_dpsgd_without_a_budget_is_refused(tiny):
+    with pytest.raises(UserError, match="needs --dp-eps"):
+        build(tiny, "dpsgd-secure")
 
 
 def test_of_several_architectures_centralized_trains_the_first(tiny):

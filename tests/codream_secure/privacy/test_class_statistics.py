@@ -40,8 +40,8 @@ def examples(count, seed=0):
 
 
 def without_noise(images, labels, chosen, key=KEY):
-    noise = IntegerNoise.skellam(chosen.variance).draw(chosen.length, key)
-    return contribution(images, labels, chosen, key).astype(np.int64) - chosen.offset - noise
+    noise = IntegerNoise.skellam(chosen.sum.variance).draw(chosen.sum.length, key)
+    return contribution(images, labels, chosen, key).astype(np.int64) - chosen.sum.offset - noise
 
 
 pixel = st.one_of(
@@ -60,17 +60,17 @@ def test_one_example_moves_the_integers_by_at_most_the_sensitivity(image, label,
     before = without_noise(images, labels, chosen)
     after = without_noise(added, np.append(labels, label), chosen)
     moved = after - before
-    assert (moved**2).sum() <= chosen.l2**2
+    assert (moved**2).sum() <= chosen.sum.l2**2
     assert abs(moved).sum() <= release(chosen, 1).mechanism.l1
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 60))
 def test_cutting_off_a_sum_brings_neighbours_no_further_apart(count):
-    chosen = dataclasses.replace(terms(), cap=7)
+    chosen = dataclasses.replace(terms(), sum=dataclasses.replace(terms().sum, cap=7))
     images, labels = examples(count)
     moved = without_noise(images, labels, chosen) - without_noise(images[1:], labels[1:], chosen)
-    assert (moved**2).sum() <= chosen.l2**2
+    assert (moved**2).sum() <= chosen.sum.l2**2
 
 
 def test_codes_stay_within_the_section_whatever_the_data():
@@ -79,17 +79,17 @@ def test_codes_stay_within_the_section_whatever_the_data():
     images[:, :, :2] = 0
     codes = contribution(images, labels, chosen, KEY)
     assert codes.min() >= 0
-    assert codes.max() <= chosen.maximum
+    assert codes.max() <= chosen.sum.maximum
 
 
 @pytest.mark.parametrize("survivors", [3, 4, 6, 10])
 def test_the_noise_in_the_sum_is_that_of_the_survivors(survivors):
-    chosen = dataclasses.replace(terms(variance=400), shape=(100, 1, 8, 8))
+    chosen = StatisticsTerms.of(InputSpec(1, 8, 8, 100), share=50, clients=10, variance=400)
     nothing = np.zeros((0, 1, 8, 8)), np.zeros(0, np.int64)
     total = sum(
         contribution(*nothing, chosen, bytes([c]) * 32).astype(np.int64) for c in range(survivors)
     )
-    noise = total - survivors * chosen.offset
+    noise = total - survivors * chosen.sum.offset
     spread = noise.var() / (400 * survivors)
     low, high = stats.chi2.ppf([1e-5, 1 - 1e-5], noise.size - 1) / (noise.size - 1)
     assert low < spread < high
@@ -99,7 +99,7 @@ def test_decoding_gives_the_means_back():
     chosen = terms(variance=1)
     images, labels = examples(3000)
     parts = np.array_split(np.arange(3000), 4)
-    wide = dataclasses.replace(chosen, cap=400_000)
+    wide = dataclasses.replace(chosen, sum=dataclasses.replace(chosen.sum, cap=400_000))
     total = sum(
         contribution(images[rows], labels[rows], wide, bytes([c]) * 32).astype(np.int64)
         for c, rows in enumerate(parts)
@@ -134,7 +134,7 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     # Six survivors, one of whom the server may know; planned for a threshold of five.
     assert plan.shares == 5
     assert found.noise_colluders == 1
-    assert found.releases[1].mechanism.variance == 5 * plan.statistics.variance
+    assert found.releases[1].mechanism.variance == 5 * plan.statistics.sum.variance
     assert found.epsilon == cost(found.releases, found.delta).epsilon
     assert found.epsilon <= 8.0
     planned = cost((found.releases[0], release(plan.statistics, 4)), found.delta).epsilon
@@ -155,11 +155,12 @@ def test_the_lying_server_gets_no_second_release_and_none_on_other_terms(tiny):
     client = simulation.federation.members[0].client
     request = simulation.federation.plan.statistics.request()
     for name in ("l2", "variance", "cap", "maximum"):
-        other = msgspec.structs.replace(request, **{name: getattr(request, name) - 1})
+        wrong = msgspec.structs.replace(request.sum, **{name: getattr(request.sum, name) - 1})
+        other = msgspec.structs.replace(request, sum=wrong)
         with pytest.raises(RequestRefused, match="terms"):
             client.answer(encode(other), 0)
     first = client.answer(encode(request), 0)["statistics"]
-    assert first.size == simulation.federation.plan.statistics.length
+    assert first.size == simulation.federation.plan.statistics.sum.length
     with pytest.raises(RequestRefused, match="answered before"):
         client.answer(encode(request), 1)
 
@@ -197,7 +198,8 @@ def test_a_request_on_the_wire_is_canonical():
     request = terms().request()
     assert decode_request(encode(request)) == request
     assert isinstance(decode_request(encode(request)), StatisticsRequest)
-    huge = msgspec.structs.replace(request, maximum=1 << 25)
+    terms_of_it = msgspec.structs.replace(request.sum, maximum=1 << 25)
+    huge = msgspec.structs.replace(request, sum=terms_of_it)
     with pytest.raises(RequestRefused, match="no masked input"):
         decode_request(encode(huge))
 
@@ -211,7 +213,7 @@ def test_a_budget_that_leaves_nothing_for_training_is_refused(tiny):
 
 def test_more_colluders_need_more_noise(tiny):
     few, many = (
-        Simulation(private(tiny, noise_colluders=c)).federation.plan.statistics.variance
+        Simulation(private(tiny, noise_colluders=c)).federation.plan.statistics.sum.variance
         for c in (0, 2)
     )
     assert many == pytest.approx(3 * few, rel=0.01)

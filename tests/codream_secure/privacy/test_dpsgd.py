@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,7 +28,7 @@ def small(name):
     return build_model(name, SPEC, norm="group", seed=0, width=width)
 
 
-def trainer(model=None, *, noise=0.0, rate=RATE, steps=10_000, seed=0, name="mlp"):
+def trainer(model=None, *, noise=0.0, rate=RATE, steps=10_000, seed=0, name="mlp", integers=False):
     if model is None:
         model = small(name)
     return PrivateTrainer(
@@ -39,6 +40,7 @@ def trainer(model=None, *, noise=0.0, rate=RATE, steps=10_000, seed=0, name="mlp
         learning_rate=1.0,
         budget=PrivacyBudget(steps),
         seed=seed,
+        integers=integers,
     )
 
 
@@ -207,3 +209,38 @@ def test_every_layer_with_batch_statistics_is_refused(norm):
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_model_with_group_norm_is_accepted(name):
     check_private_model(small(name))
+
+
+# Integers ----------------------------------------------------------------------------------------
+
+
+def test_in_integers_a_step_is_the_mean_of_clipped_gradients_nearly():
+    found = update(X[:6], Y[:6], noise=1e-3, integers=True)
+    expected = clipped_mean(X[:6], Y[:6])
+    assert (found - expected).norm() < 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_integer_noise_has_the_variance_that_was_asked_for(seed):
+    draws = update(X[:0], Y[:0], noise=2.0, integers=True, seed=seed) * BATCH / (2.0 * CLIP)
+    assert draws.numel() > 1000
+    low, high = stats.chi2.ppf([1e-4, 1 - 1e-4], draws.numel() - 1) / (draws.numel() - 1)
+    assert low < float(draws.var()) < high
+
+
+def test_integer_noise_is_new_at_every_step_and_in_every_process():
+    one = trainer(noise=2.0, integers=True, seed=None)
+    weights = [flat(one.model)]
+    for _ in range(2):
+        one.step(X[:0], Y[:0])
+        weights.append(flat(one.model))
+    first, second = weights[1] - weights[0], weights[2] - weights[1]
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first, -update(X[:0], Y[:0], noise=2.0, integers=True, seed=None))
+    same = [update(X, Y, noise=2.0, integers=True, seed=4) for _ in range(2)]
+    assert torch.equal(*same)
+
+
+def test_integers_and_sampled_batches_do_not_go_together():
+    with pytest.raises(ValueError, match="sampled"):
+        trainer(integers=True, rate=0.5)

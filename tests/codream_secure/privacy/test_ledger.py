@@ -13,12 +13,13 @@ from scipy import stats
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.ledger import (
+    DiscreteGaussianSum,
     Release,
     SampledGaussian,
     SkellamSum,
     cost,
     group_epsilon,
-    skellam_variance,
+    integer_variance,
     training,
     training_noise,
 )
@@ -29,6 +30,10 @@ DELTA = 1e-5
 def skellam(l2, l1, variance, steps=1):
     mechanism = SkellamSum(l2, l1, variance)
     return Release(name="s", unit="example", adjacency="a", mechanism=mechanism, steps=steps)
+
+
+def skellam_variance(epsilon, l2, l1):
+    return l2**2 * integer_variance(epsilon, DELTA, lambda v: SkellamSum(l2, l1, v * l2**2))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -45,7 +50,7 @@ def test_the_bound_by_rdp_is_never_below_that_by_pld(q, noise, steps):
 def test_fine_skellam_noise_costs_what_gaussian_noise_does(epsilon):
     """Agarwal, Kairouz, Liu 2021: as the grid gets finer the two agree; RDP against RDP."""
     l2 = 1000.0
-    total = skellam_variance(epsilon, DELTA, l2, l2 * 30)
+    total = skellam_variance(epsilon, l2, l2 * 30)
     gaussian = cost([training(math.sqrt(total) / l2, 1.0, 1)], DELTA).rdp
     assert cost([skellam(l2, l2 * 30, total)], DELTA).epsilon == pytest.approx(gaussian, rel=2e-3)
     assert 0.99 * epsilon < gaussian <= epsilon * 1.001
@@ -63,6 +68,44 @@ def test_the_bound_holds_for_the_distribution_itself(shift, variance):
         terms = order * log_p[kept] - (order - 1) * log_q[kept]
         divergence = np.logaddexp.reduce(terms) / (order - 1)
         assert divergence <= mechanism.rdp(1, np.array([float(order)]))[0]
+
+
+def discrete_gaussian(variance, reach=200):
+    weights = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * variance))
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("variance", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_the_bound_for_discrete_gaussian_shares_holds_for_the_distribution_itself(variance, shares):
+    """Renyi divergence of two shifted sums of shares, by convolution."""
+    law = discrete_gaussian(variance)
+    total = law
+    for _ in range(shares - 1):
+        total = np.convolve(total, law)
+    shift = 2
+    p, q = total[shift:], total[:-shift]
+    kept = (p > 1e-250) & (q > 1e-250)
+    mechanism = DiscreteGaussianSum(shift, shift, 1, variance, shares)
+    for order in (2, 3, 8):
+        terms = order * np.log(p[kept]) - (order - 1) * np.log(q[kept])
+        divergence = np.logaddexp.reduce(terms) / (order - 1)
+        assert divergence <= mechanism.rdp(1, np.array([float(order)]))[0] * (1 + 1e-12)
+
+
+def test_many_shares_of_little_gaussian_noise_are_charged_for_the_difference():
+    """dp.md a2: with a variance of one share of 1 tau is 5e-4, with 1.5 it is 4e-6."""
+    assert DiscreteGaussianSum(1, 1, 1, 1.0, 2).gap == pytest.approx(5e-4, rel=0.1)
+    assert DiscreteGaussianSum(1, 1, 1, 1.22**2, 2).gap == pytest.approx(4e-6, rel=0.2)
+    fine, coarse = (
+        DiscreteGaussianSum(30 * s, 30 * s * 64, 4096, s * s * 900, 10).rdp(1, np.array([8.0]))[0]
+        for s in (1.0, 0.02)
+    )
+    assert coarse > 2 * fine
+
+
+def test_no_secret_share_is_no_privacy():
+    assert math.isinf(DiscreteGaussianSum(1, 1, 1, 5.0, 0).rdp(1, np.array([2.0]))[0])
 
 
 def test_a_missing_share_of_noise_costs_more():
@@ -83,14 +126,14 @@ def test_nothing_released_costs_nothing_and_units_do_not_mix():
 @pytest.mark.parametrize(("epsilon", "part"), [(1.0, 0.85), (2.0, 1.7), (8.0, 2.0)])
 @pytest.mark.parametrize("q", [1.0, 0.4])
 def test_training_fits_beside_other_releases(epsilon, part, q):
-    other = skellam(129, 1040, skellam_variance(part, DELTA, 129, 1040))
+    other = skellam(129, 1040, skellam_variance(part, 129, 1040))
     noise = training_noise(epsilon, DELTA, q, 40, (other,))
     assert 0.985 * epsilon < cost([training(noise, q, 40), other], DELTA).epsilon <= epsilon
     assert noise > training_noise(epsilon, DELTA, q, 40)
 
 
 def test_what_leaves_nothing_for_training_is_refused():
-    other = skellam(129, 1040, skellam_variance(1.0, DELTA, 129, 1040))
+    other = skellam(129, 1040, skellam_variance(1.0, 129, 1040))
     with pytest.raises(UserError, match="leaves nothing for training"):
         training_noise(0.9, DELTA, 1.0, 40, (other,))
 

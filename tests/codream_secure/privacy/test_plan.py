@@ -3,6 +3,7 @@
 import pytest
 
 from codream_secure.data.spec import InputSpec
+from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.resolve import resolve
@@ -91,3 +92,17 @@ def test_no_request_of_a_private_run_asks_for_batch_statistics(tiny, monkeypatch
     list(simulation.rounds())
     assert asked
     assert all(getattr(request, "bn_weight", 0) == 0 for request in asked)
+
+
+def test_secure_noise_charges_by_rdp_and_keeps_the_budget(tiny):
+    simulation = Simulation(private(tiny, secure_noise=True))
+    list(simulation.rounds())
+    found = simulation.guarantee()
+    assert found.accountant == "rdp"
+    assert 7.9 < found.epsilon <= 8.0
+    assert found.sampling_rate == 1
+
+
+def test_secure_noise_is_for_full_batches(tiny):
+    with pytest.raises(UserError, match="--secure-noise has no proof for sampled batches"):
+        Simulation(private(tiny, secure_noise=True, dp_batch=5))

@@ -1,0 +1,97 @@
+"""Sums of per-example gradients in integers, so that one example's share is bounded exactly.
+
+Truncation towards zero of a clipped vector adds no norm: what one example changes the sum by is
+at most the clip, in units of the grid, whatever floating point does elsewhere.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Integers that the clip spans, times sqrt(parameters): the mean of a number is 16 of them.
+_LEVELS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GradientGrid:
+    """Integers that stand for clipped gradients.
+
+    Attributes:
+        parameters: numbers in a gradient.
+        clip: L2 bound of one example's gradient.
+    """
+
+    parameters: int
+    clip: float
+
+    @property
+    def l2(self) -> int:
+        """The Euclidean norm of one example's integers at most."""
+        return math.ceil(_LEVELS * math.sqrt(self.parameters))
+
+    @property
+    def scale(self) -> float:
+        """Integers in one unit of a gradient."""
+        return self.l2 / self.clip
+
+    def sum(self, gradients: Sequence[Tensor]) -> NDArray[np.int64]:
+        """Return the integer sum of clipped gradients.
+
+        Args:
+            gradients: a tensor per parameter, shape (N, ...), float.
+
+        Returns:
+            int64, shape (parameters,), in the order given.
+
+        Guarantee:
+            Adding or removing one example changes the result by at most ``l2`` in the Euclidean
+            norm; one whose gradient is not finite counts as zero.
+        """
+        parts = [g.detach().flatten(1).double().cpu().numpy() for g in gradients]
+        rows = np.concatenate(parts, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        broken = ~np.isfinite(norms[:, 0])
+        rows[broken], norms[broken] = 0, 0
+        # A hair below the bound, so that rounding in floating point cannot step over it.
+        limit = (1 - 1e-9) * self.l2
+        factors = np.minimum((1 - 1e-9) * self.scale, limit / np.maximum(norms, 1e-300))
+        return np.asarray(np.trunc(rows * factors).sum(axis=0), np.int64)
+
+
+_CHUNK = 128
+
+
+def gradient_sum(model: nn.Module, x: Tensor, y: Tensor, grid: GradientGrid) -> NDArray[np.int64]:
+    """Return the integer sum of the clipped gradients of all examples.
+
+    Args:
+        model: passes `dpsgd.check_private_model`; keeps its weights and gets no hooks.
+        x: images, scaled, float32, shape (N, C, H, W).
+        y: labels, int64, shape (N,).
+        grid: of the model's parameters, in their order.
+
+    Returns:
+        int64, shape (grid.parameters,).
+
+    Guarantee:
+        As `GradientGrid.sum`.
+    """
+    hooked = GradSampleModule(model.train(), loss_reduction="sum")
+    try:
+        total = np.zeros(grid.parameters, np.int64)
+        for images, labels in zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True):
+            loss = F.cross_entropy(hooked(images.requires_grad_()), labels, reduction="sum")
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += grid.sum([vars(p)["grad_sample"] for p in model.parameters()])
+            hooked.zero_grad(set_to_none=True)
+        return total
+    finally:
+        hooked.to_standard_module()
