@@ -21,6 +21,13 @@ IID = {"rounds": 4}
 SKEWED = {**IID, "partition": "dirichlet:0.5"}
 FAST = {**SKEWED, "method": "codream-fast"}
 PRIVATE = {"dp_eps": 8.0}
+CLIENTS = {
+    "dp_eps": 8.0,
+    "dp_unit": "client",
+    "clients": 80,
+    "models": "mlp",
+    "accept_low_utility": True,
+}
 STATISTICS = {1.0: (0.0, 0.5, 0.9), 2.0: (0.0, 1.0, 1.8), 8.0: (0.0, 2.0, 4.0, 6.0)}
 
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
@@ -97,6 +104,23 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         }
         for total, parts in STATISTICS.items()
         for part in parts
+    },
+    "client level": {
+        f"80 clients, {rounds} round(s) of {dreams} dreams, {steps} steps": {
+            **CLIENTS,
+            "rounds": rounds,
+            "dreams": dreams,
+            "dream_steps": steps,
+        }
+        for rounds, dreams, steps in (
+            (1, 64, 0),
+            (1, 128, 0),
+            (1, 256, 0),
+            (2, 64, 0),
+            (2, 64, 20),
+            (2, 128, 20),
+            (4, 64, 20),
+        )
     },
 }
 

@@ -18,8 +18,10 @@ from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import Teacher
 from codream_secure.errors import StepAborted
 from codream_secure.learner import Learner
-from codream_secure.messages import LabelRequest, pixels
+from codream_secure.messages import LabelRequest, NoisyTerms, pixels
 from codream_secure.privacy.class_statistics import ClassImages
+from codream_secure.privacy.client_labels import LabelGrid, rotation
+from codream_secure.privacy.noisy_sum import noisy_sum
 
 AcquisitionOrder = Literal["joint", "two-stage"]
 Augmentation = Literal["none", "crop", "flip-crop"]
@@ -87,6 +89,8 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
     Raises:
         StepAborted: weighted by examples, and all weights are zero.
     """
+    if request.noisy is not None:
+        return _noisy_mean(answer, request, request.noisy)
     if request.weighting == "equal":
         if not request.weight_cap:
             return answer.mean("labels")
@@ -99,6 +103,22 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
     weights = np.maximum(weights, answer.count * answer.quantizer("confidence").resolution)
     sums = answer.count * answer.mean("labels").reshape(-1, request.classes)
     return np.asarray((sums / weights[:, None]).ravel())
+
+
+def _noisy_mean(answer: FieldSum, request: LabelRequest, terms: NoisyTerms) -> NDArray[np.float64]:
+    """Return the mean of noisy labels, moved to the nearest probabilities; less 1/2."""
+    grid = LabelGrid(request.shape[0], request.classes)
+    sums = noisy_sum(terms).decode(answer.totals["labels"], answer.count)
+    mean = grid.values(sums, rotation(request)).reshape(-1, request.classes) / answer.count
+    return np.asarray((_onto_simplex(mean + 1 / request.classes) - 0.5).ravel())
+
+
+def _onto_simplex(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the nearest point of every row among the probabilities (Duchi et al., ICML 2008)."""
+    ordered = -np.sort(-rows, axis=1)
+    excess = (np.cumsum(ordered, axis=1) - 1) / np.arange(1, rows.shape[1] + 1)
+    last = (ordered > excess).sum(axis=1) - 1
+    return np.asarray(np.maximum(rows - excess[np.arange(len(rows)), last][:, None], 0))
 
 
 def soft_targets(mean: NDArray[np.float64], request: LabelRequest) -> Tensor:

@@ -18,7 +18,9 @@ from codream_secure.errors import RequestRefused
 from codream_secure.learner import Learner
 from codream_secure.messages import (
     DreamRequest,
+    LabelRequest,
     LocalSteps,
+    NoisyTerms,
     Request,
     StatisticsRequest,
     asked_labels,
@@ -27,6 +29,9 @@ from codream_secure.messages import (
     sections,
 )
 from codream_secure.privacy.class_statistics import OwnStatistics
+from codream_secure.privacy.client_labels import LabelGrid, rotation
+from codream_secure.privacy.release_plan import NoisyReleases
+from protocols.keys import hkdf
 from protocols.params import MAX_INPUT
 from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
 
@@ -40,15 +45,20 @@ class Policy:
         max_local_steps: the most steps on an own copy of the dreams.
         allow_feature_statistics: False under DP, where BatchNorm memory is not private.
         allow_weights: False under DP, where the number of examples is private.
+        noisy_labels_only: True under client-level DP, where nothing else may be released.
     """
 
     max_bits: int = 16
     max_local_steps: int = 64
     allow_feature_statistics: bool = True
     allow_weights: bool = True
+    noisy_labels_only: bool = False
 
     def check(self, request: Request) -> None:
         """Raise RequestRefused for a request outside the policy."""
+        noisy = isinstance(request, LabelRequest) and request.noisy is not None
+        if noisy != self.noisy_labels_only:
+            raise RequestRefused("labels with noise, and nothing else, go with client-level DP")
         self._check_quantizer(request.bits, request.clip)
         if request.weight_cap and not self.allow_weights:
             raise RequestRefused("the number of examples is private under DP")
@@ -84,6 +94,7 @@ class Client:
         rounding_seed: 32 secret bytes that key the rounding stream.
         policy: what it answers.
         statistics: what it releases of its own examples, and on which terms; None: nothing.
+        releases: its share of noise in label sums, under client-level DP.
         examples: how many it has; tells its weight where weights are asked for.
         offset: added to its teacher's logits; never given under DP (see `prior_offset`).
 
@@ -99,6 +110,7 @@ class Client:
         policy: Policy,
         *,
         statistics: OwnStatistics | None = None,
+        releases: NoisyReleases | None = None,
         examples: int = 1,
         offset: Tensor | None = None,
     ) -> None:
@@ -107,6 +119,7 @@ class Client:
         self._rounding_seed = rounding_seed
         self._policy = policy
         self._statistics = statistics
+        self._releases = releases
         self._examples = examples
         self.teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16)
         self._answered: set[bytes] = set()
@@ -140,6 +153,8 @@ class Client:
         self._answered.add(seen)
         if isinstance(request, StatisticsRequest):
             return {"statistics": self._released()}
+        if isinstance(request, LabelRequest) and request.noisy is not None:
+            return {"labels": self._noisy_labels(request, request.noisy, step)}
         values: dict[str, NDArray[np.floating]] = {}
         if isinstance(request, DreamRequest):
             values |= dream_contribution(self.teacher, self._scale, request)
@@ -159,6 +174,25 @@ class Client:
             )
             for section in sections(request)
         }
+
+    def _noisy_labels(
+        self, request: LabelRequest, asked: NoisyTerms, step: int
+    ) -> NDArray[np.uint32]:
+        """Return the labels of the dreams with this client's share of noise.
+
+        Guarantee:
+            What all clients' parts sum to is private for whole clients as `ReleasePlan` says.
+        """
+        grid = LabelGrid(request.shape[0], request.classes)
+        if self._releases is None or grid.length != asked.length:
+            raise RequestRefused("labels with noise on terms that this client does not know")
+        self._releases.take(asked)
+        self.learner.work.inferred += request.shape[0]
+        values = label_contribution(self.teacher, self._scale, request)["labels"]
+        stack = values + (0.5 - 1 / request.classes)
+        key = hkdf(self._rounding_seed, "labels", step.to_bytes(8, "big"))
+        integers = grid.integers(stack, rotation(request), key)
+        return self._releases.codes(integers, step)
 
     def _released(self) -> NDArray[np.uint32]:
         if self._statistics is None:

@@ -214,9 +214,15 @@ class SecureConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyConfig:
-    """Example-level differential privacy of local training."""
+    """Differential privacy."""
 
     dp_eps: float | None = _option(None, "total epsilon a client; turns DP on", above=0)
+    dp_unit: Literal["example", "client"] = _option(
+        "example", "who is protected: one training example, or one client with all its data"
+    )
+    accept_low_utility: bool = _option(
+        False, "run --dp-unit client although the noise is predicted to drown the labels"
+    )
     dp_delta: float = _option(1e-5, "delta", above=0, below=1)
     dp_clip: float = _option(0.5, "L2 clip of one example's gradient", above=0)
     dp_batch: int | None = _option(
@@ -358,8 +364,18 @@ class Config:
 
     @property
     def private(self) -> bool:
-        """Whether local training is differentially private."""
+        """Whether anything is differentially private."""
         return self.privacy.dp_eps is not None
+
+    @property
+    def private_training(self) -> bool:
+        """Whether local training is: the unit of privacy is one example."""
+        return self.private and self.privacy.dp_unit == "example"
+
+    @property
+    def private_clients(self) -> bool:
+        """Whether the unit of privacy is one client, so that labels alone are released."""
+        return self.private and self.privacy.dp_unit == "client"
 
 
 def _checked(setting: Setting, value: object) -> object:

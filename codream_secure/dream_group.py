@@ -22,6 +22,7 @@ from codream_secure.dreaming.generated_dreams import (
 )
 from codream_secure.dreaming.pixel_dreams import DreamSource, PixelDreams
 from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.public_dreams import smooth_noise
 from codream_secure.dreaming.synthesis import (
     Clips,
     DreamSynthesis,
@@ -31,6 +32,7 @@ from codream_secure.dreaming.synthesis import (
 from codream_secure.federation import Member
 from codream_secure.messages import LocalSteps
 from codream_secure.privacy.class_statistics import ClassImages
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.seeds import derive_seed, generator
 
 
@@ -47,6 +49,7 @@ class DreamGroup:
         scale: the public pixel scale.
         device: where dreams live.
         weight_cap: largest weight of a client; 0: clients count alike.
+        label_plan: noisy sums of labels, under client-level DP.
 
     Attributes:
         images: public images that dreams start from; None: they start from noise.
@@ -62,6 +65,7 @@ class DreamGroup:
     scale: PixelScale
     device: torch.device
     weight_cap: int
+    label_plan: ReleasePlan | None = None
     images: ClassImages | None = None
     buffer: DreamBuffer = field(init=False)
     rolled_back: int = field(init=False, default=0)
@@ -108,10 +112,14 @@ class DreamGroup:
             noise=noise,
             position=(number, batch),
             student=student,
+            label_plan=self.label_plan,
         )
         dream = self.config.dream
         for _ in range(set_(dream.dream_steps) - dream.label_last_step):
-            synthesis.dream_step(self.aggregator)
+            if self.label_plan:
+                synthesis.public_step()
+            else:
+                synthesis.dream_step(self.aggregator)
             advance()
         finish = synthesis.labelled_step if dream.label_last_step else synthesis.label
         labelled = finish(self.aggregator)
@@ -158,7 +166,9 @@ class DreamGroup:
         if self._meta is not None:
             return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps)
         shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
-        if self.images is None:
+        if self.label_plan:
+            start = smooth_noise(shape, noise).to(self.device)
+        elif self.images is None:
             start = torch.randn(shape, generator=noise).to(self.device)
         else:
             start = self.scale.scale(self.images.draw(shape[0], noise)[0])
@@ -191,9 +201,17 @@ def synthesis_settings(config: Config, spec: InputSpec, weight_cap: int) -> Synt
         label_weighting=learning.label_weighting,
         label_bits=learning.label_bits,
         label_clip=learning.label_clip,
-        kd_temperature=learning.kd_temperature,
+        kd_temperature=label_temperature(config),
         weight_cap=weight_cap,
     )
+
+
+def label_temperature(config: Config) -> float:
+    """Return the temperature of labels and distillation.
+
+    Under client-level DP it is 1: softer labels would be smaller beside the same noise.
+    """
+    return 1.0 if config.private_clients else config.learning.kd_temperature
 
 
 def _generator_settings(config: Config) -> GeneratorSettings:

@@ -27,7 +27,9 @@ from codream_secure.learner import BatchStream, Learner, PlainLearner, PrivateLe
 from codream_secure.models import Norm, build_model, is_custom
 from codream_secure.observer import Examples, Observer
 from codream_secure.privacy.class_statistics import OwnStatistics
+from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.seeds import derive_bytes, derive_seed, generator
 
 if TYPE_CHECKING:
@@ -89,9 +91,15 @@ class Federation:
         )
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, dealt, self.spec)
+        self.label_plan = label_plan(config, self.spec) if config.private_clients else None
         self._local: dict[int, Examples] = {}
         self.members = {c: self._member(c, parts[c]) for c in self.roster}
         self.student = self._plain(self.model(self.model_names[0], "server"), None)
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """What is charged for private releases; None without DP."""
+        return self.label_plan or self.plan
 
     def observer(self) -> Observer:
         """Return an observer of this federation; nobody here keeps a reference to it."""
@@ -159,7 +167,9 @@ class Federation:
             Policy(
                 allow_feature_statistics=not self.config.private,
                 allow_weights=not self.config.private,
+                noisy_labels_only=self.config.private_clients,
             ),
+            releases=self.label_plan.share(c) if self.label_plan else None,
             statistics=self._statistics(c, local),
             examples=len(rows),
             offset=self._offset(local),

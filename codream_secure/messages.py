@@ -117,7 +117,8 @@ class LabelRequest(
     ``weighting`` by confidence multiplies a client's values at one dream by its confidence there,
     and asks for the confidences as a sum of their own. ``statistics_momentum`` tells clients to
     take these dreams into R_bn's running statistics; 0: not. ``weight_cap`` as in `DreamRequest`;
-    with it, unless confidences are asked for, weights are a sum of their own.
+    with it, unless confidences are asked for, weights are a sum of their own. ``noisy``: under
+    client-level DP, the terms of the noise; labels are then integers of `privacy.client_labels`.
     """
 
     version: int
@@ -133,6 +134,7 @@ class LabelRequest(
     weighting: LabelWeighting = "equal"
     statistics_momentum: float = 0.0
     weight_cap: int = 0
+    noisy: NoisyTerms | None = None
 
 
 class SoftLabels(
@@ -364,6 +366,8 @@ def _dream_sections(request: DreamRequest) -> tuple[Section, ...]:
 
 
 def _label_sections(request: LabelRequest) -> tuple[Section, ...]:
+    if request.noisy is not None:
+        return (_noisy_section("labels", request.noisy),)
     size, maximum, clip = request.shape[0], _maximum(request.bits), request.clip
     labels = Section(name="labels", length=size * request.classes, maximum=maximum, clip=clip)
     if request.weighting == "equal":

@@ -32,7 +32,15 @@ _PRIVATE = _PLAIN | {
     "bn_weight": 0.0,
     "prior_correction": 0.0,
 }
-
+# Chosen likewise (table "client level"): on digits, dreams that only the server's student moves are
+# worse queries than the noise they begin as.
+_PRIVATE_CLIENTS = {
+    "rounds": 2,
+    "dreams": 64,
+    "dream_steps": 0,
+    "bn_weight": 0.0,
+    "prior_correction": 0.0,
+}
 
 # Class means cost at most so much epsilon by default, and at most this part of all.
 _STATISTICS = (4.0, 0.9)
@@ -76,11 +84,50 @@ def _any_norm(config: Config) -> bool:
 _RULES = (
     Rule(
         # There is no validation part, and `dp_steps` and `dp_batch` say how much is learned.
-        ("validation", "batch", "warmup_epochs", "local_epochs"),
-        lambda c: not c.private,
+        ("batch", "warmup_epochs", "local_epochs"),
+        lambda c: not c.private_training,
         "cannot be used with --dp-eps; use --dp-steps or --dp-batch",
     ),
+    Rule(
+        ("validation",),
+        lambda c: not c.private,
+        "cannot be used with --dp-eps: choosing by private data costs privacy",
+    ),
     Rule(tuple(f.name for f in fields(PrivacyConfig)), lambda c: c.private, "needs --dp-eps"),
+    Rule(
+        (
+            "dp_clip",
+            "dp_batch",
+            "dp_steps",
+            "dp_lr",
+            "dp_warmup",
+            "secure_noise",
+            "statistics_eps",
+        ),
+        lambda c: not c.private_clients,
+        "cannot be used with --dp-unit client: labels alone are released",
+    ),
+    Rule(
+        ("accept_low_utility",), lambda c: c.privacy.dp_unit == "client", "needs --dp-unit client"
+    ),
+    Rule(
+        (
+            "bits",
+            "local_steps",
+            "local_size",
+            "adaptive",
+            "adaptive_weight",
+            "adaptive_start",
+            "adaptive_bits",
+        ),
+        lambda c: not c.private_clients,
+        "cannot be used with --dp-unit client: no gradient is asked for",
+    ),
+    Rule(
+        ("labels", "label_bits", "label_clip", "label_weighting", "kd_temperature"),
+        lambda c: not c.private_clients,
+        "cannot be used with --dp-unit client: labels are probabilities with integer noise",
+    ),
     Rule(
         FAST_ONLY,
         lambda c: c.dream.method == "codream-fast",
@@ -124,7 +171,7 @@ _RULES = (
     ),
     Rule(
         ("precision",),
-        lambda c: not c.private,
+        lambda c: not c.private_training,
         "cannot be used with --dp-eps: DP-SGD needs float32",
     ),
     Rule(
@@ -132,7 +179,11 @@ _RULES = (
         lambda c: c.secure.secure and c.dream.collaboration,
         "needs masks and collaboration: alone, a client's share of noise protects nobody",
     ),
-    Rule(("noise_colluders",), lambda c: c.privacy.statistics_eps != 0, "needs --statistics-eps"),
+    Rule(
+        ("noise_colluders", "dp_noise"),
+        lambda c: c.private_clients or c.privacy.statistics_eps != 0,
+        "needs --statistics-eps or --dp-unit client",
+    ),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(
         ("threat_model",),
@@ -176,6 +227,8 @@ def _check_applicable(config: Config) -> None:
 
 
 def _constants(config: Config) -> dict[str, float]:
+    if config.private_clients:
+        return _PLAIN | _PRIVATE_CLIENTS
     fast = _FAST if config.dream.method == "codream-fast" else _PLAIN
     if not config.private:
         return fast
@@ -192,6 +245,8 @@ def described_default(setting: Setting) -> str | None:
         text += f", codream-fast {_FAST[name]:g}"
     if _PRIVATE[name] != _PLAIN[name]:
         text += f", under DP {_PRIVATE[name]:g}"
+    if _PRIVATE_CLIENTS.get(name, _PRIVATE[name]) != _PRIVATE[name]:
+        text += f", with --dp-unit client {_PRIVATE_CLIENTS[name]:g}"
     return text
 
 
@@ -209,12 +264,13 @@ def resolve(config: Config) -> Config:
         UserError: settings that contradict each other.
     """
     private = config.private
-    if private and config.model.norm == "batch":
+    if config.private_training and config.model.norm == "batch":
         raise UserError(
             "--norm batch cannot be used with --dp-eps: batch statistics are not private; "
             "use --norm group"
         )
     _check_applicable(config)
+    _check_private_clients(config)
     if private and config.dream.bn_weight:
         raise UserError(
             "--bn-weight cannot be used with --dp-eps: BatchNorm statistics are not private; "
@@ -222,7 +278,7 @@ def resolve(config: Config) -> Config:
         )
     model = dataclasses.replace(config.model, models=_models(config))
     if model.norm == "auto" and _any_norm(config):
-        model = dataclasses.replace(model, norm="group" if private else "batch")
+        model = dataclasses.replace(model, norm="group" if config.private_training else "batch")
     data = dataclasses.replace(config.data, validation=0.0) if private else config.data
     return dataclasses.replace(
         config,
@@ -231,6 +287,21 @@ def resolve(config: Config) -> Config:
         data=data,
         privacy=_resolved_privacy(config),
     )
+
+
+def _check_private_clients(config: Config) -> None:
+    if not config.private_clients:
+        return
+    if not (config.secure.secure and config.dream.collaboration):
+        raise UserError(
+            "--dp-unit client needs masks and collaboration: alone, a client's share of noise "
+            "protects nobody"
+        )
+    if config.dream.method != "codream" or config.dream.dream_optimizer == "avg":
+        raise UserError(
+            "--dp-unit client needs --method codream, and --dream-optimizer adam or fedadam: "
+            "dreams are made without asking clients"
+        )
 
 
 def _resolved_privacy(config: Config) -> PrivacyConfig:

@@ -24,7 +24,7 @@ from codream_secure.checkpoint import FORMAT, RunState, StatisticsState, Weights
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.dream_group import DreamGroup
+from codream_secure.dream_group import DreamGroup, label_temperature
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import Federation, Member
@@ -33,6 +33,7 @@ from codream_secure.observer import Measurement
 from codream_secure.parallel import in_parallel, one_core_each
 from codream_secure.privacy.class_statistics import ClassImages
 from codream_secure.privacy.ledger import Guarantee
+from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.resolve import resolve
 from codream_secure.seeds import generator
 from codream_secure.stopwatch import Stopwatch
@@ -93,7 +94,9 @@ class Simulation:
         adding or removing one of its examples: local data is touched by at most ``dp_steps``
         DP-SGD steps and, once, by the class means, whose noise is that of all clients together
         (`privacy.class_statistics`); the noise of both was computed for their total. Dreams,
-        labels and distillation are post-processing. `guarantee` reports what was really taken.
+        labels and distillation are post-processing. With ``dp_unit`` client, noisy sums of labels
+        are all that leaves the clients (`privacy.client_labels`). `guarantee` reports what was
+        really taken.
 
     Attributes:
         dreams: labelled batches of this process; after `restore` also the last one before it.
@@ -217,9 +220,10 @@ class Simulation:
     def _dream(self, number: int) -> None:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
         batches = set_(self.config.dream.dream_batches)
-        total = len(self.groups) * batches * self._sums_per_batch
+        steps = set_(self.config.dream.dream_steps)
+        total = len(self.groups) * batches * (steps + (not self.config.dream.label_last_step))
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
-        student, found = self._adversary(number), len(self.dreams)
+        student, found = self._asked_student(number), len(self.dreams)
         self.ledger.begin_round(number)
         for group in self.groups:
             group.begin_round(number)
@@ -229,9 +233,15 @@ class Simulation:
                     self.dreams.append(labelled)
         self.unlabelled_rounds += len(self.dreams) == found
 
-    def _adversary(self, number: int) -> nn.Module | None:
-        """Return the student that adaptive teaching asks of, from its first round on."""
+    def _asked_student(self, number: int) -> nn.Module | None:
+        """Return the student that the round's dreams ask of, as soon as there is one.
+
+        That is adaptive teaching, from its first round on, or client-level DP, where nobody else
+        is asked.
+        """
         dream = self.config.dream
+        if self.config.private_clients:
+            return self.federation.student.frozen_copy() if number > 1 else None
         if dream.adaptive == "none" or number < dream.adaptive_start:
             return None
         return self.federation.student.frozen_copy()
@@ -335,16 +345,21 @@ class Simulation:
         self.unlabelled_rounds = state.unlabelled_rounds
         self.stopwatch.restore(state.stopwatch)
         self.resumed = state.resumed + 1
-        if everybody.plan:
-            taken = max(m.client.learner.local_steps for m in state.members.values())
-            if charged < taken:
-                raise ValueError(f"{taken} private steps were taken and {charged} charged")
-            everybody.plan.restore(charged)
-            if (kept_statistics := state.statistics) is not None:
-                everybody.plan.shares = kept_statistics.shares
-                if kept_statistics.means is not None:
-                    self.images = ClassImages(kept_statistics.means)
-                    self._start_dreams_from_images()
+        if everybody.label_plan:
+            everybody.label_plan.restore(charged)
+        elif everybody.plan:
+            self._restore_private_training(everybody.plan, state, charged)
+
+    def _restore_private_training(self, plan: PrivacyPlan, state: RunState, charged: int) -> None:
+        taken = max(m.client.learner.local_steps for m in state.members.values())
+        if charged < taken:
+            raise ValueError(f"{taken} private steps were taken and {charged} charged")
+        plan.restore(charged)
+        if (kept := state.statistics) is not None:
+            plan.shares = kept.shares
+            if kept.means is not None:
+                self.images = ClassImages(kept.means)
+                self._start_dreams_from_images()
 
     # -- results ---------------------------------------------------------------------------
 
@@ -360,8 +375,8 @@ class Simulation:
 
     def guarantee(self) -> Guarantee | None:
         """Return the privacy of what was really run; None without DP."""
-        plan = self.federation.plan
-        return plan.guarantee() if plan else None
+        budget = self.federation.budget
+        return budget.guarantee() if budget else None
 
     @property
     def iterations(self) -> float:
@@ -386,6 +401,8 @@ class Simulation:
     def _sums_per_batch(self) -> int:
         """Aggregations that a batch of dreams takes: its steps, and one for labels."""
         dream = self.config.dream
+        if self.config.private_clients:
+            return 1
         return set_(dream.dream_steps) + (not dream.label_last_step)
 
     @property
@@ -427,6 +444,7 @@ class Simulation:
             everybody.scale,
             self._device,
             self._weight_cap,
+            everybody.label_plan,
         )
 
     @property
@@ -480,7 +498,7 @@ class Simulation:
             order=learning.acquisition,
             kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
             kd_batch=learning.kd_batch,
-            kd_temperature=learning.kd_temperature,
+            kd_temperature=label_temperature(self.config),
             augmentation=learning.dream_augment,
             local_steps=local_steps,
         )

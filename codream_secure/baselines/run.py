@@ -90,6 +90,8 @@ class BaselineRun:
             )
         if method.family == PRIVATE_SUMS and not self.config.private:
             raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
+        if self.config.private_clients:
+            raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
         chosen = self.config.data
         data = dataset or load_dataset(
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size

@@ -12,6 +12,7 @@ from codream_secure.aggregation import Aggregator, FieldSum
 from codream_secure.dreaming.losses import squared_norm, total_variation
 from codream_secure.dreaming.pixel_dreams import DreamSource
 from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.public_dreams import student_gradient
 from codream_secure.errors import StepAborted
 from codream_secure.messages import (
     VERSION,
@@ -26,6 +27,8 @@ from codream_secure.messages import (
     Student,
     asked_labels,
 )
+from codream_secure.privacy.noisy_sum import noisy_terms
+from codream_secure.privacy.release_plan import ReleasePlan
 from protocols.quantization import CLIP_START, next_clip
 
 # A label step that was aborted is tried again on dreams that have moved on by one step: clients
@@ -113,6 +116,7 @@ class DreamSynthesis:
         noise: makes the dither of broadcasts.
         position: (round, batch), which the requests carry.
         student: frozen, in eval mode; with it dreams also seek where it disagrees (R_adv).
+        label_plan: with it labels are noisy sums, and dreams are made by the student alone.
 
     Attributes:
         rolled_back: steps whose result was not finite and was taken back.
@@ -128,9 +132,11 @@ class DreamSynthesis:
         noise: torch.Generator,
         position: tuple[int, int],
         student: nn.Module | None = None,
+        label_plan: ReleasePlan | None = None,
     ) -> None:
         self._source, self._scale, self._settings = source, scale, settings
         self._clips, self._noise, self._student = clips, noise, student
+        self._label_plan = label_plan
         self._round, self._batch = position
         self._steps = 0
         self.rolled_back = 0
@@ -187,7 +193,19 @@ class DreamSynthesis:
             weighting=asked.weighting,
             statistics_momentum=s.statistics_momentum,
             weight_cap=s.weight_cap,
+            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
         )
+
+    def public_step(self) -> None:
+        """Move the dreams by what the server's student says of them; nobody is asked.
+
+        Before there is a student they stay what they are.
+        """
+        if self._student is None:
+            return
+        s, dreams = self._settings, self._source.dreams()
+        gradient = student_gradient(self._student, dreams, s.entropy_weight, s.balance_weight)
+        self.rolled_back += not self._source.descend(gradient + self._prior_gradient(), 1.0)
 
     def dream_step(self, aggregator: Aggregator) -> bool:
         """Ask for one summed gradient and move the dreams; False if the step was aborted."""
@@ -229,6 +247,8 @@ class DreamSynthesis:
 
     def label(self, aggregator: Aggregator) -> LabelledDreams | None:
         """Ask for the summed labels of the finished dreams; None if all attempts were aborted."""
+        if self._label_plan:
+            return self._noisy_label(aggregator, self._label_plan)
         for attempt in range(LABEL_ATTEMPTS):
             if attempt:
                 self.dream_step(aggregator)
@@ -238,6 +258,18 @@ class DreamSynthesis:
             except StepAborted:
                 continue
         return None
+
+    def _noisy_label(self, aggregator: Aggregator, plan: ReleasePlan) -> LabelledDreams | None:
+        """Ask once: what is aborted is charged, and there is nothing left to try again with."""
+        if not plan.reserve():
+            return None
+        request = self.label_request()
+        try:
+            answer = aggregator.sum(request)
+        except StepAborted:
+            return None
+        plan.released(answer.count)
+        return _labelled(request, answer)
 
     def _pixels(self) -> NDArray[np.uint8]:
         return self._scale.to_pixels(self._source.dreams(), self._noise)

@@ -106,6 +106,17 @@ def noisy_terms(terms: NoisySum) -> NoisyTerms:
     return NoisyTerms(terms.length, terms.l2, terms.variance, terms.cap, terms.maximum, terms.noise)
 
 
+def noisy_sum(terms: NoisyTerms) -> NoisySum:
+    """Return the terms that a request carries."""
+    return NoisySum(
+        length=terms.length,
+        l2=terms.l2,
+        variance=terms.variance,
+        cap=terms.cap,
+        noise=terms.noise,
+    )
+
+
 def integer_mechanism(
     noise: NoiseKind, l2: float, length: int, variance: float, shares: int
 ) -> SkellamSum | DiscreteGaussianSum:

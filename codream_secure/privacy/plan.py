@@ -113,8 +113,8 @@ class PrivacyPlan:
 
     @classmethod
     def of(cls, config: Config, examples: int, spec: InputSpec) -> Self | None:
-        """Return the plan of a resolved configuration; None without DP."""
-        return cls(config, examples, spec) if config.private else None
+        """Return the plan of a resolved configuration; None unless local training is private."""
+        return cls(config, examples, spec) if config.private_training else None
 
     def _terms(self, config: Config, share: int, spec: InputSpec) -> StatisticsTerms | None:
         privacy = config.privacy

@@ -136,6 +136,7 @@ class ReleasePlan:
         self.charged = 0
         self.journal: Callable[[int], None] = lambda _: None
         self._shares: Counter[int] = Counter()
+        self._sides: list[NoisyReleases] = []
 
     @property
     def noise_multiplier(self) -> float:
@@ -166,6 +167,8 @@ class ReleasePlan:
             raise ValueError(f"{charged} of {self.most} noisy sums charged")
         self.charged = charged
         self._shares = Counter({self._hidden: charged})
+        for side in self._sides:
+            side.taken = charged
 
     def share(self, client: int) -> NoisyReleases:
         """Return a client's side, with a fresh key unless a seed is given."""
@@ -173,7 +176,9 @@ class ReleasePlan:
             key = secrets.token_bytes(32)
         else:
             key = derive_bytes(self.seed, self.released_kind.name, client)
-        return NoisyReleases(self.terms, self.most, key)
+        side = NoisyReleases(self.terms, self.most, key)
+        self._sides.append(side)
+        return side
 
     def releases(self) -> tuple[Release, ...]:
         """Return what was released, by the noise that was there."""

@@ -132,7 +132,7 @@ def _guarantee(group: Group) -> str:
     found = group.figures(lambda run: run.epsilon)
     if not found:
         return "Differentially private, but ε is not on record."
-    told = f"Differential privacy of one training example: ε = {max(found):.3g}"
+    told = f"Differential privacy of {first.unit}: ε = {max(found):.3g}"
     told += f" at δ = {first.delta:g}" if first.delta is not None else ""
     if first.seeded_noise:
         told += "; but the noise came from the seed, and whoever knows that removes it"

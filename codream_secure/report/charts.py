@@ -97,7 +97,7 @@ def over_bytes(groups: Sequence[Group]) -> Chart | None:
 
 def over_epsilon(groups: Sequence[Group]) -> Chart | None:
     """Draw test accuracy over epsilon; runs without privacy are level lines."""
-    drawing = _Drawing("epsilon", "Test accuracy over ε", "ε of one training example")
+    drawing = _Drawing("epsilon", "Test accuracy over ε", f"ε of {groups[0].first.unit}")
     for index, group in enumerate(groups):
         if group.first.private:
             drawing.curve(index, group.label, _spent(group))

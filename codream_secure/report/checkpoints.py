@@ -76,7 +76,7 @@ class Checkpoints:
 
     def attach(self, simulation: Simulation) -> None:
         """Keep the record of the private steps that the simulation is going to take."""
-        if plan := simulation.federation.plan:
+        if plan := simulation.federation.budget:
             plan.journal = self._charge
 
     def restore(self, simulation: Simulation) -> None:
@@ -86,7 +86,7 @@ class Checkpoints:
             UserError: the checkpoint or the record of private steps does not fit.
         """
         try:
-            simulation.restore(self.last, self._charged() if simulation.federation.plan else 0)
+            simulation.restore(self.last, self._charged() if simulation.federation.budget else 0)
         except (ValueError, RuntimeError, KeyError) as error:
             raise _damaged(self._folder.path, error) from None
         self._last = None

@@ -51,13 +51,23 @@ DISCLOSURES = (
         "the exact sum of the survivors' quantized dream gradients, and how many and which they "
         "are",
         "every dream step",
-        lambda summary: _dreams(summary) and summary.get("dream_steps") != 0,
+        lambda summary: (
+            _dreams(summary)
+            and summary.get("dream_steps") != 0
+            and not _releases(summary, "labels")
+        ),
     ),
     Disclosure(
         "the exact sum of the survivors' quantized labels of the finished dreams (with "
         "`--label-last-step`: of the last step's dreams, together with that step's gradients)",
         "every batch",
-        _dreams,
+        lambda summary: _dreams(summary) and not _releases(summary, "labels"),
+    ),
+    Disclosure(
+        "with `--dp-unit client`: the sum of the survivors' labels of dreams that no client was "
+        "asked for, with the noise of all survivors in it",
+        "every batch",
+        lambda summary: _releases(summary, "labels"),
     ),
     Disclosure(
         "with `--adaptive`: the exact sum of the gradients of R_adv with respect to the student's "
@@ -95,10 +105,20 @@ DISCLOSURES = (
         lambda summary: _dreams(summary) and _releases(summary, "class means"),
     ),
     Disclosure(
+        "`dpsgd-secure`: the sum of all clients' clipped gradients, with the noise of all "
+        "survivors in it",
+        "every private step",
+        lambda summary: _releases(summary, "summed gradients"),
+    ),
+    Disclosure(
         "everything that is computed from these: dreams, soft labels, the public clip, the "
         "server's student or model",
         "",
-        lambda summary: _dreams(summary) or (_averages(summary) and summary.get("secure") is True),
+        lambda summary: (
+            _dreams(summary)
+            or _releases(summary, "summed gradients")
+            or (_averages(summary) and summary.get("secure") is True)
+        ),
     ),
 )
 

@@ -222,6 +222,13 @@ class Run:
         return self._figure("privacy", "delta")
 
     @property
+    def unit(self) -> str:
+        """Whom epsilon protects, in words."""
+        found = self.summary.get("privacy")
+        unit = found.get("unit") if isinstance(found, Mapping) else None
+        return "one client" if unit == "client" else "one training example"
+
+    @property
     def seeded_noise(self) -> bool:
         """Whether whoever knows the seed can remove the noise."""
         privacy = self.summary.get("privacy")

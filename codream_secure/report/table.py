@@ -60,24 +60,31 @@ def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("  unit", privacy["unit"]),
         ("  adjacency", privacy["adjacency"]),
-        (
-            "  DP-SGD",
-            (
-                f"{privacy['steps']} steps, noise multiplier {privacy['noise_multiplier']:.3f}, "
-                f"clip {privacy['clip']:g}, sampling rate {privacy['sampling_rate']:g}"
-            ),
-        ),
+        *(_release_row(release, privacy) for release in privacy["releases"]),
         ("  noise source", privacy["noise_source"]),
-        ("  several examples together", _groups(privacy["groups"])),
+        ("  several of them together", _groups(privacy["groups"])),
     ]
-    for release in privacy["releases"][1:]:
-        noise = release["mechanism"]["variance"] ** 0.5 / release["mechanism"]["l2"]
-        trusted = f"if at most {privacy['noise_colluders']} of the clients tell their share"
-        told = f"Skellam noise, {noise:.3g} times the sensitivity, {trusted}"
-        rows.append((f"  {release['name']}", told))
     if privacy["noise_source"] == "seeded":
         rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
     return rows
+
+
+def _release_row(release: Mapping[str, Any], privacy: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how often something was released and with what noise."""
+    mechanism, name = release["mechanism"], f"  {release['name']}"
+    if "noise_multiplier" in mechanism:
+        return name, (
+            f"{release['steps']} steps of DP-SGD, noise multiplier "
+            f"{mechanism['noise_multiplier']:.3f}, clip {privacy['clip']:g}, sampling rate "
+            f"{mechanism['sampling_rate']:g}"
+        )
+    noise = (mechanism["variance"] * mechanism.get("shares", 1)) ** 0.5 / mechanism["l2"]
+    kind = "discrete Gaussian" if "shares" in mechanism else "Skellam"
+    told = f"{release['steps']} x, {kind} noise, {noise:.3g} times the sensitivity"
+    if name == "  local training":
+        return name, f"{told}, of its own"
+    trusted = f"if at most {privacy['noise_colluders']} of the clients tell their share"
+    return name, f"{told}, {trusted}"
 
 
 def _groups(groups: Mapping[Any, float | None]) -> str:

@@ -30,17 +30,25 @@ def test_the_rows_are_those_of_security_md():
 @pytest.mark.parametrize(
     ("changed", "rows"),
     [
-        ({}, {0, 1, 7}),
-        ({"method": "codream-fast"}, {0, 1, 7}),
-        ({"dream_steps": 0}, {1, 7}),
-        ({"adaptive": "kl"}, {0, 1, 2, 7}),
-        ({"label_weighting": "confidence"}, {0, 1, 3, 7}),
-        ({"weights": "examples"}, {0, 1, 4, 7}),
+        ({}, {0, 1, 9}),
+        ({"method": "codream-fast"}, {0, 1, 9}),
+        ({"dream_steps": 0}, {1, 9}),
+        ({"adaptive": "kl"}, {0, 1, 3, 9}),
+        ({"label_weighting": "confidence"}, {0, 1, 4, 9}),
+        ({"weights": "examples"}, {0, 1, 5, 9}),
         ({"collaboration": False}, set()),
         ({"method": "fedavg", "secure": False}, set()),
-        ({"method": "scaffold-secure"}, {5, 7}),
-        ({"privacy": {"releases": [{"name": "class means"}]}}, {0, 1, 6, 7}),
-        ({"privacy": {"releases": [{"name": "local training"}]}}, {0, 1, 7}),
+        ({"method": "scaffold-secure"}, {6, 9}),
+        ({"privacy": {"releases": [{"name": "class means"}]}}, {0, 1, 7, 9}),
+        ({"privacy": {"releases": [{"name": "labels"}]}, "dream_steps": 0}, {2, 9}),
+        (
+            {
+                "method": "dpsgd-secure",
+                "privacy": {"releases": [{"name": "summed gradients"}]},
+            },
+            {8, 9},
+        ),
+        ({"privacy": {"releases": [{"name": "local training"}]}}, {0, 1, 9}),
     ],
 )
 def test_a_row_stands_where_it_is_true(changed, rows):
