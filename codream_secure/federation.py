@@ -71,12 +71,23 @@ class Federation:
         config: resolved settings.
         data: dealt to the clients here; nobody gets the test part but the observer.
         device: where tensors live.
+        keep: which training examples take part, once all are dealt, bool, shape (N,); None: all.
+            An audit leaves some out.
+
+    Attributes:
+        all_parts: rows of the training part by client, those left out included.
 
     Raises:
         UserError: unknown model or partition, too few examples, a model that DP cannot train.
     """
 
-    def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data: Dataset,
+        device: torch.device,
+        keep: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.config, self._data, self._device = config, data, device
         self._seed = config.run.seed or 0
         self.spec = data.spec
@@ -85,6 +96,9 @@ class Federation:
         names = [name.strip() for name in config.model.models.split(",")]
         self.model_names = tuple(names[c % len(names)] for c in self.roster)
         parts = self._parts()
+        self.all_parts = dict(zip(self.roster, parts, strict=True))
+        if keep is not None:
+            parts = [rows[keep[rows]] for rows in parts]
         dealt = sum(map(len, parts))
         self._label_counts = np.stack(
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]

@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from codream_secure.acquisition import AcquisitionSettings, acquire, distil, learn_images
@@ -85,6 +87,7 @@ class Simulation:
         progress: told what is going on.
         tap: sees every protocol message (see `SecureAggregator`).
         compare_independent: whether to train twins without dreams beside the clients.
+        keep: which training examples take part (see `Federation`).
 
     Raises:
         UserError: the settings cannot be run.
@@ -112,6 +115,7 @@ class Simulation:
         progress: Progress | None = None,
         tap: Tap | None = None,
         compare_independent: bool = True,
+        keep: NDArray[np.bool_] | None = None,
     ) -> None:
         self.config = resolve(config)
         self.stopwatch = Stopwatch()
@@ -128,7 +132,7 @@ class Simulation:
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
         )
         self._check_threshold()
-        self.federation = Federation(self.config, data, self._device)
+        self.federation = Federation(self.config, data, self._device, keep)
         self.observer = self.federation.observer()
         self.ledger = ByteLedger(self.federation.roster)
         self.aggregator = self._aggregator(self.federation.roster, tap)

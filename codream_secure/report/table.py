@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from codream_secure.report.text import percent, size
@@ -159,3 +160,14 @@ def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(("  set-up and measuring", f"{rest:.1f}"))
     rows.append(("  share of aggregation", percent(share)))
     return rows
+
+
+def audit_table(result: Mapping[str, Any]) -> Table:
+    """Return the findings of `codream-secure audit privacy`."""
+    title = f"privacy audit, {result['shadows']} shadows, {result['seconds']:.0f} seconds"
+    table = Table("part", "what", "found", "claimed", "", title=title)
+    marks = {True: "[green]holds[/]", False: "[red]REFUTED[/]", None: ""}
+    for row in result["findings"]:
+        cells = [escape(row[name]) for name in ("part", "what", "found", "claimed")]
+        table.add_row(*cells, marks[row["holds"]])
+    return table

@@ -1,0 +1,1 @@
+"""Attacks and measurements that privacy claims must survive."""
