@@ -44,20 +44,25 @@ def family_epsilon(
     (choose_out, test_out), (choose_in, test_in) = halves
     pooled = np.concatenate([choose_out, choose_in])
     candidates = np.quantile(pooled, np.linspace(0.005, 0.995, 199))
+    # Where no noise of the family is possible, what is farthest from possible.
     best = min(candidates, key=lambda at: _largest_noise(choose_out, choose_in, at, sampling_rate))
-    noise = _largest_noise(test_out, test_in, best, sampling_rate)
+    noise, _ = _largest_noise(test_out, test_in, best, sampling_rate)
     if noise >= _MOST_NOISE:
         return 0.0
     return cost([training(noise, sampling_rate, 1)], delta).epsilon
 
 
-_LEAST_NOISE, _MOST_NOISE = 1e-2, 1e3
+# Below the least, losses are so large that composing them fills memory; beyond use in any case.
+_LEAST_NOISE, _MOST_NOISE = 0.15, 1e3
 
 
 def _largest_noise(
     without: NDArray[np.float64], with_it: NDArray[np.float64], at: float, rate: float
-) -> float:
-    """Return the largest noise multiplier under which errors can be as small as they were."""
+) -> tuple[float, float]:
+    """Return the largest noise multiplier under which errors can be as small as they were.
+
+    And by how much misses exceed those of no noise at all: below zero, none is possible.
+    """
     _, alarms = clopper_pearson(int((without > at).sum()), len(without))
     _, misses = clopper_pearson(int((with_it <= at).sum()), len(with_it))
 
@@ -66,13 +71,14 @@ def _largest_noise(
         least = (1 - rate) * (1 - alarms) + rate * stats.norm.cdf((threshold - 1) / noise)
         return bool(least <= misses)
 
+    beyond = misses - (1 - rate) * (1 - alarms)
     if possible(_MOST_NOISE):
-        return _MOST_NOISE
+        return _MOST_NOISE, beyond
     low, high = math.log(_LEAST_NOISE), math.log(_MOST_NOISE)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if possible(math.exp(middle)) else (low, middle)
-    return math.exp(high)
+    return math.exp(high), beyond
 
 
 def one_run_epsilon(guesses: int, correct: int, canaries: int, delta: float) -> float:

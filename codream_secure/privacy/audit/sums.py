@@ -163,6 +163,6 @@ def _audit(
         found=family_epsilon(without, with_it, DELTA),
         variance=float(without.var(ddof=1) / claimed_variance),
         interval=(low, high),
-        bias=float(without.mean() / (without.std() / math.sqrt(len(without)))),
+        bias=float(without.mean() / math.sqrt(claimed_variance / len(without))),
         trials=len(without),
     )
