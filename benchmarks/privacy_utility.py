@@ -9,9 +9,10 @@
 Ten clients, iid, the architecture that is the default under DP for all of a curve, infinity
 included; the best model without privacy is a line of its own. `independent` is each client alone;
 `CoDream` without and with the class means that all clients release; `FedAvg, local DP` averages
-models that every client trained by DP-SGD. Each has the whole epsilon for itself, and the public
+models that every client trained by DP-SGD; `DP-SGD, distributed noise` sums everybody's clipped
+gradients under masks, with noise of all (`dpsgd-secure`). Each has the whole epsilon for itself, and the public
 constants of the defaults. Rows have the keys of accuracy_communication.py. The noise is seeded so
-that figures can be reproduced: an experiment. Not here: FedAvg with noise shared by all clients.
+that figures can be reproduced: an experiment.
 """
 
 import argparse
@@ -48,7 +49,16 @@ def dreaming(options: Mapping[str, object], dataset: Dataset) -> Cell:
 
 def averaging(options: Mapping[str, object], dataset: Dataset) -> Cell:
     """Run FedAvg under masks for the default number of rounds."""
-    method = parse_method("fedavg-secure")
+    return _baseline("fedavg-secure", options, dataset)
+
+
+def distributed(options: Mapping[str, object], dataset: Dataset) -> Cell:
+    """Run DP-SGD on everybody's data, by noisy sums."""
+    return _baseline("dpsgd-secure", options, dataset)
+
+
+def _baseline(name: str, options: Mapping[str, object], dataset: Dataset) -> Cell:
+    method = parse_method(name)
     run = BaselineRun(Config.from_options(options), method, BaselineSettings(), dataset=dataset)
     rounds = run.config.dream.rounds or 1
     last = list(Budget("rounds", rounds).limited(run))[-1]
@@ -72,6 +82,7 @@ METHODS: dict[str, tuple[Callable[[Mapping[str, object], Dataset], Cell], dict[s
     "CoDream": (dreaming, {"statistics_eps": 0.0}),
     "CoDream, class means": (dreaming, {}),
     "FedAvg, local DP": (averaging, {}),
+    "DP-SGD, distributed noise": (distributed, {}),
 }
 
 
@@ -80,7 +91,8 @@ def options_of(method: str, epsilon: float, seed: int) -> dict[str, object] | No
     own = METHODS[method][1]
     if math.isinf(epsilon):
         # Without privacy there are no class means; and one architecture for the whole curve.
-        return None if method == "CoDream, class means" else {"models": "mlp", "seed": seed}
+        apart = ("CoDream, class means", "DP-SGD, distributed noise")
+        return None if method in apart else {"models": "mlp", "seed": seed}
     return {"dp_eps": epsilon, "seed": seed, **own}
 
 
