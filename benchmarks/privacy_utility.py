@@ -10,9 +10,9 @@ Ten clients, iid, the architecture that is the default under DP for all of a cur
 included; the best model without privacy is a line of its own. `independent` is each client alone;
 `CoDream` without and with the class means that all clients release; `FedAvg, local DP` averages
 models that every client trained by DP-SGD; `DP-SGD, distributed noise` sums everybody's clipped
-gradients under masks, with noise of all (`dpsgd-secure`). Each has the whole epsilon for itself, and the public
-constants of the defaults. Rows have the keys of accuracy_communication.py. The noise is seeded so
-that figures can be reproduced: an experiment.
+gradients under masks, with noise of all (`dpsgd-secure`). Each has the whole epsilon for itself,
+and the public constants of the defaults. Rows have the keys of accuracy_communication.py. The noise
+is seeded so that figures can be reproduced: an experiment.
 """
 
 import argparse

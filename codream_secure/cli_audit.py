@@ -143,6 +143,10 @@ def privacy(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if folder == run_dir:
+            from codream_secure.report.run_folder import write_report  # noqa: PLC0415
+
+            write_report(folder)
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -45,6 +45,8 @@ EXIT_CODES = {
 # QUICK_RUNS and what only prints help.
 SLOW = {
     "codream-secure audit protocol",
+    "codream-secure audit privacy",
+    "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",
     "python benchmarks/paper_tables.py --quick --only table2",
@@ -71,6 +73,9 @@ PARSED_ONLY = {
     "python benchmarks/codream_results.py --only unequal_iid --seeds 1": HOURS,
     "python benchmarks/digits_accuracy.py": HOURS,
     "python benchmarks/digits_choices.py": HOURS,
+    "python benchmarks/digits_choices.py --only statistics": HOURS,
+    'python benchmarks/digits_choices.py --only "client level"': HOURS,
+    "python benchmarks/privacy_utility.py": HOURS,
     "python benchmarks/dream_choices.py --data FASHION_MNIST.npz": "needs data that is no part",
     "python benchmarks/dream_step.py --device cuda": "needs a GPU",
     "python benchmarks/message_sizes.py": "leaves out accuracy without data that is no part",

@@ -1,12 +1,14 @@
 """One page about one run or several: a single HTML file that needs no network."""
 
 import base64
+import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -125,6 +127,7 @@ def _render(runs: Sequence[Run], command: str, notes: Sequence[str]) -> tuple[st
         labels=_pictures(groups, "labels.png", once=True),
         dreams=_pictures(groups, "dreams.png"),
         learned=_learned(groups),
+        audits=[(run.folder.name, found) for run in runs if (found := _audit(run.folder))],
         settings=[(one.label, one.first.seed, one.first.config_text) for one in groups],
         versions=_versions(),
         command=command,
@@ -271,6 +274,19 @@ def _learned(groups: Sequence[Group]) -> list[Learned]:
         sentence, rows = learned(one.first.summary)
         found.setdefault((sentence, tuple(rows)), []).append(one.label)
     return [Learned(", ".join(names), *key) for key, names in found.items()]
+
+
+def _audit(folder: Path) -> dict[str, Any] | None:
+    """Return what `codream-secure audit privacy` left in a folder, if it did."""
+    try:
+        found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        cells = [row[name] for row in found["findings"] for name in ("what", "found", "claimed")]
+        complete = all(isinstance(cell, str) for cell in cells) and isinstance(
+            found["shadows"], int
+        )
+        return dict(found) if complete and found["seconds"] >= 0 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _versions() -> list[tuple[str, str]]:
