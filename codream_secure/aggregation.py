@@ -101,6 +101,9 @@ class Aggregator(ABC):
         clients: by id.
         settings: roster, threshold, threat model, dropouts.
         meters: bytes and seconds.
+
+    Attributes:
+        published: told every encoded `SoftLabels` that clients are sent.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Aggregator(ABC):
         self.aborted_steps = 0
         self.unanswered_requests = 0
         self._earlier_round_trips = 0
+        self.published: Callable[[bytes], None] = lambda _: None
 
     @property
     def threshold(self) -> int:
@@ -269,7 +273,9 @@ class Aggregator(ABC):
                 for section, field in zip(public, fields, strict=True)
             ),
         )
-        size, content = len(encode(message)), sum(map(len, message.totals))
+        encoded = encode(message)
+        self.published(encoded)
+        size, content = len(encoded), sum(map(len, message.totals))
         for client in self._settings.roster:
             self._meters.ledger.record("labels", "down", size, client=client, payload=content)
 

@@ -7,7 +7,7 @@ and a `restore` each. A state refers to live tensors: encode it before the run g
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 FORMAT = 3
 
+_T = TypeVar("_T", bound=msgspec.Struct)
 Pair = tuple[Tensor, Tensor]
 Weights = dict[str, Tensor]
 OptimizerState = dict[int, dict[str, Tensor]]
@@ -181,7 +182,7 @@ class RunState(_State, frozen=True):
     stopwatch: StopwatchState
 
 
-def encode(state: RunState) -> bytes:
+def encode_state(state: msgspec.Struct) -> bytes:
     """Return a SHA-256 digest, then safetensors: numbered tensors, and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
 
@@ -198,11 +199,30 @@ def encode(state: RunState) -> bytes:
     return hashlib.sha256(body).digest() + body
 
 
+def encode(state: RunState) -> bytes:
+    """Return a run's state as `encode_state` does."""
+    return encode_state(state)
+
+
 def decode(data: bytes) -> RunState:
     """Return the state that `encode` was given, its tensors on the CPU.
 
     Raises:
         ValueError: the bytes are damaged, or are no checkpoint of this format.
+    """
+    return decode_state(data, RunState, FORMAT)
+
+
+def decode_state(data: bytes, kind: type[_T], version: int | None = None) -> _T:
+    """Return the state that `encode_state` was given, its tensors on the CPU.
+
+    Args:
+        data: the bytes.
+        kind: of the state.
+        version: that its ``format`` must have; None: it has none.
+
+    Raises:
+        ValueError: the bytes are damaged, or hold something else.
     """
     digest, body = data[:_DIGEST_SIZE], data[_DIGEST_SIZE:]
     if hashlib.sha256(body).digest() != digest:
@@ -210,9 +230,9 @@ def decode(data: bytes) -> RunState:
     try:
         tensors: dict[str, Tensor] = safetensors.load(body)
         plain = tensors.pop(_PLAIN).numpy().tobytes()
-        if msgspec.json.decode(plain, type=_Header).format != FORMAT:
+        if version and msgspec.json.decode(plain, type=_Header).format != version:
             raise ValueError("it was written by another version of this program")
-        state = msgspec.json.decode(plain, type=RunState, dec_hook=_taker(tensors))
+        state = msgspec.json.decode(plain, type=kind, dec_hook=_taker(tensors))
     except (SafetensorError, msgspec.DecodeError, KeyError) as error:
         raise ValueError(f"not what a checkpoint holds: {error}") from None
     if tensors:

@@ -199,6 +199,10 @@ class Client:
             raise ValueError("there are no statistics")
         return self._statistics.codes()
 
+    def has_answered(self, broadcast: bytes) -> bool:
+        """Tell whether a request was answered in this session."""
+        return digest(broadcast) in self._answered
+
     def state(self) -> ClientState:
         """Return what a checkpoint holds of it; the teacher is copied anew every round."""
         return ClientState(

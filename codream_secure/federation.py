@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codream_secure.checkpoint import MemberState
 from codream_secure.client import Client, Policy
-from codream_secure.config import Config
+from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.partition import (
     Indices,
@@ -73,6 +73,9 @@ class Federation:
         device: where tensors live.
         keep: which training examples take part, once all are dealt, bool, shape (N,); None: all.
             An audit leaves some out.
+        only: build this client alone, on its own machine; None: all.
+        whole: with ``only``: the whole training part is its own, and an even share what
+            ``samples_per_client`` says, which is public.
 
     Attributes:
         all_parts: rows of the training part by client, those left out included.
@@ -87,6 +90,9 @@ class Federation:
         data: Dataset,
         device: torch.device,
         keep: NDArray[np.bool_] | None = None,
+        *,
+        only: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.config, self._data, self._device = config, data, device
         self._seed = config.run.seed or 0
@@ -95,11 +101,13 @@ class Federation:
         self.roster = tuple(range(config.data.clients))
         names = [name.strip() for name in config.model.models.split(",")]
         self.model_names = tuple(names[c % len(names)] for c in self.roster)
-        parts = self._parts()
+        parts = self._own_part(only) if whole and only is not None else self._parts()
         self.all_parts = dict(zip(self.roster, parts, strict=True))
         if keep is not None:
             parts = [rows[keep[rows]] for rows in parts]
         dealt = sum(map(len, parts))
+        if whole:
+            dealt = set_(config.data.samples_per_client) * len(self.roster)
         self._label_counts = np.stack(
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
         )
@@ -107,13 +115,19 @@ class Federation:
         self.plan = PrivacyPlan.of(config, dealt, self.spec)
         self.label_plan = label_plan(config, self.spec) if config.private_clients else None
         self._local: dict[int, Examples] = {}
-        self.members = {c: self._member(c, parts[c]) for c in self.roster}
+        built = self.roster if only is None else (only,)
+        self.members = {c: self._member(c, parts[c]) for c in built}
         self.student = self._plain(self.model(self.model_names[0], "server"), None)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
         """What is charged for private releases; None without DP."""
         return self.label_plan or self.plan
+
+    @property
+    def per_class(self) -> float:
+        """Examples of a class if all clients and classes were even; public."""
+        return self.share * len(self.roster) / self.spec.classes
 
     def observer(self) -> Observer:
         """Return an observer of this federation; nobody here keeps a reference to it."""
@@ -163,6 +177,19 @@ class Federation:
             # Two to train on, and as many at least before half are set aside for validation.
             min_examples=4 if settings.validation else 2,
         )
+
+    def _own_part(self, client: int) -> list[Indices]:
+        """Return all rows for one client, and none for the others, whose data lie elsewhere.
+
+        Raises:
+            UserError: what an even share is was not said.
+        """
+        if self.config.data.samples_per_client is None:
+            raise UserError(
+                "with data of their own sites need --samples-per-client, a public number"
+            )
+        everything = np.arange(len(self._data.y_train))
+        return [everything if c == client else everything[:0] for c in self.roster]
 
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from codream_secure.acquisition import AcquisitionSettings, acquire, distil, learn_images
+from codream_secure.acquisition import acquire, distil, learn_images
 from codream_secure.aggregation import (
     Aggregator,
     Meters,
@@ -26,7 +26,7 @@ from codream_secure.checkpoint import FORMAT, RunState, StatisticsState, Weights
 from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.dream_group import DreamGroup, label_temperature
+from codream_secure.dream_group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import Federation, Member
@@ -37,6 +37,7 @@ from codream_secure.privacy.class_statistics import ClassImages
 from codream_secure.privacy.ledger import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.resolve import resolve
+from codream_secure.schedule import acquisition_settings, warmup_steps
 from codream_secure.seeds import generator
 from codream_secure.stopwatch import Stopwatch
 from protocols.driver import Tap
@@ -177,9 +178,8 @@ class Simulation:
         finally:
             self._progress.advance()
         plan.statistics_released(answer.count)
-        per_class = everybody.share * len(everybody.roster) / everybody.spec.classes
         totals = answer.totals["statistics"]
-        self.images = ClassImages.decode(totals, answer.count, plan.statistics, per_class)
+        self.images = ClassImages.decode(totals, answer.count, plan.statistics, everybody.per_class)
         self._start_dreams_from_images()
 
         def learn(member: Member) -> None:
@@ -200,7 +200,7 @@ class Simulation:
 
     def warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
-        steps = self._warmup_steps()
+        steps = warmup_steps(self.federation)
 
         def train(member: Member) -> None:
             for _ in range(steps):
@@ -252,7 +252,7 @@ class Simulation:
 
     def _acquire(self, number: int) -> None:
         """Let everybody learn from dreams, and the independent twins from their data."""
-        settings = self._acquisition_settings(number)
+        settings = acquisition_settings(self.federation, number)
         buffers = {m.identity: group.buffer for group in self.groups for m in group.members}
 
         def learn(member: Member) -> None:
@@ -482,30 +482,6 @@ class Simulation:
         if secure.secure and self._collaborates:
             return SecureAggregator(answers, settings, meters, session=os.urandom(32), tap=tap)
         return PlainAggregator(answers, settings, meters)
-
-    @property
-    def _steps_per_epoch(self) -> int:
-        return max(1, self.federation.share // self.config.learning.batch)
-
-    def _warmup_steps(self) -> int:
-        if plan := self.federation.plan:
-            return plan.reserve(plan.warmup_steps)
-        return self.config.learning.warmup_epochs * self._steps_per_epoch
-
-    def _acquisition_settings(self, number: int) -> AcquisitionSettings:
-        learning = self.config.learning
-        if plan := self.federation.plan:
-            local_steps = plan.reserve(plan.round_steps(number))
-        else:
-            local_steps = learning.local_epochs * self._steps_per_epoch
-        return AcquisitionSettings(
-            order=learning.acquisition,
-            kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
-            kd_batch=learning.kd_batch,
-            kd_temperature=label_temperature(self.config),
-            augmentation=learning.dream_augment,
-            local_steps=local_steps,
-        )
 
 
 def _state(model: nn.Module) -> Weights:

@@ -1,0 +1,149 @@
+"""What travels in a Flower message: one of these, encoded; an answer is bytes or a refusal.
+
+All of it passes through the SuperLink. Nothing here is secret: shares are sealed for their
+recipients and inputs are masked, as in `protocols`.
+"""
+
+import msgspec
+
+VERSION = 1
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
+    """Base of all messages to a site."""
+
+
+class Hello(_Message, frozen=True):
+    """Begins a session, or finds out who is there: options of the run, as `Config.options`.
+
+    ``identities``: the clients' public keys in roster order, in the malicious model; a site
+    compares them with its own roster file.
+    """
+
+    version: int
+    session: bytes
+    options: dict[str, int | float | str | bool | None]
+    identities: tuple[bytes, ...] = ()
+
+
+class Present(_Message, frozen=True):
+    """A site's answer to `Hello`: who it is, and the shape of its data."""
+
+    version: int
+    client: int
+    spec: tuple[int, int, int, int]
+    scaling: tuple[tuple[float, ...], tuple[float, ...]]
+    identity: bytes = b""
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which keys: the number of the batch and for how many steps."""
+
+    number: int
+    steps: int
+
+
+class Advertise(_Message, frozen=True):
+    """Round 0 of a key exchange."""
+
+    batch: Batch
+
+
+class Share(_Message, frozen=True):
+    """Round 1: the directory of keys."""
+
+    batch: Batch
+    directory: bytes
+
+
+class Ask(_Message, frozen=True):
+    """Masked input collection: what is asked, with the step's request.
+
+    ``delivery``: bundles of round 1, with the first step of a batch.
+    """
+
+    batch: Batch
+    step: int
+    request: bytes
+    broadcast: bytes
+    delivery: bytes = b""
+
+
+class Confirm(_Message, frozen=True):
+    """Consistency round: the survivor set."""
+
+    batch: Batch
+    survivors: bytes
+
+
+class Unmask(_Message, frozen=True):
+    """Unmasking."""
+
+    batch: Batch
+    data: bytes
+
+
+class Learn(_Message, frozen=True):
+    """The end of a round: the summed labels of its dreams, which sites keep from `Ask`."""
+
+    round: int
+    labels: tuple[bytes, ...]
+
+
+class Images(_Message, frozen=True):
+    """The noisy sum of class statistics: uint32, little-endian, and how many clients are in it."""
+
+    totals: bytes
+    count: int
+
+
+Message = Hello | Advertise | Share | Ask | Confirm | Unmask | Learn | Images
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a site sends back.
+
+    ``report``: an encoded BundleReport that goes before the answer. ``refused``: why there is none.
+    """
+
+    data: bytes = b""
+    report: bytes = b""
+    refused: str = ""
+
+
+_DECODER = msgspec.msgpack.Decoder(Message)
+_ANSWER = msgspec.msgpack.Decoder(Answer)
+_PRESENT = msgspec.msgpack.Decoder(Present)
+
+
+def encode(message: _Message | Answer) -> bytes:
+    """Return the bytes of a message or an answer."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Decode a message to a site.
+
+    Raises:
+        msgspec.DecodeError: the bytes are none.
+    """
+    message: Message = _DECODER.decode(data)
+    return message
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Decode a site's answer.
+
+    Raises:
+        msgspec.DecodeError: the bytes are none.
+    """
+    return _ANSWER.decode(data)
+
+
+def decode_present(data: bytes) -> Present:
+    """Decode the answer to `Hello`.
+
+    Raises:
+        msgspec.DecodeError: the bytes are none.
+    """
+    return _PRESENT.decode(data)
