@@ -31,7 +31,7 @@ from codream_secure.dream_group import DreamGroup, label_temperature
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
-from codream_secure.flower.site import aggregation_settings
+from codream_secure.flower.learning import aggregation_settings
 from codream_secure.flower.wire import (
     VERSION,
     Advertise,

@@ -13,6 +13,10 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """Base of all messages to a site."""
 
 
+class Who(_Message, frozen=True):
+    """Asks for the site's number; the answer is its decimal digits."""
+
+
 class Hello(_Message, frozen=True):
     """Begins a session, or finds out who is there: options of the run, as `Config.options`.
 
@@ -97,7 +101,7 @@ class Images(_Message, frozen=True):
     count: int
 
 
-Message = Hello | Advertise | Share | Ask | Confirm | Unmask | Learn | Images
+Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Learn | Images
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

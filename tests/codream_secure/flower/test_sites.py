@@ -55,7 +55,7 @@ class Machines:
         return SiteSettings(
             client=site,
             folder=self.folder / f"site-{site}",
-            data=self.data,
+            load=lambda: self.data,
             identity=self.keys[site] if self.roster else None,
             roster=self.roster,
         )
@@ -221,7 +221,7 @@ def test_other_data_or_another_version_are_refused_by_name(machines, data):
         found = real(site)
         if site != 3:
             return found
-        return SiteSettings(client=3, folder=found.folder, data=other)
+        return SiteSettings(client=3, folder=found.folder, load=lambda: other)
 
     there.settings = settings
     rounds = list(there.coordinator(OPTIONS).run())
@@ -247,7 +247,7 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
         return SiteSettings(
             client=1,
             folder=found.folder,
-            data=found.data,
+            load=found.load,
             identity=SigningKey.from_private_bytes(bytes(32)),
             roster=found.roster,
         )
@@ -287,7 +287,9 @@ def test_what_cannot_run_over_machines_is_said(machines):
 def test_own_data_needs_a_public_number(machines, data, tmp_path):
     options = {k: v for k, v in OPTIONS.items() if k != "samples_per_client"}
     resolved = resolve(Config.from_options(options)).options()
-    with Site(SiteSettings(client=0, folder=tmp_path / "own", data=data, whole=True)) as site:
+    with Site(
+        SiteSettings(client=0, folder=tmp_path / "own", load=lambda: data, whole=True)
+    ) as site:
         answer = site.handle(wire.Hello(wire.VERSION, bytes(32), resolved))
     assert "--samples-per-client" in answer.refused
     assert np.isfinite(data.x_train).all()

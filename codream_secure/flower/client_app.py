@@ -1,0 +1,32 @@
+"""Flower's ClientApp: opens the site's folder, answers one message, closes it.
+
+The site is what the SuperNode's ``--node-config`` says:
+
+- ``client``: its number in the roster, from 0.
+- ``state``: a folder of its own.
+- ``data``: an .npz file, a dataset's name, or ``module:function`` that returns a `Dataset`.
+- ``whole`` (true): all of the training part is this site's; false: its part of the run's partition.
+- ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model.
+"""
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from codream_secure.flower import wire
+from codream_secure.flower.node import site_settings
+from codream_secure.flower.site import Site
+
+RECORD, BODY, ACTION = "codream-secure", "body", "secure"
+
+app = ClientApp()
+
+
+@app.query(ACTION)
+def secure(message: Message, context: Context) -> Message:
+    """Answer one message of the coordinator."""
+    body = message.content[RECORD][BODY]
+    settings = site_settings(context.node_config)
+    with Site(settings) as site:
+        answer = site.handle(wire.decode(bytes(body)))  # type: ignore[arg-type]
+    content = RecordDict({RECORD: ConfigRecord({BODY: wire.encode(answer)})})
+    return Message(content, reply_to=message)

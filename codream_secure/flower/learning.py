@@ -1,0 +1,255 @@
+"""A site's model and data: what it answers, and how it learns; all of it from its folder."""
+
+from typing import Self
+
+import msgspec
+import numpy as np
+import torch
+
+from codream_secure.acquisition import (
+    DreamBuffer,
+    acquire,
+    label_mean,
+    learn_images,
+    soft_targets,
+)
+from codream_secure.aggregation import DREAMING, FieldSum, colluders
+from codream_secure.attendance import AggregationSettings
+from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_state
+from codream_secure.config import Config, set_
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.federation import Federation
+from codream_secure.flower.site import Session, SiteSettings, Terms
+from codream_secure.flower.wire import VERSION, Ask, Hello, Images, Learn, Present
+from codream_secure.messages import (
+    LabelRequest,
+    SoftLabels,
+    asked_labels,
+    decode_request,
+    digest,
+    sections,
+)
+from codream_secure.parallel import one_core_each
+from codream_secure.privacy.class_statistics import ClassImages
+from codream_secure.schedule import acquisition_settings, warmup_steps
+from codream_secure.seeds import generator
+from codream_secure.state_folder import StateFolder
+from protocols.client import Inputs
+from protocols.field import PrimeField
+from protocols.packing import unpack
+from protocols.params import Task
+
+_MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
+_LABELLED = "labelled-"
+
+
+class _ModelState(msgspec.Struct, frozen=True):
+    """Between two rounds."""
+
+    client: ClientState
+    buffer: list[Pair]
+
+
+class Learning:
+    """The client of one site.
+
+    Args:
+        settings: what the site brings.
+        folder: locked by this process.
+        session: the run.
+
+    Raises:
+        UserError: the data do not fit the run.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: StateFolder, session: Session) -> None:
+        self.session = session
+        self._settings, self._folder, self._data = settings, folder, settings.load()
+        self._config = Config.from_options(session.options)
+
+    @classmethod
+    def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
+        """Begin a run, and train before its first dream.
+
+        Raises:
+            UserError: another version, or settings that the site's data do not fit.
+        """
+        if message.version != VERSION:
+            raise UserError(
+                f"the server speaks version {message.version} and this site {VERSION}: "
+                "install the same codream-secure on both"
+            )
+        config = Config.from_options(message.options)
+        terms = _terms(aggregation_settings(config))
+        session = Session(message.session, message.options, message.identities, terms)
+        self = cls(settings, folder, session)
+        with one_core_each():
+            federation = self._federation()
+            if federation.plan is None or federation.plan.statistics is None:
+                self._warm_up(federation)
+            self._save(federation.members[settings.client].client.state(), DreamBuffer(1))
+        return self
+
+    def present(self) -> Present:
+        """Return what the server may know of the site."""
+        data, own = self._data, self._settings.identity
+        return Present(
+            version=VERSION,
+            client=self._settings.client,
+            spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
+            scaling=(data.scaling.mean, data.scaling.std),
+            identity=own.public if own else b"",
+        )
+
+    def answer(self, message: Ask) -> tuple[Task, Inputs]:
+        """Return what is summed, and this site's part; that it was asked is on disk by then.
+
+        A request that was answered before gets no inputs: its stored answer is sent again.
+        """
+        request = decode_request(message.broadcast)
+        task = Task(
+            step=message.step,
+            kind=type(request).__name__,
+            sections=sections(request),
+            broadcast_digest=digest(message.broadcast),
+        )
+        with one_core_each():
+            federation, _ = self._restored()
+            client = federation.members[self._settings.client].client
+            if client.has_answered(message.broadcast):
+                return task, {}
+            inputs = client.answer(message.broadcast, message.step)
+        if (labels := asked_labels(request)) is not None:
+            self._folder.save(f"{_LABELLED}{labels.batch:06}", message.broadcast)
+        self._save_asked(client.state())
+        return task, inputs
+
+    def take(self, message: Learn | Images) -> Session:
+        """Learn from what the server sends; returns the session as it is then."""
+        with one_core_each():
+            if isinstance(message, Images):
+                self._take_images(message)
+                return self.session
+            return self._learn(message)
+
+    def _warm_up(self, federation: Federation) -> None:
+        learner = federation.members[self._settings.client].client.learner
+        for _ in range(warmup_steps(federation)):
+            learner.local_step()
+
+    def _federation(self) -> Federation:
+        """Build this site's part of the run."""
+        federation = Federation(
+            self._config,
+            self._data,
+            torch.device("cpu"),
+            only=self._settings.client,
+            whole=self._settings.whole,
+        )
+        if (budget := federation.budget) is not None:
+            charged = self._folder.load(_CHARGED)
+            budget.restore(int(charged or b"0"))
+            budget.journal = lambda steps: self._folder.save(_CHARGED, str(steps).encode())
+        return federation
+
+    def _restored(self) -> tuple[Federation, DreamBuffer]:
+        """Return the site's client as the folder has it."""
+        federation = self._federation()
+        client = federation.members[self._settings.client].client
+        state = decode_state(self._folder.load(_MODEL) or b"", _ModelState)
+        client.restore(state.client)
+        asked = self._folder.load(_ASKED)
+        if asked is not None:
+            kept = decode_state(asked, ClientState)
+            client.restore(msgspec.structs.replace(kept, learner=state.client.learner))
+            client.learner.work = type(client.learner.work)(*kept.learner.work)
+        client.freeze_teacher()
+        buffer = DreamBuffer(federation.config.learning.buffer)
+        for dreams, targets in state.buffer:
+            buffer.add(dreams, targets)
+        return federation, buffer
+
+    def _save(self, state: ClientState, buffer: DreamBuffer) -> None:
+        self._folder.save(_MODEL, encode_state(_ModelState(state, buffer.state())))
+        self._folder.erase(_ASKED)
+
+    def _save_asked(self, state: ClientState) -> None:
+        """Save what answering changes: not the model, which stays what it is within a round."""
+        small = msgspec.structs.replace(state.learner, model={}, optimizer={}, data=None)
+        self._folder.save(_ASKED, encode_state(msgspec.structs.replace(state, learner=small)))
+
+    def _learn(self, message: Learn) -> Session:
+        if self.session.rounds >= message.round:
+            return self.session  # the same message again
+        federation, buffer = self._restored()
+        client = federation.members[self._settings.client].client
+        for encoded in message.labels:
+            found = msgspec.msgpack.decode(encoded, type=SoftLabels)
+            broadcast = self._folder.load(f"{_LABELLED}{found.batch:06}")
+            request = None if broadcast is None else asked_labels(decode_request(broadcast))
+            if request is None or request.round != found.round:
+                continue  # this site was not there when these dreams were labelled
+            pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
+            buffer.add(federation.scale.from_pixels(pixels), _targets(request, found, federation))
+        settings = acquisition_settings(federation, message.round)
+        seed = federation.config.run.seed or 0
+        shuffle = generator(seed, "acquisition", message.round, self._settings.client)
+        acquire(client.learner, buffer, settings, shuffle)
+        self._save(client.state(), buffer)
+        return msgspec.structs.replace(self.session, rounds=message.round)
+
+    def _take_images(self, message: Images) -> None:
+        federation, buffer = self._restored()
+        plan, settings = federation.plan, self._settings
+        if plan is None or plan.statistics is None or self.session.rounds:
+            raise RequestRefused("no class means are due")
+        client = federation.members[settings.client].client
+        if client.learner.local_steps:
+            return  # the same message again
+        if message.count:
+            totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
+            per_class = federation.per_class
+            images = ClassImages.decode(totals, message.count, plan.statistics, per_class)
+            draw = generator(federation.config.run.seed or 0, "class images", settings.client)
+            learn_images(client.learner, images, federation.scale, draw)
+        self._warm_up(federation)
+        self._save(client.state(), buffer)
+
+
+def _targets(request: LabelRequest, found: SoftLabels, federation: Federation) -> torch.Tensor:
+    public = sections(request)
+    totals = {}
+    for section, packed in zip(public, found.totals, strict=True):
+        field = PrimeField.for_sum(len(federation.roster), section.maximum)
+        totals[section.name] = unpack(packed, field.bits, section.length)
+    mean = label_mean(FieldSum(totals, found.count, public), request)
+    return soft_targets(mean, request)
+
+
+def _terms(settings: AggregationSettings) -> Terms:
+    return Terms(
+        clients=len(settings.roster),
+        threshold=settings.needed,
+        threat_model=settings.threat_model,
+        colluders=colluders(settings),
+        key_steps=settings.key_steps,
+        rejoin=settings.rejoin,
+        kinds=tuple(sorted(DREAMING)),
+    )
+
+
+def aggregation_settings(config: Config) -> AggregationSettings:
+    """Return who takes part, as both sides derive it from the run's settings."""
+    secure, dream = config.secure, config.dream
+    per_batch = set_(dream.dream_steps) + (not dream.label_last_step)
+    per_round = per_batch * set_(dream.dream_batches)
+    statistics = bool(config.private_training and config.privacy.statistics_eps)
+    return AggregationSettings(
+        roster=tuple(range(config.data.clients)),
+        threshold=secure.threshold,
+        threat_model=secure.threat_model,
+        rejoin=secure.rejoin,
+        key_steps=secure.key_steps or per_round,
+        expected_steps=set_(dream.rounds) * per_round + statistics,
+        seed=config.run.seed or 0,
+    )

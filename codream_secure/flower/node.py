@@ -1,0 +1,94 @@
+"""What a SuperNode's configuration says of its site."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codream_secure.errors import UserError
+from codream_secure.flower.site import SiteSettings
+from protocols.keys import SigningKey
+
+if TYPE_CHECKING:
+    from codream_secure.data.datasets import Dataset
+
+
+def site_settings(config: Mapping[str, object]) -> SiteSettings:
+    """Return the settings that ``--node-config`` gives; see `flower.client_app`.
+
+    Raises:
+        UserError: a key is missing, or a file is not what it should be.
+    """
+    for name in ("client", "state", "data"):
+        if name not in config:
+            raise UserError(f"--node-config lacks {name}=...")
+    identity = None
+    if path := config.get("identity"):
+        identity = SigningKey.from_private_bytes(read_key(Path(str(path))))
+    roster: tuple[bytes, ...] = ()
+    if path := config.get("roster"):
+        roster = read_roster(Path(str(path)))
+    return SiteSettings(
+        client=int(str(config["client"])),
+        folder=Path(str(config["state"])),
+        load=partial(site_data, str(config["data"])),
+        whole=config.get("whole", True) in (True, "true", "True"),
+        identity=identity,
+        roster=roster,
+    )
+
+
+def site_data(name: str) -> "Dataset":
+    """Return the data of a site.
+
+    Args:
+        name: of a dataset, an .npz file, or ``module:function``.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    from codream_secure.data.datasets import Dataset, load_dataset  # noqa: PLC0415 - slow
+
+    module, colon, function = name.partition(":")
+    if not colon or name.endswith(".npz"):
+        return load_dataset(name, Path("data"))
+    try:
+        found = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"data={name}: {error}") from error
+    if not isinstance(found, Dataset):
+        raise UserError(f"data={name} returned a {type(found).__name__}, not a Dataset")
+    return found
+
+
+def read_key(path: Path) -> bytes:
+    """Return a private signing key: 32 bytes in hex.
+
+    Raises:
+        UserError: the file is not one.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        raise UserError(f"{path} holds no signing key; make one: deploy keys") from None
+    if len(key) != 32:  # noqa: PLR2004 - Ed25519
+        raise UserError(f"{path} holds no signing key; make one: deploy keys")
+    return key
+
+
+def read_roster(path: Path) -> tuple[bytes, ...]:
+    """Return the public keys in the order of the clients' numbers.
+
+    Raises:
+        UserError: the file is not a roster.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["clients"]
+        keys = tuple(bytes.fromhex(found[str(c)]) for c in range(len(found)))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no roster; make one: deploy keys") from None
+    if any(len(key) != 32 for key in keys):  # noqa: PLR2004 - Ed25519
+        raise UserError(f"{path} is no roster; make one: deploy keys")
+    return keys
