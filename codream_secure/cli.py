@@ -17,6 +17,7 @@ import click
 from codream_secure._version import __version__
 from codream_secure.cli_audit import audit
 from codream_secure.cli_compare import compare
+from codream_secure.cli_deploy import deploy
 from codream_secure.cli_options import run_options
 from codream_secure.cli_privacy import privacy
 from codream_secure.cli_protocol import protocol
@@ -74,6 +75,7 @@ cli.add_command(protocol)
 cli.add_command(privacy)
 cli.add_command(audit)
 cli.add_command(compare)
+cli.add_command(deploy)
 cli.add_command(report)
 cli.add_command(runs)
 

@@ -1,0 +1,165 @@
+"""Keys, rosters and development certificates for sites."""
+
+import datetime as dt
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from codream_secure.errors import UserError
+from protocols.keys import SigningKey
+
+_DAYS = 90
+_PRIVATE_MODE, _FOLDER_MODE = 0o600, 0o700
+_Key = ec.EllipticCurvePrivateKey
+
+
+def make_keys(client: int, folder: Path) -> list[Path]:
+    """Make a client's signing key and Flower node key, with their public halves.
+
+    Raises:
+        UserError: one of the files is there already.
+    """
+    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    paths = [folder / f"{client}.{kind}" for kind in ("private", "public", "node", "node.pub")]
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} is there already; keys are never replaced, use another --out")
+    secret = os.urandom(32)
+    _write(paths[0], secret.hex().encode() + b"\n")
+    paths[1].write_text(SigningKey.from_private_bytes(secret).public.hex() + "\n", encoding="ascii")
+    node = ec.generate_private_key(ec.SECP384R1())  # what Flower takes for nodes
+    private = node.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    _write(paths[2], private)
+    public = node.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    paths[3].write_bytes(public + b"\n")
+    return paths
+
+
+def write_roster(public: Sequence[Path], out: Path) -> int:
+    """Write the public keys by the number in their files' names; returns how many.
+
+    Raises:
+        UserError: a file is no public key, or numbers are not 0, 1, 2, …
+    """
+    found: dict[int, str] = {}
+    for path in public:
+        number = re.fullmatch(r"(\d+)\.public", path.name)
+        try:
+            key = path.read_text(encoding="ascii").strip()
+            valid = number is not None and len(bytes.fromhex(key)) == 32  # noqa: PLR2004 - Ed25519
+        except (OSError, ValueError):
+            valid = False
+        if not valid or number is None:
+            raise UserError(f"{path} is no public key of `deploy keys` (NUMBER.public)")
+        found[int(number[1])] = key
+    if sorted(found) != list(range(len(found))):
+        raise UserError(f"clients are numbered from 0 without gaps, not {sorted(found)}")
+    if len(set(found.values())) != len(found):
+        raise UserError("two clients have the same key")
+    clients = {str(number): found[number] for number in sorted(found)}
+    out.write_text(json.dumps({"clients": clients}, indent=2) + "\n", encoding="utf-8")
+    return len(found)
+
+
+def make_certificates(hosts: Sequence[str], folder: Path) -> list[Path]:
+    """Make a certificate authority and a server certificate for these hosts, for 90 days.
+
+    Raises:
+        UserError: no host, or the folder has certificates already.
+    """
+    if not hosts:
+        raise UserError("--hosts names no host")
+    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    paths = [folder / name for name in ("ca.pem", "ca.key", "server.pem", "server.key")]
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} is there already; use another --out")
+    authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "codream-secure development")])
+    ca = (
+        _certificate(issuer, issuer, authority)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(authority, hashes.SHA256())
+    )
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
+    certificate = (
+        _certificate(subject, issuer, server)
+        .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
+            critical=False,
+        )
+        .sign(authority, hashes.SHA256())
+    )
+    for path, made in ((paths[0], ca), (paths[2], certificate)):
+        path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    for path, key in ((paths[1], authority), (paths[3], server)):
+        _write(path, _pem(key))
+    return paths
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: _Key) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=_DAYS))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: _Key) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write(path: Path, secret: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
