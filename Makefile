@@ -9,14 +9,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: simulate test test-slow lint audit clean
+# Two processes, each with one thread, for two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: simulate test test-slow integration lint audit clean
 
 simulate: $(VENV)/.installed
 	$(BIN)/codream-secure simulate --clients 10 --dp-eps 8
 
 test: lint
 	$(BIN)/python -m pip check
-	$(BIN)/python -m pytest
+	$(PYTEST)
+	$(BIN)/python -m pytest tests/codream_secure/flower/test_processes.py -m integration -k short
+
+integration: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m integration
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
@@ -43,7 +50,7 @@ endif
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.installed
-	$(PIP) --editable '.[test,audit]'
+	$(PIP) --editable '.[test,audit,flower]'
 	touch $@
 
 clean:

@@ -46,6 +46,7 @@ EXIT_CODES = {
 SLOW = {
     "codream-secure audit protocol",
     "codream-secure audit privacy",
+    "codream-secure deploy local --clients 5",
     "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",

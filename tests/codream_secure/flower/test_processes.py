@@ -1,0 +1,98 @@
+"""Flower's own SuperLink and SuperNodes, as processes on the loopback interface.
+
+`make test` runs the short one; `make integration` all.
+"""
+
+import hashlib
+import json
+import threading
+import time
+
+import pytest
+
+from codream_secure.config import Config
+from codream_secure.flower.local import Local
+from codream_secure.simulation import Simulation
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+
+SMALL = {"warmup_epochs": "1", "kd_epochs": "1", "dreams": "8", "key_steps": "6"}
+
+
+def local(out, *, clients=3, rounds=2, more=None, **options):
+    asked = {
+        "clients": clients,
+        "rounds": rounds,
+        "dream_steps": 2,
+        "dataset": "digits",
+        "models": "linear",
+        "threat_model": "semi-honest",
+        "insecure": False,
+        "timeout": 900.0,
+        "more": SMALL | (more or {}),
+        "out": out,
+        "quiet": True,
+    }
+    return Local(**(asked | options))
+
+
+def digests_of_a_simulation(summary):
+    simulation = Simulation(Config.from_options(summary["config"]), compare_independent=False)
+    list(simulation.rounds())
+    return [hashlib.sha256(dream.pixels.tobytes()).hexdigest() for dream in simulation.dreams]
+
+
+def processes_gone(running):
+    return all(process.poll() is not None for process in running)
+
+
+def test_short_run_over_tls_gives_the_dreams_of_a_simulation(tmp_path):
+    with local(tmp_path / "run") as running:
+        started = list(running.processes.values())
+        summary = running.run()
+        started += list(running.processes.values())
+    assert processes_gone(started)
+    assert [one["dreams"] for one in summary["rounds"]] == digests_of_a_simulation(summary)
+    assert summary["flower"]["messages"] <= 20 * 3
+    assert summary["aborted_steps"] == 0
+    assert summary["refused"] == {}
+
+
+def test_five_sites_in_the_malicious_model(tmp_path):
+    with local(tmp_path / "run", clients=5, threat_model="malicious") as running:
+        summary = running.run()
+    assert [one["dreams"] for one in summary["rounds"]] == digests_of_a_simulation(summary)
+
+
+@pytest.mark.parametrize("after", [25, 45, 65])
+def test_a_node_that_is_killed_comes_back(tmp_path, after):
+    """SIGKILL at some moment of the run; its process starts again from its folder."""
+    with local(tmp_path / "run", clients=4, rounds=3) as running:
+
+        def strike():
+            time.sleep(after)
+            running.kill("node-2")
+            time.sleep(5)
+            running.start_node(2)
+
+        striker = threading.Thread(target=strike)
+        striker.start()
+        try:
+            summary = running.run()
+        finally:
+            striker.join()
+    assert len(summary["rounds"]) == 3
+    # The site took part in the end: it learned in the last round.
+    assert summary["rounds"][-1]["learned"] >= 3
+    log = (tmp_path / "run" / "run.log").read_text(errors="replace")
+    assert "Traceback" not in log
+
+
+def test_a_wrong_node_key_is_not_let_in(tmp_path):
+    with local(tmp_path / "run", clients=4) as running:
+        running.kill("node-3")
+        (tmp_path / "run/keys/3.node").write_bytes((tmp_path / "run/keys/0.private").read_bytes())
+        running.start_node(3)
+        summary = running.run()
+    assert all(one["learned"] == 3 for one in summary["rounds"])
+    assert json.loads((tmp_path / "run/run/summary.json").read_text()) == summary
