@@ -47,7 +47,7 @@ def processes_gone(running):
 
 
 def test_short_run_over_tls_gives_the_dreams_of_a_simulation(tmp_path):
-    with local(tmp_path / "run") as running:
+    with local(tmp_path / "run", rounds=1) as running:
         started = list(running.processes.values())
         summary = running.run()
         started += list(running.processes.values())
