@@ -6,6 +6,7 @@ answered here, without PyTorch, whose import takes longer than all the cryptogra
 models and data is in `flower.learning`.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from codream_secure.flower.learning import Learning
 
 _SESSION = "session"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +117,12 @@ class Site:
         """Answer one message; what it takes to go on is on disk by then."""
         try:
             return self._handle(message)
-        except (UserError, RequestRefused, SecAggError, ValueError, RuntimeError) as error:
+        except (UserError, RequestRefused, SecAggError) as error:
             return Answer(refused=f"{type(error).__name__}: {error}"[:500])
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server learns no more
+            # Its text may quote private data: it stays in the site's own log.
+            _log.exception("no answer")
+            return Answer(refused=f"{type(error).__name__}; see the site's log")
 
     def _handle(self, message: Message) -> Answer:
         if isinstance(message, Ask):

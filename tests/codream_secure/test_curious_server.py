@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import codream_secure.messages as broadcasts
+from codream_secure.flower import wire
 from codream_secure.simulation import Simulation
 from protocols import messages
 from protocols.packing import unpack
@@ -25,6 +26,8 @@ UPLOADS = {
 }
 # Around all others in the malicious model; sent only when something is wrong.
 RARE_UPLOADS = (messages.Signed, messages.BundleReport, messages.ShareEvidence)
+# Around all others over machines.
+SITE_UPLOADS = (wire.Answer, wire.Present)
 DOWNLOADS = (
     messages.KeyDirectory,
     messages.BundleDelivery,
@@ -40,6 +43,15 @@ DOWNLOADS = (
     broadcasts.NoisyTerms,
     broadcasts.GradientRequest,
     broadcasts.SoftLabels,
+    wire.Hello,
+    wire.Batch,
+    wire.Advertise,
+    wire.Share,
+    wire.Ask,
+    wire.Confirm,
+    wire.Unmask,
+    wire.Learn,
+    wire.Images,
 )
 
 
@@ -104,7 +116,7 @@ def record(tiny, monkeypatch):
 
 
 def test_security_md_lists_exactly_what_goes_up():
-    check_schema([*UPLOADS.values(), *RARE_UPLOADS])
+    check_schema([*UPLOADS.values(), *RARE_UPLOADS, *SITE_UPLOADS])
 
 
 def test_security_md_lists_exactly_what_comes_down():
@@ -131,6 +143,7 @@ def test_a_planted_field_in_the_schema_is_found(planted):
     with pytest.raises(AssertionError):
         check_schema(
             [leaky if t is messages.MaskedInput else t for t in (*UPLOADS.values(), *RARE_UPLOADS)]
+            + list(SITE_UPLOADS)
         )
 
 

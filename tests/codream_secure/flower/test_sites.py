@@ -279,6 +279,22 @@ def test_before_a_session_nothing_is_answered(machines):
     assert "no session has begun" in answer.refused
 
 
+def test_an_error_that_may_quote_data_is_told_by_its_name_alone(machines, data, monkeypatch):
+    there = machines()
+    list(there.coordinator(OPTIONS).run())
+
+    def broken(*_):
+        raise ValueError(f"pixel {data.x_train[0, 0, 3, 3]}")
+
+    monkeypatch.setattr("codream_secure.client.Client.answer", broken)
+    with Site(there.settings(0)) as site:
+        site._session = msgspec.structs.replace(site._session, rounds=0)
+        monkeypatch.setattr("codream_secure.flower.site.StoredClient.open_bundles", lambda *_: None)
+        monkeypatch.setattr("codream_secure.flower.learning.Learning.answer", broken)
+        answer = site.handle(wire.Ask(wire.Batch(9, 1), 99, b"", b""))
+    assert answer.refused == "ValueError; see the site's log"
+
+
 def test_what_cannot_run_over_machines_is_said(machines):
     with pytest.raises(UserError, match="always masked"):
         machines().coordinator({**OPTIONS, "secure": False})
