@@ -103,6 +103,23 @@ def check_delta(delta: float) -> None:
         raise UserError(f"delta must be between 0 and 1, not {delta}")
 
 
+def check_meaning(delta: float, units: int) -> None:
+    """Refuse a delta that allows somebody's data to be published outright.
+
+    Args:
+        delta: of the guarantee.
+        units: how many are protected, examples or clients; public.
+
+    Raises:
+        UserError: delta is not below 1 / units.
+    """
+    if delta * units >= 1:
+        raise UserError(
+            f"--dp-delta {delta:g} allows one of {units} to be published: give it less than "
+            f"{1 / units:.2g}, better a tenth of that"
+        )
+
+
 def dpsgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:  # noqa: ANN401
     """Return dp_accounting's event of ``steps`` DP-SGD steps (Abadi et al. 2016)."""
     from dp_accounting import dp_event  # noqa: PLC0415 - takes a second to import

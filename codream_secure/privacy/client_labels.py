@@ -15,6 +15,7 @@ from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.messages import VERSION, LabelRequest, digest, encode
+from codream_secure.privacy.accounting import check_meaning
 from codream_secure.privacy.ledger import CLIENTS
 from codream_secure.privacy.outlook import Outlook, predict
 from codream_secure.privacy.release_plan import Released, ReleasePlan
@@ -115,6 +116,7 @@ def label_plan(config: Config, spec: InputSpec) -> ReleasePlan:
     """
     grid = LabelGrid(set_(config.dream.dreams), spec.classes)
     most = set_(config.dream.rounds) * set_(config.dream.dream_batches)
+    check_meaning(config.privacy.dp_delta, config.data.clients)
     _check_outlook(config, outlook(config, spec))
     kind = Released(
         name=NAME,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import PrivacyBudget
+from codream_secure.privacy.accounting import PrivacyBudget, check_meaning
 from codream_secure.privacy.class_statistics import (
     StatisticsTerms,
     length,
@@ -81,6 +81,7 @@ class PrivacyPlan:
         privacy = config.privacy
         if privacy.dp_eps is None:
             raise ValueError("no privacy was asked for")
+        check_meaning(privacy.dp_delta, examples)
         share = examples // config.data.clients
         most = share if privacy.secure_noise else _LARGEST_DEFAULT_BATCH
         batch = privacy.dp_batch or min(share, most)

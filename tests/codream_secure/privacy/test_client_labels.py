@@ -184,6 +184,7 @@ def test_resuming_charges_what_was_charged(tiny):
     ("options", "told"),
     [
         ({"secure": False}, "needs masks"),
+        ({"dp_delta": 0.2}, "allows one of 6 to be published"),
         ({"collaboration": False}, "needs masks|cannot be used with --no-collaboration"),
         ({"method": "codream-fast"}, "needs --method codream"),
         ({"adaptive": "jsd"}, "no gradient is asked for"),

@@ -60,6 +60,11 @@ def test_an_interrupted_run_reports_what_was_charged_so_far(tiny):
     assert guarantee.epsilon < 8.0
 
 
+def test_a_delta_that_allows_publishing_an_example_is_refused(tiny):
+    with pytest.raises(UserError, match=r"--dp-delta 0.01 allows one of 400 to be published"):
+        PrivacyPlan(resolve(private(tiny, dp_delta=0.01)), 400, SPEC)
+
+
 def test_independent_training_has_a_budget_of_its_own(tiny):
     simulation = Simulation(private(tiny))
     list(simulation.rounds())
