@@ -82,7 +82,8 @@ class LabelGrid:
             The result's norm is at most ``l2``, whatever ``values`` are.
         """
         finite = values if np.isfinite(values).all() else np.zeros_like(values)
-        norm = float(np.linalg.norm(finite))
+        with np.errstate(over="ignore"):  # what is too long for a norm counts as nothing
+            norm = float(np.linalg.norm(finite))
         kept = finite * min(1.0, (1 - 1e-9) * self.clip / max(norm, 1e-300))
         padded = np.zeros(self.length)
         padded[: kept.size] = kept
