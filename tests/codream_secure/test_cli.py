@@ -226,19 +226,19 @@ def test_a_folder_of_images_and_a_model_of_one_s_own(run, tmp_path):
             for i in range(count):
                 path = tmp_path / "shapes" / part / label / f"{i}.png"
                 Image.new("RGB", (12, 10), (20 * i, 0, 200)).save(path)
-    (tmp_path / "my_module.py").write_text(
+    (tmp_path / "shapes_module.py").write_text(
         "from torch import nn\n"
         "def small(spec):\n"
         "    pixels = spec.channels * spec.height * spec.width\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, spec.classes))\n"
     )
     code, out, _ = run(
-        *(*TINY, "--dataset", "shapes", "--image-size", "9", "--models", "linear,my_module:small"),
+        *(*TINY, "--dataset", "shapes", "--image-size", "9", "--models", "linear,shapes_module:small"),
         *("--partition", "shards:2", "--samples-per-client", "5", "--json", "--out", "run"),
     )
     summary = json.loads(out)
     assert code == 0
-    assert (summary["dataset"], summary["models"][1]) == ("shapes", "my_module:small")
+    assert (summary["dataset"], summary["models"][1]) == ("shapes", "shapes_module:small")
     model = load_file(tmp_path / "run/models/client-1.safetensors")
     assert model["1.weight"].shape == (2, 3 * 9 * 9)
 
