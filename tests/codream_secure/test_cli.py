@@ -233,7 +233,15 @@ def test_a_folder_of_images_and_a_model_of_one_s_own(run, tmp_path):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, spec.classes))\n"
     )
     code, out, _ = run(
-        *(*TINY, "--dataset", "shapes", "--image-size", "9", "--models", "linear,shapes_module:small"),
+        *(
+            *TINY,
+            "--dataset",
+            "shapes",
+            "--image-size",
+            "9",
+            "--models",
+            "linear,shapes_module:small",
+        ),
         *("--partition", "shards:2", "--samples-per-client", "5", "--json", "--out", "run"),
     )
     summary = json.loads(out)
