@@ -89,6 +89,16 @@ class Call:
     request: Asked
     broadcast: bytes
 
+    @property
+    def task(self) -> Task:
+        """What is summed, as the protocol is told; both sides derive it."""
+        return Task(
+            step=self.step,
+            kind=type(self.request).__name__,
+            sections=sections(self.request),
+            broadcast_digest=digest(self.broadcast),
+        )
+
 
 # Requests whose masked inputs have a line of their own in the byte ledger.
 _LINES = {LabelRequest: "labels", StatisticsRequest: "statistics"}
@@ -356,12 +366,7 @@ class SecureAggregator(Aggregator):
 
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
         self._request = call.request
-        task = Task(
-            step=call.step,
-            kind=type(call.request).__name__,
-            sections=sections(call.request),
-            broadcast_digest=digest(call.broadcast),
-        )
+        task = call.task
         try:
             result = self._session.step(inputs, task, drops, renew=renew)
         finally:

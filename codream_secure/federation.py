@@ -20,6 +20,7 @@ from codream_secure.data.partition import (
     partition,
     split_validation,
 )
+from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import prior_offset
 from codream_secure.errors import UserError
@@ -258,13 +259,7 @@ class Federation:
 
     def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
         """Build a model on the device; its first weights follow from the seed and its owner."""
-        seed = derive_seed(self._seed, "model", *owner) if seeded else None
-        norm: Norm = "group" if self.config.model.norm == "group" else "batch"
-        model = build_model(name, self.spec, width=self.config.model.width, norm=norm, seed=seed)
-        if self.config.run.channels_last:
-            # Convolutions then pass this layout on, whatever that of their input.
-            model = model.to(memory_format=torch.channels_last)
-        return model.to(self._device)
+        return run_model(self.config, self.spec, name, *owner, device=self._device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model whose gradients can be had for every example.
@@ -281,3 +276,30 @@ class Federation:
         return Examples(
             self.scale.scale(torch.from_numpy(images)), torch.from_numpy(labels).to(self._device)
         )
+
+
+def run_model(
+    config: Config,
+    spec: InputSpec,
+    name: str,
+    *owner: str | int,
+    device: torch.device,
+    seeded: bool = True,
+) -> nn.Module:
+    """Return a model as a run has it.
+
+    Args:
+        config: resolved.
+        spec: shape of an image and number of classes.
+        name: of the architecture.
+        owner: with the run's seed it gives the first weights.
+        device: where it goes.
+        seeded: False: the first weights come from the operating system.
+    """
+    seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
+    norm: Norm = "group" if config.model.norm == "group" else "batch"
+    model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
+    if config.run.channels_last:
+        # Convolutions then pass this layout on, whatever that of their input.
+        model = model.to(memory_format=torch.channels_last)
+    return model.to(device)

@@ -55,7 +55,9 @@ class DistributedDpSgd(Baseline):
             config.privacy.dp_steps,
         )
         self._sides = {c: self.plan.share(c) for c in parties.clients}
-        self._rounds = config.dream.rounds or 1
+        if everybody.plan is None:
+            raise ValueError("no privacy was asked for")
+        self._schedule = everybody.plan
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return what every client holds after a round: the one model."""
@@ -67,9 +69,7 @@ class DistributedDpSgd(Baseline):
 
     def round(self, number: int) -> None:
         """Take an even share of the steps; each is one sum, and the new model down."""
-        most, last = self.plan.most, self._rounds
-        steps = most * number // last - most * (number - 1) // last
-        for _ in range(steps):
+        for _ in range(self._schedule.even_steps(number)):
             if self.plan.reserve():
                 self._step(number)
 

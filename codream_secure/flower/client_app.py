@@ -16,17 +16,15 @@ from codream_secure.flower import wire
 from codream_secure.flower.node import site_settings
 from codream_secure.flower.site import Site
 
-RECORD, BODY, ACTION = "codream-secure", "body", "secure"
-
 app = ClientApp()
 
 
-@app.query(ACTION)
+@app.query(wire.ACTION)
 def secure(message: Message, context: Context) -> Message:
     """Answer one message of the coordinator."""
-    body = message.content[RECORD][BODY]
+    body = message.content[wire.RECORD][wire.BODY]
     settings = site_settings(context.node_config)
     with Site(settings) as site:
         answer = site.handle(wire.decode(bytes(body)))  # type: ignore[arg-type]
-    content = RecordDict({RECORD: ConfigRecord({BODY: wire.encode(answer)})})
+    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(answer)})})
     return Message(content, reply_to=message)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codream_secure.acquisition import AcquisitionSettings, distil, learn_images
+from codream_secure.acquisition import distil, learn_images
 from codream_secure.aggregation import (
     Aggregator,
     Call,
@@ -27,10 +27,11 @@ from codream_secure.attendance import AggregationSettings
 from codream_secure.communication import ByteLedger, Direction
 from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dream_group import DreamGroup, label_temperature
+from codream_secure.dream_group import DreamGroup
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
+from codream_secure.federation import run_model
 from codream_secure.flower.learning import aggregation_settings
 from codream_secure.flower.wire import (
     VERSION,
@@ -51,15 +52,14 @@ from codream_secure.flower.wire import (
     encode,
 )
 from codream_secure.learner import PlainLearner
-from codream_secure.messages import digest, sections
-from codream_secure.models import Norm, build_model
 from codream_secure.parallel import one_core_each
 from codream_secure.privacy.class_statistics import ClassImages
 from codream_secure.resolve import resolve
-from codream_secure.seeds import derive_seed, generator
+from codream_secure.schedule import learning_settings
+from codream_secure.seeds import generator
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggError
-from protocols.params import BatchParams, Phase, Task
+from protocols.params import BatchParams, Phase
 from protocols.server import ServerSession
 
 # Takes encoded messages by site, returns the encoded answers of those that answered in time.
@@ -185,12 +185,7 @@ class RemoteAggregator(Aggregator):
 
     def _attempt(self, call: Call) -> FieldSum:
         server = self._ready(call.step)
-        task = Task(
-            step=call.step,
-            kind=type(call.request).__name__,
-            sections=sections(call.request),
-            broadcast_digest=digest(call.broadcast),
-        )
+        task = call.task
         try:
             requests = server.begin_step(task)
             asks: dict[int, Message] = {}
@@ -298,14 +293,6 @@ class RemoteAggregator(Aggregator):
 
     def _record(self, phase: Phase | str, direction: Direction, site: int, size: int) -> None:
         self._meters.ledger.record(phase, direction, size, client=site)
-
-    def next_numbers(self) -> tuple[int, int]:
-        """Return the next batch and the next step: neither is ever used twice (D6)."""
-        return self._batches, self.steps
-
-    def go_on(self, batches: int, steps: int) -> None:
-        """Go on counting from there, with fresh keys."""
-        self._batches, self._step, self._server = batches, steps, None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,15 +459,7 @@ class Coordinator:
         )
 
     def _distil(self, number: int) -> None:
-        learning = self.config.learning
-        settings = AcquisitionSettings(
-            order=learning.acquisition,
-            kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
-            kd_batch=learning.kd_batch,
-            kd_temperature=label_temperature(self.config),
-            augmentation=learning.dream_augment,
-            local_steps=0,
-        )
+        settings = learning_settings(self.config, number, local_steps=0)
         shuffle = generator(self.config.run.seed or 0, "acquisition", number, "server")
         distil(self.student, self._group.buffer, settings, shuffle)
 
@@ -496,11 +475,8 @@ class Coordinator:
     def _build_student(self) -> PlainLearner:
         config = self.config
         name = config.model.models.split(",")[0].strip()
-        norm: Norm = "group" if config.model.norm == "group" else "batch"
-        seed = derive_seed(config.run.seed or 0, "model", "server")
-        model = build_model(name, self._spec, width=config.model.width, norm=norm, seed=seed)
-        if config.run.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+        device = torch.device("cpu")
+        model = run_model(config, self._spec, name, "server", device=device)
         return PlainLearner(
             model, None, config.learning.learning_rate, bf16=config.run.precision == "bf16"
         )

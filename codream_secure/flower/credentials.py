@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from codream_secure.errors import UserError
-from protocols.keys import SigningKey
+from protocols.keys import KEY_SIZE, SigningKey
 
 _DAYS = 90
 _PRIVATE_MODE, _FOLDER_MODE = 0o600, 0o700
@@ -32,7 +32,7 @@ def make_keys(client: int, folder: Path) -> list[Path]:
     for path in paths:
         if path.exists():
             raise UserError(f"{path} is there already; keys are never replaced, use another --out")
-    secret = os.urandom(32)
+    secret = os.urandom(KEY_SIZE)
     _write(paths[0], secret.hex().encode() + b"\n")
     paths[1].write_text(SigningKey.from_private_bytes(secret).public.hex() + "\n", encoding="ascii")
     node = ec.generate_private_key(ec.SECP384R1())  # what Flower takes for nodes
@@ -60,7 +60,7 @@ def write_roster(public: Sequence[Path], out: Path) -> int:
         number = re.fullmatch(r"(\d+)\.public", path.name)
         try:
             key = path.read_text(encoding="ascii").strip()
-            valid = number is not None and len(bytes.fromhex(key)) == 32  # noqa: PLR2004 - Ed25519
+            valid = number is not None and len(bytes.fromhex(key)) == KEY_SIZE
         except (OSError, ValueError):
             valid = False
         if not valid or number is None:

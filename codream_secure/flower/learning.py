@@ -13,7 +13,7 @@ from codream_secure.acquisition import (
     learn_images,
     soft_targets,
 )
-from codream_secure.aggregation import DREAMING, FieldSum, colluders
+from codream_secure.aggregation import DREAMING, Call, FieldSum, colluders
 from codream_secure.attendance import AggregationSettings
 from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.config import Config, set_
@@ -26,7 +26,6 @@ from codream_secure.messages import (
     SoftLabels,
     asked_labels,
     decode_request,
-    digest,
     sections,
 )
 from codream_secure.parallel import one_core_each
@@ -107,12 +106,7 @@ class Learning:
         A request that was answered before gets no inputs: its stored answer is sent again.
         """
         request = decode_request(message.broadcast)
-        task = Task(
-            step=message.step,
-            kind=type(request).__name__,
-            sections=sections(request),
-            broadcast_digest=digest(message.broadcast),
-        )
+        task = Call(message.step, request, message.broadcast).task
         with one_core_each():
             federation, _ = self._restored()
             client = federation.members[self._settings.client].client

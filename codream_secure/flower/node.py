@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from codream_secure.errors import UserError
 from codream_secure.flower.site import SiteSettings
-from protocols.keys import SigningKey
+from protocols.keys import KEY_SIZE, SigningKey
 
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset
@@ -73,7 +73,7 @@ def read_key(path: Path) -> bytes:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         raise UserError(f"{path} holds no signing key; make one: deploy keys") from None
-    if len(key) != 32:  # noqa: PLR2004 - Ed25519
+    if len(key) != KEY_SIZE:
         raise UserError(f"{path} holds no signing key; make one: deploy keys")
     return key
 
@@ -89,6 +89,6 @@ def read_roster(path: Path) -> tuple[bytes, ...]:
         keys = tuple(bytes.fromhex(found[str(c)]) for c in range(len(found)))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no roster; make one: deploy keys") from None
-    if any(len(key) != 32 for key in keys):  # noqa: PLR2004 - Ed25519
+    if any(len(key) != KEY_SIZE for key in keys):
         raise UserError(f"{path} is no roster; make one: deploy keys")
     return keys

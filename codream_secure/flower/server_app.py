@@ -27,7 +27,6 @@ from codream_secure.flower import wire
 from codream_secure.flower.coordinator import Coordinator, Round
 from codream_secure.flower.node import read_roster
 
-RECORD, BODY, ACTION = "codream-secure", "body", "query.secure"
 OWN = {"roster", "reply-timeout", "start-timeout", "out"}
 _PAUSE = 1.0
 
@@ -149,9 +148,9 @@ class Carrier:
             return {}
         messages = [
             Message(
-                RecordDict({RECORD: ConfigRecord({BODY: body})}),
+                RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})}),
                 dst_node_id=node,
-                message_type=ACTION,
+                message_type=f"query.{wire.ACTION}",
                 ttl=self._timeout,
             )
             for node, body in bodies.items()
@@ -159,7 +158,7 @@ class Carrier:
         found = {}
         for reply in self._grid.send_and_receive(messages, timeout=self._timeout):
             if reply.has_content():
-                found[reply.metadata.src_node_id] = bytes(reply.content[RECORD][BODY])  # type: ignore[arg-type]
+                found[reply.metadata.src_node_id] = bytes(reply.content[wire.RECORD][wire.BODY])  # type: ignore[arg-type]
             else:
                 log.warning("node %d: %s", reply.metadata.src_node_id, reply.error.reason)
         return found

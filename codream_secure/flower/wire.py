@@ -7,6 +7,8 @@ recipients and inputs are masked, as in `protocols`.
 import msgspec
 
 VERSION = 1
+# Where a Flower message holds its bytes, and the action that it asks for.
+RECORD, BODY, ACTION = "codream-secure", "body", "secure"
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):

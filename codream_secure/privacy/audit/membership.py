@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from codream_secure.acquisition import AcquisitionSettings, DreamBuffer, distil
 from codream_secure.config import Config
 from codream_secure.data.datasets import Dataset
+from codream_secure.dream_group import label_temperature
 from codream_secure.learner import PlainLearner
 from codream_secure.seeds import derive_seed, generator
 from codream_secure.simulation import Simulation
@@ -106,11 +107,13 @@ def _shadow(config: Config, dataset: Dataset, index: int) -> dict[str, NDArray[n
     everybody, size = simulation.federation, len(dataset.y_train)
     images = everybody.scale.scale(torch.from_numpy(dataset.x_train))
     labels = torch.from_numpy(dataset.y_train).to(images.device)
+    temperature = label_temperature(simulation.config)
     of_the_sum = _surrogate(simulation, [dream.targets for dream in simulation.dreams], "sum")
     found = {name: np.full(size, np.nan) for name in VICTIMS} | {"members": keep.astype(float)}
     for client, rows in everybody.all_parts.items():
         member = everybody.members[client]
-        answers = [_labels_of(member.client.teacher, dreams) for dreams in _dreams(simulation)]
+        teacher = member.client.teacher
+        answers = [_labels_of(teacher, d, temperature) for d in _dreams(simulation)]
         models = {
             "client model": member.client.learner.model,
             "surrogate of a client": _surrogate(simulation, answers, client),
@@ -127,12 +130,9 @@ def _dreams(simulation: Simulation) -> Iterator[Tensor]:
         yield simulation.federation.scale.from_pixels(dream.pixels)
 
 
-_TEMPERATURE = 4.0
-
-
 @torch.no_grad()
-def _labels_of(teacher: Callable[[Tensor], Tensor], dreams: Tensor) -> Tensor:
-    return (teacher(dreams) / _TEMPERATURE).softmax(dim=1)
+def _labels_of(teacher: Callable[[Tensor], Tensor], dreams: Tensor, temperature: float) -> Tensor:
+    return (teacher(dreams) / temperature).softmax(dim=1)
 
 
 def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) -> nn.Module:
@@ -147,7 +147,7 @@ def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) ->
         order="two-stage",
         kd_epochs=_EPOCHS,
         kd_batch=config.learning.kd_batch,
-        kd_temperature=config.learning.kd_temperature,
+        kd_temperature=label_temperature(config),
         augmentation="none",
         local_steps=0,
     )
