@@ -6,23 +6,15 @@ Read `Coordinator.run` first. It knows sites by number, and messages as bytes: w
 
 import hashlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from codream_secure.acquisition import distil, learn_images
-from codream_secure.aggregation import (
-    Aggregator,
-    Call,
-    FieldSum,
-    Inputs,
-    Meters,
-)
+from codream_secure.aggregation import Aggregator, Call, FieldSum, Inputs, Meters
 from codream_secure.attendance import AggregationSettings
 from codream_secure.communication import ByteLedger, Direction
 from codream_secure.config import Config, set_
@@ -33,24 +25,9 @@ from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import run_model
 from codream_secure.flower.learning import aggregation_settings
-from codream_secure.flower.wire import (
-    VERSION,
-    Advertise,
-    Answer,
-    Ask,
-    Batch,
-    Confirm,
-    Hello,
-    Images,
-    Learn,
-    Message,
-    Present,
-    Share,
-    Unmask,
-    decode_answer,
-    decode_present,
-    encode,
-)
+from codream_secure.flower.remote_sums import RemoteSums, SumTerms
+from codream_secure.flower.sites import Carry, Sites, Tell
+from codream_secure.flower.wire import VERSION, Hello, Images, Learn, Present, decode_present
 from codream_secure.learner import PlainLearner
 from codream_secure.parallel import one_core_each
 from codream_secure.privacy.class_statistics import ClassImages
@@ -58,85 +35,11 @@ from codream_secure.resolve import resolve
 from codream_secure.schedule import learning_settings
 from codream_secure.seeds import generator
 from protocols.driver import DropSchedule
-from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggError
-from protocols.params import BatchParams, Phase
-from protocols.server import ServerSession
-
-# Takes encoded messages by site, returns the encoded answers of those that answered in time.
-Carry = Callable[[Mapping[int, bytes]], Mapping[int, bytes]]
-Tell = Callable[[str], None]
-KEY_ATTEMPTS = 3
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What really moved, in bytes of message bodies, and how often the server waited."""
-
-    down: int = 0
-    up: int = 0
-    messages: int = 0
-    round_trips: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Sites:
-    """The sites of a run, as the server sees them.
-
-    Args:
-        carry: moves bytes.
-        roster: numbers of the sites.
-        tell: told what went wrong, a line each.
-
-    Attributes:
-        traffic: what moved so far.
-        refused: by site, the last reason that it gave.
-        present: sites that take part in the session.
-        unfit: sites that cannot take part, and are asked nothing more.
-    """
-
-    carry: Carry
-    roster: tuple[int, ...]
-    tell: Tell
-    traffic: Traffic = field(default_factory=Traffic)
-    refused: dict[int, str] = field(default_factory=dict)
-    present: set[int] = field(default_factory=set)
-    unfit: set[int] = field(default_factory=set)
-
-    def ask(self, messages: Mapping[int, Message]) -> dict[int, Answer]:
-        """Send messages and wait; sites that refuse, or are not heard of, have no answer."""
-        encoded = {s: encode(m) for s, m in messages.items() if s not in self.unfit}
-        if not encoded:
-            return {}
-        began = time.monotonic()
-        replies = self.carry(encoded)
-        traffic = self.traffic
-        traffic.seconds += time.monotonic() - began
-        traffic.round_trips += 1
-        traffic.messages += len(encoded)
-        traffic.down += sum(map(len, encoded.values()))
-        traffic.up += sum(map(len, replies.values()))
-        found = {}
-        for site, data in sorted(replies.items()):
-            try:
-                answer = decode_answer(data)
-            except msgspec.DecodeError as error:
-                answer = Answer(refused=f"not an answer: {error}")
-            if answer.refused:
-                self.refused[site] = answer.refused
-                self.tell(f"site {site} refused: {answer.refused}")
-            else:
-                found[site] = answer
-        for site in sorted(set(encoded) - set(replies)):
-            self.tell(f"site {site} did not answer")
-        return found
+from protocols.params import Phase
 
 
 class RemoteAggregator(Aggregator):
-    """Sums over sites, by the same `ServerSession` as everywhere.
-
-    A site that does not answer in time has dropped out of the step; it is asked again in the
-    next one that its keys are good for, and in the next key exchange.
+    """The aggregator of a run over sites.
 
     Args:
         sites: who is asked.
@@ -156,11 +59,17 @@ class RemoteAggregator(Aggregator):
         identities: tuple[bytes, ...],
     ) -> None:
         super().__init__({}, settings, meters)
-        self._sites, self._session_id, self._identities = sites, session, identities
-        self._server: ServerSession | None = None
-        self._batch = Batch(0, 1)
-        self._batches = 0
-        self._deliveries: dict[int, bytes] = {}
+        terms = SumTerms(
+            session=session,
+            roster=settings.roster,
+            threshold=settings.needed,
+            threat_model=settings.threat_model,
+            identities=identities,
+            rejoin=settings.rejoin,
+        )
+        self._sites = sites
+        self._sums = RemoteSums(sites, terms, self._message)
+        self._call: Call | None = None
         self.labels: list[bytes] = []
         self.published = self.labels.append
 
@@ -178,121 +87,16 @@ class RemoteAggregator(Aggregator):
         raise NotImplementedError
 
     def _sum(self, call: Call) -> FieldSum:
-        try:
-            return self._attempt(call)
-        except RemoteProtocolError as error:
-            raise NotEnoughSurvivors(Phase.UNMASKING, 0, self.threshold) from error
+        self._call = call
+        key_steps = max(1, self._settings.batch_steps(call.step))
+        result = self._sums.sum(call.task, call.broadcast, key_steps)
+        return FieldSum(dict(result.totals), len(result.survivors), call.task.sections)
 
-    def _attempt(self, call: Call) -> FieldSum:
-        server = self._ready(call.step)
-        task = call.task
-        try:
-            requests = server.begin_step(task)
-            asks: dict[int, Message] = {}
-            for site, request in requests.items():
-                delivery = self._deliveries.get(site, b"")
-                asks[site] = Ask(self._batch, call.step, request, call.broadcast, delivery)
-                self._count(Phase.MASKED_INPUT, "down", site, len(request), call.request)
-                self._record("broadcast", "down", site, len(call.broadcast))
-            answers = self._receive(Phase.MASKED_INPUT, asks, call)
-            for site in answers:
-                self._deliveries.pop(site, None)
-            shown = server.end_round()
-            if self._settings.threat_model == "malicious":
-                shown = self._online(Phase.CONSISTENCY, shown, Confirm)
-            self._online(Phase.UNMASKING, shown, Unmask)
-            result = server.result
-            return FieldSum(dict(result.totals), len(result.survivors), task.sections)
-        except SecAggError:
-            server.abandon_step()
-            raise
-        finally:
-            server.end_evidence()
-
-    def _ready(self, step: int) -> ServerSession:
-        """Return the server with keys for the next step."""
-        server = self._server
-        least = min(self.threshold + 1, len(self._settings.roster))
-        if server is not None and server.keys_left and len(server.candidates) >= least:
-            return server
-        failure: NotEnoughSurvivors | None = None
-        for _ in range(KEY_ATTEMPTS):
-            try:
-                self._exchange_keys(max(1, self._settings.batch_steps(step)))
-            except NotEnoughSurvivors as error:
-                failure = error
-                continue
-            if self._server is not None:
-                return self._server
-        raise failure or NotEnoughSurvivors(Phase.ADVERTISE_KEYS, 0, self.threshold)
-
-    def _exchange_keys(self, steps: int) -> None:
-        self._server, self._batch = None, Batch(self._batches, steps)
-        self._batches += 1
-        settings = self._settings
-        server = ServerSession(
-            BatchParams(
-                session=self._session_id,
-                batch=self._batch.number,
-                steps=steps,
-                roster=settings.roster,
-                threshold=settings.needed,
-                threat_model=settings.threat_model,
-                identities=self._identities,
-            ),
-            rejoin=settings.rejoin if settings.threat_model == "malicious" else None,
-        )
-        advertise: dict[int, Message] = {c: Advertise(self._batch) for c in settings.roster}
-        self._offline(server, Phase.ADVERTISE_KEYS, advertise)
-        directories = server.end_round()
-        share: dict[int, Message] = {c: Share(self._batch, d) for c, d in directories.items()}
-        self._down(Phase.ADVERTISE_KEYS, directories)
-        self._offline(server, Phase.SHARE_KEYS, share)
-        self._deliveries = dict(server.end_round())
-        self._down(Phase.SHARE_KEYS, self._deliveries)
-        self._server = server
-
-    def _offline(self, server: ServerSession, phase: Phase, asked: Mapping[int, Message]) -> None:
-        for site, answer in self._sites.ask(asked).items():
-            self._record(phase, "up", site, len(answer.data))
-            self._take(server, site, answer.data)
-
-    def _online(
-        self, phase: Phase, shown: Mapping[int, bytes], kind: type[Confirm | Unmask]
-    ) -> Mapping[int, bytes]:
-        self._down(phase, shown)
-        asked: dict[int, Message] = {c: kind(self._batch, data) for c, data in shown.items()}
-        if self._server is None:
-            raise ValueError("no keys")
-        self._offline(self._server, phase, asked)
-        return self._server.end_round()
-
-    def _receive(
-        self, phase: Phase, asked: Mapping[int, Message], call: Call
-    ) -> Mapping[int, Answer]:
-        if self._server is None:
-            raise ValueError("no keys")
-        answers = self._sites.ask(asked)
-        for site, answer in answers.items():
-            if answer.report:
-                self._record(Phase.SHARE_KEYS, "up", site, len(answer.report))
-                self._take(self._server, site, answer.report)
-            self._count(phase, "up", site, len(answer.data), call.request)
-            self._take(self._server, site, answer.data)
-        return answers
-
-    def _take(self, server: ServerSession, site: int, data: bytes) -> None:
-        try:
-            server.receive(site, data)
-        except SecAggError as error:
-            self._sites.tell(f"site {site} sent what cannot be used: {error}")
-
-    def _down(self, phase: Phase, replies: Mapping[int, bytes]) -> None:
-        for site, data in replies.items():
-            self._record(phase, "down", site, len(data))
-
-    def _record(self, phase: Phase | str, direction: Direction, site: int, size: int) -> None:
-        self._meters.ledger.record(phase, direction, size, client=site)
+    def _message(self, phase: Phase, direction: Direction, site: int, size: int) -> None:
+        call = self._call
+        self._count(phase, direction, site, size, None if call is None else call.request)
+        if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
+            self._meters.ledger.record("broadcast", "down", len(call.broadcast), client=site)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
