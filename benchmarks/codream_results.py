@@ -42,7 +42,7 @@ UNEQUAL: dict[str, Any] = {
     "samples_per_client": 250,
     "models": FOUR,
     "method": "codream-fast",
-    "rounds": 14,
+    "rounds": 20,
     "dreams": 128,
     "statistics_momentum": 0.9,
     "dream_steps": 10,

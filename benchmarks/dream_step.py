@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dreaming.feature_statistics import StatisticsMemory
+from codream_secure.dreaming.feature_statistics import StatisticsMemory, channel_moments
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.learner import BatchStream, PlainLearner
@@ -123,6 +123,22 @@ class Case:
 
         return work
 
+    def moments(self, *, plain: bool) -> Work:
+        """Return mean and variance of 16 feature maps and their gradient, ours or torch's own."""
+        features = torch.randn(DREAMS, 16, self.spec.height, self.spec.width, device=self.device)
+        features = features.to(memory_format=torch.channels_last)
+
+        def work() -> object:
+            leaf = features.detach().requires_grad_()
+            if plain:
+                axes = (0, 2, 3)
+                found = leaf.mean(dim=axes), leaf.var(dim=axes, unbiased=False)
+            else:
+                found = channel_moments(leaf)
+            return torch.autograd.grad(found[0].norm() + found[1].norm(), leaf)
+
+        return work
+
     def one_after_another(self) -> Work:
         """Return gradients of several clients of one architecture, in turn."""
         models = [self.frozen() for _ in range(CLIENTS)]
@@ -174,6 +190,8 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         "dream": case.dream_step(),
         "no R_bn": case.dream_step(bn_weight=0.0),
         "bare dream": case.bare_dream_step(),
+        "moments": case.moments(plain=False),
+        "plain moments": case.moments(plain=True),
         "dream, NCHW": case.dream_step(channels_last=False),
         "dream, bf16": case.dream_step(bf16=True),
         "joint": case.joint_step(),
@@ -188,6 +206,7 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         "dream step ms": 1e3 * t["dream"],
         "dream / bare": t["dream"] / t["bare dream"],
         "no R_bn / bare": t["no R_bn"] / t["bare dream"],
+        "moments / mean, var": t["moments"] / t["plain moments"],
         "joint step ms": 1e3 * t["joint"],
         "joint / bare": t["joint"] / t["bare joint"],
         "dream NCHW / channels_last": t["dream, NCHW"] / t["dream"],
@@ -221,6 +240,11 @@ def main() -> None:
                     f"{name}: dream step without R_bn over bare passes",
                     ratios["no R_bn / bare"],
                     1.2,
+                ),
+                Gate.at_most(
+                    f"{name}: moments of features over torch's mean and var",
+                    ratios["moments / mean, var"],
+                    0.5,
                 ),
                 Gate.at_most(f"{name}: joint step over bare passes", ratios["joint / bare"], 1.15),
             ]

@@ -1,12 +1,54 @@
 """R_bn: the distance of a dream batch's feature statistics from a teacher's BatchNorm memory."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Moments = tuple[Tensor, Tensor]
+_EPSILON = 1e-5  # keeps the inverse deviation of a dead channel finite
+
+
+class _ChannelMoments(torch.autograd.Function):
+    """Mean and biased variance of every channel over batch and space.
+
+    Over these axes `Tensor.var` is slow on CPUs, and so are its and the mean's gradient
+    (benchmarks/dream_step.py has the ratio). Batch norm's own kernel finds both moments in
+    vectorized passes, and the gradient, affine in the features, is one more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Moments:  # noqa: ANN401 - torch's
+        # Weights of float32 keep the moments of bfloat16 features in float32.
+        kind = torch.promote_types(features.dtype, torch.float32)
+        ones = torch.ones(features.shape[1], dtype=kind, device=features.device)
+        _, mean, inverse_deviation = torch.native_batch_norm(
+            features, ones, None, None, None, True, 0.0, _EPSILON
+        )
+        ctx.save_for_backward(features, mean)
+        return mean, (inverse_deviation.pow(-2) - _EPSILON).clamp(min=0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:  # noqa: ANN401
+        features, mean = ctx.saved_tensors
+        count = features.numel() // features.shape[1]
+        slope = 2 / count * to_variance
+        offset = to_mean / count - slope * mean
+        offset, slope = (v.to(features.dtype)[:, None, None] for v in (offset, slope))
+        return torch.addcmul(offset, features, slope)
+
+
+def channel_moments(features: Tensor) -> Moments:
+    """Return mean and biased variance over batch and space, at least float32, shape (C,) each.
+
+    Args:
+        features: shape (B, C, H, W).
+    """
+    moments: Moments = _ChannelMoments.apply(features)  # type: ignore[no-untyped-call]
+    return moments
 
 
 class StatisticsMemory:
@@ -74,13 +116,8 @@ class FeatureStatistics:
         running_mean, running_var = layer.running_mean, layer.running_var
         if not isinstance(running_mean, Tensor) or not isinstance(running_var, Tensor):
             return
-        features = inputs[0]
-        if features.dtype == torch.bfloat16:
-            features = features.float()
-        mean = features.mean(dim=(0, 2, 3))
-        variance = features.var(dim=(0, 2, 3), unbiased=False)
         self._running.append((running_mean, running_var))
-        self.moments.append((mean, variance))
+        self.moments.append(channel_moments(inputs[0]))
 
     def penalty(self, like: Tensor, memory: StatisticsMemory, momentum: float) -> Tensor:
         """Return the mean over layers of ||mean difference|| + ||variance difference||.

@@ -66,6 +66,27 @@ def test_penalty_is_the_mean_over_layers_of_both_norms():
     assert not layer._forward_pre_hooks
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moments_and_their_gradient_are_those_of_mean_and_variance(kind, layout):
+    images = (2 * torch.randn(6, 3, 5, 5) + 1).to(kind).to(memory_format=layout)
+    images[:, 1] = 0.25  # a dead channel
+    layer, watched = nn.BatchNorm2d(3).eval(), images.clone().requires_grad_()
+    with FeatureStatistics(layer) as statistics:
+        layer(watched)
+    exact = images.double().requires_grad_()
+    expected = exact.mean((0, 2, 3)), exact.var((0, 2, 3), unbiased=False)
+    weights = torch.tensor([1.0, -2.0, 3.0])
+    for moments in (statistics.moments[0], expected):
+        sum((weights * part).sum() for part in moments).backward()
+    for found, wanted in zip(statistics.moments[0], expected, strict=True):
+        assert found.dtype == torch.float32
+        assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-4, abs=1e-6)
+    close = {"rel": 2**-7, "abs": 1e-3} if kind is torch.bfloat16 else {"rel": 1e-4, "abs": 1e-6}
+    flat = watched.grad.double().flatten().tolist()
+    assert flat == pytest.approx(exact.grad.flatten().tolist(), **close)
+
+
 def test_the_prior_correction_makes_even_frequencies_of_skewed_ones():
     """Where the posterior is Bayes' on a client's frequencies, it becomes that of even ones."""
     labels = torch.tensor([0] * 79 + [1] * 19)
