@@ -47,7 +47,7 @@ def channel_moments(features: Tensor) -> Moments:
     Args:
         features: shape (B, C, H, W).
     """
-    moments: Moments = _ChannelMoments.apply(features)  # type: ignore[no-untyped-call]
+    moments: Moments = _ChannelMoments.apply(features)
     return moments
 
 
