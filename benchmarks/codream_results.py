@@ -22,6 +22,7 @@ from typing import Any
 
 from _federations import digits
 from _gates import Gate, environment, progress, report
+from _paper_runs import command
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
@@ -98,12 +99,6 @@ class Outcome:
     def least_gain(self) -> float:
         """Clients above the best round of independent training."""
         return self.accuracy("clients_mean") - max(self.independent)
-
-
-def command(options: Mapping[str, object]) -> str:
-    """Return the command line of a run."""
-    words = [f"--{k.replace('_', '-')} {v}" for k, v in options.items()]
-    return " ".join(["codream-secure simulate", *words])
 
 
 def run(options: Mapping[str, object], dataset: Dataset) -> Outcome:
@@ -271,6 +266,31 @@ def bits(bench: Bench) -> Part:
     return [row(name, o, bench.over_seeds(o, digits())) for name, o in cases.items()], [], {}
 
 
+def ablation(bench: Bench) -> Part:
+    """Digits, ten clients, iid and skewed: what each part of the method is worth (Table 5)."""
+    whole = {"adaptive": "jsd"}
+    cases = {
+        "all": whole,
+        "without R_adv": {},
+        "without R_bn": {**whole, "bn_weight": 0.0},
+        "without collaboration": {**whole, "collaboration": False},
+    }
+    rows, notes = [], {}
+    for partition in ("iid", "dirichlet:0.5"):
+        found = []
+        for name, options in cases.items():
+            chosen = {"partition": partition, **options}
+            found.append(row(f"{partition}, {name}", chosen, bench.over_seeds(chosen, digits())))
+        for who in ("clients", "server"):
+            cost = {n: found[0][who] - r[who] for n, r in zip(cases, found, strict=True)}
+            order = sorted(list(cases)[1:], key=lambda n: -cost[n])
+            notes[f"{partition}, {who}, points lost"] = ", ".join(
+                f"{n} {100 * cost[n]:.1f}" for n in order
+            )
+        rows += found
+    return rows, [], notes
+
+
 def long(bench: Bench) -> Part:
     """Digits, dirichlet:0.1: a hundred rounds of fast mode with adaptive teaching."""
     runs = [run({**LONG, "seed": 0, **({"rounds": 3} if bench.quick else {})}, digits())]
@@ -290,6 +310,7 @@ def long(bench: Bench) -> Part:
 PARTS: dict[str, Callable[[Bench], Part]] = {
     "fast": fast,
     "bits": bits,
+    "ablation": ablation,
     "long": long,
     "unequal": unequal,
     "unequal_iid": unequal_iid,
