@@ -195,7 +195,8 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._grid = GradientGrid(sum(p.numel() for p in self.params), clip)
-        self._variance = math.ceil((noise_multiplier * self._grid.l2) ** 2)
+        variance = math.ceil((noise_multiplier * self._grid.l2) ** 2)
+        self._noise = IntegerNoise.of("gaussian", variance)
         self._key, self._budget = key, budget
         self._total = np.zeros(0, np.int64)
 
@@ -206,8 +207,7 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """Store integers plus integer noise, back in real units, in ``p.grad``."""
         step = self._budget.steps_taken.to_bytes(8, "big")
-        noise = IntegerNoise.discrete_gaussian(self._variance)
-        noisy = self._total + noise.draw(self._total.size, hkdf(self._key, "noise", step))
+        noisy = self._total + self._noise.draw(self._total.size, hkdf(self._key, "noise", step))
         flat = torch.from_numpy((noisy / self._grid.scale).astype(np.float32))
         parts = torch.split(flat, [p.numel() for p in self.params])
         for p, part in zip(self.params, parts, strict=True):

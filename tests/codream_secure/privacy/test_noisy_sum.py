@@ -14,6 +14,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.models import build_model
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
+from codream_secure.privacy.integer_noise import MOST_VARIANCE
 from codream_secure.privacy.ledger import EXAMPLES, cost
 from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.privacy.release_plan import Released, ReleasePlan
@@ -47,6 +48,13 @@ def test_the_sum_of_everybody_fits_32_bits_whatever_is_asked(l2, largest, client
     chosen = terms(l2=l2, variance=l2 * l2, largest=largest, clients=clients)
     assert clients * chosen.maximum < 1 << 32
     assert 1 <= chosen.cap <= largest
+
+
+def test_noise_that_no_sum_can_hold_is_refused_before_its_table_is_built():
+    with pytest.raises(UserError, match="ask for more epsilon"):
+        terms(l2=1 << 20, variance=MOST_VARIANCE + 1)
+    with pytest.raises(UserError, match="noise of 100000 clients does not fit 32 bits"):
+        terms(variance=1 << 22, clients=100_000)
 
 
 # Gradients ---------------------------------------------------------------------------------------
