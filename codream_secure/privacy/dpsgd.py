@@ -74,12 +74,24 @@ def check_private_step(model: nn.Module, spec: InputSpec) -> None:
         _per_example_gradients(tried, images)
     except Exception as error:  # of Opacus, or the user's code under its hooks
         text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        if "modified inplace" in text:
+            text = _in_place(model)
         raise UserError(f"the model cannot be trained with DP-SGD: {text}") from error
     if mixing:
         raise UserError(
             "the model cannot be trained with DP-SGD: one example's logits depend on another "
             "example; let every layer treat examples apart"
         )
+
+
+def _in_place(model: nn.Module) -> str:
+    """Return which layers change their input, and the way out."""
+    names = [name for name, layer in model.named_modules() if getattr(layer, "inplace", False)]
+    where = f"layer {names[0]!r} changes" if names else "its forward changes"
+    return (
+        f"{where} a layer's output in place, where hooks still need it; give it inplace=False, "
+        "and write out = out + x, not out += x"
+    )
 
 
 def _per_example_gradients(model: nn.Module, images: Tensor) -> None:
