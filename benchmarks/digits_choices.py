@@ -105,6 +105,12 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         for total, parts in STATISTICS.items()
         for part in parts
     },
+    # The server's term that keeps dreams near the class means they began at.
+    "matching": {
+        f"eps {total:g}, weight {weight:g}": {"dp_eps": total, "statistics_weight": weight}
+        for total in STATISTICS
+        for weight in (0.0, 1.0, 10.0, 100.0)
+    },
     "client level": {
         f"80 clients, {rounds} round(s) of {dreams} dreams, {steps} steps": {
             **CLIENTS,

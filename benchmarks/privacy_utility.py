@@ -5,14 +5,16 @@
     python benchmarks/privacy_utility.py --quick           digits, one seed, epsilon 1 and 8
     python benchmarks/privacy_utility.py --record          write results/privacy_utility_*
     python benchmarks/privacy_utility.py --keep DIR        finished cells are not run again
+    python benchmarks/privacy_utility.py --only METHOD     the other rows are those of results/
 
 Ten clients, iid, the architecture that is the default under DP for all of a curve, infinity
-included; the best model without privacy is a line of its own. `independent` is each client alone;
-`CoDream` without and with the class means that all clients release; `FedAvg, local DP` averages
-models that every client trained by DP-SGD; `DP-SGD, distributed noise` sums everybody's clipped
-gradients under masks, with noise of all (`dpsgd-secure`). Each has the whole epsilon for itself,
-and the public constants of the defaults. Rows have the keys of accuracy_communication.py. The noise
-is seeded so that figures can be reproduced: an experiment.
+included; the best model without privacy is a line of its own. Class means and sums of gradients
+exist with noise alone: at infinity they have epsilon 100, next to no noise. `independent` is each
+client alone; `CoDream` without and with the class means that all clients release; `FedAvg, local
+DP` averages models that every client trained by DP-SGD; `DP-SGD, distributed noise` sums
+everybody's clipped gradients under masks, with noise of all (`dpsgd-secure`). Each has the whole
+epsilon for itself, and the public constants of the defaults. Rows have the keys of
+accuracy_communication.py. The noise is seeded so that figures can be reproduced: an experiment.
 """
 
 import argparse
@@ -37,6 +39,9 @@ from codream_secure.simulation import Simulation
 
 RESULTS = Path(__file__).parent / "results"
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
+# In place of infinity where there is no way without noise; half of it for class means if any.
+LARGEST = {"dp_eps": 100.0}
+LARGEST_MEANS = LARGEST | {"statistics_eps": 50.0}
 Cell = dict[str, Any]
 
 
@@ -86,14 +91,15 @@ METHODS: dict[str, tuple[Callable[[Mapping[str, object], Dataset], Cell], dict[s
 }
 
 
-def options_of(method: str, epsilon: float, seed: int) -> dict[str, object] | None:
-    """Return the settings of a cell; None where it is another one."""
-    own = METHODS[method][1]
-    if math.isinf(epsilon):
-        # Without privacy there are no class means; and one architecture for the whole curve.
-        apart = ("CoDream, class means", "DP-SGD, distributed noise")
-        return None if method in apart else {"models": "mlp", "seed": seed}
-    return {"dp_eps": epsilon, "seed": seed, **own}
+def options_of(method: str, epsilon: float, seed: int) -> dict[str, object]:
+    """Return the settings of a cell."""
+    if math.isfinite(epsilon):
+        return {"dp_eps": epsilon, "seed": seed, **METHODS[method][1]}
+    if method == "CoDream, class means":
+        return {**LARGEST_MEANS, "seed": seed}
+    if method == "DP-SGD, distributed noise":
+        return {**LARGEST, "seed": seed}
+    return {"models": "mlp", "seed": seed}
 
 
 class Cells:
@@ -141,16 +147,21 @@ def row(case: str, method: str, cells: list[Cell], key: str = "accuracy") -> dic
     }
 
 
-def table(cells: Cells, epsilons: tuple[float, ...], seeds: int) -> list[dict[str, Any]]:
-    """Return all rows."""
+def table(
+    cells: Cells, epsilons: tuple[float, ...], seeds: int, earlier: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return all rows; those in ``earlier`` are taken as they are."""
+    kept = {(row["case"], row["method"]): row for row in earlier}
     rows = []
     for epsilon in epsilons:
         case = f"epsilon {epsilon:g}"
         for method in METHODS:
-            runs = [options_of(method, epsilon, seed) for seed in range(seeds)]
-            found = [cells.get(method, options) for options in runs if options is not None]
-            if not found:
+            if (case, method) in kept:
+                if method == "CoDream":
+                    rows.append(kept[case, "independent"])
+                rows.append(kept[case, method])
                 continue
+            found = [cells.get(method, options_of(method, epsilon, seed)) for seed in range(seeds)]
             if method == "CoDream":
                 rows.append(row(case, "independent", found, "independent"))
             rows.append(row(case, method, found))
@@ -162,7 +173,7 @@ def gates(rows: list[dict[str, Any]], *, digits: bool) -> list[Gate]:
     at = {(r["case"], r["method"]): r["accuracy"] for r in rows}
     found = []
     for (case, method), accuracy in at.items():
-        if method != "CoDream, class means":
+        if method != "CoDream, class means" or case == "epsilon inf":
             continue
         gain = accuracy - at[case, "independent"]
         found.append(Gate.at_least(f"{case}: above independent", gain, 0.08 if digits else 0.0))
@@ -180,6 +191,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="an .npz file in place of the digits")
     parser.add_argument("--eps", type=float, nargs="+", help="which, in place of 1 2 4 8 inf")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument(
+        "--only", nargs="+", choices=METHODS, default=[], help="take other rows from results/"
+    )
     parser.add_argument("--keep", type=Path, help="folder to keep cells in, and to go on in")
     options = parser.parse_args()
     if options.data is not None and not options.data.is_file():
@@ -188,9 +202,15 @@ def main() -> None:
     dataset = load_dataset(str(options.data or "digits"), Path("data"))
     cells = Cells(dataset, options.keep / name if options.keep else None)
     epsilons = (1.0, 8.0) if options.quick else tuple(options.eps or EPSILONS)
-    rows = table(cells, epsilons, 1 if options.quick else options.seeds)
-    notes: dict[str, str] = {}
-    if name == "digits" and not options.quick:
+    results, notes = RESULTS / f"privacy_utility_{name}", {}
+    earlier: list[dict[str, Any]] = []
+    if options.only:
+        stored = json.loads(results.with_suffix(".json").read_text(encoding="utf-8"))
+        earlier = [row for row in stored["rows"] if row["method"] not in options.only]
+        notes = {k: v for k, v in stored.items() if k.startswith(("without privacy", "rows from"))}
+        notes.setdefault(f"rows from {stored['date']}", stored["command"])
+    rows = table(cells, epsilons, 1 if options.quick else options.seeds, earlier)
+    if name == "digits" and not options.quick and not options.only:
         best = [cells.get("CoDream", {"seed": seed})["accuracy"] for seed in range(options.seeds)]
         notes["without privacy, its own default model (resnet8): CoDream"] = (
             f"{statistics.mean(best):.3f}"
@@ -201,7 +221,7 @@ def main() -> None:
         gates(rows, digits=name == "digits"),
         as_json=options.json,
         notes=notes | environment("torch"),
-        save=RESULTS / f"privacy_utility_{name}" if options.record else None,
+        save=results if options.record else None,
     )
 
 

@@ -173,13 +173,17 @@ def _simulate(
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from rich.console import Console  # noqa: PLC0415
 
+    from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
     from codream_secure.report.console import stdout  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.summary import summarise  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
 
-    with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
+    told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
+    with LiveProgress(told) as progress:
         simulation, folder = begin(progress)
+        if found := prediction(simulation.config, simulation.federation.spec):
+            told.print(found)
         with closing(folder):
             if tensorboard:
                 folder.open_events()

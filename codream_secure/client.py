@@ -26,6 +26,7 @@ from codream_secure.messages import (
     asked_labels,
     decode_request,
     digest,
+    encode,
     sections,
 )
 from codream_secure.privacy.class_statistics import OwnStatistics
@@ -192,7 +193,7 @@ class Client:
         stack = values + (0.5 - 1 / request.classes)
         key = hkdf(self._rounding_seed, "labels", step.to_bytes(8, "big"))
         integers = grid.integers(stack, rotation(request), key)
-        return self._releases.codes(integers, step)
+        return self._releases.codes(integers, step, digest(encode(request)))
 
     def _released(self) -> NDArray[np.uint32]:
         if self._statistics is None:

@@ -244,6 +244,9 @@ class PrivacyConfig:
         "noise of everybody (default: the smaller of 4 and 0.9 times --dp-eps); 0: none",
         min=0,
     )
+    statistics_weight: float = _option(
+        0.0, "weight of the server's term that keeps dreams near the class means", min=0
+    )
     secure_noise: bool = _option(
         False,
         "DP-SGD in exact integers, with discrete Gaussian noise from AES-CTR; full batches only",

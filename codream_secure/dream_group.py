@@ -24,6 +24,7 @@ from codream_secure.dreaming.pixel_dreams import DreamSource, PixelDreams
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.public_dreams import smooth_noise
 from codream_secure.dreaming.synthesis import (
+    ClassMeans,
     Clips,
     DreamSynthesis,
     LabelledDreams,
@@ -102,7 +103,7 @@ class DreamGroup:
             The dreams with their labels; None if all attempts at labels were aborted.
         """
         noise = generator(self._seed, "dreams", *self.name, number, batch)
-        source = self._source(noise)
+        source, released = self._source(noise)
         noise_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
@@ -113,6 +114,7 @@ class DreamGroup:
             position=(number, batch),
             student=student,
             label_plan=self.label_plan,
+            released=released,
         )
         dream = self.config.dream
         for _ in range(set_(dream.dream_steps) - dream.label_last_step):
@@ -161,20 +163,25 @@ class DreamGroup:
             self._meta.restore(state.generator)
         self.aggregator.restore(state.aggregator)
 
-    def _source(self, noise: torch.Generator) -> DreamSource:
+    def _source(self, noise: torch.Generator) -> tuple[DreamSource, ClassMeans | None]:
+        """Return new dreams, and the class means that they began at, if they did."""
         dream = self.config.dream
         if self._meta is not None:
-            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps)
+            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps), None
         shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
+        released = None
         if self.label_plan:
             start = smooth_noise(shape, noise).to(self.device)
         elif self.images is None:
             start = torch.randn(shape, generator=noise).to(self.device)
         else:
-            start = self.scale.scale(self.images.draw(shape[0], noise)[0])
-        return PixelDreams(
+            drawn, classes = self.images.draw(shape[0], noise)
+            start, means = self.scale.scale(drawn), self.scale.scale(self.images.means)
+            released = ClassMeans(classes.to(self.device), means)
+        source = PixelDreams(
             start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
         )
+        return source, released
 
     @property
     def _seed(self) -> int:
@@ -193,6 +200,7 @@ def synthesis_settings(config: Config, spec: InputSpec, weight_cap: int) -> Synt
         statistics_momentum=set_(dream.statistics_momentum),
         tv_weight=dream.tv_weight,
         l2_weight=dream.l2_weight,
+        statistics_weight=config.privacy.statistics_weight,
         local=LocalSteps(dream.local_steps, dream.local_size),
         adversary="kl" if dream.adaptive == "kl" else "jsd",
         adversary_weight=dream.adaptive_weight,

@@ -103,6 +103,7 @@ _RULES = (
             "dp_warmup",
             "secure_noise",
             "statistics_eps",
+            "statistics_weight",
         ),
         lambda c: not c.private_clients,
         "cannot be used with --dp-unit client: labels alone are released",
@@ -183,6 +184,11 @@ _RULES = (
         ("noise_colluders", "dp_noise"),
         lambda c: c.private_clients or c.privacy.statistics_eps != 0,
         "needs --statistics-eps or --dp-unit client",
+    ),
+    Rule(
+        ("statistics_weight",),
+        lambda c: c.privacy.statistics_eps != 0 and c.dream.method == "codream",
+        "needs --statistics-eps and --method codream: dreams that begin at class means",
     ),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(

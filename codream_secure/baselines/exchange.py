@@ -257,7 +257,7 @@ class ModelExchange:
         """Return one client's quantized update; it stays with the client until it is masked."""
         request = decode_model_request(broadcast)
         if isinstance(request, GradientRequest):
-            return {"gradient": self._noisy_answer(client, request, step)}
+            return {"gradient": self._noisy_answer(client, request, step, digest(broadcast))}
         if self._compute is None:
             raise ValueError("no round has begun")
         update = self._compute(client)
@@ -275,12 +275,14 @@ class ModelExchange:
             codes["weight"] = np.array([weight], np.uint32)
         return codes
 
-    def _noisy_answer(self, client: int, request: GradientRequest, step: int) -> NDArray[np.uint32]:
+    def _noisy_answer(
+        self, client: int, request: GradientRequest, step: int, asked: bytes
+    ) -> NDArray[np.uint32]:
         if self._noisy is None:
             raise RequestRefused("no noisy sums in this method")
         sides, compute = self._noisy
         sides[client].take(request.sum)
-        return sides[client].codes(compute(client), step)
+        return sides[client].codes(compute(client), step, asked)
 
     @staticmethod
     def _section(request: ModelRequest) -> Quantizer:

@@ -45,6 +45,20 @@ def total_variation(dreams: Tensor) -> Tensor:
     return (rows + columns) / dreams.numel()
 
 
+def class_mean_distance(dreams: Tensor, classes: Tensor, means: Tensor) -> Tensor:
+    """Mean squared distance between what the dreams of a class are in the mean and what they shall.
+
+    Args:
+        dreams: float, shape (B, C, H, W).
+        classes: of every dream, int64, shape (B,); a class without dreams does not count.
+        means: of every class, shape (classes, C, H, W).
+    """
+    counts = torch.bincount(classes, minlength=len(means))
+    sums = torch.zeros_like(means).index_add(0, classes, dreams)
+    found = sums / counts.clamp_min(1).reshape(-1, 1, 1, 1)
+    return (found - means)[counts > 0].square().mean()
+
+
 def squared_norm(dreams: Tensor) -> Tensor:
     """Mean squared value of the dreams (the L2 prior).
 

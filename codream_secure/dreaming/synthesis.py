@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from codream_secure.acquisition import label_mean, soft_targets
 from codream_secure.aggregation import Aggregator, FieldSum
-from codream_secure.dreaming.losses import squared_norm, total_variation
+from codream_secure.dreaming.losses import (
+    class_mean_distance,
+    squared_norm,
+    total_variation,
+)
 from codream_secure.dreaming.pixel_dreams import DreamSource
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.public_dreams import student_gradient
@@ -46,6 +50,7 @@ class SynthesisSettings:
         entropy_weight, bn_weight, balance_weight: of the clients' terms.
         statistics_momentum: share of earlier dreams in R_bn's statistics.
         tv_weight, l2_weight: of the server's priors.
+        statistics_weight: of the distance to released class means, where there are some.
         local: steps that clients take on copies of their own.
         adversary: which R_adv, where a student takes part.
         adversary_weight: of R_adv.
@@ -66,6 +71,7 @@ class SynthesisSettings:
     statistics_momentum: float
     tv_weight: float
     l2_weight: float
+    statistics_weight: float
     local: LocalSteps
     adversary: Adversary
     adversary_weight: float
@@ -87,6 +93,18 @@ class LabelledDreams:
 
     pixels: NDArray[np.uint8]
     targets: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMeans:
+    """What the dreams of a batch shall be in the mean: class means that were released.
+
+    ``classes``: that every dream began in, int64, shape (B,). ``means``: scaled, float32, shape
+    (classes, C, H, W).
+    """
+
+    classes: Tensor
+    means: Tensor
 
 
 class Clips:
@@ -117,6 +135,7 @@ class DreamSynthesis:
         position: (round, batch), which the requests carry.
         student: frozen, in eval mode; with it dreams also seek where it disagrees (R_adv).
         label_plan: with it labels are noisy sums, and dreams are made by the student alone.
+        released: class means to stay near to; None: there are none.
 
     Attributes:
         rolled_back: steps whose result was not finite and was taken back.
@@ -133,10 +152,11 @@ class DreamSynthesis:
         position: tuple[int, int],
         student: nn.Module | None = None,
         label_plan: ReleasePlan | None = None,
+        released: ClassMeans | None = None,
     ) -> None:
         self._source, self._scale, self._settings = source, scale, settings
         self._clips, self._noise, self._student = clips, noise, student
-        self._label_plan = label_plan
+        self._label_plan, self._released = label_plan, released
         self._round, self._batch = position
         self._steps = 0
         self.rolled_back = 0
@@ -275,12 +295,16 @@ class DreamSynthesis:
         return self._scale.to_pixels(self._source.dreams(), self._noise)
 
     def _prior_gradient(self) -> Tensor:
-        """Return the gradient of B * (w_tv * TV + w_l2 * L2): no client is asked for it."""
-        s, dreams = self._settings, self._source.dreams()
-        if not (s.tv_weight or s.l2_weight):
+        """Return the gradient of B times the server's own terms: no client is asked for it."""
+        s, dreams, released = self._settings, self._source.dreams(), self._released
+        matches = released is not None and s.statistics_weight
+        if not (s.tv_weight or s.l2_weight or matches):
             return torch.zeros_like(dreams)
         leaf = dreams.detach().clone().requires_grad_()
         prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
+        if released is not None and matches:
+            distance = class_mean_distance(leaf, released.classes, released.means)
+            prior = prior + s.statistics_weight * distance
         (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
         return gradient
 

@@ -145,15 +145,27 @@ def outlook(config: Config, spec: InputSpec) -> Outlook:
     )
 
 
+def prediction(config: Config, spec: InputSpec) -> str | None:
+    """Return in words what a run's labels will be worth; None unless clients are the unit."""
+    if not config.private_clients:
+        return None
+    return f"labels of clients that agree: {_in_words(config, outlook(config, spec))}"
+
+
+def _in_words(config: Config, found: Outlook) -> str:
+    releases = set_(config.dream.rounds) * set_(config.dream.dream_batches)
+    needed = math.ceil(found.needed * math.sqrt(releases))
+    return (
+        f"predicted signal to noise {found.ratio_each:.2g} a release, and 1 takes {needed} clients"
+    )
+
+
 def _check_outlook(config: Config, found: Outlook) -> None:
     if found.ratio_each >= 1 or config.privacy.accept_low_utility:
         return
-    releases = set_(config.dream.rounds) * set_(config.dream.dream_batches)
-    needed = math.ceil(found.needed * math.sqrt(releases))
     raise UserError(
-        f"the noise would drown the labels: predicted signal to noise {found.ratio_each:.2g} a "
-        f"release, and 1 takes {needed} clients; ask for fewer --dreams or --rounds or more "
-        "--dp-eps, or pass --accept-low-utility"
+        f"the noise would drown the labels: {_in_words(config, found)}; ask for fewer --dreams or "
+        "--rounds or more --dp-eps, or pass --accept-low-utility"
     )
 
 

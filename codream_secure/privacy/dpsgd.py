@@ -74,12 +74,24 @@ def check_private_step(model: nn.Module, spec: InputSpec) -> None:
         _per_example_gradients(tried, images)
     except Exception as error:  # of Opacus, or the user's code under its hooks
         text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        if "modified inplace" in text:
+            text = _in_place(model)
         raise UserError(f"the model cannot be trained with DP-SGD: {text}") from error
     if mixing:
         raise UserError(
             "the model cannot be trained with DP-SGD: one example's logits depend on another "
             "example; let every layer treat examples apart"
         )
+
+
+def _in_place(model: nn.Module) -> str:
+    """Return which layers change their input, and the way out."""
+    names = [name for name, layer in model.named_modules() if getattr(layer, "inplace", False)]
+    where = f"layer {names[0]!r} changes" if names else "its forward changes"
+    return (
+        f"{where} a layer's output in place, where hooks still need it; give it inplace=False, "
+        "and write out = out + x, not out += x"
+    )
 
 
 def _per_example_gradients(model: nn.Module, images: Tensor) -> None:
@@ -195,7 +207,8 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._grid = GradientGrid(sum(p.numel() for p in self.params), clip)
-        self._variance = math.ceil((noise_multiplier * self._grid.l2) ** 2)
+        variance = math.ceil((noise_multiplier * self._grid.l2) ** 2)
+        self._noise = IntegerNoise.of("gaussian", variance)
         self._key, self._budget = key, budget
         self._total = np.zeros(0, np.int64)
 
@@ -206,8 +219,7 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
     def add_noise(self) -> None:
         """Store integers plus integer noise, back in real units, in ``p.grad``."""
         step = self._budget.steps_taken.to_bytes(8, "big")
-        noise = IntegerNoise.discrete_gaussian(self._variance)
-        noisy = self._total + noise.draw(self._total.size, hkdf(self._key, "noise", step))
+        noisy = self._total + self._noise.draw(self._total.size, hkdf(self._key, "noise", step))
         flat = torch.from_numpy((noisy / self._grid.scale).astype(np.float32))
         parts = torch.split(flat, [p.numel() for p in self.params])
         for p, part in zip(self.params, parts, strict=True):

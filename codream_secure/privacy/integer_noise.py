@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.errors import UserError
 from codream_secure.messages import NoiseKind
 from protocols.prg import KEY_SIZE, keystream
 
@@ -24,6 +25,8 @@ _TAIL = Decimal(2) ** -120
 # Where the recurrence for Bessel functions begins: it forgets its start by then (60 digits).
 _START_DEVIATIONS, _START_EXTRA = 17, 80
 _WORD = 64
+# Beyond, a table takes minutes to build; who needs more noise has no use for the sum.
+MOST_VARIANCE = 1 << 34
 
 
 class IntegerNoise:
@@ -91,7 +94,16 @@ class IntegerNoise:
 
     @classmethod
     def of(cls, kind: NoiseKind, variance: int) -> "IntegerNoise":
-        """Return the noise of a kind and an integer variance."""
+        """Return the noise of a kind and an integer variance.
+
+        Raises:
+            UserError: the variance is beyond `MOST_VARIANCE`.
+        """
+        if variance > MOST_VARIANCE:
+            raise UserError(
+                f"integer noise with a standard deviation of {math.isqrt(variance):,} steps, which "
+                f"is more than {math.isqrt(MOST_VARIANCE):,}, is not drawn: ask for more epsilon"
+            )
         return cls.skellam(variance) if kind == "skellam" else cls.discrete_gaussian(variance)
 
     def draw(self, count: int, key: bytes) -> NDArray[np.int64]:

@@ -7,8 +7,9 @@ smaller of the two bounds that apply.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -221,11 +222,12 @@ def _rdp_epsilon(releases: Sequence[Release], delta: float) -> float:
 
 
 def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float:
-    """Return epsilon at the same delta for ``size`` units together.
+    """Return epsilon at the same delta for ``size`` units together; infinite if none is found.
 
-    By group privacy of (epsilon', delta'): size * epsilon' at delta' (e^(size epsilon') - 1) /
-    (e^epsilon' - 1), with the delta' that makes this delta (Vadhan 2017, Lemma 2.2). Exact values
-    are smaller; those of full-batch Gaussian releases alone are computed exactly.
+    Where no batch is sampled, ``size`` units change a sum by ``size`` times the sensitivity: that
+    is composed as it stands. Else by group privacy of (epsilon', delta'): size * epsilon' at
+    delta' (e^(size epsilon') - 1) / (e^epsilon' - 1), with the delta' that makes this delta
+    (Vadhan 2017, Lemma 2.2); exact values are smaller.
 
     Args:
         releases: as in `cost`.
@@ -233,31 +235,33 @@ def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float
         size: how many units change, at least 1.
     """
     made = [release for release in releases if release.steps]
-    if all(_full_batch(release) for release in made):
-        return cost([_scaled(release, size) for release in made], delta).epsilon
-    low, high = math.log(delta) - 700, math.log(delta)
+    together = [_together(release, size) for release in made]
+    if None not in together:
+        return cost([release for release in together if release], delta).epsilon
+
+    def spent(log_delta: float) -> float:
+        return log_delta + _log_ratio(_rdp_epsilon(made, math.exp(log_delta)), size)
+
+    low, high = math.log(sys.float_info.min), math.log(delta)
+    if spent(low) > math.log(delta):
+        return math.inf
     for _ in range(_GROUP_STEPS):
         middle = (low + high) / 2
-        epsilon = _rdp_epsilon(made, math.exp(middle))
-        spent = middle + _log_ratio(epsilon, size)
-        low, high = (middle, high) if spent <= math.log(delta) else (low, middle)
+        low, high = (middle, high) if spent(middle) <= math.log(delta) else (low, middle)
     return size * _rdp_epsilon(made, math.exp(low))
 
 
-def _full_batch(release: Release) -> bool:
-    mechanism = release.mechanism
-    return isinstance(mechanism, SampledGaussian) and mechanism.sampling_rate == 1
-
-
-def _scaled(release: Release, size: int) -> Release:
-    multiplier = release.mechanism.noise_multiplier / size  # type: ignore[union-attr]
-    return Release(
-        name=release.name,
-        unit=release.unit,
-        adjacency=release.adjacency,
-        mechanism=SampledGaussian(multiplier),
-        steps=release.steps,
-    )
+def _together(release: Release, size: int) -> Release | None:
+    """Return the release as ``size`` units see it that change; None where batches are sampled."""
+    found = release.mechanism
+    mechanism: Mechanism
+    if isinstance(found, SampledGaussian):
+        if found.sampling_rate != 1:
+            return None
+        mechanism = SampledGaussian(found.noise_multiplier / size)
+    else:
+        mechanism = replace(found, l2=size * found.l2, l1=size * found.l1)
+    return replace(release, mechanism=mechanism)
 
 
 def _log_ratio(epsilon: float, size: int) -> float:

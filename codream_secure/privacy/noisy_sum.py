@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.errors import UserError
 from codream_secure.messages import NoiseKind, NoisyTerms
 from codream_secure.privacy.integer_noise import IntegerNoise
 from codream_secure.privacy.ledger import DiscreteGaussianSum, SkellamSum
@@ -49,14 +50,21 @@ class NoisySum:
             largest: magnitude that a coordinate of one client's vector may have; beyond what
                 fits it is cut off, which costs no privacy.
             clients: how many.
+
+        Raises:
+            UserError: there is no room for the noise of so many clients.
         """
         room = (min(MAX_INPUT, ((1 << 32) - (1 << 24)) // clients) - 1) // 2
         bound = IntegerNoise.of(noise, variance).bound
+        if bound >= room:
+            raise UserError(
+                f"the noise of {clients} clients does not fit 32 bits: ask for more epsilon"
+            )
         return cls(
             length=length,
             l2=l2,
             variance=variance,
-            cap=max(1, min(largest, room - bound)),
+            cap=min(largest, room - bound),
             noise=noise,
         )
 

@@ -80,14 +80,21 @@ class NoisyReleases:
             raise RequestRefused(f"all {self.most} noisy sums are spent")
         self.taken += 1
 
-    def codes(self, vector: NDArray[np.int64], step: int) -> NDArray[np.uint32]:
+    def codes(self, vector: NDArray[np.int64], step: int, request: bytes) -> NDArray[np.uint32]:
         """Return the vector with this client's share of noise for a protocol step.
 
+        Args:
+            vector: as for `NoisySum.codes`.
+            step: of the protocol.
+            request: digest of what was asked.
+
         Guarantee:
-            As `NoisySum.codes`; the same step always gets the same noise, so that a message sent
-            again is the same bytes.
+            As `NoisySum.codes`; the same request in the same step gets the same noise, so that a
+            message sent again is the same bytes, and no other does, so that no two vectors differ
+            by what their noise hides.
         """
-        return self.terms.codes(vector, hkdf(self.key, "noise", step.to_bytes(8, "big")))
+        key = hkdf(self.key, "noise", step.to_bytes(8, "big"), request)
+        return self.terms.codes(vector, key)
 
 
 class ReleasePlan:

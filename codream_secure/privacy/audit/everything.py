@@ -32,7 +32,14 @@ PARTS = {
     "inversion": "pictures from gradients (DLG)",
 }
 ONE_RUN_BUDGETS = (1.0, 2.0, float("inf"))
-_PRIVACY = ("dp_", "secure_noise", "statistics_eps", "noise_colluders", "accept_low_utility")
+_PRIVACY = (
+    "dp_",
+    "secure_noise",
+    "statistics_eps",
+    "statistics_weight",
+    "noise_colluders",
+    "accept_low_utility",
+)
 
 
 class Findings(list[dict[str, Any]]):

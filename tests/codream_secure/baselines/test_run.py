@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from codream_secure.baselines import dpsgd
 from codream_secure.baselines.avgkd import targets
 from codream_secure.baselines.base import BaselineSettings, Representation
-from codream_secure.baselines.exchange import ModelUpdate, tensors_of
+from codream_secure.baselines.exchange import ModelExchange, ModelUpdate, tensors_of
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.errors import RequestRefused, UserError
@@ -238,7 +239,26 @@ def test_distributed_dpsgd_is_near_the_gradient_without_noise(tiny):
     count = everybody.share * len(everybody.roster)
     cosine = moved @ expected / np.linalg.norm(moved) / np.linalg.norm(expected)
     assert cosine > 0.99
-    assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(expected) / count, rel=0.1)
+    step = (1 - dpsgd._MOMENTUM) * np.linalg.norm(expected) / count
+    assert np.linalg.norm(moved) == pytest.approx(step, rel=0.1)
+
+
+def test_distributed_dpsgd_ends_with_the_mean_of_its_last_models(tiny, monkeypatch):
+    options = {"models": "mlp", "dp_eps": 8.0, "dp_steps": 8, "rounds": 4, "clients": 4}
+    run = build(tiny, "dpsgd-secure", **options)
+    seen, deliver = [], ModelExchange.deliver
+    monkeypatch.setattr(
+        ModelExchange, "deliver", lambda *args: seen.append(deliver(*args)) or seen[-1]
+    )
+    for number, _ in enumerate(itertools.islice(run.rounds(), 5), start=1):
+        found = run.baseline.server_model()
+        assert set(run.baseline.client_models().values()) == {found}
+        if number < 4:
+            assert found is run.baseline.model
+            continue
+        assert len(seen) == 8  # and a round without a step changes nothing
+        for name, value in tensors_of(found).items():
+            assert torch.allclose(value, (seen[6][name] + seen[7][name]) / 2, atol=1e-6)
 
 
 def test_distributed_dpsgd_without_a_budget_is_refused(tiny):

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from codream_secure.dreaming.losses import class_balance, entropy, squared_norm, total_variation
+from codream_secure.dreaming.losses import (
+    class_balance,
+    class_mean_distance,
+    entropy,
+    squared_norm,
+    total_variation,
+)
 
 
 def test_entropy_is_zero_for_certain_and_log_classes_for_uniform_predictions():
@@ -37,3 +43,11 @@ def test_total_variation_counts_both_directions_once():
 
 def test_squared_norm_is_the_mean_square():
     assert squared_norm(torch.full((2, 1, 2, 2), 3.0)).item() == pytest.approx(9)
+
+
+def test_the_distance_to_class_means_is_that_of_the_means_and_of_classes_that_are_there():
+    classes, means = torch.tensor([0, 0, 2]), torch.zeros(3, 1, 2, 2)
+    means[1], means[2] = 100.0, 5.0
+    dreams = torch.stack([torch.full((1, 2, 2), v) for v in (-1.0, 4.0, 3.0)])
+    expected = (1.5**2 + 2.0**2) / 2
+    assert class_mean_distance(dreams, classes, means).item() == pytest.approx(expected)

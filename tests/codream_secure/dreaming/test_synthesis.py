@@ -6,9 +6,15 @@ import torch
 
 from codream_secure.aggregation import FieldSum
 from codream_secure.data.spec import InputSpec, Scaling
+from codream_secure.dreaming.losses import class_mean_distance
 from codream_secure.dreaming.pixel_dreams import PixelDreams
 from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.dreaming.synthesis import Clips, DreamSynthesis, SynthesisSettings
+from codream_secure.dreaming.synthesis import (
+    ClassMeans,
+    Clips,
+    DreamSynthesis,
+    SynthesisSettings,
+)
 from codream_secure.errors import StepAborted
 from codream_secure.messages import DreamRequest, LocalSteps, pixels, sections, student_logits
 from protocols.quantization import Quantizer
@@ -33,6 +39,7 @@ def settings(**changes):
         "weight_cap": 0,
         "tv_weight": 0.0,
         "l2_weight": 0.0,
+        "statistics_weight": 0.0,
         "labels": "probabilities",
         "label_bits": 12,
         "label_clip": 20.0,
@@ -41,7 +48,7 @@ def settings(**changes):
     return SynthesisSettings(**(values | changes))
 
 
-def start(dream_lr=0.2, optimizer="adam", student=None, **changes):
+def start(dream_lr=0.2, optimizer="adam", student=None, released=None, **changes):
     noise = torch.Generator().manual_seed(0)
     images = torch.randn(5, 1, 4, 4, generator=noise)
     return DreamSynthesis(
@@ -52,6 +59,7 @@ def start(dream_lr=0.2, optimizer="adam", student=None, **changes):
         noise=noise,
         position=(1, 0),
         student=student,
+        released=released,
     )
 
 
@@ -91,6 +99,26 @@ def test_dreams_descend_along_the_summed_gradient():
         assert synthesis.dream_step(clients)
     after = np.abs(pixels(synthesis.dream_request()) / 255 - 0.8).mean()
     assert after < 0.05 < before
+
+
+def test_dreams_are_kept_near_released_class_means_and_nobody_is_asked_for_it():
+    classes, means = torch.tensor([0, 0, 0, 1, 1]), torch.full((2, 1, 4, 4), -0.5)
+    means[1] = 0.7
+    requests = []
+    for weight in (0.0, 100.0):
+        released = ClassMeans(classes, means)
+        synthesis = start(dream_lr=0.05, released=released, statistics_weight=weight)
+        clients = Scripted(lambda request: np.zeros(request.shape))
+        for _ in range(60):
+            synthesis.dream_step(clients)
+        requests.append(clients.requests)
+        found = SCALE.from_pixels(pixels(synthesis.dream_request()))
+        near = float(class_mean_distance(found, classes, means).sqrt())
+        assert (near < 0.1) == bool(weight)
+        spread = found[:3].std(dim=0).mean()  # of one class: only the mean is held
+        assert spread > 0.3
+    first, second = (sent[0] for sent in requests)
+    assert first == second
 
 
 def test_dreams_stay_within_the_range_of_pixels():

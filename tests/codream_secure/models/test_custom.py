@@ -154,7 +154,7 @@ def test_lists_may_mix_architectures(tiny, options):
     ("name", "says"),
     [
         ("good", "layer '1' keeps batch statistics"),
-        ("in_place", "being modified inplace"),
+        ("in_place", "layer '1' changes a layer's output in place"),
         ("mixing", "one example's logits depend on another example"),
         ("unused", "parameter other.weight gets no gradient for each example"),
     ],

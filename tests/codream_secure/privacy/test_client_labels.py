@@ -218,3 +218,10 @@ def test_public_dreams_ask_the_released_student_alone(tiny):
     assert simulation._asked_student(2) is not None
     list(simulation.rounds())
     assert simulation.ledger.per_client("up") > 0
+
+
+def test_the_run_says_beforehand_what_labels_will_be_worth(run):
+    options = ("--clients", 6, "--samples-per-client", 4, "--dp-eps", 8, "--dp-unit", "client")
+    code, _, err = run("simulate", *options, "--dreams", 4, "--rounds", 1, "--models", "linear")
+    assert code == 0
+    assert "predicted signal to noise 1.6 a release, and 1 takes 4 clients" in err

@@ -14,6 +14,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.models import build_model
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
+from codream_secure.privacy.integer_noise import MOST_VARIANCE
 from codream_secure.privacy.ledger import EXAMPLES, cost
 from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.privacy.release_plan import Released, ReleasePlan
@@ -47,6 +48,13 @@ def test_the_sum_of_everybody_fits_32_bits_whatever_is_asked(l2, largest, client
     chosen = terms(l2=l2, variance=l2 * l2, largest=largest, clients=clients)
     assert clients * chosen.maximum < 1 << 32
     assert 1 <= chosen.cap <= largest
+
+
+def test_noise_that_no_sum_can_hold_is_refused_before_its_table_is_built():
+    with pytest.raises(UserError, match="ask for more epsilon"):
+        terms(l2=1 << 20, variance=MOST_VARIANCE + 1)
+    with pytest.raises(UserError, match="noise of 100000 clients does not fit 32 bits"):
+        terms(variance=1 << 22, clients=100_000)
 
 
 # Gradients ---------------------------------------------------------------------------------------
@@ -144,13 +152,14 @@ def test_a_client_answers_its_own_terms_and_no_more_often_than_planned(tiny):
     assert "key" not in repr(side)
 
 
-def test_the_same_step_is_answered_with_the_same_bytes_and_another_with_other_noise(tiny):
+def test_the_same_request_gets_the_same_bytes_and_another_other_noise(tiny):
     side = plan(tiny).share(0)
     vector = np.zeros(64, np.int64)
-    first, again, other = (side.codes(vector, step) for step in (3, 3, 4))
-    assert (first == again).all()
-    assert (first != other).mean() > 0.9
-    assert (first != plan(tiny).share(1).codes(vector, 3)).mean() > 0.9
+    first = side.codes(vector, 3, b"asked")
+    assert (first == side.codes(vector, 3, b"asked")).all()
+    for other in (side.codes(vector, 4, b"asked"), side.codes(vector, 3, b"else")):
+        assert (first != other).mean() > 0.9
+    assert (first != plan(tiny).share(1).codes(vector, 3, b"asked")).mean() > 0.9
 
 
 def test_with_another_noise_the_budget_is_kept_too(tiny):
