@@ -89,7 +89,8 @@ class RemoteAggregator(Aggregator):
     def _sum(self, call: Call) -> FieldSum:
         self._call = call
         key_steps = max(1, self._settings.batch_steps(call.step))
-        result = self._sums.sum(call.task, call.broadcast, key_steps)
+        coming = self._settings.batch_steps(call.step + 1)
+        result = self._sums.sum(call.task, call.broadcast, key_steps, next_steps=coming)
         return FieldSum(dict(result.totals), len(result.survivors), call.task.sections)
 
     def _message(self, phase: Phase, direction: Direction, site: int, size: int) -> None:

@@ -22,6 +22,7 @@ from codream_secure.flower.wire import (
     Ask,
     Batch,
     Confirm,
+    Evidence,
     Hello,
     Images,
     Learn,
@@ -115,6 +116,14 @@ class Site:
 
     def handle(self, message: Message) -> Answer:
         """Answer one message; what it takes to go on is on disk by then."""
+        answer = self._answer(message)
+        if isinstance(message, Ask | Unmask) and message.beside is not None:
+            # The step and the next batch's keys have nothing to do with each other.
+            beside = self._answer(message.beside)
+            answer = msgspec.structs.replace(answer, beside=beside.data)
+        return answer
+
+    def _answer(self, message: Message) -> Answer:
         try:
             return self._handle(message)
         except (UserError, RequestRefused, SecAggError) as error:
@@ -136,7 +145,7 @@ class Site:
             return Answer(b"done")
         return Answer(self._protocol(message))
 
-    def _protocol(self, message: Advertise | Share | Confirm | Unmask) -> bytes:
+    def _protocol(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
         client = self._client(message.batch)
         if isinstance(message, Advertise):
             return client.advertise_keys()
@@ -144,6 +153,8 @@ class Site:
             return client.share_keys(message.directory)
         if isinstance(message, Confirm):
             return client.confirm(message.survivors)
+        if isinstance(message, Evidence):
+            return client.evidence(message.request)
         return client.unmask(message.data)
 
     def _hello(self, message: Hello) -> Present:

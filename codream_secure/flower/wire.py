@@ -65,7 +65,8 @@ class Share(_Message, frozen=True):
 class Ask(_Message, frozen=True):
     """Masked input collection: what is asked, with the step's request.
 
-    ``delivery``: bundles of round 1, with the first step of a batch.
+    ``delivery``: bundles of round 1, with the first step of a batch. ``beside``: round 0 of the
+    next batch's exchange, whose answer comes back with the masked input (SPEC 6.2).
     """
 
     batch: Batch
@@ -73,6 +74,7 @@ class Ask(_Message, frozen=True):
     request: bytes
     broadcast: bytes
     delivery: bytes = b""
+    beside: Advertise | None = None
 
 
 class Confirm(_Message, frozen=True):
@@ -83,10 +85,18 @@ class Confirm(_Message, frozen=True):
 
 
 class Unmask(_Message, frozen=True):
-    """Unmasking."""
+    """Unmasking. ``beside``: round 1 of the next batch's exchange."""
 
     batch: Batch
     data: bytes
+    beside: Share | None = None
+
+
+class Evidence(_Message, frozen=True):
+    """After a step, malicious model: asks who dealt the shares that did not fit (SPEC 6.10)."""
+
+    batch: Batch
+    request: bytes
 
 
 class Learn(_Message, frozen=True):
@@ -103,18 +113,20 @@ class Images(_Message, frozen=True):
     count: int
 
 
-Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Learn | Images
+Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a site sends back.
 
     ``report``: an encoded BundleReport that goes before the answer. ``refused``: why there is none.
+    ``beside``: the answer to what was asked beside; empty if there is none.
     """
 
     data: bytes = b""
     report: bytes = b""
     refused: str = ""
+    beside: bytes = b""
 
 
 _DECODER = msgspec.msgpack.Decoder(Message)
