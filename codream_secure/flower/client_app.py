@@ -5,6 +5,7 @@ The site is what the SuperNode's ``--node-config`` says:
 - ``client``: its number in the roster, from 0.
 - ``state``: a folder of its own.
 - ``data``: an .npz file, a dataset's name, or ``module:function`` that returns a `Dataset`.
+- ``model``: its own architecture, a name or ``module:function``; without it the run's for it.
 - ``whole`` (true): all of the training part is this site's; false: its part of the run's partition.
 - ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model.
 """

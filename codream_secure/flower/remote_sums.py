@@ -111,9 +111,7 @@ class RemoteSums:
         self._keys: _Keys | None = None
         self._next: _Keys | None = None
 
-    def sum(
-        self, task: Task, broadcast: bytes, key_steps: int, *, next_steps: int = 0
-    ) -> Finished:
+    def sum(self, task: Task, broadcast: bytes, key_steps: int, *, next_steps: int = 0) -> Finished:
         """Sum the sites' answers to a broadcast.
 
         Args:

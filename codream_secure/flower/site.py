@@ -58,6 +58,7 @@ class SiteSettings:
         load: returns its examples; with ``whole`` all of the training part is its own, else its
             part of the partition that the run names (a demonstration with public data).
         whole: see ``load``.
+        model: its architecture, which nobody else learns; None: the one that the run gives it.
         identity: its signing key, in the malicious model.
         roster: everybody's public keys, known by other means than the server.
     """
@@ -66,6 +67,7 @@ class SiteSettings:
     folder: Path
     load: "Callable[[], Dataset]"
     whole: bool = False
+    model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
 
@@ -83,13 +85,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A run as a site remembers it. ``rounds``: that it has learned from."""
+    """A run as a site remembers it.
+
+    ``rounds``: that it has learned from. ``begun``: whether it has trained before the first one.
+    """
 
     session: bytes
     options: dict[str, int | float | str | bool | None]
     identities: tuple[bytes, ...]
     terms: Terms
     rounds: int = 0
+    begun: bool = True
 
 
 class Site:

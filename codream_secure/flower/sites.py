@@ -18,10 +18,16 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class Traffic:
-    """What really moved, in bytes of message bodies, and how often the server waited."""
+    """What really moved, and how often the server waited.
+
+    ``down`` and ``up`` are bytes of message bodies, ``whole_down`` and ``whole_up`` of the messages
+    with all that the carrier puts around them, if it tells.
+    """
 
     down: int = 0
     up: int = 0
+    whole_down: int = 0
+    whole_up: int = 0
     messages: int = 0
     round_trips: int = 0
     seconds: float = 0.0

@@ -11,6 +11,23 @@ VERSION = 1
 RECORD, BODY, ACTION = "codream-secure", "body", "secure"
 
 
+_SPACING = 2
+
+
+def protocol_step(step: int) -> int:
+    """Return the number that step ``step`` of dreaming has in the protocol.
+
+    What is asked between two of them has the odd number between, so that steps of dreaming, which
+    select rounding streams, are numbered as in a simulation.
+    """
+    return _SPACING * step
+
+
+def dreaming_step(number: int) -> int:
+    """Return the step of dreaming of a step of the protocol."""
+    return number // _SPACING
+
+
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages to a site."""
 
