@@ -4,6 +4,7 @@ import platform
 import socket
 import ssl
 import tomllib
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Findin
 
 
 def _shape(own: InputSpec, wanted: InputSpec) -> Finding:
-    if own != wanted:
+    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
         return "shape", False, f"the site's data are {_text(own)}, the run's {_text(wanted)}"
     return "shape", True, "as the run's"
 

@@ -167,8 +167,8 @@ class Coordinator:
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""
-        options = self.config.options()
-        hello = Hello(VERSION, self.session, options, self._identities)  # type: ignore[arg-type]
+        run = self._record()
+        hello = Hello(VERSION, self.session, run.options, run.spec, run.identities)
         missing = [site for site in self.sites.roster if site not in self.sites.present]
         came = set()
         for site, answer in self.sites.ask(dict.fromkeys(missing, hello)).items():

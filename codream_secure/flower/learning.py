@@ -1,5 +1,6 @@
 """A site's model and data: what it answers, and how it learns; all of it from its folder."""
 
+from dataclasses import astuple, replace
 from typing import Self
 
 import msgspec
@@ -17,6 +18,8 @@ from codream_secure.aggregation import DREAMING, Call, FieldSum, colluders
 from codream_secure.attendance import AggregationSettings
 from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.config import Config, set_
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation import Federation
 from codream_secure.flower.measure import accuracy
@@ -73,7 +76,8 @@ class Learning:
 
     def __init__(self, settings: SiteSettings, folder: StateFolder, session: Session) -> None:
         self.session = session
-        self._settings, self._folder, self._data = settings, folder, settings.load()
+        self._settings, self._folder = settings, folder
+        self._data = _of_shape(settings.load(), InputSpec(*session.spec))
         self._config = Config.from_options(session.options)
 
     @classmethod
@@ -90,7 +94,7 @@ class Learning:
             )
         config = Config.from_options(message.options)
         terms = _terms(aggregation_settings(config, evaluates=True))
-        session = Session(message.session, message.options, message.identities, terms)
+        session = Session(message.session, message.options, message.spec, message.identities, terms)
         self = cls(settings, folder, session)
         with one_core_each():
             federation = self._federation()
@@ -233,6 +237,18 @@ class Learning:
             return None
         model = federation.members[self._settings.client].client.learner.frozen_copy()
         return accuracy(model, federation.scale, self._data.x_test, self._data.y_test)
+
+
+def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
+    """Return data of the run's shape; a site may have examples of some classes alone.
+
+    Raises:
+        UserError: they have another shape, or classes that the run does not have.
+    """
+    own = data.spec
+    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
+        raise UserError(f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}")
+    return replace(data, spec=wanted)
 
 
 def _targets(request: LabelRequest, found: SoftLabels, federation: Federation) -> torch.Tensor:

@@ -92,6 +92,7 @@ class Session(msgspec.Struct, frozen=True):
 
     session: bytes
     options: dict[str, int | float | str | bool | None]
+    spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...]
     terms: Terms
     rounds: int = 0
@@ -167,7 +168,8 @@ class Site:
         """Begin a session, or find that it has begun."""
         known = self._session
         if known is not None and known.session == message.session:
-            if (known.options, known.identities) != (message.options, message.identities):
+            asked = message.options, message.spec, message.identities
+            if (known.options, known.spec, known.identities) != asked:
                 raise RequestRefused("the session is known, with other settings")
             return self._learning().present()
         from codream_secure.flower.learning import Learning  # noqa: PLC0415 - PyTorch is slow

@@ -39,13 +39,15 @@ class Who(_Message, frozen=True):
 class Hello(_Message, frozen=True):
     """Begins a session, or finds out who is there: options of the run, as `Config.options`.
 
-    ``identities``: the clients' public keys in roster order, in the malicious model; a site
-    compares them with its own roster file.
+    ``spec``: channels, height and width of an image, and the number of classes; a site may have
+    seen only some of these. ``identities``: the clients' public keys in roster order, in the
+    malicious model; a site compares them with its own roster file.
     """
 
     version: int
     session: bytes
     options: dict[str, int | float | str | bool | None]
+    spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...] = ()
 
 
