@@ -17,7 +17,7 @@ from codream_secure.flower.wire import VERSION
 from codream_secure.resolve import resolve
 from protocols.keys import SigningKey
 
-TESTED = ("1.41",)
+TESTED = ("1.41", "1.42")
 _PATIENCE = 10.0
 Finding = tuple[str, bool, str]
 

@@ -80,6 +80,7 @@ class Local:
             "start-timeout": 120,
             "reply-timeout": 300,
             "out": str(self.out / "run"),
+            "resume": False,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._port = 0
