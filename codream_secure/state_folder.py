@@ -6,6 +6,7 @@ is readable by its owner alone, and one process at a time may use it.
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ _FILE_MODE = 0o600
 _BATCH = "batch-"
 _STEPS = "answered-steps"
 _STEP_SIZE = 8
+_PAUSE = 0.1
 
 
 class StateFolder:
@@ -29,6 +31,7 @@ class StateFolder:
 
     Args:
         path: made if it is not there; only the owner may read it.
+        patience: seconds to wait for another process to leave it.
 
     Attributes:
         answered: by the name of a batch, the last step that was answered in this process.
@@ -37,7 +40,7 @@ class StateFolder:
         UserError: another process uses the folder, or it cannot be made or locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
         self.path = path
         self.answered: dict[str, int] = {}
         try:
@@ -46,15 +49,24 @@ class StateFolder:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
         except OSError as error:
             raise UserError(f"cannot use the state folder {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        until = time.monotonic() + patience
+        while not self._locked():
+            if time.monotonic() < until:
+                time.sleep(_PAUSE)
+                continue
             os.close(self._lock)
             # Two processes from one state would answer, or charge, twice.
             raise UserError(
                 f"the state folder {path} is in use by another process; stop that one, "
                 "or use another folder"
-            ) from None
+            )
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def save(self, name: str, data: bytes) -> None:
         """Replace a record; when this returns it is on disk, whatever happens next.

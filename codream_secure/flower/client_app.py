@@ -17,6 +17,9 @@ from codream_secure.flower import wire
 from codream_secure.flower.node import site_settings
 from codream_secure.flower.site import Site
 
+# A server that was killed may have left a message that is still being answered.
+_PATIENCE = 60.0
+
 app = ClientApp()
 
 
@@ -25,7 +28,7 @@ def secure(message: Message, context: Context) -> Message:
     """Answer one message of the coordinator."""
     body = message.content[wire.RECORD][wire.BODY]
     settings = site_settings(context.node_config)
-    with Site(settings) as site:
+    with Site(settings, patience=_PATIENCE) as site:
         answer = site.handle(wire.decode(bytes(body)))  # type: ignore[arg-type]
     content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(answer)})})
     return Message(content, reply_to=message)

@@ -107,7 +107,8 @@ class Coordinator:
         self._identities, self._test, self._tell = identities, test, tell
         self._evaluates = not self.config.private if evaluates is None else evaluates
         self._journal = journal or Journal()
-        self.session = self._journal.begin(self._record())
+        self._run = self._journal.begin(self._record())
+        self.session = self._run.session
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
         self.sites = Sites(carry, settings.roster, tell, traffic=self._journal.traffic())
         self.ledger = ByteLedger(settings.roster)
@@ -167,8 +168,8 @@ class Coordinator:
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""
-        run = self._record()
-        hello = Hello(VERSION, self.session, run.options, run.spec, run.identities)
+        run = self._run
+        hello = Hello(VERSION, run.session, run.options, run.spec, run.identities)
         missing = [site for site in self.sites.roster if site not in self.sites.present]
         came = set()
         for site, answer in self.sites.ask(dict.fromkeys(missing, hello)).items():

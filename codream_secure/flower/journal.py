@@ -174,11 +174,11 @@ class Journal:
         if self._folder is not None:
             self._folder.close()
 
-    def begin(self, run: RunRecord) -> bytes:
+    def begin(self, run: RunRecord) -> RunRecord:
         """Write down which run begins, or compare with the one that is there.
 
         Returns:
-            Its session.
+            The one that is there; it has a session of its own.
 
         Raises:
             UserError: another run is there.
@@ -191,7 +191,7 @@ class Journal:
                 f"resume: the run that is there has another {', '.join(differing)}; "
                 "give the settings that it began with, or use another out"
             )
-        return self.run.session
+        return self.run
 
     @property
     def next_batch(self) -> int:

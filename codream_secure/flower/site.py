@@ -104,14 +104,15 @@ class Site:
 
     Args:
         settings: what the site brings.
+        patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
         UserError: the folder cannot be used.
     """
 
-    def __init__(self, settings: SiteSettings) -> None:
+    def __init__(self, settings: SiteSettings, *, patience: float = 0.0) -> None:
         self._settings = settings
-        self._folder = StateFolder(settings.folder)
+        self._folder = StateFolder(settings.folder, patience=patience)
         kept = self._folder.load(_SESSION)
         self._session = None if kept is None else msgspec.msgpack.decode(kept, type=Session)
 
