@@ -16,6 +16,8 @@ Examples:
   codream-secure deploy check --data my-images.npz --superlink superlink.example.org:9092 \\
       --ca tls/ca.pem
   codream-secure deploy local --clients 5
+  codream-secure deploy local --clients 3 --dataset public.npz --set samples_per_client=400 \\
+      --site 'data="a.npz" model="resnet8"' --site 'data="b.npz"' --site 'data="c.npz"'
 """
 
 
@@ -68,6 +70,9 @@ def certificates(hosts: str, out: Path) -> None:
 
 @deploy.command()
 @click.option("--data", required=True, help="what --node-config data=... will be")
+@click.option("--model", help="what --node-config model=... will be")
+@click.option("--part", is_flag=True, help="--node-config whole=false: its part of the run's data")
+@click.option("--app", type=Path, help="folder of the run's app, to compare with")
 @click.option("--superlink", help="host:port that the site will connect to")
 @click.option("--ca", type=Path, help="the authority's certificate")
 @click.option("--roster", "roster_file", type=Path, help="file of public keys")
@@ -75,7 +80,9 @@ def certificates(hosts: str, out: Path) -> None:
 @click.option("--client", type=click.IntRange(min=0), help="this site's number")
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def check(*, as_json: bool, **options: object) -> None:
-    """Look at a site before it takes part: data, keys, versions, the SuperLink and its TLS.
+    """Look at a site before it takes part: versions, data, model, keys, the SuperLink and its TLS.
+
+    With --app also whether all of it fits the run.
 
     Exit code 1: something is wrong; its line says what and how to mend it.
     """
@@ -102,6 +109,13 @@ def check(*, as_json: bool, **options: object) -> None:
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="another option of the run"
 )
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="NODE_CONFIG",
+    help="data and model of a site, as in --node-config; one for every site, or none",
+)
 @click.option("--insecure", is_flag=True, help="without TLS and node keys")
 @click.option("--timeout", type=float, default=1800.0, show_default=True, help="seconds in all")
 @click.option(
@@ -124,14 +138,20 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
         click.echo(json.dumps(summary))
         return
     for one in summary["rounds"]:
-        accuracy = "-" if one["server"] is None else f"{100 * one['server']:.1f} %"
+        server = "-" if one["server"] is None else f"{100 * one['server']:.1f} %"
+        told = one["sites"]
+        sites = "" if told is None else f", sites {100 * told['accuracy']:.1f} %"
         click.echo(
-            f"round {one['round']}: server {accuracy}, {one['learned']} sites learned, "
+            f"round {one['round']}: server {server}{sites}, {one['learned']} sites learned, "
             f"dreams {one['dreams'][:16]}"
         )
-    flower = summary["flower"]
+    flower, clients = summary["flower"], summary["config"]["clients"]
+    ledger = summary["bytes_per_client"]
     click.echo(
         f"{flower['messages']} messages in {flower['round_trips']} round trips, "
-        f"{flower['up'] / 1e6:.2f} MB up and {flower['down'] / 1e6:.2f} MB down, "
-        f"{flower['seconds']:.0f} s of waiting; results in {running.out}"
+        f"{flower['seconds']:.0f} s of waiting\n"
+        f"bytes a site: {flower['whole_up'] / clients / 1e3:.1f} kB up and "
+        f"{flower['whole_down'] / clients / 1e3:.1f} kB down in Flower's messages, "
+        f"{ledger['up'] / 1e3:.1f} and {ledger['down'] / 1e3:.1f} kB of them the protocol's\n"
+        f"results in {running.out}"
     )

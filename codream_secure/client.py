@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from codream_secure.errors import RequestRefused
 from codream_secure.learner import Learner
 from codream_secure.messages import (
     DreamRequest,
+    EvaluateRequest,
     LabelRequest,
     LocalSteps,
     NoisyTerms,
@@ -101,6 +102,7 @@ class Client:
 
     Attributes:
         teacher: the frozen copy.
+        measure: gives its own model's accuracy, in [0, 1]; None if it has none to tell.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Client:
         self._releases = releases
         self._examples = examples
         self.teacher = Teacher(learner.frozen_copy(), StatisticsMemory(), offset, bf16=learner.bf16)
+        self.measure: Callable[[], float | None] = lambda: None
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:
@@ -144,9 +147,9 @@ class Client:
                 answered in this session (D1).
         """
         request = decode_request(broadcast)
-        if not isinstance(request, StatisticsRequest):
+        if isinstance(request, DreamRequest | LabelRequest):
             self._policy.check(request)
-        elif self._statistics is None or not self._statistics.agrees(request):
+        elif isinstance(request, StatisticsRequest) and not self._agrees(request):
             raise RequestRefused("statistics on terms that this client does not know")
         seen = digest(broadcast)
         if seen in self._answered:
@@ -154,6 +157,8 @@ class Client:
         self._answered.add(seen)
         if isinstance(request, StatisticsRequest):
             return {"statistics": self._released()}
+        if isinstance(request, EvaluateRequest):
+            return {"accuracy": self._accuracy()}
         if isinstance(request, LabelRequest) and request.noisy is not None:
             return {"labels": self._noisy_labels(request, request.noisy, step)}
         values: dict[str, NDArray[np.floating]] = {}
@@ -194,6 +199,16 @@ class Client:
         key = hkdf(self._rounding_seed, "labels", step.to_bytes(8, "big"))
         integers = grid.integers(stack, rotation(request), key)
         return self._releases.codes(integers, step, digest(encode(request)))
+
+    def _accuracy(self) -> NDArray[np.uint32]:
+        """Return what `EvaluateRequest` asks for."""
+        found = self.measure()
+        if found is None:
+            return np.zeros(2, np.uint32)
+        return np.array([round(found * EvaluateRequest.SCALE), 1], np.uint32)
+
+    def _agrees(self, request: StatisticsRequest) -> bool:
+        return self._statistics is not None and self._statistics.agrees(request)
 
     def _released(self) -> NDArray[np.uint32]:
         if self._statistics is None:

@@ -77,6 +77,7 @@ class Federation:
         only: build this client alone, on its own machine; None: all.
         whole: with ``only``: the whole training part is its own, and an even share what
             ``samples_per_client`` says, which is public.
+        model: with ``only``: that client's architecture, in place of the one that settings name.
 
     Attributes:
         all_parts: rows of the training part by client, those left out included.
@@ -94,6 +95,7 @@ class Federation:
         *,
         only: int | None = None,
         whole: bool = False,
+        model: str | None = None,
     ) -> None:
         self.config, self._data, self._device = config, data, device
         self._seed = config.run.seed or 0
@@ -101,7 +103,9 @@ class Federation:
         self.scale = PixelScale(data.scaling, device)
         self.roster = tuple(range(config.data.clients))
         names = [name.strip() for name in config.model.models.split(",")]
-        self.model_names = tuple(names[c % len(names)] for c in self.roster)
+        self.model_names = tuple(
+            model if model and c == only else names[c % len(names)] for c in self.roster
+        )
         parts = self._own_part(only) if whole and only is not None else self._parts()
         self.all_parts = dict(zip(self.roster, parts, strict=True))
         if keep is not None:
@@ -118,7 +122,7 @@ class Federation:
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
-        self.student = self._plain(self.model(self.model_names[0], "server"), None)
+        self.student = self._plain(self.model(names[0], "server"), None)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
@@ -297,7 +301,11 @@ def run_model(
         seeded: False: the first weights come from the operating system.
     """
     seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
-    norm: Norm = "group" if config.model.norm == "group" else "batch"
+    # Where no model of the run has such layers a site's own may: "auto" is still open then.
+    grouped = config.model.norm == "group" or (
+        config.model.norm == "auto" and config.private_training
+    )
+    norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
     if config.run.channels_last:
         # Convolutions then pass this layout on, whatever that of their input.

@@ -7,7 +7,7 @@ request carries everything that the client's computation depends on.
 
 import hashlib
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -214,9 +214,27 @@ class ModelState(
     ranges: tuple[tuple[float, float], ...] = ()
 
 
+class EvaluateRequest(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="evaluate"
+):
+    """Asks how well a site's own model does on its test part, over machines, once a round.
+
+    An answer is two integers: the accuracy in units of 1 / ``SCALE``, and 1; or 0 and 0 of a
+    client that has no such part, or keeps it to itself. How many examples there are is not sent:
+    that is the same in every round, and the first dropout would tell it (D2).
+    """
+
+    SCALE: ClassVar[int] = 10_000
+
+    version: int
+    round: int
+
+
 Request = DreamRequest | LabelRequest
-Asked = Request | ModelRequest | GradientRequest | StatisticsRequest
-_REQUEST_DECODER = msgspec.msgpack.Decoder(Request | StatisticsRequest)
+Asked = Request | ModelRequest | GradientRequest | StatisticsRequest | EvaluateRequest
+# What is asked of a client that has a part in dreams.
+AskedOfClient = Request | StatisticsRequest | EvaluateRequest
+_REQUEST_DECODER = msgspec.msgpack.Decoder(AskedOfClient)
 _MODEL_DECODER = msgspec.msgpack.Decoder(ModelRequest | GradientRequest)
 
 
@@ -225,7 +243,7 @@ def encode(message: Asked | SoftLabels | ModelState) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode_request(data: bytes) -> Request | StatisticsRequest:
+def decode_request(data: bytes) -> AskedOfClient:
     """Decode a request as a client does.
 
     Raises:
@@ -233,12 +251,12 @@ def decode_request(data: bytes) -> Request | StatisticsRequest:
             or answer have an impossible shape.
     """
     try:
-        request: Request | StatisticsRequest = _REQUEST_DECODER.decode(data)
+        request: AskedOfClient = _REQUEST_DECODER.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION or encode(request) != data:
         raise RequestRefused("not a canonical request of this version")
-    if not isinstance(request, StatisticsRequest):
+    if isinstance(request, DreamRequest | LabelRequest):
         _check_dreams(request)
     try:
         sections(request)
@@ -320,7 +338,7 @@ def pixels(request: Request) -> NDArray[np.uint8]:
 
 def payload(request: Asked) -> int:
     """Return the bytes of a request that are dreams, or the student's logits at them."""
-    if isinstance(request, ModelRequest | GradientRequest | StatisticsRequest):
+    if not isinstance(request, DreamRequest | LabelRequest):
         return 0
     student = request.student if isinstance(request, DreamRequest) else None
     return len(request.dreams) + (len(student.logits) if student else 0)
@@ -344,7 +362,10 @@ def sections(request: Asked) -> tuple[Section, ...]:
     - models: ``update``, one value a number of the model; with a weight cap ``weight``.
     - gradients of models: ``gradient``, one integer with noise a parameter.
     - statistics: ``statistics``, for every class its pixels, brightness and count.
+    - evaluations: ``accuracy``, two integers.
     """
+    if isinstance(request, EvaluateRequest):
+        return (Section(name="accuracy", length=2, maximum=request.SCALE, clip=1.0),)
     if isinstance(request, StatisticsRequest):
         return (_noisy_section("statistics", request.sum),)
     if isinstance(request, GradientRequest):

@@ -6,7 +6,7 @@ is readable by its owner alone, and one process at a time may use it.
 
 import fcntl
 import os
-from dataclasses import replace
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,7 @@ _FILE_MODE = 0o600
 _BATCH = "batch-"
 _STEPS = "answered-steps"
 _STEP_SIZE = 8
+_PAUSE = 0.1
 
 
 class StateFolder:
@@ -30,6 +31,7 @@ class StateFolder:
 
     Args:
         path: made if it is not there; only the owner may read it.
+        patience: seconds to wait for another process to leave it.
 
     Attributes:
         answered: by the name of a batch, the last step that was answered in this process.
@@ -38,7 +40,7 @@ class StateFolder:
         UserError: another process uses the folder, or it cannot be made or locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = 0.0) -> None:
         self.path = path
         self.answered: dict[str, int] = {}
         try:
@@ -47,15 +49,24 @@ class StateFolder:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
         except OSError as error:
             raise UserError(f"cannot use the state folder {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        until = time.monotonic() + patience
+        while not self._locked():
+            if time.monotonic() < until:
+                time.sleep(_PAUSE)
+                continue
             os.close(self._lock)
             # Two processes from one state would answer, or charge, twice.
             raise UserError(
                 f"the state folder {path} is in use by another process; stop that one, "
                 "or use another folder"
-            ) from None
+            )
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
 
     def save(self, name: str, data: bytes) -> None:
         """Replace a record; when this returns it is on disk, whatever happens next.
@@ -115,16 +126,21 @@ class StateFolder:
             os.close(descriptor)
 
 
+def _prefix(batch: BatchParams) -> str:
+    return f"{_BATCH}{batch.session.hex()[:16]}-"
+
+
 def _record_name(batch: BatchParams) -> str:
-    return f"{_BATCH}{batch.session.hex()[:16]}-{batch.batch}"
+    return f"{_prefix(batch)}{batch.batch}"
 
 
 class StoredClient:
     """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
 
     Answers are those of `protocols.client.ClientSession`. A batch that was begun in the folder is
-    gone on with; records of other sessions and of batches before the last one are erased. The last
-    step that was answered is kept for the whole session.
+    gone on with. Beside it the nearest batch before it and the nearest one after it are kept, since
+    the keys of one are made while the other runs (SPEC 6.2); all other records, and those of other
+    sessions, are erased. The last step that was answered is kept for the whole session.
 
     Args:
         folder: of this client alone.
@@ -145,21 +161,29 @@ class StoredClient:
     def _answered_before(self) -> int:
         """Return the last step of the session that other batches have answered.
 
-        Erases the records of other sessions and of batches before the last one, beside which the
-        keys of this one may be made (SPEC 6.2).
+        Erases the records that are not wanted any more.
         """
         folder, batch = self._folder, self._party.batch
-        previous = _record_name(replace(batch, batch=max(batch.batch - 1, 0)))
+        beside = self._beside()
         for name in folder.names():
-            if name.startswith(_BATCH) and name not in {self._name, previous}:
+            if name.startswith(_BATCH) and name not in {self._name, *beside}:
                 folder.erase(name)
-        kept, before = folder.load(_STEPS) or b"", folder.load(previous)
+        kept = folder.load(_STEPS) or b""
         found = [-1]
         if kept[:-_STEP_SIZE] == batch.session:
             found.append(int.from_bytes(kept[-_STEP_SIZE:], "big"))
-        if before is not None and previous != self._name:
-            found.append(last_step(before))
+        found += [last_step(folder.load(name) or b"") for name in beside]
         return max(found)
+
+    def _beside(self) -> list[str]:
+        """Return the names of the records of the batches next to this one, if there are some."""
+        batch = self._party.batch
+        prefix = _prefix(batch)
+        others = [n.removeprefix(prefix) for n in self._folder.names() if n.startswith(prefix)]
+        numbers = [int(number) for number in others if number.isdigit()]
+        before = [number for number in numbers if number < batch.batch]
+        after = [number for number in numbers if number > batch.batch]
+        return [f"{prefix}{n}" for n in (*sorted(before)[-1:], *sorted(after)[:1])]
 
     def advertise_keys(self) -> bytes:
         """Round 0: the encoded Advertisement."""
@@ -179,10 +203,20 @@ class StoredClient:
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
         """Round 2: from the encoded StepRequest to the encoded MaskedInput."""
+        before = self._client.state
         reply = self._client.masked_input(request, task, inputs, above=self._answered())
         message = self._stored(reply)
         self._remember(task.step)
+        if self._client.state is not before:
+            self._give_up_later()
         return message
+
+    def _give_up_later(self) -> None:
+        """Erase keys that were made for later steps: new steps begin with these ones."""
+        number = self._party.batch.batch
+        for name in self._beside():
+            if int(name.rpartition("-")[2]) > number:
+                self._folder.erase(name)
 
     def _answered(self) -> int:
         """Return the last step of the session that other batches have answered by now."""

@@ -1,15 +1,23 @@
 """What can be wrong with a site, found before it takes part."""
 
+import platform
 import socket
 import ssl
+import tomllib
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+from codream_secure._version import __version__
+from codream_secure.config import Config
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.flower.node import read_key, read_roster, site_data
+from codream_secure.flower.node import SERVER_OPTIONS, read_key, read_roster, site_data
+from codream_secure.flower.wire import VERSION
+from codream_secure.resolve import resolve
 from protocols.keys import SigningKey
 
-TESTED = ("1.41",)
+TESTED = ("1.41", "1.42")
 _PATIENCE = 10.0
 Finding = tuple[str, bool, str]
 
@@ -17,6 +25,9 @@ Finding = tuple[str, bool, str]
 def check_site(
     *,
     data: str,
+    model: str | None = None,
+    part: bool = False,
+    app: Path | None = None,
     superlink: str | None = None,
     ca: Path | None = None,
     roster_file: Path | None = None,
@@ -27,13 +38,20 @@ def check_site(
 
     Args:
         data: as in ``--node-config``.
+        model: likewise.
+        part: whether the site has its part of the run's dataset, ``whole=false``.
+        app: folder of the run's app; what it names is found from the current folder.
         superlink: host and port.
         ca: certificate of the authority that signed the SuperLink's.
         roster_file: public keys.
         identity: this site's private key.
         client: this site's number.
     """
-    found = [_flower(), _data(data)]
+    found = [_flower(), _version(), _data(data)]
+    if model is not None and found[-1][1]:
+        found.append(_model(model, site_data(data).spec))
+    if app is not None and found[2][1]:
+        found += _run(app, data, client, part=part)
     if roster_file is not None or identity is not None:
         found.append(_keys(roster_file, identity, client))
     if superlink is not None:
@@ -51,14 +69,60 @@ def _flower() -> Finding:
     return "flower", True, f"{version}{note}"
 
 
+def _version() -> Finding:
+    text = f"codream-secure {__version__}, messages of version {VERSION}"
+    return "version", True, f"{text}, Python {platform.python_version()}; the same everywhere?"
+
+
+def _model(name: str, spec: InputSpec) -> Finding:
+    from codream_secure.models import build_model  # noqa: PLC0415 - PyTorch is slow
+
+    try:
+        model = build_model(name, spec, width=None, norm="batch", seed=0)
+    except UserError as error:
+        return "model", False, str(error)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    return "model", True, f"{name}, {numbers} parameters"
+
+
+def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Finding]:
+    """Compare a site with the run that an app folder describes."""
+    try:
+        text = (app / "pyproject.toml").read_text(encoding="utf-8")
+        given = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+        options = {k.replace("-", "_"): v for k, v in given.items() if k not in SERVER_OPTIONS}
+        config = resolve(Config.from_options({k: v for k, v in options.items() if v != ""}))
+        wanted = site_data(config.data.dataset).spec
+    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        return [("run", False, f"{app} is no app folder: {error}")]
+    except UserError as error:
+        return [("run", False, str(error))]
+    found = [_shape(site_data(data).spec, wanted)]
+    if not part and config.data.samples_per_client is None:
+        told = "data of its own need samples-per-client in the run's configuration"
+        found.append(("share", False, f"{told}; or the site has a part: --part"))
+    if client is not None and client >= config.data.clients:
+        told = f"the run has clients 0 to {config.data.clients - 1}, not {client}"
+        found.append(("client", False, told))
+    return found
+
+
+def _shape(own: InputSpec, wanted: InputSpec) -> Finding:
+    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
+        return "shape", False, f"the site's data are {_text(own)}, the run's {_text(wanted)}"
+    return "shape", True, "as the run's"
+
+
+def _text(spec: InputSpec) -> str:
+    return f"{spec.channels} x {spec.height} x {spec.width}, {spec.classes} classes"
+
+
 def _data(name: str) -> Finding:
     try:
         data = site_data(name)
     except UserError as error:
         return "data", False, str(error)
-    spec = data.spec
-    shape = f"{spec.channels} x {spec.height} x {spec.width}, {spec.classes} classes"
-    return "data", True, f"{len(data.y_train)} training images of {shape}"
+    return "data", True, f"{len(data.y_train)} training images of {_text(data.spec)}"
 
 
 def _keys(roster: Path | None, identity: Path | None, client: int | None) -> Finding:

@@ -5,6 +5,7 @@ The site is what the SuperNode's ``--node-config`` says:
 - ``client``: its number in the roster, from 0.
 - ``state``: a folder of its own.
 - ``data``: an .npz file, a dataset's name, or ``module:function`` that returns a `Dataset`.
+- ``model``: its own architecture, a name or ``module:function``; without it the run's for it.
 - ``whole`` (true): all of the training part is this site's; false: its part of the run's partition.
 - ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model.
 """
@@ -16,6 +17,9 @@ from codream_secure.flower import wire
 from codream_secure.flower.node import site_settings
 from codream_secure.flower.site import Site
 
+# A server that was killed may have left a message that is still being answered.
+_PATIENCE = 60.0
+
 app = ClientApp()
 
 
@@ -24,7 +28,7 @@ def secure(message: Message, context: Context) -> Message:
     """Answer one message of the coordinator."""
     body = message.content[wire.RECORD][wire.BODY]
     settings = site_settings(context.node_config)
-    with Site(settings) as site:
+    with Site(settings, patience=_PATIENCE) as site:
         answer = site.handle(wire.decode(bytes(body)))  # type: ignore[arg-type]
     content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(answer)})})
     return Message(content, reply_to=message)

@@ -4,6 +4,7 @@ Read `Coordinator.run` first. It knows sites by number, and messages as bytes: w
 (Flower's grid, or a test) gives it one function.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from codream_secure.acquisition import distil, learn_images
-from codream_secure.aggregation import Aggregator, Call, FieldSum, Inputs, Meters
-from codream_secure.attendance import AggregationSettings
-from codream_secure.communication import ByteLedger, Direction
+from codream_secure.aggregation import Meters
+from codream_secure.communication import ByteLedger
 from codream_secure.config import Config, set_
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dream_group import DreamGroup
@@ -24,79 +24,20 @@ from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import run_model
+from codream_secure.flower.aggregator import RemoteAggregator
+from codream_secure.flower.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
 from codream_secure.flower.learning import aggregation_settings
-from codream_secure.flower.remote_sums import RemoteSums, SumTerms
+from codream_secure.flower.measure import accuracy
 from codream_secure.flower.sites import Carry, Sites, Tell
 from codream_secure.flower.wire import VERSION, Hello, Images, Learn, Present, decode_present
 from codream_secure.learner import PlainLearner
 from codream_secure.parallel import one_core_each
-from codream_secure.privacy.class_statistics import ClassImages
+from codream_secure.privacy.class_statistics import ClassImages, StatisticsTerms
 from codream_secure.resolve import resolve
 from codream_secure.schedule import learning_settings
 from codream_secure.seeds import generator
-from protocols.driver import DropSchedule
-from protocols.params import Phase
 
-
-class RemoteAggregator(Aggregator):
-    """The aggregator of a run over sites.
-
-    Args:
-        sites: who is asked.
-        settings: roster, threshold, threat model.
-        meters: bytes and seconds.
-        session: 32 public bytes of this run.
-        identities: public keys in roster order, in the malicious model.
-    """
-
-    def __init__(
-        self,
-        sites: Sites,
-        settings: AggregationSettings,
-        meters: Meters,
-        *,
-        session: bytes,
-        identities: tuple[bytes, ...],
-    ) -> None:
-        super().__init__({}, settings, meters)
-        terms = SumTerms(
-            session=session,
-            roster=settings.roster,
-            threshold=settings.needed,
-            threat_model=settings.threat_model,
-            identities=identities,
-            rejoin=settings.rejoin,
-        )
-        self._sites = sites
-        self._sums = RemoteSums(sites, terms, self._message)
-        self._call: Call | None = None
-        self.labels: list[bytes] = []
-        self.published = self.labels.append
-
-    @property
-    def _round_trips(self) -> int:
-        return self._sites.traffic.round_trips
-
-    def _renew_lost_keys(self) -> None:
-        """Keys are made when the next step needs some."""
-
-    def _make_keys(self, call: Call, steps: int, attempts: object) -> None:
-        """Not used: `_sum` makes keys."""
-
-    def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
-        raise NotImplementedError
-
-    def _sum(self, call: Call) -> FieldSum:
-        self._call = call
-        key_steps = max(1, self._settings.batch_steps(call.step))
-        result = self._sums.sum(call.task, call.broadcast, key_steps)
-        return FieldSum(dict(result.totals), len(result.survivors), call.task.sections)
-
-    def _message(self, phase: Phase, direction: Direction, site: int, size: int) -> None:
-        call = self._call
-        self._count(phase, direction, site, size, None if call is None else call.request)
-        if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
-            self._meters.ledger.record("broadcast", "down", len(call.broadcast), client=site)
+SESSION_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +50,7 @@ class Round:
         digest: SHA-256 of their pixels, in hex.
         server: accuracy of the server's student on public test data, if there are some.
         learned: how many sites learned from them.
+        sites: mean accuracy of the sites' own models, and of how many; None: nobody told.
     """
 
     number: int
@@ -116,6 +58,7 @@ class Round:
     digest: str
     server: float | None
     learned: int
+    sites: tuple[float, int] | None = None
 
 
 class Coordinator:
@@ -127,13 +70,18 @@ class Coordinator:
         scaling: public.
         share: examples of a site if they were dealt evenly, public.
         carry: moves bytes.
-        session: 32 public bytes, of this run alone.
         identities: public keys in roster order, in the malicious model.
         test: public test data, scaled images and labels; None: there are none.
+        evaluates: whether to ask, once a round, for the sum of the accuracies of the sites' own
+            models; None: unless there is DP.
+        journal: remembers what it takes to go on after a crash, and has it after one.
         tell: told what went wrong.
 
+    Attributes:
+        finished: rounds, those of an earlier process included; dreams are kept of the last alone.
+
     Raises:
-        UserError: settings that cannot be run over machines.
+        UserError: settings that cannot be run over machines, or not those of the journal.
     """
 
     def __init__(
@@ -144,9 +92,10 @@ class Coordinator:
         scaling: Scaling,
         share: int,
         carry: Carry,
-        session: bytes | None = None,
         identities: tuple[bytes, ...] = (),
         test: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
+        evaluates: bool | None = None,
+        journal: Journal | None = None,
         tell: Tell = lambda _: None,
     ) -> None:
         self.config = resolve(config)
@@ -156,9 +105,12 @@ class Coordinator:
             raise UserError("--dp-unit client is for simulations; over machines use example")
         self._spec, self._scaling, self._share = spec, scaling, share
         self._identities, self._test, self._tell = identities, test, tell
-        self.session = session or os.urandom(32)
-        settings = aggregation_settings(self.config)
-        self.sites = Sites(carry, settings.roster, tell)
+        self._evaluates = not self.config.private if evaluates is None else evaluates
+        self._journal = journal or Journal()
+        self._run = self._journal.begin(self._record())
+        self.session = self._run.session
+        settings = aggregation_settings(self.config, evaluates=self._evaluates)
+        self.sites = Sites(carry, settings.roster, tell, traffic=self._journal.traffic())
         self.ledger = ByteLedger(settings.roster)
         self.aggregator = RemoteAggregator(
             self.sites,
@@ -166,14 +118,34 @@ class Coordinator:
             Meters(self.ledger),
             session=self.session,
             identities=identities,
+            journal=self._journal,
         )
         device = torch.device("cpu")
         self._scale = PixelScale(scaling, device)
         self._group = DreamGroup((), (), self.aggregator, self.config, spec, self._scale, device, 0)
         self.student = self._build_student()
+        self.finished: list[Round] = []
+        self._images: Images | None = None
+        if self._journal.state is not None:
+            self._restore(self._journal.state)
+
+    def _record(self) -> RunRecord:
+        spec, scaling = self._spec, self._scaling
+        return RunRecord(
+            session=os.urandom(SESSION_SIZE),
+            options=self.config.options(),  # type: ignore[arg-type]
+            identities=self._identities,
+            spec=(spec.channels, spec.height, spec.width, spec.classes),
+            scaling=(scaling.mean, scaling.std),
+            share=self._share,
+            evaluates=self._evaluates,
+        )
 
     def run(self) -> Iterator[Round]:
         """Run round after round; sites that were not there at first may come later.
+
+        Yields:
+            The rounds that were not finished before.
 
         Raises:
             UserError: fewer sites than the threshold can take part.
@@ -185,22 +157,30 @@ class Coordinator:
                     f"{len(self.sites.present)} of {len(self.sites.roster)} sites can take part "
                     f"and {self.aggregator.threshold} must: see the lines above"
                 )
-            self._release_statistics()
-            for number in range(1, set_(self.config.dream.rounds) + 1):
+            if self._journal.state is None:
+                self._release_statistics()
+                self._save()
+            for number in range(len(self.finished) + 1, set_(self.config.dream.rounds) + 1):
                 self._greet()
-                yield self._round(number)
+                self.finished.append(self._round(number))
+                self._save()
+                yield self.finished[-1]
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""
-        options = self.config.options()
-        hello = Hello(VERSION, self.session, options, self._identities)  # type: ignore[arg-type]
+        run = self._run
+        hello = Hello(VERSION, run.session, run.options, run.spec, run.identities)
         missing = [site for site in self.sites.roster if site not in self.sites.present]
+        came = set()
         for site, answer in self.sites.ask(dict.fromkeys(missing, hello)).items():
             if reason := self._unfit(site, decode_present(answer.data)):
                 self._tell(f"site {site} cannot take part: {reason}")
                 self.sites.unfit.add(site)
             else:
-                self.sites.present.add(site)
+                came.add(site)
+        self.sites.present |= came
+        if self._images is not None:
+            self.sites.ask(dict.fromkeys(sorted(came), self._images))
 
     def _unfit(self, site: int, found: Present) -> str:
         spec = self._spec
@@ -217,25 +197,35 @@ class Coordinator:
 
     def _release_statistics(self) -> None:
         """Let sites release class means under DP; then they begin with them, and train."""
+        terms = self._statistics_terms()
+        if terms is None:
+            return
+        self._images = Images(b"", 0)
+        # It is asked once: what was aborted, or cut off by a crash, is charged all the same.
+        with contextlib.suppress(StepAborted):
+            answer = self.aggregator.sum(terms.request())
+            totals = answer.totals["statistics"].astype("<u4").tobytes()
+            self._images = Images(totals, answer.count)
+        self._group.images = self._class_images()
+        if self._group.images is not None:
+            draw = generator(self.config.run.seed or 0, "class images", "server")
+            learn_images(self.student, self._group.images, self._scale, draw)
+        self.sites.ask(dict.fromkeys(self.sites.roster, self._images))
+
+    def _statistics_terms(self) -> StatisticsTerms | None:
         from codream_secure.privacy.plan import PrivacyPlan  # noqa: PLC0415 - opacus is slow
 
-        examples = self._share * len(self.sites.roster)
-        plan = PrivacyPlan.of(self.config, examples, self._spec)
-        if plan is None or plan.statistics is None:
-            return
-        try:
-            answer = self.aggregator.sum(plan.statistics.request())
-        except StepAborted:
-            self.sites.ask(dict.fromkeys(self.sites.roster, Images(b"", 0)))
-            return
-        totals = answer.totals["statistics"]
-        per_class = examples / self._spec.classes
-        images = ClassImages.decode(totals, answer.count, plan.statistics, per_class)
-        self._group.images = images
-        draw = generator(self.config.run.seed or 0, "class images", "server")
-        learn_images(self.student, images, self._scale, draw)
-        message = Images(totals.astype("<u4").tobytes(), answer.count)
-        self.sites.ask(dict.fromkeys(self.sites.roster, message))
+        plan = PrivacyPlan.of(self.config, self._share * len(self.sites.roster), self._spec)
+        return None if plan is None else plan.statistics
+
+    def _class_images(self) -> ClassImages | None:
+        """Return the class means that dreams start from; None if there are none."""
+        terms, sent = self._statistics_terms(), self._images
+        if terms is None or sent is None or not sent.count:
+            return None
+        totals = np.frombuffer(sent.totals, "<u4").astype(np.uint32)
+        per_class = self._share * len(self.sites.roster) / self._spec.classes
+        return ClassImages.decode(totals, sent.count, terms, per_class)
 
     def _round(self, number: int) -> Round:
         self.ledger.begin_round(number)
@@ -260,21 +250,67 @@ class Coordinator:
             digest=pixels.hexdigest(),
             server=self._accuracy(),
             learned=len(learned),
+            sites=self.aggregator.evaluate(number) if self._evaluates else None,
         )
+
+    def _save(self) -> None:
+        """Write down the state between two rounds."""
+        last = self.finished[-1].dreams if self.finished else ()
+        self._journal.save(
+            ServerState(
+                format=FORMAT,
+                rounds=[_told(one) for one in self.finished],
+                # The buffer holds the same targets; what is stored must not be shared.
+                dreams=[(torch.from_numpy(d.pixels.copy()), d.targets.clone()) for d in last],
+                student=self.student.state(),
+                group=self._group.state(),
+                next_step=self.aggregator.next_step,
+                sums=self.aggregator.begun,
+                images=None if self._images is None else (self._images.totals, self._images.count),
+                ledger=self.ledger.state(),
+                traffic=self.sites.traffic,
+            )
+        )
+
+    def _restore(self, state: ServerState) -> None:
+        """Become what the server was after its last round.
+
+        Raises:
+            UserError: the state does not fit the settings.
+        """
+        try:
+            self.ledger.restore(state.ledger)
+            self.student.restore(state.student)
+            self._group.restore(state.group)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"resume: the state does not fit this run: {error}") from None
+        self.aggregator.begun = state.sums
+        if state.images is not None:
+            self._images = Images(*state.images)
+            self._group.images = self._class_images()
+        dreams = tuple(LabelledDreams(pixels.numpy(), targets) for pixels, targets in state.dreams)
+        for one in state.rounds:
+            kept = dreams if one is state.rounds[-1] else ()
+            self.finished.append(
+                Round(
+                    number=one.number,
+                    dreams=kept,
+                    digest=one.digest,
+                    server=one.server,
+                    learned=one.learned,
+                    sites=one.sites,
+                )
+            )
 
     def _distil(self, number: int) -> None:
         settings = learning_settings(self.config, number, local_steps=0)
         shuffle = generator(self.config.run.seed or 0, "acquisition", number, "server")
         distil(self.student, self._group.buffer, settings, shuffle)
 
-    @torch.no_grad()
     def _accuracy(self) -> float | None:
         if self._test is None:
             return None
-        images, labels = self._test
-        model = self.student.frozen_copy()
-        found = model(self._scale.scale(torch.from_numpy(images))).argmax(dim=1).numpy()
-        return float((found == labels).mean())
+        return accuracy(self.student.frozen_copy(), self._scale, *self._test)
 
     def _build_student(self) -> PlainLearner:
         config = self.config
@@ -284,3 +320,13 @@ class Coordinator:
         return PlainLearner(
             model, None, config.learning.learning_rate, bf16=config.run.precision == "bf16"
         )
+
+
+def _told(one: Round) -> RoundState:
+    return RoundState(
+        number=one.number,
+        digest=one.digest,
+        server=one.server,
+        learned=one.learned,
+        sites=one.sites,
+    )

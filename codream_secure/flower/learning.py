@@ -1,5 +1,6 @@
 """A site's model and data: what it answers, and how it learns; all of it from its folder."""
 
+from dataclasses import astuple, replace
 from typing import Self
 
 import msgspec
@@ -17,11 +18,23 @@ from codream_secure.aggregation import DREAMING, Call, FieldSum, colluders
 from codream_secure.attendance import AggregationSettings
 from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.config import Config, set_
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation import Federation
+from codream_secure.flower.measure import accuracy
 from codream_secure.flower.site import Session, SiteSettings, Terms
-from codream_secure.flower.wire import VERSION, Ask, Hello, Images, Learn, Present
+from codream_secure.flower.wire import (
+    VERSION,
+    Ask,
+    Hello,
+    Images,
+    Learn,
+    Present,
+    dreaming_step,
+)
 from codream_secure.messages import (
+    EvaluateRequest,
     LabelRequest,
     SoftLabels,
     asked_labels,
@@ -63,7 +76,8 @@ class Learning:
 
     def __init__(self, settings: SiteSettings, folder: StateFolder, session: Session) -> None:
         self.session = session
-        self._settings, self._folder, self._data = settings, folder, settings.load()
+        self._settings, self._folder = settings, folder
+        self._data = _of_shape(settings.load(), InputSpec(*session.spec))
         self._config = Config.from_options(session.options)
 
     @classmethod
@@ -79,13 +93,15 @@ class Learning:
                 "install the same codream-secure on both"
             )
         config = Config.from_options(message.options)
-        terms = _terms(aggregation_settings(config))
-        session = Session(message.session, message.options, message.identities, terms)
+        terms = _terms(aggregation_settings(config, evaluates=True))
+        session = Session(message.session, message.options, message.spec, message.identities, terms)
         self = cls(settings, folder, session)
         with one_core_each():
             federation = self._federation()
             if federation.plan is None or federation.plan.statistics is None:
                 self._warm_up(federation)
+            else:  # it begins with the class means, see `_take_images`
+                self.session = msgspec.structs.replace(session, begun=False)
             self._save(federation.members[settings.client].client.state(), DreamBuffer(1))
         return self
 
@@ -112,7 +128,8 @@ class Learning:
             client = federation.members[self._settings.client].client
             if client.has_answered(message.broadcast):
                 return task, {}
-            inputs = client.answer(message.broadcast, message.step)
+            client.measure = lambda: self._accuracy(federation)
+            inputs = client.answer(message.broadcast, dreaming_step(message.step))
         if (labels := asked_labels(request)) is not None:
             self._folder.save(f"{_LABELLED}{labels.batch:06}", message.broadcast)
         self._save_asked(client.state())
@@ -121,10 +138,7 @@ class Learning:
     def take(self, message: Learn | Images) -> Session:
         """Learn from what the server sends; returns the session as it is then."""
         with one_core_each():
-            if isinstance(message, Images):
-                self._take_images(message)
-                return self.session
-            return self._learn(message)
+            return self._begin(message) if isinstance(message, Images) else self._learn(message)
 
     def _warm_up(self, federation: Federation) -> None:
         learner = federation.members[self._settings.client].client.learner
@@ -139,6 +153,7 @@ class Learning:
             torch.device("cpu"),
             only=self._settings.client,
             whole=self._settings.whole,
+            model=self._settings.model,
         )
         if (budget := federation.budget) is not None:
             charged = self._folder.load(_CHARGED)
@@ -192,14 +207,15 @@ class Learning:
         self._save(client.state(), buffer)
         return msgspec.structs.replace(self.session, rounds=message.round)
 
-    def _take_images(self, message: Images) -> None:
+    def _begin(self, message: Images) -> Session:
+        """Train before the first dream, from class means if they came to a sum."""
+        if self.session.begun:
+            return self.session  # the same message again
         federation, buffer = self._restored()
         plan, settings = federation.plan, self._settings
-        if plan is None or plan.statistics is None or self.session.rounds:
+        if plan is None or plan.statistics is None:
             raise RequestRefused("no class means are due")
         client = federation.members[settings.client].client
-        if client.learner.local_steps:
-            return  # the same message again
         if message.count:
             totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
             per_class = federation.per_class
@@ -208,6 +224,31 @@ class Learning:
             learn_images(client.learner, images, federation.scale, draw)
         self._warm_up(federation)
         self._save(client.state(), buffer)
+        return msgspec.structs.replace(self.session, begun=True)
+
+    def _accuracy(self, federation: Federation) -> float | None:
+        """Return how well the site's model does on its test part.
+
+        Guarantee:
+            Under DP None, unless the test part is that of the run's public dataset: then it is a
+            function of a private model and of public data alone.
+        """
+        if federation.config.private and self._settings.whole:
+            return None
+        model = federation.members[self._settings.client].client.learner.frozen_copy()
+        return accuracy(model, federation.scale, self._data.x_test, self._data.y_test)
+
+
+def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
+    """Return data of the run's shape; a site may have examples of some classes alone.
+
+    Raises:
+        UserError: they have another shape, or classes that the run does not have.
+    """
+    own = data.spec
+    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
+        raise UserError(f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}")
+    return replace(data, spec=wanted)
 
 
 def _targets(request: LabelRequest, found: SoftLabels, federation: Federation) -> torch.Tensor:
@@ -228,15 +269,20 @@ def _terms(settings: AggregationSettings) -> Terms:
         colluders=colluders(settings),
         key_steps=settings.key_steps,
         rejoin=settings.rejoin,
-        kinds=tuple(sorted(DREAMING)),
+        kinds=tuple(sorted({*DREAMING, EvaluateRequest.__name__})),
     )
 
 
-def aggregation_settings(config: Config) -> AggregationSettings:
-    """Return who takes part, as both sides derive it from the run's settings."""
+def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSettings:
+    """Return who takes part and how many sums there are, from the run's settings.
+
+    Args:
+        config: resolved.
+        evaluates: whether sites are asked for accuracies, once a round.
+    """
     secure, dream = config.secure, config.dream
     per_batch = set_(dream.dream_steps) + (not dream.label_last_step)
-    per_round = per_batch * set_(dream.dream_batches)
+    per_round = per_batch * set_(dream.dream_batches) + evaluates
     statistics = bool(config.private_training and config.privacy.statistics_eps)
     return AggregationSettings(
         roster=tuple(range(config.data.clients)),

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -20,6 +20,7 @@ from codream_secure.flower.credentials import make_certificates, make_keys, writ
 _HOST = "127.0.0.1"
 _APP = "app.toml"
 _STARTS, _STOPS = 90.0, 10.0
+_SERVER = "flwr-serverapp"
 
 
 class Local:
@@ -29,6 +30,8 @@ class Local:
         clients: SuperNodes.
         rounds, dream_steps, dataset, models, threat_model: of the run.
         more: other options of it, as text.
+        sites: what every site brings, as in ``--node-config``, in place of its part of the run's
+            dataset; one a site, or none.
         insecure: without TLS and node keys.
         timeout: seconds, all in all.
         out: new folder: logs, sites' folders, keys, results.
@@ -48,6 +51,7 @@ class Local:
         models: str,
         threat_model: str,
         more: Mapping[str, str],
+        sites: Sequence[str] = (),
         insecure: bool,
         timeout: float,
         out: Path,
@@ -57,7 +61,10 @@ class Local:
             raise UserError("Flower is not installed: pip install 'codream-secure[flower]'")
         if out.exists():
             raise UserError(f"{out} is there already; use another --out")
+        if sites and len(sites) != clients:
+            raise UserError(f"{len(sites)} times --site for {clients} sites: one each, or none")
         self.out = out.resolve()
+        self._sites, self._runs = tuple(sites), 0
         self._clients, self._insecure, self._quiet = clients, insecure, quiet
         self._dataset, self._malicious = dataset, threat_model == "malicious"
         self._until = time.monotonic() + timeout
@@ -73,6 +80,7 @@ class Local:
             "start-timeout": 120,
             "reply-timeout": 300,
             "out": str(self.out / "run"),
+            "resume": False,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._port = 0
@@ -88,14 +96,20 @@ class Local:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
         """Run the app to its end; returns its summary.
+
+        Args:
+            resume: go on with the run that was cut off.
 
         Raises:
             UserError: it failed, or took too long; the line names the log.
         """
-        self._spawn("run", "flwr", "run", str(self.out / "app"), "here", "--stream")
-        process, log = self.processes["run"], self.out / "run.log"
+        self._runs += 1
+        name = "run" if self._runs == 1 else f"run-{self._runs}"
+        more = ("--run-config", "resume=true") if resume else ()
+        self._spawn(name, "flwr", "run", str(self.out / "app"), "here", "--stream", *more)
+        process, log = self.processes[name], self.out / f"{name}.log"
         summary = self.out / "run" / "summary.json"
         while process.poll() is None and time.monotonic() < self._until:
             if _finished(summary, self._settings["rounds"]):
@@ -109,8 +123,8 @@ class Local:
 
     def start_node(self, client: int) -> None:
         """Start a SuperNode, or start it again."""
-        site = f'client={client} state="{self.out}/site-{client}" data="{self._dataset}"'
-        site += " whole=false"
+        site = f'client={client} state="{self.out}/site-{client}" '
+        site += self._sites[client] if self._sites else f'data="{self._dataset}" whole=false'
         if self._malicious:
             keys = self.out / "keys"
             site += f' identity="{keys}/{client}.private" roster="{self.out}/roster.json"'
@@ -137,6 +151,19 @@ class Local:
         process = self.processes.pop(name)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def kill_server(self) -> None:
+        """Kill the ServerApp's process at once.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = [pid for pid, words in _started_here(self.out / "flwr") if _SERVER in words]
+        if not found:
+            raise UserError("no ServerApp is running")
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """End every process that was started here, and wait for it."""
@@ -229,7 +256,8 @@ class Local:
         with (self.out / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own words
                 [_program(program), *arguments],
-                cwd=self.out,
+                # Paths and modules that sites name are found from where this was started.
+                cwd=Path.cwd(),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -302,3 +330,16 @@ def _finished(summary: Path, rounds: int) -> bool:
         return len(json.loads(summary.read_text(encoding="utf-8"))["rounds"]) >= rounds
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _started_here(home: Path) -> Iterator[tuple[int, str]]:
+    """Yield the processes that have this as Flower's folder, with their command lines."""
+    wanted = f"FLWR_HOME={home}".encode()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name), (folder / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue  # it has ended, or is somebody else's

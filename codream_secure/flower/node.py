@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,11 @@ from protocols.keys import KEY_SIZE, SigningKey
 
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset
+
+# Entries of the run's configuration that are the server's own; the others are options of the run.
+SERVER_OPTIONS = frozenset(
+    {"roster", "reply-timeout", "start-timeout", "out", "resume", "evaluate"}
+)
 
 
 def site_settings(config: Mapping[str, object]) -> SiteSettings:
@@ -34,6 +40,7 @@ def site_settings(config: Mapping[str, object]) -> SiteSettings:
         client=int(str(config["client"])),
         folder=Path(str(config["state"])),
         load=partial(site_data, str(config["data"])),
+        model=str(config["model"]) if config.get("model") else None,
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,
         roster=roster,
@@ -44,7 +51,8 @@ def site_data(name: str) -> "Dataset":
     """Return the data of a site.
 
     Args:
-        name: of a dataset, an .npz file, or ``module:function``.
+        name: of a dataset, an .npz file, or ``module:function``; the module is installed or lies in
+            the current folder.
 
     Raises:
         UserError: there is no such thing.
@@ -54,10 +62,13 @@ def site_data(name: str) -> "Dataset":
     module, colon, function = name.partition(":")
     if not colon or name.endswith(".npz"):
         return load_dataset(name, Path("data"))
+    sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
         raise UserError(f"data={name}: {error}") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
     if not isinstance(found, Dataset):
         raise UserError(f"data={name} returned a {type(found).__name__}, not a Dataset")
     return found

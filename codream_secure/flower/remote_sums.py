@@ -1,7 +1,8 @@
 """Sums over sites: the server of `protocols`, whoever carries its messages; no learning here."""
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codream_secure.flower.sites import Sites
 from codream_secure.flower.wire import (
@@ -10,6 +11,7 @@ from codream_secure.flower.wire import (
     Ask,
     Batch,
     Confirm,
+    Evidence,
     Message,
     Share,
     Unmask,
@@ -62,6 +64,24 @@ class SumTerms:
         )
 
 
+@dataclass(slots=True)
+class _Keys:
+    """A batch of keys, on the server's side.
+
+    ``deliveries``: bundles by site, which travel with the batch's first step.
+    """
+
+    batch: Batch
+    server: ServerSession
+    directories: Mapping[int, bytes] = field(default_factory=dict)
+    deliveries: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def sharers(self) -> tuple[int, ...]:
+        """Sites that can be active in its steps."""
+        return self.server.candidates
+
+
 class RemoteSums:
     """Sums over sites, by the same `ServerSession` as everywhere.
 
@@ -72,108 +92,190 @@ class RemoteSums:
         sites: who is asked.
         terms: of the session.
         record: told of every message.
+        first_batch: number of the first batch of keys; above all that the session has had (D6).
+        note_batch: told the number of the batch after the one that is about to be made. What it
+            writes down before it returns is where a server that starts again goes on.
     """
 
-    def __init__(self, sites: Sites, terms: SumTerms, record: Record) -> None:
+    def __init__(
+        self,
+        sites: Sites,
+        terms: SumTerms,
+        record: Record,
+        *,
+        first_batch: int = 0,
+        note_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._sites, self._terms, self._record = sites, terms, record
-        self._server: ServerSession | None = None
-        self._batch = Batch(0, 1)
-        self._batches = 0
-        self._deliveries: dict[int, bytes] = {}
+        self._batches, self._note_batch = first_batch, note_batch
+        self._keys: _Keys | None = None
+        self._next: _Keys | None = None
 
-    def sum(self, task: Task, broadcast: bytes, key_steps: int) -> Finished:
+    def sum(self, task: Task, broadcast: bytes, key_steps: int, *, next_steps: int = 0) -> Finished:
         """Sum the sites' answers to a broadcast.
 
         Args:
             task: what is summed; its digest is that of the broadcast.
             broadcast: public bytes that every site is sent.
             key_steps: for how many steps keys are made, if there are none.
+            next_steps: if this step uses the last keys: for how many steps the next ones are made
+                on its way, without a round trip of their own (D17); 0: not.
 
         Raises:
             NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
         """
         try:
-            return self._attempt(task, broadcast, key_steps)
+            return self._attempt(task, broadcast, key_steps, next_steps)
         except RemoteProtocolError as error:
             raise NotEnoughSurvivors(Phase.UNMASKING, 0, self._terms.threshold) from error
 
-    def _attempt(self, task: Task, broadcast: bytes, key_steps: int) -> Finished:
-        server = self._ready(key_steps)
+    def _attempt(self, task: Task, broadcast: bytes, key_steps: int, next_steps: int) -> Finished:
+        keys = self._ready(key_steps)
+        server = keys.server
         try:
             requests = server.begin_step(task)
-            self._down(Phase.MASKED_INPUT, requests)
-            asks: dict[int, Message] = {}
-            for site, request in requests.items():
-                delivery = self._deliveries.get(site, b"")
-                asks[site] = Ask(self._batch, task.step, request, broadcast, delivery)
-            self._collect_inputs(server, asks)
+            coming = None if server.keys_left or not next_steps else self._new_keys(next_steps)
+            self._collect_inputs(keys, task, broadcast, requests, coming)
             shown = server.end_round()
             if self._terms.malicious:
-                shown = self._online(server, Phase.CONSISTENCY, shown, Confirm)
-            self._online(server, Phase.UNMASKING, shown, Unmask)
+                shown = self._confirm(keys, shown)
+            self._unmask(keys, shown, coming)
+            server.end_round()
             return server.result
         except SecAggError:
             server.abandon_step()
             raise
         finally:
-            server.end_evidence()
+            self._ask_for_evidence(keys)
 
-    def _ready(self, key_steps: int) -> ServerSession:
-        """Return the server with keys for the next step."""
-        server, terms = self._server, self._terms
-        least = min(terms.threshold + 1, len(terms.roster))
-        if server is not None and server.keys_left and len(server.candidates) >= least:
-            return server
+    # Keys -----------------------------------------------------------------------------------
+
+    def _ready(self, key_steps: int) -> _Keys:
+        """Return keys for the next step: those that there are, or new ones.
+
+        An exchange that rode with a step counts as the first attempt. Another one follows while
+        a site is missing that can be expected to take part, and as long as that helps (D13).
+        """
+        least = min(self._terms.threshold + 1, len(self._terms.roster))
+        if self._keys and self._keys.server.keys_left and len(self._keys.sharers) >= least:
+            return self._keys
+        best, self._keys, self._next = self._next, None, None
         failure: NotEnoughSurvivors | None = None
         for _ in range(KEY_ATTEMPTS):
+            if best is not None and self._complete(best):
+                break
             try:
-                return self._exchange_keys(key_steps)
+                found = self._exchange_keys(key_steps)
             except NotEnoughSurvivors as error:
                 failure = error
-        raise failure or NotEnoughSurvivors(Phase.ADVERTISE_KEYS, 0, terms.threshold)
+                if best is not None:
+                    break
+                continue
+            if best is not None and len(found.sharers) <= len(best.sharers):
+                break
+            best = found
+        if best is None:
+            raise failure or NotEnoughSurvivors(Phase.ADVERTISE_KEYS, 0, self._terms.threshold)
+        self._keys = best
+        return best
 
-    def _exchange_keys(self, steps: int) -> ServerSession:
-        self._server, self._batch = None, Batch(self._batches, steps)
+    def _complete(self, keys: _Keys) -> bool:
+        missing = set(self._terms.roster) - set(keys.sharers)
+        return not any(map(self._sites.awaited, missing))
+
+    def _new_keys(self, steps: int) -> _Keys:
+        """Begin a batch with a number that no batch of the session has had."""
+        batch, terms = Batch(self._batches, steps), self._terms
+        self._note_batch(self._batches + 1)
         self._batches += 1
-        terms = self._terms
-        server = ServerSession(
-            terms.batch(self._batch), rejoin=terms.rejoin if terms.malicious else None
-        )
-        advertise: dict[int, Message] = {c: Advertise(self._batch) for c in terms.roster}
-        self._upload(server, Phase.ADVERTISE_KEYS, advertise)
-        directories = server.end_round()
-        share: dict[int, Message] = {c: Share(self._batch, d) for c, d in directories.items()}
-        self._down(Phase.ADVERTISE_KEYS, directories)
-        self._upload(server, Phase.SHARE_KEYS, share)
-        self._deliveries = dict(server.end_round())
-        self._down(Phase.SHARE_KEYS, self._deliveries)
-        self._server = server
-        return server
+        rejoin = terms.rejoin if terms.malicious else None
+        return _Keys(batch, ServerSession(terms.batch(batch), rejoin=rejoin))
 
-    def _upload(self, server: ServerSession, phase: Phase, asked: Mapping[int, Message]) -> None:
-        for site, answer in self._sites.ask(asked).items():
-            self._take(server, phase, site, answer.data)
+    def _exchange_keys(self, steps: int) -> _Keys:
+        """Make keys in two round trips."""
+        keys = self._new_keys(steps)
+        advertise: dict[int, Message] = {c: Advertise(keys.batch) for c in self._terms.roster}
+        self._end_advertise(keys, _data(self._sites.ask(advertise)))
+        share: dict[int, Message] = dict(_shares(keys))
+        self._end_share(keys, _data(self._sites.ask(share)))
+        return keys
 
-    def _online(
+    def _end_advertise(self, keys: _Keys, answers: Mapping[int, bytes]) -> None:
+        self._upload(keys.server, Phase.ADVERTISE_KEYS, answers)
+        keys.directories = keys.server.end_round()
+        self._down(Phase.ADVERTISE_KEYS, keys.directories)
+
+    def _end_share(self, keys: _Keys, answers: Mapping[int, bytes]) -> None:
+        self._upload(keys.server, Phase.SHARE_KEYS, answers)
+        keys.deliveries = dict(keys.server.end_round())
+        self._down(Phase.SHARE_KEYS, keys.deliveries)
+
+    # A step ---------------------------------------------------------------------------------
+
+    def _collect_inputs(
         self,
-        server: ServerSession,
-        phase: Phase,
-        shown: Mapping[int, bytes],
-        kind: type[Confirm | Unmask],
-    ) -> Mapping[int, bytes]:
-        self._down(phase, shown)
-        self._upload(server, phase, {c: kind(self._batch, data) for c, data in shown.items()})
-        return server.end_round()
+        keys: _Keys,
+        task: Task,
+        broadcast: bytes,
+        requests: Mapping[int, bytes],
+        coming: _Keys | None,
+    ) -> None:
+        """Round 2, and round 0 of the batch that is coming; who has no step has only that."""
+        self._down(Phase.MASKED_INPUT, requests)
+        beside = None if coming is None else Advertise(coming.batch)
+        asked: dict[int, Message] = {}
+        if beside is not None:
+            asked = dict.fromkeys(self._terms.roster, beside)
+        for site, request in requests.items():
+            delivery = keys.deliveries.get(site, b"")
+            asked[site] = Ask(keys.batch, task.step, request, broadcast, delivery, beside)
+        answers = self._sites.ask(asked)
+        for site in sorted(set(answers) & set(requests)):
+            if not answers[site].refused:
+                keys.deliveries.pop(site, None)
+                self._take_input(keys.server, site, answers[site])
+        if coming is not None:
+            with contextlib.suppress(NotEnoughSurvivors):
+                self._end_advertise(coming, _beside(answers, requests))
 
-    def _collect_inputs(self, server: ServerSession, asked: Mapping[int, Message]) -> None:
-        for site, answer in self._sites.ask(asked).items():
-            self._deliveries.pop(site, None)
-            self._take_input(server, site, answer)
+    def _confirm(self, keys: _Keys, shown: Mapping[int, bytes]) -> Mapping[int, bytes]:
+        self._down(Phase.CONSISTENCY, shown)
+        asked: dict[int, Message] = {c: Confirm(keys.batch, data) for c, data in shown.items()}
+        self._upload(keys.server, Phase.CONSISTENCY, _data(self._sites.ask(asked)))
+        return keys.server.end_round()
+
+    def _unmask(self, keys: _Keys, shown: Mapping[int, bytes], coming: _Keys | None) -> None:
+        """Round 3, and round 1 of the batch that is coming."""
+        self._down(Phase.UNMASKING, shown)
+        beside = {} if coming is None else _shares(coming)
+        asked: dict[int, Message] = dict(beside)
+        for site, data in shown.items():
+            asked[site] = Unmask(keys.batch, data, beside.get(site))
+        answers = self._sites.ask(asked)
+        unmasked = {c: a for c, a in answers.items() if c in shown and not a.refused}
+        self._upload(keys.server, Phase.UNMASKING, _data(unmasked))
+        if coming is not None and beside:
+            with contextlib.suppress(NotEnoughSurvivors):
+                self._end_share(coming, _beside(answers, shown))
+                self._next = coming
+
+    def _ask_for_evidence(self, keys: _Keys) -> None:
+        """Find out who dealt or gave the shares that did not fit, if any (SPEC 6.10)."""
+        requests = keys.server.evidence_requests()
+        self._down(Phase.UNMASKING, requests)
+        asked: dict[int, Message] = {c: Evidence(keys.batch, data) for c, data in requests.items()}
+        self._upload(keys.server, Phase.UNMASKING, _data(self._sites.ask(asked)))
+        for site in sorted(keys.server.end_evidence()):
+            self._sites.tell(f"site {site} gave or dealt wrong shares, and is left out")
 
     def _take_input(self, server: ServerSession, site: int, answer: Answer) -> None:
         if answer.report:
             self._take(server, Phase.SHARE_KEYS, site, answer.report)
         self._take(server, Phase.MASKED_INPUT, site, answer.data)
+
+    def _upload(self, server: ServerSession, phase: Phase, answers: Mapping[int, bytes]) -> None:
+        for site, data in answers.items():
+            self._take(server, phase, site, data)
 
     def _take(self, server: ServerSession, phase: Phase, site: int, data: bytes) -> None:
         self._record(phase, "up", site, len(data))
@@ -185,3 +287,17 @@ class RemoteSums:
     def _down(self, phase: Phase, replies: Mapping[int, bytes]) -> None:
         for site, data in replies.items():
             self._record(phase, "down", site, len(data))
+
+
+def _shares(keys: _Keys) -> dict[int, Share]:
+    return {site: Share(keys.batch, data) for site, data in keys.directories.items()}
+
+
+def _data(answers: Mapping[int, Answer]) -> dict[int, bytes]:
+    return {site: answer.data for site, answer in answers.items()}
+
+
+def _beside(answers: Mapping[int, Answer], asked: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Return the answers to what rode along, or was sent alone to who was not ``asked`` more."""
+    found = {c: a.beside if c in asked else a.data for c, a in answers.items()}
+    return {site: data for site, data in found.items() if data}

@@ -5,7 +5,10 @@ The run configuration holds options of `codream-secure simulate`, by their names
 - ``roster``: file of public keys, in the malicious model.
 - ``reply-timeout``: seconds to wait for sites' answers, each time.
 - ``start-timeout``: seconds to wait for enough sites at the start.
-- ``out``: folder for results.
+- ``out``: folder for results, and for what it takes to go on after a crash.
+- ``resume`` (false): go on with the run in ``out``, whose settings must be the same.
+- ``evaluate``: whether to ask, once a round, for the sum of the accuracies of the sites' own
+  models; without it, unless there is DP.
 """
 
 import json
@@ -18,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid, ServerApp
 
 from codream_secure.config import Config
@@ -25,9 +29,10 @@ from codream_secure.data.datasets import load_dataset
 from codream_secure.errors import UserError
 from codream_secure.flower import wire
 from codream_secure.flower.coordinator import Coordinator, Round
-from codream_secure.flower.node import read_roster
+from codream_secure.flower.journal import Journal
+from codream_secure.flower.node import SERVER_OPTIONS, read_roster
+from codream_secure.flower.sites import Traffic
 
-OWN = {"roster", "reply-timeout", "start-timeout", "out"}
 _PAUSE = 1.0
 
 log = logging.getLogger("flwr")
@@ -48,15 +53,27 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> None:
     """Run, and write dreams.npz and summary.json as they grow.
 
     Raises:
-        UserError: a setting that there is not, or too few sites.
+        UserError: a setting that there is not, too few sites, or a folder that is used.
     """
-    given = {k.replace("-", "_"): v for k, v in run_config.items() if k not in OWN and v != ""}
+    folder = Path(str(run_config.get("out") or "codream-run"))
+    resumes = run_config.get("resume") in (True, "true")
+    journal = Journal.resume(folder) if resumes else Journal.create(folder)
+    try:
+        _run(grid, run_config, folder, journal)
+    finally:
+        journal.close()
+
+
+def _run(grid: Grid, run_config: Mapping[str, Any], folder: Path, journal: Journal) -> None:
+    given = {
+        k.replace("-", "_"): v for k, v in run_config.items() if k not in SERVER_OPTIONS and v != ""
+    }
     config = Config.from_options(given)
     data = load_dataset(config.data.dataset, Path(config.data.data_dir))
     share = config.data.samples_per_client or len(data.y_train) // config.data.clients
     wanted = run_config.get("roster")
+    evaluate = run_config.get("evaluate", "")
     carrier = Carrier(grid, float(run_config.get("reply-timeout", 600)))
-    carrier.wait_for(config.data.clients, float(run_config.get("start-timeout", 120)))
     coordinator = Coordinator(
         config,
         spec=data.spec,
@@ -65,32 +82,44 @@ def run(grid: Grid, run_config: Mapping[str, Any]) -> None:
         carry=carrier,
         identities=read_roster(Path(str(wanted))) if wanted else (),
         test=(data.x_test, data.y_test),
+        evaluates=None if evaluate == "" else evaluate in (True, "true"),
+        journal=journal,
         tell=lambda line: log.warning("%s", line),
     )
-    folder = Path(str(run_config.get("out") or "codream-run"))
-    folder.mkdir(parents=True, exist_ok=True)
-    rounds: list[Round] = []
+    carrier.traffic = coordinator.sites.traffic
+    if coordinator.finished:
+        log.info("going on after round %d", coordinator.finished[-1].number)
+        _write(folder, coordinator)
+    carrier.wait_for(config.data.clients, float(run_config.get("start-timeout", 120)))
     for one in coordinator.run():
-        rounds.append(one)
-        accuracy = "-" if one.server is None else f"{one.server:.3f}"
-        log.info(
-            "round %d: %d labelled batches, server %s, %d sites learned, dreams %s",
-            one.number,
-            len(one.dreams),
-            accuracy,
-            one.learned,
-            one.digest[:16],
-        )
-        _write(folder, coordinator, rounds)
+        log.info("%s", _line(one))
+        _write(folder, coordinator)
 
 
-def _write(folder: Path, coordinator: Coordinator, rounds: list[Round]) -> None:
+def _line(one: Round) -> str:
+    server = "-" if one.server is None else f"{one.server:.3f}"
+    sites = "-" if one.sites is None else f"{one.sites[0]:.3f} (mean of {one.sites[1]})"
+    return (
+        f"round {one.number}: {len(one.dreams)} labelled batches, server {server}, sites {sites}, "
+        f"{one.learned} sites learned, dreams {one.digest[:16]}"
+    )
+
+
+def _write(folder: Path, coordinator: Coordinator) -> None:
     ledger, traffic = coordinator.ledger, coordinator.sites.traffic
     summary = {
         "config": coordinator.config.options(),
         "rounds": [
-            {"round": r.number, "dreams": r.digest, "server": r.server, "learned": r.learned}
-            for r in rounds
+            {
+                "round": r.number,
+                "dreams": r.digest,
+                "server": r.server,
+                "learned": r.learned,
+                "sites": None
+                if r.sites is None
+                else {"accuracy": round(r.sites[0], 4), "count": r.sites[1]},
+            }
+            for r in coordinator.finished
         ],
         "aggregation_steps": coordinator.aggregator.steps,
         "aborted_steps": coordinator.aggregator.aborted_steps,
@@ -102,8 +131,7 @@ def _write(folder: Path, coordinator: Coordinator, rounds: list[Round]) -> None:
     path = folder / "summary.json"
     path.with_suffix(".part").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     path.with_suffix(".part").replace(path)
-    last = [dream for one in rounds for dream in one.dreams][-1:]
-    for dream in last:
+    for dream in coordinator.finished[-1].dreams[-1:]:
         np.savez(folder / "dreams.npz", pixels=dream.pixels, targets=dream.targets.numpy())
 
 
@@ -113,10 +141,15 @@ class Carrier:
     Args:
         grid: Flower's.
         timeout: seconds to wait for answers, each time.
+
+    Attributes:
+        traffic: is told the size of whole messages, as protocol buffers; what carries these in turn
+            (HTTP, TLS) is not counted.
     """
 
     def __init__(self, grid: Grid, timeout: float) -> None:
         self._grid, self._timeout = grid, timeout
+        self.traffic = Traffic()
         self._nodes: dict[int, int] = {}
 
     def wait_for(self, sites: int, seconds: float) -> None:
@@ -156,9 +189,15 @@ class Carrier:
             for node, body in bodies.items()
         ]
         found = {}
+        self.traffic.whole_down += sum(map(_size, messages))
         for reply in self._grid.send_and_receive(messages, timeout=self._timeout):
+            self.traffic.whole_up += _size(reply)
             if reply.has_content():
                 found[reply.metadata.src_node_id] = bytes(reply.content[wire.RECORD][wire.BODY])  # type: ignore[arg-type]
             else:
                 log.warning("node %d: %s", reply.metadata.src_node_id, reply.error.reason)
         return found
+
+
+def _size(message: Message) -> int:
+    return int(message_to_proto(message).ByteSize())

@@ -22,6 +22,7 @@ from codream_secure.flower.wire import (
     Ask,
     Batch,
     Confirm,
+    Evidence,
     Hello,
     Images,
     Learn,
@@ -57,6 +58,7 @@ class SiteSettings:
         load: returns its examples; with ``whole`` all of the training part is its own, else its
             part of the partition that the run names (a demonstration with public data).
         whole: see ``load``.
+        model: its architecture, which nobody else learns; None: the one that the run gives it.
         identity: its signing key, in the malicious model.
         roster: everybody's public keys, known by other means than the server.
     """
@@ -65,6 +67,7 @@ class SiteSettings:
     folder: Path
     load: "Callable[[], Dataset]"
     whole: bool = False
+    model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
 
@@ -82,13 +85,18 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A run as a site remembers it. ``rounds``: that it has learned from."""
+    """A run as a site remembers it.
+
+    ``rounds``: that it has learned from. ``begun``: whether it has trained before the first one.
+    """
 
     session: bytes
     options: dict[str, int | float | str | bool | None]
+    spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...]
     terms: Terms
     rounds: int = 0
+    begun: bool = True
 
 
 class Site:
@@ -96,14 +104,15 @@ class Site:
 
     Args:
         settings: what the site brings.
+        patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
         UserError: the folder cannot be used.
     """
 
-    def __init__(self, settings: SiteSettings) -> None:
+    def __init__(self, settings: SiteSettings, *, patience: float = 0.0) -> None:
         self._settings = settings
-        self._folder = StateFolder(settings.folder)
+        self._folder = StateFolder(settings.folder, patience=patience)
         kept = self._folder.load(_SESSION)
         self._session = None if kept is None else msgspec.msgpack.decode(kept, type=Session)
 
@@ -115,6 +124,14 @@ class Site:
 
     def handle(self, message: Message) -> Answer:
         """Answer one message; what it takes to go on is on disk by then."""
+        answer = self._answer(message)
+        if isinstance(message, Ask | Unmask) and message.beside is not None:
+            # The step and the next batch's keys have nothing to do with each other.
+            beside = self._answer(message.beside)
+            answer = msgspec.structs.replace(answer, beside=beside.data)
+        return answer
+
+    def _answer(self, message: Message) -> Answer:
         try:
             return self._handle(message)
         except (UserError, RequestRefused, SecAggError) as error:
@@ -136,7 +153,7 @@ class Site:
             return Answer(b"done")
         return Answer(self._protocol(message))
 
-    def _protocol(self, message: Advertise | Share | Confirm | Unmask) -> bytes:
+    def _protocol(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
         client = self._client(message.batch)
         if isinstance(message, Advertise):
             return client.advertise_keys()
@@ -144,13 +161,16 @@ class Site:
             return client.share_keys(message.directory)
         if isinstance(message, Confirm):
             return client.confirm(message.survivors)
+        if isinstance(message, Evidence):
+            return client.evidence(message.request)
         return client.unmask(message.data)
 
     def _hello(self, message: Hello) -> Present:
         """Begin a session, or find that it has begun."""
         known = self._session
         if known is not None and known.session == message.session:
-            if (known.options, known.identities) != (message.options, message.identities):
+            asked = message.options, message.spec, message.identities
+            if (known.options, known.spec, known.identities) != asked:
                 raise RequestRefused("the session is known, with other settings")
             return self._learning().present()
         from codream_secure.flower.learning import Learning  # noqa: PLC0415 - PyTorch is slow

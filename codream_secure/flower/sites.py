@@ -8,6 +8,9 @@ import msgspec
 
 from codream_secure.flower.wire import Answer, Message, decode_answer, encode
 
+# A site that gave no answer so often in a row is asked, but nothing is put off for its sake.
+_PATIENCE = 3
+
 # Takes encoded messages by site, returns the encoded answers of those that answered in time.
 Carry = Callable[[Mapping[int, bytes]], Mapping[int, bytes]]
 Tell = Callable[[str], None]
@@ -15,10 +18,16 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class Traffic:
-    """What really moved, in bytes of message bodies, and how often the server waited."""
+    """What really moved, and how often the server waited.
+
+    ``down`` and ``up`` are bytes of message bodies, ``whole_down`` and ``whole_up`` of the messages
+    with all that the carrier puts around them, if it tells.
+    """
 
     down: int = 0
     up: int = 0
+    whole_down: int = 0
+    whole_up: int = 0
     messages: int = 0
     round_trips: int = 0
     seconds: float = 0.0
@@ -38,6 +47,7 @@ class Sites:
         refused: by site, the last reason that it gave.
         present: sites that take part in the session.
         unfit: sites that cannot take part, and are asked nothing more.
+        silent: by site, how many messages in a row it has not answered, or refused.
     """
 
     carry: Carry
@@ -47,9 +57,17 @@ class Sites:
     refused: dict[int, str] = field(default_factory=dict)
     present: set[int] = field(default_factory=set)
     unfit: set[int] = field(default_factory=set)
+    silent: dict[int, int] = field(default_factory=dict)
+
+    def awaited(self, site: int) -> bool:
+        """Tell whether a site can be expected to answer if it is asked again."""
+        return site not in self.unfit and self.silent.get(site, 0) < _PATIENCE
 
     def ask(self, messages: Mapping[int, Message]) -> dict[int, Answer]:
-        """Send messages and wait; sites that refuse, or are not heard of, have no answer."""
+        """Send messages and wait; sites that refuse, or are not heard of, have no answer.
+
+        Who refuses what it was asked may have answered what was asked beside it.
+        """
         encoded = {s: encode(m) for s, m in messages.items() if s not in self.unfit}
         if not encoded:
             return {}
@@ -70,8 +88,10 @@ class Sites:
             if answer.refused:
                 self.refused[site] = answer.refused
                 self.tell(f"site {site} refused: {answer.refused}")
-            else:
+            if answer.beside or not answer.refused:
                 found[site] = answer
         for site in sorted(set(encoded) - set(replies)):
             self.tell(f"site {site} did not answer")
+        for site in encoded:
+            self.silent[site] = 0 if site in found else self.silent.get(site, 0) + 1
         return found

@@ -11,6 +11,23 @@ VERSION = 1
 RECORD, BODY, ACTION = "codream-secure", "body", "secure"
 
 
+_SPACING = 2
+
+
+def protocol_step(step: int) -> int:
+    """Return the number that step ``step`` of dreaming has in the protocol.
+
+    What is asked between two of them has the odd number between, so that steps of dreaming, which
+    select rounding streams, are numbered as in a simulation.
+    """
+    return _SPACING * step
+
+
+def dreaming_step(number: int) -> int:
+    """Return the step of dreaming of a step of the protocol."""
+    return number // _SPACING
+
+
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):
     """Base of all messages to a site."""
 
@@ -22,13 +39,15 @@ class Who(_Message, frozen=True):
 class Hello(_Message, frozen=True):
     """Begins a session, or finds out who is there: options of the run, as `Config.options`.
 
-    ``identities``: the clients' public keys in roster order, in the malicious model; a site
-    compares them with its own roster file.
+    ``spec``: channels, height and width of an image, and the number of classes; a site may have
+    seen only some of these. ``identities``: the clients' public keys in roster order, in the
+    malicious model; a site compares them with its own roster file.
     """
 
     version: int
     session: bytes
     options: dict[str, int | float | str | bool | None]
+    spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...] = ()
 
 
@@ -65,7 +84,8 @@ class Share(_Message, frozen=True):
 class Ask(_Message, frozen=True):
     """Masked input collection: what is asked, with the step's request.
 
-    ``delivery``: bundles of round 1, with the first step of a batch.
+    ``delivery``: bundles of round 1, with the first step of a batch. ``beside``: round 0 of the
+    next batch's exchange, whose answer comes back with the masked input (SPEC 6.2).
     """
 
     batch: Batch
@@ -73,6 +93,7 @@ class Ask(_Message, frozen=True):
     request: bytes
     broadcast: bytes
     delivery: bytes = b""
+    beside: Advertise | None = None
 
 
 class Confirm(_Message, frozen=True):
@@ -83,10 +104,18 @@ class Confirm(_Message, frozen=True):
 
 
 class Unmask(_Message, frozen=True):
-    """Unmasking."""
+    """Unmasking. ``beside``: round 1 of the next batch's exchange."""
 
     batch: Batch
     data: bytes
+    beside: Share | None = None
+
+
+class Evidence(_Message, frozen=True):
+    """After a step, malicious model: asks who dealt the shares that did not fit (SPEC 6.10)."""
+
+    batch: Batch
+    request: bytes
 
 
 class Learn(_Message, frozen=True):
@@ -103,18 +132,20 @@ class Images(_Message, frozen=True):
     count: int
 
 
-Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Learn | Images
+Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a site sends back.
 
     ``report``: an encoded BundleReport that goes before the answer. ``refused``: why there is none.
+    ``beside``: the answer to what was asked beside; empty if there is none.
     """
 
     data: bytes = b""
     report: bytes = b""
     refused: str = ""
+    beside: bytes = b""
 
 
 _DECODER = msgspec.msgpack.Decoder(Message)

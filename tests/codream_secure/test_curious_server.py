@@ -40,6 +40,7 @@ DOWNLOADS = (
     broadcasts.Student,
     broadcasts.LabelRequest,
     broadcasts.StatisticsRequest,
+    broadcasts.EvaluateRequest,
     broadcasts.NoisyTerms,
     broadcasts.GradientRequest,
     broadcasts.SoftLabels,
@@ -50,6 +51,7 @@ DOWNLOADS = (
     wire.Ask,
     wire.Confirm,
     wire.Unmask,
+    wire.Evidence,
     wire.Learn,
     wire.Images,
 )

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,14 @@ sys.stdin.read()
         other.kill()
         other.wait()
     StateFolder(tmp_path).close()
+
+
+def test_who_has_patience_waits_for_the_other_process(tmp_path):
+    first = StateFolder(tmp_path)
+    leaving = threading.Timer(0.3, first.close)
+    leaving.start()
+    StateFolder(tmp_path, patience=30.0).close()
+    leaving.join()
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):

@@ -1,18 +1,26 @@
 """`codream-secure deploy` without processes: keys, rosters, certificates, checks."""
 
 import json
+import shutil
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from codream_secure.data.datasets import load_dataset
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.flower.credentials import make_certificates, make_keys, write_roster
 from codream_secure.flower.node import read_key, read_roster, site_settings
+from codream_secure.models import build_model
 from protocols.keys import SigningKey
 
 
@@ -125,6 +133,60 @@ def test_check_looks_at_keys_and_data(keys, tmp_path, run):
     assert (code, "is not client 2's key" in out) == (1, True)
     code, out, _ = check(1, keys / "1.private", "nowhere.npz")
     assert (code, "WRONG  data" in out) == (1, True)
+
+
+APP = Path(__file__).parents[3] / "examples" / "flower"
+
+
+def test_check_compares_a_site_with_the_run(tmp_path, run):
+    images = np.zeros((20, 6, 6), np.uint8)
+    labels = np.arange(20) % 10
+    np.savez(tmp_path / "six.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+
+    def check(*more):
+        code, out, _ = run("deploy", "check", "--app", APP, "--json", *more)
+        return code, {row["what"]: row for row in json.loads(out)}
+
+    code, found = check("--data", "digits", "--part", "--client", "4", "--model", "lenet5")
+    assert code == 0
+    assert found["shape"]["holds"]
+    assert found["model"]["holds"]
+    assert "messages of version" in found["version"]["told"]
+    code, found = check("--data", "six.npz", "--part")
+    assert (code, found["shape"]["holds"]) == (1, False)
+    assert "1 x 6 x 6, 10 classes, the run's 1 x 8 x 8" in found["shape"]["told"]
+    code, found = check("--data", "digits")
+    assert (code, "samples-per-client" in found["share"]["told"]) == (1, True)
+    code, found = check("--data", "digits", "--part", "--client", "5")
+    assert "clients 0 to 4, not 5" in found["client"]["told"]
+    code, found = check("--data", "digits", "--part", "--model", "nothing:at_all")
+    assert (code, found["model"]["holds"]) == (1, False)
+
+
+def test_check_says_what_is_wrong_with_an_app(tmp_path, run):
+    code, out, _ = run("deploy", "check", "--data", "digits", "--app", tmp_path)
+    assert (code, "is no app folder" in out) == (1, True)
+    (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.config]\nclient = 3\n")
+    code, out, _ = run("deploy", "check", "--data", "digits", "--app", tmp_path)
+    assert (code, "WRONG  run" in out) == (1, True)
+
+
+def test_three_hospitals_have_the_shape_of_the_public_part(tmp_path, monkeypatch, run):
+    run("--version")  # moves to an empty folder
+    folder = APP / "hospitals"
+    subprocess.run([sys.executable, folder / "make_data.py"], cwd=tmp_path, check=True)
+    spec = load_dataset("public.npz", tmp_path).spec
+    assert spec == InputSpec(1, 8, 8, 10)
+    assert load_dataset("harbour.npz", tmp_path).spec.classes == 9
+    for name in ("north", "south", "harbour"):
+        assert len(load_dataset(f"{name}.npz", tmp_path).y_train) > 300
+    shutil.copy(folder / "our_model.py", tmp_path)
+    assert build_model("our_model:small_cnn", spec, seed=0) is not None
+
+
+def test_local_wants_a_site_each_or_none(run):
+    code, _, err = run("deploy", "local", "--clients", "3", "--site", 'data="a.npz"')
+    assert (code, "one each, or none" in err) == (2, True)
 
 
 def test_a_superlink_that_is_not_there_is_said(run):

@@ -3,15 +3,20 @@
 `make test` runs the short one; `make integration` all.
 """
 
+import contextlib
 import hashlib
 import json
 import threading
 import time
 
+import msgspec
 import pytest
 
 from codream_secure.config import Config
+from codream_secure.errors import UserError
+from codream_secure.flower.journal import StepRecord
 from codream_secure.flower.local import Local
+from codream_secure.flower.wire import protocol_step
 from codream_secure.simulation import Simulation
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
@@ -62,6 +67,39 @@ def test_five_sites_in_the_malicious_model(tmp_path):
     with local(tmp_path / "run", clients=5, threat_model="malicious") as running:
         summary = running.run()
     assert [one["dreams"] for one in summary["rounds"]] == digests_of_a_simulation(summary)
+
+
+def test_a_server_that_is_killed_in_round_2_goes_on_and_ends_as_a_simulation(tmp_path):
+    """SIGKILL while sites are told of the second round's labels, after its last sum of dreams.
+
+    What a kill in the middle of a sum does is tested without processes.
+    """
+    out = tmp_path / "run"
+    last = out / "run" / "state" / f"step-{protocol_step(5):010}"
+    killed = []
+
+    def strike():
+        until = time.monotonic() + 600
+        while time.monotonic() < until and not killed:
+            time.sleep(0.05)
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                if msgspec.msgpack.decode(last.read_bytes(), type=StepRecord).totals is not None:
+                    running.kill_server()
+                    killed.append(True)
+                    running.kill("run")
+
+    with local(out, rounds=2, timeout=1500.0) as running:
+        striker = threading.Thread(target=strike)
+        striker.start()
+        with pytest.raises(UserError, match="did not come to its end"):
+            running.run()
+        striker.join()
+        assert killed
+        summary = running.run(resume=True)
+    assert [one["dreams"] for one in summary["rounds"]] == digests_of_a_simulation(summary)
+    assert summary["aborted_steps"] == 0
+    assert [one["learned"] for one in summary["rounds"]] == [3, 3]
+    assert "going on after round 1" in (out / "run-2.log").read_text(errors="replace")
 
 
 @pytest.mark.parametrize("after", [25, 45, 65])

@@ -3,96 +3,26 @@
 A site is built anew for every message, as Flower does it: all that it knows is in its folder.
 """
 
-import os
+import hashlib
 import stat
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
+from machines import OPTIONS, PRIVATE
 
+import protocols.client
 from codream_secure.config import Config
-from codream_secure.data.datasets import load_dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.flower import wire
-from codream_secure.flower.coordinator import Coordinator
 from codream_secure.flower.site import Site, SiteSettings
 from codream_secure.resolve import resolve
 from codream_secure.simulation import Simulation
+from protocols import preprocessing
 from protocols.keys import SigningKey
-
-OPTIONS = {
-    "clients": 4,
-    "rounds": 2,
-    "dreams": 6,
-    "dream_steps": 2,
-    "warmup_epochs": 1,
-    "kd_epochs": 1,
-    "models": "linear,mlp",
-    "seed": 0,
-    "samples_per_client": 30,
-    "validation": 0.0,
-}
-PRIVATE = {**OPTIONS, "dp_eps": 8.0, "dp_steps": 4, "models": "mlp"}
-del PRIVATE["warmup_epochs"], PRIVATE["validation"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return load_dataset("digits", tmp_path_factory.mktemp("data"))
-
-
-class Machines:
-    """Four sites with folders; a fault is a function of (message number, site, message)."""
-
-    def __init__(self, folder, data, *, malicious=False):
-        self.folder, self.data, self.fault = folder, data, lambda *_: None
-        self.keys = [SigningKey.from_private_bytes(os.urandom(32)) for _ in range(4)]
-        self.roster = tuple(k.public for k in self.keys) if malicious else ()
-        self.count, self.log, self.told = 0, [], []
-
-    def settings(self, site):
-        return SiteSettings(
-            client=site,
-            folder=self.folder / f"site-{site}",
-            load=lambda: self.data,
-            identity=self.keys[site] if self.roster else None,
-            roster=self.roster,
-        )
-
-    def carry(self, messages):
-        answers = {}
-        for site, data in messages.items():
-            message = wire.decode(data)
-            self.count += 1
-            self.log.append((site, type(message).__name__))
-            fault = self.fault(self.count, site, message)
-            if fault == "before":
-                continue
-            with Site(self.settings(site)) as running:
-                answer = wire.encode(running.handle(message))
-            if fault != "after":
-                answers[site] = answer
-        return answers
-
-    def coordinator(self, options, **more):
-        data = self.data
-        return Coordinator(
-            Config.from_options(options),
-            spec=data.spec,
-            scaling=data.scaling,
-            share=30,
-            carry=self.carry,
-            identities=self.roster,
-            test=(data.x_test, data.y_test),
-            tell=self.told.append,
-            **more,
-        )
-
-
-@pytest.fixture
-def machines(tmp_path, data):
-    return lambda **options: Machines(tmp_path / "machines", data, **options)
+from protocols.preprocessing import HeldShares, SelfShare
 
 
 @pytest.mark.parametrize(
@@ -200,6 +130,192 @@ def test_private_steps_stay_charged_when_a_site_dies(machines):
     assert charged == "4"
 
 
+# Keys that ride along ---------------------------------------------------------------------------
+
+
+def asks(there, kind):
+    return [(site, message) for site, message in there.messages if isinstance(message, kind)]
+
+
+def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
+    there = machines()
+    coordinator = there.coordinator({**OPTIONS, "key_steps": 2, "rounds": 1})
+    (first,) = coordinator.run()
+    # 4 sums under keys for 2, 2: one exchange of its own, and one that rode.
+    assert len(asks(there, wire.Advertise)) == len(asks(there, wire.Share)) == 4
+    assert [m.beside.batch.number for _, m in asks(there, wire.Unmask) if m.beside] == [1] * 4
+    assert sorted({m.batch.number for _, m in asks(there, wire.Ask)}) == [0, 1]
+    # Hello, two of keys, two a sum, and one to learn.
+    assert coordinator.sites.traffic.round_trips == 1 + 2 + 2 * 4 + 1
+    simulation = Simulation(Config.from_options({**OPTIONS, "rounds": 1}))
+    list(simulation.rounds())
+    assert (first.dreams[0].pixels == simulation.dreams[0].pixels).all()
+
+
+def test_no_keys_are_made_after_the_last_step(machines):
+    there = machines()
+    list(there.coordinator({**OPTIONS, "key_steps": 8}).run())
+    assert not [m for _, m in asks(there, wire.Ask) if m.beside]
+
+
+@pytest.mark.parametrize("kind", [wire.Ask, wire.Unmask])
+def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines, kind):
+    there = machines()
+    missed = []
+
+    def fault(_number, site, message):
+        if site == 1 and isinstance(message, kind) and message.beside and not missed:
+            missed.append(site)
+            return "before"
+        return None
+
+    there.fault = fault
+    list(there.coordinator({**OPTIONS, "key_steps": 4}).run())
+    assert missed
+    assert len(asks(there, wire.Advertise)) == 8
+    later = [m.batch.number for s, m in asks(there, wire.Ask) if s == 1]
+    assert max(later) == max(m.batch.number for _, m in asks(there, wire.Ask))
+
+
+def test_nothing_is_put_off_for_a_site_that_stays_away(machines):
+    there = machines()
+    there.fault = lambda number, site, _: "before" if site == 1 and number > 20 else None
+    rounds = list(there.coordinator({**OPTIONS, "key_steps": 1}).run())
+    assert [len(one.dreams) for one in rounds] == [1, 1]
+    # Tried again until it has been silent three times, then only asked along the way.
+    assert len([s for s, _ in asks(there, wire.Advertise) if s == 0]) <= 3
+
+
+def test_a_site_keeps_few_records_whatever_it_is_asked(machines):
+    there = machines()
+    list(there.coordinator(OPTIONS).run())
+    for number in (50, 90, 20, 70, 60, 80, 10):
+        with Site(there.settings(0)) as site:
+            assert not site.handle(wire.Advertise(wire.Batch(number, 2))).refused
+    names = [path.name for path in (there.folder / "site-0").iterdir()]
+    assert len([name for name in names if name.startswith("batch-")]) <= 3
+
+
+# Wrong shares -----------------------------------------------------------------------------------
+
+
+def other(share):
+    return bytes([0]) + hashlib.sha256(share).digest()[1:]
+
+
+def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, monkeypatch):
+    there, lied = machines(malicious=True), []
+    original = protocols.client.unmask
+
+    def unmask(party, state, survivors):
+        reply = original(party, state, survivors)
+        if party.client == 2 and not lied:
+            lied.append(True)
+            wrong = (other(reply.self_shares[0]), *reply.self_shares[1:])
+            return msgspec.structs.replace(reply, self_shares=wrong)
+        return reply
+
+    monkeypatch.setattr(protocols.client, "unmask", unmask)
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    assert lied
+    assert [site for site, _ in asks(there, wire.Evidence)] == [2]
+    assert there.told.count("site 2 gave or dealt wrong shares, and is left out") == 1
+    assert [len(one.dreams) for one in rounds] == [1, 1]
+
+
+def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkeypatch):
+    there = machines(malicious=True)
+    original, dealt = preprocessing._split_seeds, []
+
+    def split(party, seeds, members):
+        held = dict(original(party, seeds, members))
+        if party.client == 3 and not dealt:
+            dealt.append(True)
+            first, *rest = held[0]
+            wrong = SelfShare(other(first.self_mask.value))
+            held[0] = (HeldShares(first.mask_key, wrong), *rest)
+        return held
+
+    monkeypatch.setattr(preprocessing, "_split_seeds", split)
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    assert dealt
+    assert [site for site, _ in asks(there, wire.Evidence)] == [0]
+    assert "site 3 gave or dealt wrong shares, and is left out" in there.told
+    assert not [line for line in there.told if "site 0" in line]
+    assert [len(one.dreams) for one in rounds] == [1, 1]
+
+
+# Accuracy ---------------------------------------------------------------------------------------
+
+
+def test_the_sites_accuracy_is_a_mean_that_came_out_of_a_masked_sum(machines, data):
+    there = machines()
+    coordinator = there.coordinator(OPTIONS)
+    list(coordinator.run())
+    found = []
+    for client in range(4):
+        with Site(there.settings(client)) as site:
+            learning = site._learning()
+            found.append(learning._accuracy(learning._restored()[0]))
+    mean, sites = coordinator.finished[-1].sites
+    assert sites == 4
+    assert mean == pytest.approx(np.mean(found), abs=1e-4)
+    simulation = Simulation(Config.from_options(OPTIONS), compare_independent=False)
+    list(simulation.rounds())
+    assert mean == pytest.approx(simulation.observer.history[-1].clients_mean, abs=1e-4)
+
+
+def test_it_is_not_asked_for_under_dp_nor_where_it_is_turned_off(machines):
+    there = machines()
+    assert [one.sites for one in there.coordinator(PRIVATE).run()] == [None, None]
+    assert [one.sites for one in there.coordinator(OPTIONS, evaluates=False).run()] == [None] * 2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_under_dp_sites_tell_nothing_of_test_data_of_their_own(machines, whole):
+    there = machines()
+    real = there.settings
+    there.settings = lambda site: replace(real(site), whole=whole)
+    rounds = list(there.coordinator(PRIVATE, evaluates=True).run())
+    assert [None if one.sites is None else one.sites[1] for one in rounds] == (
+        [None, None] if whole else [4, 4]
+    )
+
+
+# Models and data of one's own -------------------------------------------------------------------
+
+
+def test_a_site_may_have_a_model_that_nobody_else_knows(machines, data):
+    there = machines()
+    real = there.settings
+    there.settings = lambda site: replace(real(site), model="lenet5" if site == 2 else None)
+    rounds = list(there.coordinator(OPTIONS).run())
+    assert [one.learned for one in rounds] == [4, 4]
+    with Site(there.settings(2)) as site:
+        federation, _ = site._learning()._restored()
+    assert type(federation.members[2].client.learner.model).__name__ == "LeNet5"
+
+
+def test_a_site_that_has_seen_some_classes_takes_part(machines, data):
+    there = machines()
+    real = there.settings
+    few = data.y_train < 7
+    own = replace(
+        data,
+        x_train=data.x_train[few],
+        y_train=data.y_train[few],
+        x_test=data.x_test[data.y_test < 7],
+        y_test=data.y_test[data.y_test < 7],
+        spec=InputSpec(1, 8, 8, 7),
+    )
+    there.settings = lambda site: replace(
+        real(site), whole=site == 3, load=(lambda: own) if site == 3 else real(site).load
+    )
+    rounds = list(there.coordinator(OPTIONS).run())
+    assert [one.learned for one in rounds] == [4, 4]
+    assert there.told == []
+
+
 # Refusals ----------------------------------------------------------------------------------------
 
 
@@ -226,7 +342,25 @@ def test_other_data_or_another_version_are_refused_by_name(machines, data):
     there.settings = settings
     rounds = list(there.coordinator(OPTIONS).run())
     assert [len(one.dreams) for one in rounds] == [1, 1]
-    assert any("site 3" in line and "shape" in line for line in there.told)
+    assert any("site 3" in line and "shape (1, 6, 6, 10)" in line for line in there.told)
+
+
+def test_another_version_is_refused_by_name(machines):
+    there = machines()
+    real = there.carry
+
+    def carry(messages):
+        for site, data_ in messages.items():
+            message = wire.decode(data_)
+            if site == 1 and isinstance(message, wire.Hello):
+                other_ = msgspec.structs.replace(message, version=message.version + 1)
+                messages = {**messages, site: wire.encode(other_)}
+        return real(messages)
+
+    there.carry = carry
+    rounds = list(there.coordinator(OPTIONS).run())
+    assert [len(one.dreams) for one in rounds] == [1, 1]
+    assert any("site 1 refused" in line and "same codream-secure" in line for line in there.told)
 
 
 def test_too_few_sites_end_the_run_in_one_line(machines):
@@ -306,6 +440,6 @@ def test_own_data_needs_a_public_number(machines, data, tmp_path):
     with Site(
         SiteSettings(client=0, folder=tmp_path / "own", load=lambda: data, whole=True)
     ) as site:
-        answer = site.handle(wire.Hello(wire.VERSION, bytes(32), resolved))
+        answer = site.handle(wire.Hello(wire.VERSION, bytes(32), resolved, (1, 8, 8, 10)))
     assert "--samples-per-client" in answer.refused
     assert np.isfinite(data.x_train).all()
