@@ -21,6 +21,7 @@ from codream_secure.flower.wire import (
     Answer,
     Ask,
     Batch,
+    Begin,
     Confirm,
     Hello,
     Images,
@@ -33,9 +34,10 @@ from codream_secure.flower.wire import (
     encode,
 )
 from codream_secure.state_folder import StateFolder, StoredClient
+from protocols.client import Inputs
 from protocols.errors import SecAggError
 from protocols.keys import SigningKey
-from protocols.params import BatchParams, ThreatModel
+from protocols.params import BatchParams, Task, ThreatModel
 from protocols.policy import Policy
 from protocols.preprocessing import Party
 
@@ -134,6 +136,8 @@ class Site:
         if isinstance(message, Learn | Images):
             self._remember(self._learning().take(message))
             return Answer(b"done")
+        if isinstance(message, Begin):
+            raise RequestRefused("this site takes part in runs of codream only")
         return Answer(self._protocol(message))
 
     def _protocol(self, message: Advertise | Share | Confirm | Unmask) -> bytes:
@@ -205,9 +209,12 @@ class Site:
         )
         return StoredClient(self._folder, party, os.urandom)
 
+    def _answer(self, message: Ask) -> tuple[Task, Inputs]:
+        return self._learning().answer(message)
+
     def _ask(self, message: Ask) -> Answer:
         stored = self._client(message.batch)
         report = stored.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._learning().answer(message)
+        task, inputs = self._answer(message)
         masked = stored.masked_input(message.request, task, inputs)
         return Answer(masked, report=report or b"")
