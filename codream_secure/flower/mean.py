@@ -5,13 +5,14 @@ No secret is here, and no message: the vectors are masked by `protocols`.
 
 import hashlib
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.wire import VERSION
 from protocols.client import Inputs
 from protocols.params import MAX_INPUT, Section, Task
@@ -22,8 +23,8 @@ TRAIN, EVALUATE = "fedavg-train", "fedavg-evaluate"
 UPDATE, METRICS, WEIGHT = "update", "metrics", "weight"
 _METRIC_LEVELS = (1 << 20) - 1
 
-Scalar = int | float | str | bytes | bool
-Config = dict[str, Scalar | list[Scalar]]
+# Scalars and lists of them, as in Flower's ConfigRecord, which checks them.
+Config = dict[str, Any]
 
 
 class SentArray(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -44,6 +45,7 @@ class MeanRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     run, which a client compares with the one it was given. ``metrics``: names, ``metric_clip``
     their range. ``weight_cap`` W: a client with w examples multiplies its update by min(w, W) / W;
     0: clients count equally. ``weigh``: the weights are a sum of their own, once in a session (D2).
+    ``fixed``: names of arrays that stay as they are sent.
     """
 
     version: int
@@ -59,6 +61,7 @@ class MeanRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     metric_clip: float = 1.0
     weight_cap: int = 0
     weigh: bool = False
+    fixed: tuple[str, ...] = ()
 
     @property
     def quantizer(self) -> Quantizer:
@@ -145,6 +148,11 @@ def sent_arrays(record: ArrayRecord) -> tuple[SentArray, ...]:
     )
 
 
+def integers(record: ArrayRecord) -> set[str]:
+    """Return the names of arrays that have no mean, such as BatchNorm's counters."""
+    return {n for n, a in record.items() if not np.issubdtype(np.dtype(a.dtype), np.floating)}
+
+
 def task_of(request: MeanRequest, broadcast: bytes, step: int) -> Task:
     """Return the step of the protocol.
 
@@ -174,8 +182,7 @@ def client_inputs(
         seed: 32 secret bytes for the rounding, used once.
 
     Returns:
-        by section uint32: the update (new less sent values, floating-point arrays only), the
-        metrics asked for, the weight.
+        by section uint32: the update (new less sent values), the metrics asked for, the weight.
 
     Raises:
         RequestRefused: an array, a metric or the weight is missing or is not what it should be.
@@ -210,8 +217,7 @@ def new_arrays(
             their sum, which stands for the survivors' of later steps.
 
     Returns:
-        arrays of the same names, shapes and dtypes; integers (counters of BatchNorm) are those
-        that were sent.
+        arrays of the same names, shapes and dtypes.
 
     Guarantees:
         With equal weights a number's error is zero-mean and its variance at most
@@ -219,23 +225,23 @@ def new_arrays(
         clip c. With weights it is m * W**2 * c**2 / ((2**q - 1)**2 * (sum of weights)**2) (D20).
 
     Raises:
-        ValueError: the weights are all zero.
+        UserError: the weights are all zero.
     """
     count = len(finished.survivors)
     total = request.quantizer.decode_sum(finished.totals[UPDATE], count)
     scale = 1.0
     if request.weight_cap:
         if not mean_weight:
-            raise ValueError("the sum of weights is zero: no client has an example")
+            raise UserError("the sum of weights is zero: no client has an example")
         scale = mean_weight / request.weight_cap
     mean = total / (count * scale)
     found, start = {}, 0
     for name, array in request.record().items():
         old = array.numpy()
-        if np.issubdtype(old.dtype, np.floating):
+        if name not in request.fixed:
             part = mean[start : start + old.size].reshape(old.shape)
             start += old.size
-            found[name] = Array((old.astype(np.float64) + part).astype(old.dtype))
+            found[name] = Array(np.asarray(old + part, old.dtype))
         else:
             found[name] = array
     return ArrayRecord(found)
@@ -251,11 +257,7 @@ def mean_metrics(request: MeanRequest, finished: Finished) -> dict[str, float]:
 
 
 def _length(request: MeanRequest) -> int:
-    return sum(
-        math.prod(sent.shape)
-        for sent in request.arrays
-        if np.issubdtype(np.dtype(sent.dtype), np.floating)
-    )
+    return sum(math.prod(sent.shape) for sent in request.arrays if sent.name not in request.fixed)
 
 
 def _update(request: MeanRequest, arrays: ArrayRecord) -> NDArray[np.float64]:
@@ -263,9 +265,9 @@ def _update(request: MeanRequest, arrays: ArrayRecord) -> NDArray[np.float64]:
     for name, array in request.record().items():
         if name not in arrays:
             raise RequestRefused("training did not return every array that was sent")
-        old, new = array.numpy(), arrays[name].numpy()
-        if not np.issubdtype(old.dtype, np.floating):
+        if name in request.fixed:
             continue
+        old, new = array.numpy(), arrays[name].numpy()
         if old.shape != new.shape:
             raise RequestRefused("training returned an array of another shape")
         parts.append((new.astype(np.float64) - old).ravel())

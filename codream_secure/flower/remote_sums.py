@@ -139,7 +139,8 @@ class RemoteSums:
         server = ServerSession(
             terms.batch(self._batch), rejoin=terms.rejoin if terms.malicious else None
         )
-        advertise: dict[int, Message] = {c: Advertise(self._batch) for c in terms.roster}
+        present = [c for c in terms.roster if c in self._sites.present]
+        advertise: dict[int, Message] = {c: Advertise(self._batch) for c in present}
         self._upload(server, Phase.ADVERTISE_KEYS, advertise)
         directories = server.end_round()
         share: dict[int, Message] = {c: Share(self._batch, d) for c, d in directories.items()}

@@ -21,6 +21,7 @@ from codream_secure.flower.mean import (
     WEIGHT,
     MeanRequest,
     encode_request,
+    integers,
     mean_metrics,
     new_arrays,
     sent_arrays,
@@ -98,7 +99,7 @@ class SecureGrid(Grid):
             )
         self._grid, self._run_config = grid, dict(context.run_config)
         self._clients, self._start_timeout = clients, start_timeout
-        self._carrier = Carrier(grid, timeout)
+        self._carrier = Carrier(grid, timeout, message_type="train")
         self.server = SumServer(
             self._carrier,
             clients=clients,
@@ -114,6 +115,7 @@ class SecureGrid(Grid):
         self._weight_cap, self._weighted_by = weight_cap or 0, weighted_by_key
         self._mean_weight: float | None = None
         self._nodes: set[int] = set()
+        self._fixed: set[str] = set()
 
     def set_run(self, run: Run) -> None:
         """See `Grid`."""
@@ -186,6 +188,8 @@ class SecureGrid(Grid):
 
     def _request(self, content: RecordDict, *, evaluate: bool) -> MeanRequest:
         (arrays_key, arrays), (config_key, config) = _records(content)
+        # Strategies turn integers to floats on the way: what was one at first stays fixed.
+        self._fixed |= integers(arrays)
         cap = 0 if evaluate else self._weight_cap
         return MeanRequest(
             version=VERSION,
@@ -193,11 +197,12 @@ class SecureGrid(Grid):
             evaluate=evaluate,
             keys=(arrays_key, config_key, self._weighted_by),
             arrays=sent_arrays(arrays),
-            config=dict(config),  # type: ignore[arg-type]
-            run_config=self._run_config,  # type: ignore[arg-type]
+            config=dict(config),
+            run_config=self._run_config,
             metrics=self._metrics[evaluate],
             weight_cap=cap,
             weigh=bool(cap) and self._mean_weight is None,
+            fixed=tuple(sorted(self._fixed & set(arrays))),
             **self._settings,  # type: ignore[arg-type]
         )
 

@@ -85,6 +85,6 @@ class _Summand:
     def _call(self, request: MeanRequest) -> RecordDict:
         """Call the app's function with what the digest covers, and nothing else."""
         arrays, config, _ = request.keys
-        content = RecordDict({arrays: request.record(), config: ConfigRecord(request.config)})  # type: ignore[arg-type]
+        content = RecordDict({arrays: request.record(), config: ConfigRecord(request.config)})
         self.message.content = content
         return self.call_next(self.message, self.context).content
