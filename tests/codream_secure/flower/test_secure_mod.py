@@ -1,4 +1,4 @@
-"""`secure_mod` and `SecureGrid` around Flower's own strategies and ClientApps, without processes."""
+"""`secure_mod` and `SecureGrid` around Flower's strategies and ClientApps, without processes."""
 
 import itertools
 import os
