@@ -17,15 +17,8 @@ from flwr.supercore.run import Run
 
 from codream_secure.errors import UserError
 from codream_secure.flower.carrier import Carrier
-from codream_secure.flower.mean import (
-    WEIGHT,
-    MeanRequest,
-    encode_request,
-    integers,
-    mean_metrics,
-    new_arrays,
-    sent_arrays,
-)
+from codream_secure.flower.mean import integers, mean_metrics, new_arrays, sent_arrays
+from codream_secure.flower.mean_request import WEIGHT, MeanRequest, encode_request
 from codream_secure.flower.node import read_roster
 from codream_secure.flower.sum_server import SumServer
 from codream_secure.flower.wire import VERSION

@@ -14,11 +14,11 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from codream_secure.errors import RequestRefused
 from codream_secure.flower import wire
-from codream_secure.flower.mean import (
+from codream_secure.flower.mean import array_record, client_inputs
+from codream_secure.flower.mean_request import (
     EVALUATE,
     TRAIN,
     MeanRequest,
-    client_inputs,
     decode_request,
     task_of,
 )
@@ -85,6 +85,6 @@ class _Summand:
     def _call(self, request: MeanRequest) -> RecordDict:
         """Call the app's function with what the digest covers, and nothing else."""
         arrays, config, _ = request.keys
-        content = RecordDict({arrays: request.record(), config: ConfigRecord(request.config)})
+        content = RecordDict({arrays: array_record(request), config: ConfigRecord(request.config)})
         self.message.content = content
         return self.call_next(self.message, self.context).content

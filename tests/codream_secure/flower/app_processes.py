@@ -25,13 +25,13 @@ class App(Local):
         components: (serverapp, clientapp), to run others than its pyproject names.
         node: by client, more words of its node configuration.
         superlink: more options of the SuperLink.
-        ports: by client, where it finds the SuperLink instead.
+        proxies: by client, what its SuperNode talks to instead of the SuperLink.
         quick: SuperNodes look for messages five times a second; Flower's look every 3 seconds.
     """
 
     def __init__(
         self, source, out, *, clients=3, components=None, settings=None, node=None,
-        superlink=(), ports=None, malicious=False, insecure=False, quick=True, timeout=600.0,
+        superlink=(), proxies=None, malicious=False, insecure=False, quick=True, timeout=600.0,
     ):  # fmt: skip
         super().__init__(
             clients=clients, rounds=1, dream_steps=1, dataset="none", models="none",
@@ -40,7 +40,7 @@ class App(Local):
         )  # fmt: skip
         self._source, self._components = source, components
         self._settings = settings or {}
-        self._node, self._superlink, self._ports = node or {}, list(superlink), ports or {}
+        self._node, self._superlink, self._proxies = node or {}, list(superlink), proxies or {}
         self.until = self._until
         self._quick = quick
 
@@ -76,7 +76,12 @@ class App(Local):
         return f"{words} {self._node.get(client, '')}".strip()
 
     def _port_for(self, client):
-        return self._ports.get(client, self._port)
+        return self._proxies[client].port if client in self._proxies else self._port
+
+    def _start_superlink(self):
+        super()._start_superlink()
+        for proxy in self._proxies.values():
+            proxy.target = self._port
 
     def _superlink_options(self):
         return self._superlink

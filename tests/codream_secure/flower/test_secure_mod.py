@@ -16,7 +16,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower import sum_site, wire
 from codream_secure.flower.credentials import make_keys, write_roster
-from codream_secure.flower.mean import decode_request
+from codream_secure.flower.mean import array_record
+from codream_secure.flower.mean_request import decode_request
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
 
@@ -223,7 +224,7 @@ def test_the_digest_covers_model_and_configuration(nodes):
     assert "another run configuration" in grid.server.sites.refused[3]
     ask = next(m for s, m in there.sent if isinstance(decoded(m), wire.Ask))
     request = decode_request(decoded(ask).broadcast)
-    assert request.record()["w"].numpy() == pytest.approx(START["w"].numpy())
+    assert array_record(request)["w"].numpy() == pytest.approx(START["w"].numpy())
     assert request.config == {"server-round": 1}
     assert request.run_config == RUN_CONFIG
 

@@ -30,7 +30,7 @@ from protocols.params import Section, Task
 
 KIND, SECTION = "vector", "vector"
 MAXIMUM = (1 << 16) - 1
-_PATIENCE = 120.0
+_PATIENCE, _GATE = 300.0, 900.0
 
 log = logging.getLogger("flwr")
 server = ServerApp()
@@ -67,13 +67,23 @@ def main(grid, context):
         key_steps=config["key-steps"],
         tell=lambda line: log.warning("%s", line),
     )
-    carrier.wait_for(config["clients"], float(config["reply-timeout"]))
+    carrier.wait_for(config["clients"], float(config["start-timeout"]))
     with Path(config["out"]).open("a", encoding="utf-8") as out:
         for _ in range(config["steps"]):
+            wait_at(config["gate"], sums.step)
             row = take(sums, config["length"])
             out.write(json.dumps(row) + "\n")
             out.flush()
             log.info("%s", row)
+
+
+def wait_at(gate, step):
+    """Wait until the file says that this step may begin, if there is one."""
+    until = time.monotonic() + _GATE
+    while gate and time.monotonic() < until:
+        if Path(gate).exists() and int(Path(gate).read_text() or -1) >= step:
+            return
+        time.sleep(0.1)
 
 
 def take(sums, length):
