@@ -145,7 +145,7 @@ class Local:
     def kill(self, name: str) -> None:
         """Kill a process and its children at once, as a power cut does."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        _signal(process, signal.SIGKILL)
         process.wait()
 
     def stop(self) -> None:

@@ -78,6 +78,10 @@ class App(Local):
     def _port_for(self, client):
         return self._proxies[client].port if client in self._proxies else self._port
 
+    def start_superlink(self):
+        """Start the SuperLink again, on its port."""
+        self._start_superlink()
+
     def _start_superlink(self):
         super()._start_superlink()
         for proxy in self._proxies.values():
