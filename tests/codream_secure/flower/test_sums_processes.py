@@ -250,17 +250,17 @@ def memory(root):
             continue
         parents[int(entry.name)] = int(fields[1])
         names[int(entry.name)] = Path(os.fsdecode(words[1])).name if len(words) > 1 else "?"
-    for process in rss:
+    for process, pages in rss.items():
         above = process
         while above not in (0, root):
             above = parents.get(above, 0)
         if above == root:
-            pages = rss[process] * os.sysconf("SC_PAGE_SIZE")
-            found[names[process]] = found.get(names[process], 0) + pages
+            size = pages * os.sysconf("SC_PAGE_SIZE")
+            found[names[process]] = found.get(names[process], 0) + size
     return found
 
 
-def size(folder):
+def bytes_in(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -283,9 +283,9 @@ def test_two_hundred_steps_grow_nothing_but_what_is_documented(tmp_path):
                     "superlink": superlink.get("flower-superlink", 0),
                     "serverapp": superlink.get("flwr-serverapp", 0),
                     "node": memory(app.processes["node-0"].pid).get("quick-supernode", 0),
-                    "site": size(app.out / "site-0"),
+                    "site": bytes_in(app.out / "site-0"),
                     "logs": sum(path.stat().st_size for path in app.out.glob("*.log")),
-                    "flower": size(app.out / "flwr"),
+                    "flower": bytes_in(app.out / "flwr"),
                     "seconds": round(sum(row["seconds"] for row in app.rows[-EVERY:]), 1),
                 }
             )
