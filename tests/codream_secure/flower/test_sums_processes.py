@@ -80,7 +80,7 @@ class Sums(App):
         def is_known():
             if self.processes[name].poll() is not None:
                 self.kill(name)  # what it started goes on without it
-                time.sleep(2)
+                time.sleep(10)
                 self.start_node(site)
             return self.log(name).count("SuperNode ID:") > before
 
