@@ -108,7 +108,8 @@ STAYS = {"Confirm", "Unmask"}
 )
 def test_a_node_is_killed_before_each_round_in_turn(tmp_path, malicious, kills):
     """One site a step; the one of the step before is back and in the sum."""
-    settings = {"key-steps": 1, "reply-timeout": 60}
+    # A dead node is reported by the SuperLink after a minute: waiting longer costs nothing.
+    settings = {"key-steps": 1, "reply-timeout": 180}
     with Sums(
         tmp_path / "run", clients=4, steps=len(kills) + 1, settings=settings, malicious=malicious,
         timeout=1500.0,
@@ -130,7 +131,7 @@ def test_a_node_is_killed_before_each_round_in_turn(tmp_path, malicious, kills):
 def test_a_node_is_killed_during_its_upload(tmp_path):
     """Below the threshold the step is aborted cleanly; the next one has all in it."""
     length = 400_000  # some 900 kB a site
-    settings = {"length": length, "reply-timeout": 60, "key-steps": 4}
+    settings = {"length": length, "reply-timeout": 180, "key-steps": 4}
     with StallingProxy() as proxy, Sums(
         tmp_path / "run", clients=3, steps=3, settings=settings, proxies={2: proxy}
     ) as app:  # fmt: skip
@@ -182,7 +183,7 @@ class Mistaken(Sums):
 
 
 def test_an_expired_certificate_and_an_old_version_are_named_and_the_rest_goes_on(tmp_path):
-    settings = {"threshold": 3, "reply-timeout": 60, "start-timeout": 20, "gate": ""}
+    settings = {"threshold": 3, "reply-timeout": 180, "start-timeout": 20, "gate": ""}
     with Mistaken(
         tmp_path / "run", clients=5, steps=2, settings=settings, node={4: "version=0"}
     ) as app:
@@ -197,7 +198,7 @@ def test_an_expired_certificate_and_an_old_version_are_named_and_the_rest_goes_o
 
 
 def test_a_wrong_signing_key_is_named_and_the_rest_goes_on(tmp_path):
-    settings = {"reply-timeout": 60, "gate": ""}
+    settings = {"reply-timeout": 180, "gate": ""}
     run = tmp_path / "run"
     with Sums(run, clients=4, steps=2, settings=settings, malicious=True) as app:
         make_keys(3, tmp_path / "others")
@@ -269,7 +270,11 @@ def test_two_hundred_steps_grow_nothing_but_what_is_documented(tmp_path):
     limit = 9.0 * STEPS + 600
     measured = []
     with Sums(
-        tmp_path / "run", clients=3, steps=STEPS, timeout=limit, settings={"key-steps": 50}
+        tmp_path / "run",
+        clients=3,
+        steps=STEPS,
+        timeout=limit,
+        settings={"key-steps": 50, "reply-timeout": 180},
     ) as app:
         app.begin()
         for count in range(EVERY, STEPS + 1, EVERY):
