@@ -282,6 +282,20 @@ def test_a_client_whose_training_broke_is_left_out(nodes, wrong, monkeypatch):
     assert "NaN or infinity" in grid.server.sites.refused[2]
 
 
+def test_what_an_app_s_error_says_stays_at_the_client(nodes, monkeypatch):
+    class Private(dict):
+        def __getitem__(self, site):
+            if site == 1:
+                raise ValueError("private: 4711")
+            return super().__getitem__(site)
+
+    monkeypatch.setattr(sys.modules[__name__], "DELTA", Private(DELTA))
+    grid = secure(nodes())
+    result = run(grid)
+    assert grid.server.sites.refused == {1: "ValueError; see the site's log"}
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 2, 3)]), abs=1e-5)
+
+
 def test_weights_are_those_of_fedavg_and_told_once(nodes):
     there = nodes()
     grid = secure(there, weight_cap=35)
