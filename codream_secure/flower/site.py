@@ -17,6 +17,7 @@ import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.wire import (
+    NO_SESSION,
     Advertise,
     Answer,
     Ask,
@@ -179,7 +180,7 @@ class Site:
     @property
     def _known(self) -> Session:
         if self._session is None:
-            raise RequestRefused("no session has begun")
+            raise RequestRefused(NO_SESSION)
         return self._session
 
     def _client(self, batch: Batch) -> StoredClient:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from codream_secure.flower.wire import Answer, Message, decode_answer, encode
+from codream_secure.flower.wire import NO_SESSION, Answer, Message, decode_answer, encode
 
 # Takes encoded messages by site, returns the encoded answers of those that answered in time.
 Carry = Callable[[Mapping[int, bytes]], Mapping[int, bytes]]
@@ -70,6 +70,8 @@ class Sites:
             if answer.refused:
                 self.refused[site] = answer.refused
                 self.tell(f"site {site} refused: {answer.refused}")
+                if answer.refused.endswith(NO_SESSION):
+                    self.present.discard(site)  # it is greeted again
             else:
                 found[site] = answer
         for site in sorted(set(encoded) - set(replies)):

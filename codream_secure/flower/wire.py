@@ -11,6 +11,8 @@ from protocols.params import ThreatModel
 VERSION = 1
 # Where a Flower message holds its bytes, and the action that it asks for.
 RECORD, BODY, ACTION = "codream-secure", "body", "secure"
+# End of the refusal of a site that is in no session, with a new folder for instance.
+NO_SESSION = "no session has begun"
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=True):

@@ -266,6 +266,19 @@ def difference(message):
     return message.content["arrays"]["w"].numpy() - START["w"].numpy()
 
 
+def test_a_client_with_a_new_folder_is_back_with_the_next_keys(nodes):
+    there = nodes()
+    grid = secure(there, key_steps=3)
+    ask(grid, START, 1)
+    (there.folder / "site-1").rename(there.folder / "lost")
+    without = np.mean([DELTA[c] for c in (0, 2, 3)])
+    for number in (2, 3):
+        (found,) = ask(grid, START, number)
+        assert difference(found) == pytest.approx(without, abs=1e-5)
+    (found,) = ask(grid, START, 4)
+    assert difference(found) == pytest.approx(np.mean(list(DELTA.values())), abs=1e-5)
+
+
 def test_below_the_threshold_the_model_stays_as_it_is(nodes):
     there = nodes()
     there.fault = lambda site, m: "before" if site > 1 and isinstance(m, wire.Ask) else None
