@@ -41,7 +41,7 @@ from protocols.field import PrimeField
 from protocols.keys import SigningKey
 from protocols.packing import pack
 from protocols.params import Phase, Section, Task
-from protocols.policy import Policy
+from protocols.policy import Policy, most_colluders
 from protocols.quantization import Quantizer
 
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.
@@ -392,12 +392,8 @@ class SecureAggregator(Aggregator):
 
 
 def colluders(settings: AggregationSettings) -> int:
-    """n_C: how many clients may be on the server's side (D9, SPEC 1.2, 1.6).
-
-    Malicious model: 2t > n + n_C, and at least two honest inputs are in every sum.
-    """
-    n, t = len(settings.roster), settings.needed
-    return min(2 * t - n - 1, t - 2) if settings.threat_model == "malicious" else t - 1
+    """n_C of a run (D9); see `most_colluders`."""
+    return most_colluders(len(settings.roster), settings.needed, settings.threat_model)
 
 
 def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Trust | None:

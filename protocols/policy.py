@@ -12,6 +12,7 @@ from protocols.params import (
     MIN_CLIENTS,
     BatchParams,
     Task,
+    ThreatModel,
 )
 from protocols.quantization import CLIP_MAX, CLIP_MIN
 
@@ -94,3 +95,12 @@ class Policy:
                 raise PolicyError(f"section {section.name!r}: inputs too large")
             if not self.min_clip <= section.clip <= self.max_clip:
                 raise PolicyError(f"section {section.name!r}: clip out of range")
+
+
+def most_colluders(n: int, threshold: int, threat_model: ThreatModel) -> int:
+    """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6).
+
+    Malicious model: 2t > n + n_C, and at least two honest inputs are in every sum.
+    """
+    malicious = min(2 * threshold - n - 1, threshold - 2)
+    return malicious if threat_model == "malicious" else threshold - 1

@@ -123,33 +123,43 @@ class Local:
 
     def start_node(self, client: int) -> None:
         """Start a SuperNode, or start it again."""
-        site = f'client={client} state="{self.out}/site-{client}" '
-        site += self._sites[client] if self._sites else f'data="{self._dataset}" whole=false'
-        if self._malicious:
-            keys = self.out / "keys"
-            site += f' identity="{keys}/{client}.private" roster="{self.out}/roster.json"'
         security = ["--insecure"]
         if not self._insecure:
-            tls, key = self.out / "tls" / "ca.pem", self.out / "keys" / f"{client}.node"
+            tls, key = self._certificate(client), self.out / "keys" / f"{client}.node"
             security = ["--root-certificates", str(tls), "--auth-supernode-private-key", str(key)]
         self._spawn(
             f"node-{client}",
             "flower-supernode",
             *security,
             "--superlink",
-            f"{_HOST}:{self._port}",
+            f"{_HOST}:{self._port_for(client)}",
             "--host",
             _HOST,
             "--port",
             str(_free_port()),
             "--node-config",
-            site,
+            self._node_config(client),
         )
+
+    def _port_for(self, client: int) -> int:  # noqa: ARG002 - a test puts something between
+        """Return where a SuperNode finds the SuperLink."""
+        return self._port
+
+    def _certificate(self, client: int) -> Path:  # noqa: ARG002 - a test gives one that is wrong
+        return self.out / "tls" / "ca.pem"
+
+    def _node_config(self, client: int) -> str:
+        site = f'client={client} state="{self.out}/site-{client}" '
+        site += self._sites[client] if self._sites else f'data="{self._dataset}" whole=false'
+        if self._malicious:
+            keys = self.out / "keys"
+            site += f' identity="{keys}/{client}.private" roster="{self.out}/roster.json"'
+        return site
 
     def kill(self, name: str) -> None:
         """Kill a process and its children at once, as a power cut does."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        _signal(process, signal.SIGKILL)
         process.wait()
 
     def kill_server(self) -> None:
@@ -187,6 +197,7 @@ class Local:
             self._settings["roster"] = str(self.out / "roster.json")
         self._port = _free_port()
         self._write_app()
+        self._write_connection()
         self._start_superlink()
         if not self._insecure:
             for client in range(self._clients):
@@ -195,14 +206,18 @@ class Local:
             self.start_node(client)
 
     def _write_app(self) -> None:
-        """Write the app folder and Flower's own configuration, which names the SuperLink."""
-        app, home = self.out / "app", self.out / "flwr"
+        """Write the app folder."""
+        app = self.out / "app"
         app.mkdir()
-        home.mkdir()
         template = importlib.resources.files("codream_secure.flower").joinpath(_APP)
         lines = [f"{name} = {json.dumps(value)}" for name, value in self._settings.items()]
         text = template.read_text(encoding="utf-8") + "\n".join(lines) + "\n"
         (app / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    def _write_connection(self) -> None:
+        """Write Flower's own configuration, which names the SuperLink."""
+        home = self.out / "flwr"
+        home.mkdir()
         connection = (
             f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{_HOST}:{self._port}"\n'
         )
@@ -235,12 +250,16 @@ class Local:
             "--port",
             str(self._port),
             "--disable-runtime-dependency-installation",
+            *self._superlink_options(),
         )
         until = time.monotonic() + _STARTS
         while not _listens(self._port):
             if time.monotonic() > until or self.processes["superlink"].poll() is not None:
                 raise UserError(f"the SuperLink did not start: see {self.out / 'superlink.log'}")
             time.sleep(0.2)
+
+    def _superlink_options(self) -> list[str]:
+        return []
 
     def _register(self, client: int) -> None:
         key = self.out / "keys" / f"{client}.node.pub"

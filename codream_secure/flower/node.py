@@ -21,13 +21,17 @@ SERVER_OPTIONS = frozenset(
 )
 
 
-def site_settings(config: Mapping[str, object]) -> SiteSettings:
+def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteSettings:
     """Return the settings that ``--node-config`` gives; see `flower.client_app`.
+
+    Args:
+        config: the node's.
+        learns: whether it must say where data are; else sums are all that is asked of it.
 
     Raises:
         UserError: a key is missing, or a file is not what it should be.
     """
-    for name in ("client", "state", "data"):
+    for name in ("client", "state", *(["data"] if learns else [])):
         if name not in config:
             raise UserError(f"--node-config lacks {name}=...")
     identity = None
@@ -39,7 +43,7 @@ def site_settings(config: Mapping[str, object]) -> SiteSettings:
     return SiteSettings(
         client=int(str(config["client"])),
         folder=Path(str(config["state"])),
-        load=partial(site_data, str(config["data"])),
+        load=partial(site_data, str(config.get("data"))),
         model=str(config["model"]) if config.get("model") else None,
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,

@@ -179,8 +179,12 @@ class RemoteSums:
         self._keys = best
         return best
 
+    @property
+    def _present(self) -> list[int]:
+        return [site for site in self._terms.roster if site in self._sites.present]
+
     def _complete(self, keys: _Keys) -> bool:
-        missing = set(self._terms.roster) - set(keys.sharers)
+        missing = set(self._present) - set(keys.sharers)
         return not any(map(self._sites.awaited, missing))
 
     def _new_keys(self, steps: int) -> _Keys:
@@ -194,7 +198,7 @@ class RemoteSums:
     def _exchange_keys(self, steps: int) -> _Keys:
         """Make keys in two round trips."""
         keys = self._new_keys(steps)
-        advertise: dict[int, Message] = {c: Advertise(keys.batch) for c in self._terms.roster}
+        advertise: dict[int, Message] = dict.fromkeys(self._present, Advertise(keys.batch))
         self._end_advertise(keys, _data(self._sites.ask(advertise)))
         share: dict[int, Message] = dict(_shares(keys))
         self._end_share(keys, _data(self._sites.ask(share)))
@@ -225,7 +229,7 @@ class RemoteSums:
         beside = None if coming is None else Advertise(coming.batch)
         asked: dict[int, Message] = {}
         if beside is not None:
-            asked = dict.fromkeys(self._terms.roster, beside)
+            asked = dict.fromkeys(self._present, beside)
         for site, request in requests.items():
             delivery = keys.deliveries.get(site, b"")
             asked[site] = Ask(keys.batch, task.step, request, broadcast, delivery, beside)

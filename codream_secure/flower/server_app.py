@@ -13,27 +13,22 @@ The run configuration holds options of `codream-secure simulate`, by their names
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.common.serde import message_to_proto
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from codream_secure.config import Config
 from codream_secure.data.datasets import load_dataset
 from codream_secure.errors import UserError
-from codream_secure.flower import wire
+from codream_secure.flower.carrier import Carrier
 from codream_secure.flower.coordinator import Coordinator, Round
 from codream_secure.flower.journal import Journal
 from codream_secure.flower.node import SERVER_OPTIONS, read_roster
-from codream_secure.flower.sites import Traffic
-
-_PAUSE = 1.0
 
 log = logging.getLogger("flwr")
 app = ServerApp()
@@ -133,71 +128,3 @@ def _write(folder: Path, coordinator: Coordinator) -> None:
     path.with_suffix(".part").replace(path)
     for dream in coordinator.finished[-1].dreams[-1:]:
         np.savez(folder / "dreams.npz", pixels=dream.pixels, targets=dream.targets.numpy())
-
-
-class Carrier:
-    """Moves bytes to sites by number, whatever node Flower has for each.
-
-    Args:
-        grid: Flower's.
-        timeout: seconds to wait for answers, each time.
-
-    Attributes:
-        traffic: is told the size of whole messages, as protocol buffers; what carries these in turn
-            (HTTP, TLS) is not counted.
-    """
-
-    def __init__(self, grid: Grid, timeout: float) -> None:
-        self._grid, self._timeout = grid, timeout
-        self.traffic = Traffic()
-        self._nodes: dict[int, int] = {}
-
-    def wait_for(self, sites: int, seconds: float) -> None:
-        """Wait until so many sites are there, or the time is over."""
-        until = time.monotonic() + seconds
-        while len(self._sites()) < sites and time.monotonic() < until:
-            time.sleep(_PAUSE)
-
-    def __call__(self, messages: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Send, and return what comes back in time, by site."""
-        nodes = {site: node for node, site in self._sites().items()}
-        there = {nodes[site]: data for site, data in messages.items() if site in nodes}
-        replies = self._send(there)
-        return {self._nodes[node]: data for node, data in replies.items()}
-
-    def _sites(self) -> dict[int, int]:
-        """Return the number of every connected node; new ones are asked for it."""
-        connected = set(self._grid.get_node_ids())
-        new = {node: wire.encode(wire.Who()) for node in connected - set(self._nodes)}
-        for node, data in self._send(new).items():
-            text = wire.decode_answer(data).data
-            if text.isdigit():
-                self._nodes[node] = int(text)
-        self._nodes = {node: site for node, site in self._nodes.items() if node in connected}
-        return self._nodes
-
-    def _send(self, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
-        if not bodies:
-            return {}
-        messages = [
-            Message(
-                RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})}),
-                dst_node_id=node,
-                message_type=f"query.{wire.ACTION}",
-                ttl=self._timeout,
-            )
-            for node, body in bodies.items()
-        ]
-        found = {}
-        self.traffic.whole_down += sum(map(_size, messages))
-        for reply in self._grid.send_and_receive(messages, timeout=self._timeout):
-            self.traffic.whole_up += _size(reply)
-            if reply.has_content():
-                found[reply.metadata.src_node_id] = bytes(reply.content[wire.RECORD][wire.BODY])  # type: ignore[arg-type]
-            else:
-                log.warning("node %d: %s", reply.metadata.src_node_id, reply.error.reason)
-        return found
-
-
-def _size(message: Message) -> int:
-    return int(message_to_proto(message).ByteSize())

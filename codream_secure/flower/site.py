@@ -17,10 +17,12 @@ import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.wire import (
+    NO_SESSION,
     Advertise,
     Answer,
     Ask,
     Batch,
+    Begin,
     Confirm,
     Evidence,
     Hello,
@@ -34,9 +36,10 @@ from codream_secure.flower.wire import (
     encode,
 )
 from codream_secure.state_folder import StateFolder, StoredClient
+from protocols.client import Inputs
 from protocols.errors import SecAggError
 from protocols.keys import SigningKey
-from protocols.params import BatchParams, ThreatModel
+from protocols.params import BatchParams, Task, ThreatModel
 from protocols.policy import Policy
 from protocols.preprocessing import Party
 
@@ -151,6 +154,8 @@ class Site:
         if isinstance(message, Learn | Images):
             self._remember(self._learning().take(message))
             return Answer(b"done")
+        if isinstance(message, Begin):
+            raise RequestRefused("this site takes part in runs of codream only")
         return Answer(self._protocol(message))
 
     def _protocol(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
@@ -195,7 +200,7 @@ class Site:
     @property
     def _known(self) -> Session:
         if self._session is None:
-            raise RequestRefused("no session has begun")
+            raise RequestRefused(NO_SESSION)
         return self._session
 
     def _client(self, batch: Batch) -> StoredClient:
@@ -225,9 +230,12 @@ class Site:
         )
         return StoredClient(self._folder, party, os.urandom)
 
+    def _summand(self, message: Ask) -> tuple[Task, Inputs]:
+        return self._learning().answer(message)
+
     def _ask(self, message: Ask) -> Answer:
         stored = self._client(message.batch)
         report = stored.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._learning().answer(message)
+        task, inputs = self._summand(message)
         masked = stored.masked_input(message.request, task, inputs)
         return Answer(masked, report=report or b"")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from codream_secure.flower.wire import Answer, Message, decode_answer, encode
+from codream_secure.flower.wire import NO_SESSION, Answer, Message, decode_answer, encode
 
 # A site that gave no answer so often in a row is asked, but nothing is put off for its sake.
 _PATIENCE = 3
@@ -88,6 +88,8 @@ class Sites:
             if answer.refused:
                 self.refused[site] = answer.refused
                 self.tell(f"site {site} refused: {answer.refused}")
+                if answer.refused.endswith(NO_SESSION):
+                    self.present.discard(site)  # it is greeted again
             if answer.beside or not answer.refused:
                 found[site] = answer
         for site in sorted(set(encoded) - set(replies)):

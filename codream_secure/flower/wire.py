@@ -6,9 +6,13 @@ recipients and inputs are masked, as in `protocols`.
 
 import msgspec
 
+from protocols.params import ThreatModel
+
 VERSION = 1
 # Where a Flower message holds its bytes, and the action that it asks for.
 RECORD, BODY, ACTION = "codream-secure", "body", "secure"
+# End of the refusal of a site that is in no session, with a new folder for instance.
+NO_SESSION = "no session has begun"
 
 
 _SPACING = 2
@@ -49,6 +53,30 @@ class Hello(_Message, frozen=True):
     options: dict[str, int | float | str | bool | None]
     spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...] = ()
+
+
+class Begin(_Message, frozen=True):
+    """Begins a session of sums alone: who takes part, and on what terms.
+
+    ``identities``: as in `Hello`.
+    """
+
+    version: int
+    session: bytes
+    clients: int
+    threshold: int
+    threat_model: ThreatModel
+    key_steps: int
+    rejoin: bool = False
+    identities: tuple[bytes, ...] = ()
+
+
+class Joined(_Message, frozen=True):
+    """A site's answer to `Begin`."""
+
+    version: int
+    client: int
+    identity: bytes = b""
 
 
 class Present(_Message, frozen=True):
@@ -132,7 +160,9 @@ class Images(_Message, frozen=True):
     count: int
 
 
-Message = Who | Hello | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images
+Message = (
+    Who | Hello | Begin | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images
+)
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -151,6 +181,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 _DECODER = msgspec.msgpack.Decoder(Message)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _PRESENT = msgspec.msgpack.Decoder(Present)
+_JOINED = msgspec.msgpack.Decoder(Joined)
 
 
 def encode(message: _Message | Answer) -> bytes:
@@ -184,3 +215,12 @@ def decode_present(data: bytes) -> Present:
         msgspec.DecodeError: the bytes are none.
     """
     return _PRESENT.decode(data)
+
+
+def decode_joined(data: bytes) -> Joined:
+    """Decode the answer to `Begin`.
+
+    Raises:
+        msgspec.DecodeError: the bytes are none.
+    """
+    return _JOINED.decode(data)

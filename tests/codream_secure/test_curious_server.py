@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import codream_secure.messages as broadcasts
-from codream_secure.flower import wire
+from codream_secure.flower import mean_request, wire
 from codream_secure.simulation import Simulation
 from protocols import messages
 from protocols.packing import unpack
@@ -27,7 +27,7 @@ UPLOADS = {
 # Around all others in the malicious model; sent only when something is wrong.
 RARE_UPLOADS = (messages.Signed, messages.BundleReport, messages.ShareEvidence)
 # Around all others over machines.
-SITE_UPLOADS = (wire.Answer, wire.Present)
+SITE_UPLOADS = (wire.Answer, wire.Present, wire.Joined)
 DOWNLOADS = (
     messages.KeyDirectory,
     messages.BundleDelivery,
@@ -45,6 +45,9 @@ DOWNLOADS = (
     broadcasts.GradientRequest,
     broadcasts.SoftLabels,
     wire.Hello,
+    wire.Begin,
+    mean_request.MeanRequest,
+    mean_request.SentArray,
     wire.Batch,
     wire.Advertise,
     wire.Share,

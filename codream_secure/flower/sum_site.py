@@ -1,0 +1,130 @@
+"""A site that takes part in sums and nothing else: whoever uses it says what is summed."""
+
+from typing import Protocol
+
+import msgspec
+
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower.site import Session, Site, SiteSettings, Terms
+from codream_secure.flower.wire import (
+    VERSION,
+    Answer,
+    Ask,
+    Begin,
+    Hello,
+    Images,
+    Joined,
+    Learn,
+    Message,
+    decode,
+    encode,
+)
+from codream_secure.state_folder import StateFolder
+from protocols.client import Inputs
+from protocols.params import Task, default_threshold
+from protocols.policy import most_colluders
+
+_ASKED = "asked"
+
+
+class Summand(Protocol):
+    """What a site adds to a sum."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which kinds of sums the site takes part in."""
+
+    def task(self, broadcast: bytes, step: int) -> Task:
+        """Return what is summed; cheap, also when the same is asked again.
+
+        Raises:
+            RequestRefused: the broadcast is not for this step, or outside what the site does.
+        """
+
+    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
+        """Return the site's part, by section; called once for a broadcast."""
+
+
+class SumSite(Site):
+    """Answers the messages of sums from its folder; close it before another process may.
+
+    A site with a signing key takes part in the malicious model only, with everybody on its own
+    roster and at least the default threshold.
+
+    Args:
+        settings: what the site brings; data are not needed.
+        summand: what it adds.
+
+    Raises:
+        UserError: the folder cannot be used.
+    """
+
+    def __init__(self, settings: SiteSettings, summand: Summand) -> None:
+        super().__init__(settings)
+        self._summand = summand
+
+    def handle_bytes(self, body: bytes) -> bytes:
+        """Answer one encoded message."""
+        try:
+            message = decode(body)
+        except msgspec.DecodeError as error:
+            return encode(Answer(refused=f"not a message of version {VERSION}: {error}"[:500]))
+        return encode(self.handle(message))
+
+    def _handle(self, message: Message) -> Answer:
+        if isinstance(message, Begin):
+            return Answer(encode(self._begin(message)))
+        if isinstance(message, Hello | Learn | Images):
+            raise RequestRefused("this site takes part in sums only")
+        return super()._handle(message)
+
+    def _begin(self, message: Begin) -> Joined:
+        """Begin a session, or find that it has begun."""
+        wanted = Session(message.session, {}, message.identities, self._terms(message))
+        known = self._session
+        if known is None or known.session != message.session:
+            self._check(message)
+            for name in self._folder.names():
+                self._folder.erase(name)
+            self._remember(wanted)
+        elif known != wanted:
+            raise RequestRefused("the session is known, with other settings")
+        own = self._settings.identity
+        return Joined(VERSION, self._settings.client, own.public if own else b"")
+
+    def _check(self, message: Begin) -> None:
+        if message.version != VERSION:
+            raise UserError(
+                f"the server speaks version {message.version} and this site {VERSION}: "
+                "install the same codream-secure on both"
+            )
+        settings = self._settings
+        if message.identities != settings.roster:
+            raise RequestRefused("the server's list of public keys is not this site's roster")
+        if (message.threat_model == "malicious") != (settings.identity is not None):
+            raise RequestRefused(f"this site is not set up for the {message.threat_model} model")
+        if settings.identity and message.threshold < default_threshold(message.clients):
+            raise RequestRefused(f"threshold {message.threshold} of {message.clients} is too low")
+
+    def _terms(self, message: Begin) -> Terms:
+        return Terms(
+            clients=message.clients,
+            threshold=message.threshold,
+            threat_model=message.threat_model,
+            colluders=most_colluders(message.clients, message.threshold, message.threat_model),
+            key_steps=message.key_steps,
+            rejoin=message.rejoin,
+            kinds=self._summand.kinds,
+        )
+
+    def _summand(self, message: Ask) -> tuple[Task, Inputs]:
+        """Return what is summed and the site's part, which is computed once (D1, D5).
+
+        A request that was answered before gets no inputs: its stored answer is sent again.
+        """
+        task = self._summand.task(message.broadcast, message.step)
+        if self._folder.load(_ASKED) == task.broadcast_digest:
+            return task, {}
+        inputs = self._summand.inputs(message.broadcast, self._folder)
+        self._folder.save(_ASKED, task.broadcast_digest)
+        return task, inputs

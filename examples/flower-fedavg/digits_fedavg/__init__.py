@@ -1,0 +1,1 @@
+"""FedAvg on handwritten digits, in three versions."""

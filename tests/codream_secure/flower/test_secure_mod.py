@@ -1,0 +1,523 @@
+"""`secure_mod` and `SecureGrid` around Flower's strategies and ClientApps, without processes."""
+
+import itertools
+import os
+import stat
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
+from flwr.supercore.task_identity import TaskIdentity
+
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower import sum_site, wire
+from codream_secure.flower.credentials import make_keys, write_roster
+from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
+from codream_secure.flower.mean_request import (
+    MeanRequest,
+    decode_request,
+    encode_request,
+    task_of,
+)
+from codream_secure.flower.secure_grid import SecureGrid
+from codream_secure.flower.secure_mod import secure_mod
+from protocols.server import Finished
+
+CLIENTS = 4
+RUN_CONFIG = {"rate": 0.5, "name": "x"}
+START = ArrayRecord(
+    {"w": Array(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)), "n": Array(np.array(7))}
+)
+# What training adds at every client, and how many examples it says to have.
+DELTA = {c: (c + 1) / 10 for c in range(CLIENTS)}
+EXAMPLES = {c: 10 * (c + 1) for c in range(CLIENTS)}
+
+
+class Nodes:
+    """Flower's Grid and SuperNodes in one; a fault is a function of (site, message)."""
+
+    def __init__(self, folder, malicious=False):
+        self.folder, self.malicious = folder, malicious
+        self.fault = lambda *_: None
+        self.ids = {100 + c: c for c in range(CLIENTS)}
+        self.run_configs = {c: dict(RUN_CONFIG) for c in range(CLIENTS)}
+        self.replies, self.sent, self.trained = {}, [], []
+        self.numbers = itertools.count(1)
+        if malicious:
+            for c in range(CLIENTS):
+                make_keys(c, folder / "keys")
+            self.roster = folder / "roster.json"
+            write_roster(sorted((folder / "keys").glob("*.public")), self.roster)
+
+    def app(self, site):
+        app = ClientApp(mods=[secure_mod])
+
+        @app.train()
+        def train(message, context):
+            self.trained.append((site, message.content["config"]["server-round"]))
+            arrays = message.content["arrays"]
+            new = {"w": Array(arrays["w"].numpy() + np.float32(DELTA[site])), "n": arrays["n"]}
+            metrics = {"loss": site / 2, "secret": 4.5, "num-examples": EXAMPLES[site]}
+            return reply(message, {"arrays": ArrayRecord(new), "metrics": MetricRecord(metrics)})
+
+        @app.evaluate()
+        def evaluate(message, context):
+            metrics = {"acc": site / 4, "num-examples": EXAMPLES[site]}
+            return reply(message, {"metrics": MetricRecord(metrics)})
+
+        @app.query()
+        def query(message, context):
+            return reply(message, {})
+
+        return app
+
+    def context(self, site):
+        config = {"client": site, "state": str(self.folder / f"site-{site}")}
+        if self.malicious:
+            config["identity"] = str(self.folder / "keys" / f"{site}.private")
+            config["roster"] = str(self.roster)
+        return Context(1, 100 + site, config, RecordDict(), self.run_configs[site])
+
+    def answer(self, site, message):
+        return self.app(site)(message, self.context(site))
+
+    def get_node_ids(self):
+        return list(self.ids)
+
+    def push_messages(self, messages):
+        found = []
+        for message in messages:
+            number = str(next(self.numbers))
+            message.metadata.__dict__["_message_id"] = number
+            found.append(number)
+            site = self.ids[message.metadata.dst_node_id]
+            self.sent.append((site, message))
+            decoded = wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+            fault = self.fault(site, decoded)
+            if fault == "before":
+                continue
+            # Message types as Flower's: the content is another object than the server's.
+            copy = Message(
+                RecordDict(dict(message.content)), dst_node_id=100 + site,
+                message_type=message.metadata.message_type,
+            )  # fmt: skip
+            copy.metadata.__dict__["_message_id"] = number
+            copy.metadata.__dict__["_dst_node_id"] = 100 + site
+            answer = self.answer(site, copy)
+            answer.metadata.__dict__["_src_node_id"] = 100 + site
+            if fault != "after":
+                self.replies[number] = answer
+        return found
+
+    def pull_messages(self, numbers):
+        return [self.replies.pop(n) for n in list(numbers) if n in self.replies]
+
+
+def reply(message, content):
+    return Message(RecordDict(content), reply_to=message)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("codream_secure.flower.carrier._PAUSE", 0.0)
+    # What Flower sets in the processes of a run.
+    monkeypatch.setattr(TaskIdentity, "_run_id", 1)
+    monkeypatch.setattr(TaskIdentity, "_node_id", 1)
+    monkeypatch.setattr(TaskIdentity, "_task_id", 1)
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    return lambda **options: Nodes(tmp_path / "nodes", **options)
+
+
+def secure(nodes, **options):
+    context = Context(1, 0, {}, RecordDict(), dict(RUN_CONFIG))
+    asked = {"clients": CLIENTS, "timeout": 0.05, "start_timeout": 0.0}
+    if nodes.malicious:
+        asked |= {"threat_model": "malicious", "roster": nodes.roster}
+    return SecureGrid(nodes, context, **(asked | options))
+
+
+def run(grid, strategy=None, rounds=1):
+    strategy = strategy or FedAvg(fraction_evaluate=0.0, min_evaluate_nodes=0)
+    return strategy.start(grid=grid, initial_arrays=START, num_rounds=rounds)
+
+
+def moved(result, rounds=1):
+    return result.arrays["w"].numpy() - START["w"].numpy()
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+def test_fedavg_gets_the_mean_and_nothing_else(nodes, malicious):
+    there = nodes(malicious=malicious)
+    grid = secure(there, train_metrics=("loss",), evaluate_metrics=("acc",))
+    result = run(grid, FedAvg(), rounds=2)
+    assert moved(result) == pytest.approx(2 * np.mean(list(DELTA.values())), abs=1e-5)
+    assert result.arrays["w"].numpy().dtype == np.float32
+    assert result.arrays["n"].numpy() == 7
+    assert set(result.train_metrics_clientapp[2]) == {"loss"}
+    assert result.train_metrics_clientapp[2]["loss"] == pytest.approx(0.75, abs=1e-4)
+    assert result.evaluate_metrics_clientapp[1]["acc"] == pytest.approx(0.375, abs=1e-4)
+    assert sorted(there.trained) == [(c, r) for c in range(CLIENTS) for r in (1, 2)]
+
+
+@pytest.mark.parametrize("strategy", [FedAdam, FedProx])
+def test_other_strategies_that_average_are_the_same_with_it(nodes, strategy, monkeypatch):
+    options = {"fraction_evaluate": 0.0, "min_evaluate_nodes": 0}
+    options |= {"proximal_mu": 0.1} if strategy is FedProx else {}
+    arrays = ArrayRecord({"w": START["w"]})
+    secured = strategy(**options).start(grid=secure(nodes()), initial_arrays=START, num_rounds=1)
+    mean = arrays["w"].numpy() + np.mean(list(DELTA.values()), dtype=np.float32)
+    own = strategy(**options)
+    if strategy is FedAdam:
+        own.current_arrays = {k: a.numpy() for k, a in START.items()}
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({"w": Array(mean), "n": START["n"]}),
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+    )
+    request = Message(RecordDict(), dst_node_id=1, message_type="train")
+    expected, _ = own.aggregate_train(1, [Message(content, reply_to=request)])
+    assert secured.arrays["w"].numpy() == pytest.approx(expected["w"].numpy(), abs=1e-4)
+
+
+def test_nothing_of_a_reply_is_there_but_one_answer_of_the_protocol(nodes):
+    there = nodes()
+    seen = []
+    original = there.pull_messages
+
+    def pull(numbers):
+        found = original(numbers)
+        seen.extend(found)
+        return found
+
+    there.pull_messages = pull
+    run(secure(there, train_metrics=("loss",)), FedAvg(), rounds=1)
+    assert seen
+    for answer in seen:
+        assert set(answer.content) == {wire.RECORD}
+        assert set(answer.content[wire.RECORD]) == {wire.BODY}
+        body = bytes(answer.content[wire.RECORD][wire.BODY])
+        assert wire.encode(wire.decode_answer(body)) == body
+        assert b"secret" not in body
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate", "query"])
+def test_a_message_that_asks_in_the_clear_is_refused(nodes, kind):
+    there = nodes()
+    message = Message(
+        RecordDict({"arrays": START, "config": ConfigRecord({"server-round": 1})}),
+        dst_node_id=100,
+        message_type=kind,
+    )
+    with pytest.raises(RequestRefused, match="masks only"):
+        there.answer(0, message)
+    assert there.trained == []
+
+
+def test_the_digest_covers_model_and_configuration(nodes):
+    there = nodes()
+    there.run_configs[3]["rate"] = 0.6
+    grid = secure(there)
+    result = run(grid)
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in range(3)]), abs=1e-5)
+    assert "another run configuration" in grid.server.sites.refused[3]
+    ask = next(m for s, m in there.sent if isinstance(decoded(m), wire.Ask))
+    request = decode_request(decoded(ask).broadcast)
+    assert array_record(request)["w"].numpy() == pytest.approx(START["w"].numpy())
+    assert request.config == {"server-round": 1}
+    assert request.run_config == RUN_CONFIG
+
+
+def decoded(message):
+    return wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+
+
+@pytest.mark.parametrize("kind", [wire.Advertise, wire.Share, wire.Ask, wire.Unmask])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_client_that_is_gone_is_not_in_the_mean_and_comes_back(nodes, kind, when):
+    there = nodes()
+    there.fault = lambda site, message: when if site == 1 and isinstance(message, kind) else None
+    grid = secure(there, key_steps=1)
+    (first,) = ask(grid, START, 1)
+    # An answer to Unmask is not needed: the client's input is in the sum by then.
+    stays = kind is wire.Unmask
+    there_first = [c for c in range(CLIENTS) if stays or c != 1]
+    expected = np.mean([DELTA[c] for c in there_first])
+    assert difference(first) == pytest.approx(expected, abs=1e-5)
+    there.fault = lambda *_: None
+    (second,) = ask(grid, START, 2)
+    assert difference(second) == pytest.approx(np.mean(list(DELTA.values())), abs=1e-5)
+
+
+def ask(grid, arrays, number):
+    strategy = FedAvg()
+    return grid.send_and_receive(strategy.configure_train(number, arrays, ConfigRecord(), grid))
+
+
+def difference(message):
+    return message.content["arrays"]["w"].numpy() - START["w"].numpy()
+
+
+def test_a_client_with_a_new_folder_is_back_with_the_next_keys(nodes):
+    there = nodes()
+    grid = secure(there, key_steps=3)
+    ask(grid, START, 1)
+    (there.folder / "site-1").rename(there.folder / "lost")
+    without = np.mean([DELTA[c] for c in (0, 2, 3)])
+    for number in (2, 3):
+        (found,) = ask(grid, START, number)
+        assert difference(found) == pytest.approx(without, abs=1e-5)
+    (found,) = ask(grid, START, 4)
+    assert difference(found) == pytest.approx(np.mean(list(DELTA.values())), abs=1e-5)
+
+
+def test_below_the_threshold_the_model_stays_as_it_is(nodes):
+    there = nodes()
+    there.fault = lambda site, m: "before" if site > 1 and isinstance(m, wire.Ask) else None
+    result = run(secure(there))
+    assert not result.arrays
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_client_whose_training_broke_is_left_out(nodes, wrong, monkeypatch):
+    monkeypatch.setitem(DELTA, 2, wrong)
+    grid = secure(nodes())
+    result = run(grid)
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 1, 3)]), abs=1e-5)
+    assert "NaN or infinity" in grid.server.sites.refused[2]
+
+
+def test_what_an_app_s_error_says_stays_at_the_client(nodes, monkeypatch):
+    class Private(dict):
+        def __getitem__(self, site):
+            if site == 1:
+                raise ValueError("private: 4711")
+            return super().__getitem__(site)
+
+    monkeypatch.setattr(sys.modules[__name__], "DELTA", Private(DELTA))
+    grid = secure(nodes())
+    result = run(grid)
+    assert grid.server.sites.refused == {1: "ValueError; see the site's log"}
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 2, 3)]), abs=1e-5)
+
+
+def test_weights_are_those_of_fedavg_and_told_once(nodes):
+    there = nodes()
+    grid = secure(there, weight_cap=35)
+    (first,) = ask(grid, START, 1)
+    weights = np.array([min(n, 35) for n in EXAMPLES.values()])
+    deltas = np.array(list(DELTA.values()))
+    assert difference(first) == pytest.approx(deltas @ weights / weights.sum(), abs=1e-4)
+    # A client drops out: the mean weight of the first step stands for the others' (D2).
+    there.fault = lambda site, m: "before" if site == 0 and isinstance(m, wire.Ask) else None
+    (second,) = ask(grid, START, 2)
+    expected = deltas[1:] @ weights[1:] / (3 * weights.mean())
+    assert difference(second) == pytest.approx(expected, abs=1e-4)
+    asked = [decode_request(decoded(m).broadcast).weigh for s, m in there.sent
+             if s == 1 and isinstance(decoded(m), wire.Ask)]  # fmt: skip
+    assert asked == [True, False]
+
+
+def test_a_client_tells_its_weight_once_whatever_the_server_asks(nodes):
+    there = nodes()
+    grid = secure(there, weight_cap=35)
+    ask(grid, START, 1)
+    grid._mean_weight = None
+    with pytest.raises(UserError, match="told once"):
+        ask(grid, START, 2)
+    assert all("told once" in grid.server.sites.refused[c] for c in range(CLIENTS))
+
+
+def test_a_weight_is_no_metric(nodes):
+    grid = secure(nodes(), train_metrics=("num-examples",))
+    assert ask(grid, START, 1) == []
+    assert "not a metric" in grid.server.sites.refused[0]
+
+
+def test_without_examples_there_is_no_mean(nodes, monkeypatch):
+    for c in range(CLIENTS):
+        monkeypatch.setitem(EXAMPLES, c, 0)
+    with pytest.raises(UserError, match="no client has an example"):
+        ask(secure(nodes(), weight_cap=35), START, 1)
+
+
+def test_a_repeated_request_trains_once_and_gets_the_same_bytes(nodes):
+    there = nodes()
+    run(secure(there))
+    site, message = next((s, m) for s, m in there.sent if isinstance(decoded(m), wire.Ask))
+    copy = Message(RecordDict(dict(message.content)), dst_node_id=100 + site, message_type="train")
+    trained = len(there.trained)
+    first = there.answer(site, copy).content[wire.RECORD][wire.BODY]
+    second = there.answer(site, copy).content[wire.RECORD][wire.BODY]
+    assert first == second
+    assert len(there.trained) == trained
+
+
+def test_keys_are_in_a_folder_that_is_the_owners_alone(nodes):
+    there = nodes()
+    run(secure(there))
+    folder = there.folder / "site-0"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
+
+
+def test_another_roster_is_refused_and_named_and_the_rest_goes_on(nodes, tmp_path):
+    there = nodes(malicious=True)
+    for c in range(CLIENTS):
+        make_keys(c, tmp_path / "others")
+    # Site 2's roster file has another key for site 0.
+    others = tmp_path / "others" / "0.public"
+    own = [there.folder / "keys" / f"{c}.public" for c in range(1, CLIENTS)]
+    write_roster([others, *own], tmp_path / "other.json")
+    context = there.context
+
+    def mistaken(site):
+        found = context(site)
+        if site == 2:
+            found.node_config["roster"] = str(tmp_path / "other.json")
+        return found
+
+    there.context = mistaken
+    grid = secure(there)
+    result = run(grid)
+    assert "not this site's roster" in grid.server.sites.refused[2]
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 1, 3)]), abs=1e-5)
+
+
+def test_a_wrong_signing_key_is_named_and_the_rest_goes_on(nodes, tmp_path):
+    there = nodes(malicious=True)
+    make_keys(2, tmp_path / "others")
+    wrong = (tmp_path / "others" / "2.private").read_text()
+    (there.folder / "keys" / "2.private").write_text(wrong)
+    grid = secure(there)
+    told = []
+    grid.server._tell = told.append
+    result = run(grid)
+    assert told == ["site 2 cannot take part: its signing key is not the one in the roster"]
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 1, 3)]), abs=1e-5)
+
+
+def test_a_site_with_a_key_takes_part_in_the_malicious_model_alone(nodes):
+    there = nodes(malicious=True)
+    there.malicious = False
+    grid = secure(there)
+    there.malicious = True
+    assert ask(grid, START, 1) == []
+    assert "roster" in grid.server.sites.refused[0]
+
+
+def test_a_threshold_below_the_default_is_refused_in_the_malicious_model(nodes, monkeypatch):
+    there = nodes(malicious=True)
+    # With four clients the lowest threshold is the default: as if this were not so.
+    monkeypatch.setattr(sum_site, "default_threshold", lambda n: n)
+    grid = secure(there)
+    assert ask(grid, START, 1) == []
+    assert "threshold 3 of 4 is too low" in grid.server.sites.refused[0]
+
+
+def test_an_old_version_is_refused_and_named(nodes, monkeypatch):
+    there = nodes()
+    answer = there.answer
+
+    def old(site, message):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sum_site, "VERSION", wire.VERSION - (site == 1))
+            return answer(site, message)
+
+    there.answer = old
+    grid = secure(there)
+    result = run(grid)
+    assert "install the same codream-secure on both" in grid.server.sites.refused[1]
+    assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 2, 3)]), abs=1e-5)
+
+
+def test_a_part_of_the_clients_cannot_be_asked(nodes):
+    with pytest.raises(UserError, match="fraction_train"):
+        run(secure(nodes()), FedAvg(fraction_train=0.5, min_train_nodes=2, fraction_evaluate=0.0))
+
+
+def test_only_what_is_masked_goes_through(nodes):
+    grid = secure(nodes())
+    message = Message(RecordDict(), dst_node_id=100, message_type="query")
+    for call in (grid.push_messages, grid.pull_messages, grid.send_and_receive):
+        with pytest.raises(UserError, match="only send_and_receive"):
+            call([message])
+
+
+def test_the_malicious_model_needs_a_roster(nodes):
+    with pytest.raises(UserError, match="needs a roster of 4 keys"):
+        secure(nodes(), threat_model="malicious")
+
+
+def test_neither_side_imports_pytorch():
+    code = (
+        "import sys, codream_secure.flower.secure_mod, codream_secure.flower.secure_grid; "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+ASKED = MeanRequest(
+    version=wire.VERSION, step=3, evaluate=False, keys=("arrays", "config", "num-examples"),
+    arrays=sent_arrays(START), config={}, run_config={}, bits=8, clip=1.0, fixed=("n",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"version": 0}, "version 0"),
+        ({"bits": 0}, "0 bits"),
+        ({"bits": 25}, "25 bits"),
+        ({"weigh": True}, "without a cap"),
+        ({"weight_cap": 1 << 25}, "out of range"),
+        ({"metrics": ("num-examples",)}, "not a metric"),
+    ],
+)
+def test_a_request_that_asks_too_much_is_refused(change, told):
+    assert decode_request(encode_request(ASKED)) == ASKED
+    with pytest.raises(RequestRefused, match=told):
+        decode_request(encode_request(msgspec.structs.replace(ASKED, **change)))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50])
+def test_bytes_that_are_no_request_are_refused(data):
+    with pytest.raises(RequestRefused, match="not a request"):
+        decode_request(data)
+
+
+def test_a_request_is_for_one_step():
+    broadcast = encode_request(ASKED)
+    assert task_of(ASKED, broadcast, 3).sections == ASKED.sections
+    with pytest.raises(RequestRefused, match="step 3, not 4"):
+        task_of(ASKED, broadcast, 4)
+
+
+def test_the_error_of_a_mean_is_within_the_stated_variance():
+    """1000 numbers of 5 clients with 4 bits: zero mean, and no more variance than promised."""
+    start = ArrayRecord({"w": Array(np.zeros(1000, np.float64))})
+    request = msgspec.structs.replace(
+        ASKED, arrays=sent_arrays(start), bits=4, fixed=(), weight_cap=10
+    )
+    draw = np.random.default_rng(0)
+    total, exact, weights = np.zeros(1000, np.int64), np.zeros(1000), (10, 10, 5, 5, 1)
+    for client, weight in enumerate(weights):
+        new = draw.uniform(-0.9, 0.9, 1000)
+        arrays = ArrayRecord({"w": Array(new)})
+        metrics = MetricRecord({"num-examples": weight})
+        inputs = client_inputs(request, arrays, metrics, bytes([client]) * 32)
+        total += inputs["update"].astype(np.int64)
+        exact += weight * new / sum(weights)
+    finished = Finished({"update": total.astype(np.uint32)}, tuple(range(5)))
+    error = new_arrays(request, finished, np.mean(weights))["w"].numpy() - exact
+    bound = 5 * 10**2 / (15**2 * sum(weights) ** 2)
+    assert 0.3 * bound < error.var() < bound
+    assert abs(error.mean()) < 4 * (bound / 1000) ** 0.5
