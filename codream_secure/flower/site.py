@@ -210,12 +210,12 @@ class Site:
         )
         return StoredClient(self._folder, party, os.urandom)
 
-    def _answer(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
         return self._learning().answer(message)
 
     def _ask(self, message: Ask) -> Answer:
         stored = self._client(message.batch)
         report = stored.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._answer(message)
+        task, inputs = self._contribution(message)
         masked = stored.masked_input(message.request, task, inputs)
         return Answer(masked, report=report or b"")

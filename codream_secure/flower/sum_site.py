@@ -80,7 +80,12 @@ class SumSite(Site):
 
     def _begin(self, message: Begin) -> Joined:
         """Begin a session, or find that it has begun."""
-        wanted = Session(message.session, {}, message.identities, self._terms(message))
+        wanted = Session(
+            session=message.session,
+            options={},
+            identities=message.identities,
+            terms=self._terms(message),
+        )
         known = self._session
         if known is None or known.session != message.session:
             self._check(message)
@@ -117,7 +122,7 @@ class SumSite(Site):
             kinds=self._summand.kinds,
         )
 
-    def _answer(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
         """Return what is summed and the site's part, which is computed once (D1, D5).
 
         A request that was answered before gets no inputs: its stored answer is sent again.
