@@ -39,7 +39,7 @@ from codream_secure.state_folder import StateFolder, StoredClient
 from protocols.client import Inputs
 from protocols.errors import SecAggError
 from protocols.keys import SigningKey
-from protocols.params import BatchParams, Task, ThreatModel
+from protocols.params import BatchParams, Task, ThreatModel, default_threshold
 from protocols.policy import Policy
 from protocols.preprocessing import Party
 
@@ -180,13 +180,36 @@ class Site:
             return self._learning().present()
         from codream_secure.flower.learning import Learning  # noqa: PLC0415 - PyTorch is slow
 
-        if message.identities and message.identities != self._settings.roster:
-            raise RequestRefused("the server's list of public keys is not this site's roster")
+        self._check_terms(
+            message.identities,
+            threat_model=message.options.get("threat_model"),
+            threshold=message.options.get("threshold"),
+        )
         for name in self._folder.names():
             self._folder.erase(name)
         learning = Learning.begin(self._settings, self._folder, message)
         self._remember(learning.session)
         return learning.present()
+
+    def _check_terms(
+        self, identities: tuple[bytes, ...], *, threat_model: object, threshold: object
+    ) -> None:
+        """Refuse terms that would take from a site what its keys and roster are for.
+
+        Args:
+            identities: everybody's public keys, as the server has them.
+            threat_model: of the session; a site with a signing key takes part in no other but the
+                malicious model, or a server could ask it to do without.
+            threshold: of the session; None is the default.
+        """
+        settings = self._settings
+        if (threat_model == "malicious") != (settings.identity is not None):
+            raise RequestRefused(f"this site is not set up for the {threat_model} model")
+        if identities != (settings.roster if settings.identity else ()):
+            raise RequestRefused("the server's list of public keys is not this site's roster")
+        clients = len(identities)
+        if clients and isinstance(threshold, int) and threshold < default_threshold(clients):
+            raise RequestRefused(f"threshold {threshold} of {clients} is too low")
 
     def _remember(self, session: Session) -> None:
         self._session = session
@@ -230,12 +253,12 @@ class Site:
         )
         return StoredClient(self._folder, party, os.urandom)
 
-    def _summand(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
         return self._learning().answer(message)
 
     def _ask(self, message: Ask) -> Answer:
         stored = self._client(message.batch)
         report = stored.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._summand(message)
+        task, inputs = self._contribution(message)
         masked = stored.masked_input(message.request, task, inputs)
         return Answer(masked, report=report or b"")

@@ -21,10 +21,11 @@ from codream_secure.flower.wire import (
 )
 from codream_secure.state_folder import StateFolder
 from protocols.client import Inputs
-from protocols.params import Task, default_threshold
+from protocols.params import Task
 from protocols.policy import most_colluders
 
 _ASKED = "asked"
+_NO_SPEC = (0, 0, 0, 0)  # no images take part in sums alone
 
 
 class Summand(Protocol):
@@ -80,7 +81,13 @@ class SumSite(Site):
 
     def _begin(self, message: Begin) -> Joined:
         """Begin a session, or find that it has begun."""
-        wanted = Session(message.session, {}, message.identities, self._terms(message))
+        wanted = Session(
+            session=message.session,
+            options={},
+            spec=_NO_SPEC,
+            identities=message.identities,
+            terms=self._terms(message),
+        )
         known = self._session
         if known is None or known.session != message.session:
             self._check(message)
@@ -98,13 +105,11 @@ class SumSite(Site):
                 f"the server speaks version {message.version} and this site {VERSION}: "
                 "install the same codream-secure on both"
             )
-        settings = self._settings
-        if message.identities != settings.roster:
-            raise RequestRefused("the server's list of public keys is not this site's roster")
-        if (message.threat_model == "malicious") != (settings.identity is not None):
-            raise RequestRefused(f"this site is not set up for the {message.threat_model} model")
-        if settings.identity and message.threshold < default_threshold(message.clients):
-            raise RequestRefused(f"threshold {message.threshold} of {message.clients} is too low")
+        self._check_terms(
+            message.identities,
+            threat_model=message.threat_model,
+            threshold=message.threshold,
+        )
 
     def _terms(self, message: Begin) -> Terms:
         return Terms(
@@ -117,7 +122,7 @@ class SumSite(Site):
             kinds=self._summand.kinds,
         )
 
-    def _summand(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
         """Return what is summed and the site's part, which is computed once (D1, D5).
 
         A request that was answered before gets no inputs: its stored answer is sent again.

@@ -5,7 +5,7 @@ A site is built anew for every message, as Flower does it: all that it knows is 
 
 import hashlib
 import stat
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import msgspec
 import numpy as np
@@ -390,6 +390,23 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
     rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
     assert any("site 1" in line for line in there.told)
     assert [len(one.dreams) for one in rounds] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"threat_model": "semi-honest"}, "not set up for the semi-honest model"),
+        ({"threat_model": "malicious", "threshold": 2}, "threshold 2 of 4 is too low"),
+    ],
+)
+def test_a_site_with_a_signing_key_is_not_talked_out_of_it(machines, asked, told):
+    there = machines(malicious=True)
+    options = resolve(Config.from_options({**OPTIONS, **asked})).options()
+    roster = there.roster if asked["threat_model"] == "malicious" else ()
+    spec = astuple(there.data.spec)
+    with Site(there.settings(0)) as site:
+        answer = site.handle(wire.Hello(wire.VERSION, bytes(32), options, spec, roster))
+    assert told in answer.refused
 
 
 def test_a_server_with_another_roster_is_refused(machines):

@@ -236,7 +236,7 @@ def test_a_superlink_that_is_restarted_has_forgotten_the_run_but_not_the_nodes(t
 # Two hundred steps ------------------------------------------------------------------------------
 
 STEPS = int(os.environ.get("CODREAM_STEPS", "200"))
-EVERY = 20
+EVERY = max(1, STEPS // 10)
 
 
 def memory(root):
