@@ -25,7 +25,10 @@ class ServerDiedError(Exception):
 
 @pytest.fixture
 def sums(monkeypatch):
-    """Check that every sum is that of what its survivors put in; return the steps of them all."""
+    """Check that every sum is that of what its survivors put in.
+
+    Return the steps of them all, and what was put in by broadcast; a test clears them.
+    """
     put_in, steps = {}, []
     original, total = Client.answer, RemoteSums.sum
 
@@ -47,7 +50,7 @@ def sums(monkeypatch):
 
     monkeypatch.setattr(Client, "answer", answer)
     monkeypatch.setattr(RemoteSums, "sum", summed)
-    return steps
+    return steps, put_in
 
 
 def run_with_a_crash(there, out, options, at, when):
@@ -100,11 +103,13 @@ def run(tmp_path, data, sums):
         there = Machines(folder / "sites", data, sites=options["clients"], **more)
         coordinator, died = run_with_a_crash(there, folder / "out", options, at, when)
         check_keys_of_steps(there)
-        assert len(set(sums)) == len(sums)
+        steps, put_in = sums
+        assert len(set(steps)) == len(steps)
         assert [one.number for one in coordinator.finished] == [1, 2]
         assert all(one.learned == options["clients"] for one in coordinator.finished)
         assert coordinator.aggregator.aborted_steps <= 1
-        sums.clear()
+        steps.clear()
+        put_in.clear()
         shutil.rmtree(folder)
         return coordinator, died
 
