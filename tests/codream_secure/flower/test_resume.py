@@ -238,6 +238,17 @@ def test_class_means_are_asked_once_whatever_happens(tmp_path, machines):
     assert {(there.folder / f"site-{s}" / "charged").read_text() for s in range(4)} == {"4"}
 
 
+def test_a_run_that_is_over_asks_nobody(tmp_path, machines):
+    there = machines()
+    rounds_of(there, OPTIONS, tmp_path, stop_after=2)
+    before = there.count
+    journal = Journal.resume(tmp_path)
+    coordinator = there.coordinator(OPTIONS, journal=journal)
+    assert list(coordinator.run()) == []
+    assert there.count == before
+    assert [len(one.dreams) for one in coordinator.finished] == [0, 1]
+
+
 # Folders ----------------------------------------------------------------------------------------
 
 
