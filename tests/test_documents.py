@@ -47,10 +47,6 @@ SLOW = {
     "codream-secure audit protocol",
     "codream-secure audit privacy",
     "codream-secure deploy local --clients 5",
-    (
-        "codream-secure deploy local --clients 5 "
-        "--set warmup_epochs=2 --set kd_epochs=2 --set dreams=16"
-    ),
     "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",

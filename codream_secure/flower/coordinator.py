@@ -150,6 +150,8 @@ class Coordinator:
         Raises:
             UserError: fewer sites than the threshold can take part.
         """
+        if self.finished and self.finished[-1].number == self._rounds:
+            return
         with one_core_each():
             self._greet()
             if len(self.sites.present) < self.aggregator.threshold:
@@ -160,11 +162,15 @@ class Coordinator:
             if self._journal.state is None:
                 self._release_statistics()
                 self._save()
-            for number in range(len(self.finished) + 1, set_(self.config.dream.rounds) + 1):
+            for number in range(len(self.finished) + 1, self._rounds + 1):
                 self._greet()
                 self.finished.append(self._round(number))
                 self._save()
                 yield self.finished[-1]
+
+    @property
+    def _rounds(self) -> int:
+        return set_(self.config.dream.rounds)
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""

@@ -75,25 +75,26 @@ def test_a_server_that_is_killed_in_round_2_goes_on_and_ends_as_a_simulation(tmp
     What a kill in the middle of a sum does is tested without processes.
     """
     out = tmp_path / "run"
-    last = out / "run" / "state" / f"step-{protocol_step(5):010}"
-    killed = []
+    last = out / "run" / "state" / f"step-{protocol_step(3):010}"
+    killed, over = [], threading.Event()
 
     def strike():
-        until = time.monotonic() + 600
-        while time.monotonic() < until and not killed:
-            time.sleep(0.05)
+        while not killed and not over.wait(0.05):
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 if msgspec.msgpack.decode(last.read_bytes(), type=StepRecord).totals is not None:
                     running.kill_server()
                     killed.append(True)
                     running.kill("run")
 
-    with local(out, rounds=2, timeout=1500.0) as running:
+    with local(out, rounds=2, dream_steps=1, timeout=1800.0) as running:
         striker = threading.Thread(target=strike)
         striker.start()
-        with pytest.raises(UserError, match="did not come to its end"):
-            running.run()
-        striker.join()
+        try:
+            with pytest.raises(UserError, match="did not come to its end"):
+                running.run()
+        finally:
+            over.set()
+            striker.join()
         assert killed
         summary = running.run(resume=True)
     assert [one["dreams"] for one in summary["rounds"]] == digests_of_a_simulation(summary)

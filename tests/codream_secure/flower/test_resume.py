@@ -25,7 +25,10 @@ class ServerDiedError(Exception):
 
 @pytest.fixture
 def sums(monkeypatch):
-    """Check that every sum is that of what its survivors put in; return the steps of them all."""
+    """Check that every sum is that of what its survivors put in.
+
+    Return the steps of them all, and what was put in by broadcast; a test clears them.
+    """
     put_in, steps = {}, []
     original, total = Client.answer, RemoteSums.sum
 
@@ -47,7 +50,7 @@ def sums(monkeypatch):
 
     monkeypatch.setattr(Client, "answer", answer)
     monkeypatch.setattr(RemoteSums, "sum", summed)
-    return steps
+    return steps, put_in
 
 
 def run_with_a_crash(there, out, options, at, when):
@@ -100,11 +103,13 @@ def run(tmp_path, data, sums):
         there = Machines(folder / "sites", data, sites=options["clients"], **more)
         coordinator, died = run_with_a_crash(there, folder / "out", options, at, when)
         check_keys_of_steps(there)
-        assert len(set(sums)) == len(sums)
+        steps, put_in = sums
+        assert len(set(steps)) == len(steps)
         assert [one.number for one in coordinator.finished] == [1, 2]
         assert all(one.learned == options["clients"] for one in coordinator.finished)
         assert coordinator.aggregator.aborted_steps <= 1
-        sums.clear()
+        steps.clear()
+        put_in.clear()
         shutil.rmtree(folder)
         return coordinator, died
 
@@ -231,6 +236,17 @@ def test_class_means_are_asked_once_whatever_happens(tmp_path, machines):
     assert coordinator._group.images is None
     assert coordinator.aggregator.aborted_steps == 1
     assert {(there.folder / f"site-{s}" / "charged").read_text() for s in range(4)} == {"4"}
+
+
+def test_a_run_that_is_over_asks_nobody(tmp_path, machines):
+    there = machines()
+    rounds_of(there, OPTIONS, tmp_path, stop_after=2)
+    before = there.count
+    journal = Journal.resume(tmp_path)
+    coordinator = there.coordinator(OPTIONS, journal=journal)
+    assert list(coordinator.run()) == []
+    assert there.count == before
+    assert [len(one.dreams) for one in coordinator.finished] == [0, 1]
 
 
 # Folders ----------------------------------------------------------------------------------------
