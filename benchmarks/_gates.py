@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -96,7 +97,7 @@ def report(
         notes: what else a reader needs, such as versions and what was not measured.
         save: also write both forms to this path with .txt and .json appended.
     """
-    result = {"title": title, "command": " ".join(["python", *sys.argv]), **(notes or {})}
+    result = {"title": title, "command": shlex.join(["python", *sys.argv]), **(notes or {})}
     machine = result | {"rows": rows, "gates": [gate.row() for gate in gates]}
     print_json = partial(json.dump, machine, indent=2)
     if as_json:
