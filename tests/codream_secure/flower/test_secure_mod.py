@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower import site as flower_site
 from codream_secure.flower import sum_site, wire
 from codream_secure.flower.credentials import make_keys, write_roster
 from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
@@ -411,13 +412,13 @@ def test_a_site_with_a_key_takes_part_in_the_malicious_model_alone(nodes):
     grid = secure(there)
     there.malicious = True
     assert ask(grid, START, 1) == []
-    assert "roster" in grid.server.sites.refused[0]
+    assert "not set up for the semi-honest model" in grid.server.sites.refused[0]
 
 
 def test_a_threshold_below_the_default_is_refused_in_the_malicious_model(nodes, monkeypatch):
     there = nodes(malicious=True)
     # With four clients the lowest threshold is the default: as if this were not so.
-    monkeypatch.setattr(sum_site, "default_threshold", lambda n: n)
+    monkeypatch.setattr(flower_site, "default_threshold", lambda n: n)
     grid = secure(there)
     assert ask(grid, START, 1) == []
     assert "threshold 3 of 4 is too low" in grid.server.sites.refused[0]
