@@ -78,6 +78,11 @@ class Comparison(Gate):
         return dataclasses.replace(self, ours=ours, theirs=theirs, source=source)
 
 
+def _anywhere(word: str) -> str:
+    """Return a word of a command line without the folders of one machine."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
 def report(
     title: str,
     rows: list[dict[str, Any]],
@@ -97,7 +102,7 @@ def report(
         notes: what else a reader needs, such as versions and what was not measured.
         save: also write both forms to this path with .txt and .json appended.
     """
-    result = {"title": title, "command": shlex.join(["python", *sys.argv]), **(notes or {})}
+    result = {"title": title, "command": shlex.join(["python", *map(_anywhere, sys.argv)]), **(notes or {})}
     machine = result | {"rows": rows, "gates": [gate.row() for gate in gates]}
     print_json = partial(json.dump, machine, indent=2)
     if as_json:

@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="also write results/")
     parser.add_argument("--only", nargs="+", choices=list(cases(Path())))
     parser.add_argument("--seeds", type=int, help="how many, from 0, in place of a part's own")
-    parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data-folder", type=Path, default=Path("data"))
     parser.add_argument("--keep", type=Path, help="folder to keep runs in, and to go on in")
     options = parser.parse_args()
     parts = cases(options.data_folder)

@@ -327,7 +327,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="also write results/")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data-folder", type=Path, default=Path("data"))
     options = parser.parse_args()
     bench = Bench(range(1 if options.quick else options.seeds), options.data_folder, options.quick)
     failed, done = False, False

@@ -1,6 +1,6 @@
 """What one round of dreams is worth to clients of four architectures, beside real images.
 
-    python benchmarks/dream_choices.py --data ../shared/data/fashion-mnist-12k.npz
+    python benchmarks/dream_choices.py --data fashion-mnist-12k.npz
     python benchmarks/dream_choices.py --data FILE --quick     three rows, fewer steps
     python benchmarks/dream_choices.py --data FILE --record    also write results/dream_choices.*
 

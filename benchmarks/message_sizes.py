@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--record", action="store_true", help="also write results/")
     parser.add_argument("--rounds", type=int, default=8, help="of the runs for accuracy")
-    parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data-folder", type=Path, default=Path("data"))
     options = parser.parse_args()
     path = options.data_folder / "cifar10-12k.npz"
     data = None if options.quick or not path.is_file() else load_dataset(str(path), Path("data"))
