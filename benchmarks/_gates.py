@@ -102,7 +102,11 @@ def report(
         notes: what else a reader needs, such as versions and what was not measured.
         save: also write both forms to this path with .txt and .json appended.
     """
-    result = {"title": title, "command": shlex.join(["python", *map(_anywhere, sys.argv)]), **(notes or {})}
+    result = {
+        "title": title,
+        "command": shlex.join(["python", *map(_anywhere, sys.argv)]),
+        **(notes or {}),
+    }
     machine = result | {"rows": rows, "gates": [gate.row() for gate in gates]}
     print_json = partial(json.dump, machine, indent=2)
     if as_json:
