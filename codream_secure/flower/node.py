@@ -2,13 +2,16 @@
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codream_secure.errors import UserError
+from codream_secure.flower.allowance import Allowance
 from codream_secure.flower.site import SiteSettings
 from protocols.keys import KEY_SIZE, SigningKey
 
@@ -40,6 +43,11 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
     roster: tuple[bytes, ...] = ()
     if path := config.get("roster"):
         roster = read_roster(Path(str(path)))
+    allowance = None
+    if (limit := config.get("max-epsilon")) is not None:
+        allowance = Allowance(_above_zero("max-epsilon", limit))
+        if (delta := config.get("max-delta")) is not None:
+            allowance = replace(allowance, delta=_above_zero("max-delta", delta))
     return SiteSettings(
         client=int(str(config["client"])),
         folder=Path(str(config["state"])),
@@ -48,7 +56,18 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,
         roster=roster,
+        allowance=allowance,
     )
+
+
+def _above_zero(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise UserError(f"--node-config {name}={value}: a number above 0 is wanted")
+    return number
 
 
 def site_data(name: str) -> "Dataset":

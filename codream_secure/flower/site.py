@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower import allowance
+from codream_secure.flower.allowance import Allowance
 from codream_secure.flower.wire import (
     NO_SESSION,
     Advertise,
@@ -64,6 +66,7 @@ class SiteSettings:
         model: its architecture, which nobody else learns; None: the one that the run gives it.
         identity: its signing key, in the malicious model.
         roster: everybody's public keys, known by other means than the server.
+        allowance: what runs may spend of its examples' privacy; None: that is up to the server.
     """
 
     client: int
@@ -73,6 +76,7 @@ class SiteSettings:
     model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
+    allowance: Allowance | None = None
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -185,8 +189,11 @@ class Site:
             threat_model=message.options.get("threat_model"),
             threshold=message.options.get("threshold"),
         )
+        if self._settings.allowance is not None:
+            self._settings.allowance.take(self._folder, message.session, message.options)
         for name in self._folder.names():
-            self._folder.erase(name)
+            if name != allowance.RECORD:
+                self._folder.erase(name)
         learning = Learning.begin(self._settings, self._folder, message)
         self._remember(learning.session)
         return learning.present()

@@ -31,10 +31,11 @@ class Machines:
     never seen the message. It may raise: then the server is dead.
     """
 
-    def __init__(self, folder, data, *, malicious=False, sites=4):
+    def __init__(self, folder, data, *, malicious=False, sites=4, allowance=None):
         self.folder, self.data, self.fault = folder, data, lambda *_: None
         self.keys = [SigningKey.from_private_bytes(os.urandom(32)) for _ in range(sites)]
         self.roster = tuple(k.public for k in self.keys) if malicious else ()
+        self.allowance = allowance
         self.count, self.log, self.messages, self.told = 0, [], [], []
 
     def settings(self, site):
@@ -44,6 +45,7 @@ class Machines:
             load=lambda: self.data,
             identity=self.keys[site] if self.roster else None,
             roster=self.roster,
+            allowance=self.allowance,
         )
 
     def carry(self, messages):
