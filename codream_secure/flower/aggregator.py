@@ -10,11 +10,12 @@ from codream_secure.aggregation import Aggregator, Call, FieldSum, Inputs, Meter
 from codream_secure.attendance import AggregationSettings
 from codream_secure.checkpoint import AggregatorState
 from codream_secure.communication import Direction
+from codream_secure.flower.history import bound
 from codream_secure.flower.journal import Journal, StepRecord
 from codream_secure.flower.remote_sums import RemoteSums, SumTerms
 from codream_secure.flower.sites import Sites
 from codream_secure.flower.wire import protocol_step
-from codream_secure.messages import VERSION, EvaluateRequest, encode
+from codream_secure.messages import VERSION, EvaluateRequest, digest, encode
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Phase, Task
@@ -35,6 +36,7 @@ class RemoteAggregator(Aggregator):
 
     Attributes:
         begun: sums so far, evaluations included.
+        history: of the sites that were told everything; see `flower.history`.
         labels: the round's summed labels, encoded, in the order of its batches.
     """
 
@@ -68,6 +70,7 @@ class RemoteAggregator(Aggregator):
         self._call: Call | None = None
         self._sent: list[tuple[Phase, Direction, int, int]] = []
         self.begun = 0
+        self.history = b""
         self.labels: list[bytes] = []
         self.published = self.labels.append
 
@@ -116,7 +119,8 @@ class RemoteAggregator(Aggregator):
     def _numbered(self, call: Call, number: int) -> FieldSum:
         """Sum under a step of the protocol, or take the sum that there is of it."""
         self._call, self._sent = call, []
-        task = replace(call.task, step=number)
+        public = bound(self.history, call.broadcast)
+        task = replace(call.task, step=number, broadcast_digest=digest(public))
         position, self.begun = self.begun, self.begun + 1
         if known := self._journal.step(number, task.broadcast_digest):
             return self._replayed(call, known)
@@ -124,7 +128,7 @@ class RemoteAggregator(Aggregator):
         try:
             result = self._sums.sum(
                 task,
-                call.broadcast,
+                public,
                 max(1, self._settings.batch_steps(position)),
                 next_steps=self._settings.batch_steps(position + 1),
             )
@@ -159,4 +163,5 @@ class RemoteAggregator(Aggregator):
         self._sent.append((phase, direction, site, size))
         self._count(phase, direction, site, size, None if call is None else call.request)
         if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
-            self._meters.ledger.record("broadcast", "down", len(call.broadcast), client=site)
+            size = len(self.history) + len(call.broadcast)
+            self._meters.ledger.record("broadcast", "down", size, client=site)

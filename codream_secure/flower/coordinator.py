@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,11 +26,21 @@ from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted, UserError
 from codream_secure.federation import run_model
 from codream_secure.flower.aggregator import RemoteAggregator
+from codream_secure.flower.history import after, beginning
 from codream_secure.flower.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
 from codream_secure.flower.learning import aggregation_settings
 from codream_secure.flower.measure import accuracy
 from codream_secure.flower.sites import Carry, Sites, Tell
-from codream_secure.flower.wire import VERSION, Hello, Images, Learn, Present, decode_present
+from codream_secure.flower.wire import (
+    VERSION,
+    Hello,
+    Images,
+    Learn,
+    Present,
+    decode,
+    decode_present,
+    encode,
+)
 from codream_secure.learner import PlainLearner
 from codream_secure.parallel import one_core_each
 from codream_secure.privacy.class_statistics import ClassImages, StatisticsTerms
@@ -126,6 +137,9 @@ class Coordinator:
         self.student = self._build_student()
         self.finished: list[Round] = []
         self._images: Images | None = None
+        self._told: list[Images | Learn] = []
+        self._heard: dict[int, int] = {}
+        self.aggregator.history = beginning(self._hello())
         if self._journal.state is not None:
             self._restore(self._journal.state)
 
@@ -164,6 +178,7 @@ class Coordinator:
                 self._save()
             for number in range(len(self.finished) + 1, self._rounds + 1):
                 self._greet()
+                self._catch_up()
                 self.finished.append(self._round(number))
                 self._save()
                 yield self.finished[-1]
@@ -174,19 +189,47 @@ class Coordinator:
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""
-        run = self._run
-        hello = Hello(VERSION, run.session, run.options, run.spec, run.identities)
         missing = [site for site in self.sites.roster if site not in self.sites.present]
-        came = set()
-        for site, answer in self.sites.ask(dict.fromkeys(missing, hello)).items():
-            if reason := self._unfit(site, decode_present(answer.data)):
+        for site, answer in self.sites.ask(dict.fromkeys(missing, self._hello())).items():
+            if reason := self._take_part(site, answer.data):
                 self._tell(f"site {site} cannot take part: {reason}")
                 self.sites.unfit.add(site)
-            else:
-                came.add(site)
-        self.sites.present |= came
-        if self._images is not None:
-            self.sites.ask(dict.fromkeys(sorted(came), self._images))
+
+    def _hello(self) -> Hello:
+        run = self._run
+        return Hello(VERSION, run.session, run.options, run.spec, run.identities)
+
+    def _take_part(self, site: int, data: bytes) -> str:
+        """Let a site in; returns why not, if it cannot be."""
+        try:
+            found = decode_present(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return f"it sent what cannot be used: {error}"
+        if reason := self._unfit(site, found):
+            return reason
+        self._heard[site] = found.heard
+        self.sites.present.add(site)
+        return ""
+
+    def _tell_sites(self, message: Images | Learn) -> int:
+        """Send what sites learn from, and bind all that is asked from now on to it.
+
+        Returns:
+            How many sites have heard all.
+        """
+        self._told.append(message)
+        self.aggregator.history = after(self.aggregator.history, message)
+        return self._catch_up()
+
+    def _catch_up(self) -> int:
+        """Send every site what it has not heard, in order; returns how many have heard all."""
+        behind = [s for s in sorted(self.sites.present) if self._heard[s] < len(self._told)]
+        while behind:
+            answered = self.sites.ask({site: self._told[self._heard[site]] for site in behind})
+            for site in answered:
+                self._heard[site] += 1
+            behind = [s for s in behind if s in answered and self._heard[s] < len(self._told)]
+        return sum(self._heard[site] >= len(self._told) for site in self.sites.present)
 
     def _unfit(self, site: int, found: Present) -> str:
         spec = self._spec
@@ -216,7 +259,7 @@ class Coordinator:
         if self._group.images is not None:
             draw = generator(self.config.run.seed or 0, "class images", "server")
             learn_images(self.student, self._group.images, self._scale, draw)
-        self.sites.ask(dict.fromkeys(self.sites.roster, self._images))
+        self._tell_sites(self._images)
 
     def _statistics_terms(self) -> StatisticsTerms | None:
         from codream_secure.privacy.plan import PrivacyPlan  # noqa: PLC0415 - opacus is slow
@@ -246,8 +289,7 @@ class Coordinator:
             labelled = self._group.synthesise(number, batch, student, lambda: None)
             if labelled is not None:
                 found.append(labelled)
-        learn = Learn(number, tuple(self.aggregator.labels))
-        learned = self.sites.ask(dict.fromkeys(self.sites.roster, learn))
+        learned = self._tell_sites(Learn(number, tuple(self.aggregator.labels)))
         self._distil(number)
         pixels = hashlib.sha256(b"".join(one.pixels.tobytes() for one in found))
         return Round(
@@ -255,7 +297,7 @@ class Coordinator:
             dreams=tuple(found),
             digest=pixels.hexdigest(),
             server=self._accuracy(),
-            learned=len(learned),
+            learned=learned,
             sites=self.aggregator.evaluate(number) if self._evaluates else None,
         )
 
@@ -273,6 +315,7 @@ class Coordinator:
                 next_step=self.aggregator.next_step,
                 sums=self.aggregator.begun,
                 images=None if self._images is None else (self._images.totals, self._images.count),
+                told=[encode(message) for message in self._told],
                 ledger=self.ledger.state(),
                 traffic=self.sites.traffic,
             )
@@ -291,6 +334,11 @@ class Coordinator:
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"resume: the state does not fit this run: {error}") from None
         self.aggregator.begun = state.sums
+        for encoded in state.told:
+            message = decode(encoded)
+            if isinstance(message, Images | Learn):
+                self._told.append(message)
+                self.aggregator.history = after(self.aggregator.history, message)
         if state.images is not None:
             self._images = Images(*state.images)
             self._group.images = self._class_images()

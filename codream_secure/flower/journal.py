@@ -30,7 +30,7 @@ from codream_secure.flower.sites import Traffic
 from codream_secure.state_folder import StateFolder
 from protocols.params import Phase
 
-FORMAT = 1
+FORMAT = 2
 _FOLDER = "state"
 _RUN, _STATE, _BATCH, _STEP = "run", "state", "next-batch", "step-"
 
@@ -80,6 +80,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         sums: begun so far, evaluations included.
         images: the noisy sum of class statistics as the sites were sent it (see `wire.Images`);
             None: none was asked for.
+        told: what sites were sent to learn from, encoded, in order.
         ledger: bytes.
         traffic: what really moved.
     """
@@ -92,6 +93,7 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     next_step: int
     sums: int
     images: tuple[bytes, int] | None
+    told: list[bytes]
     ledger: LedgerState
     traffic: Traffic
 

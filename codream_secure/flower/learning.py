@@ -20,8 +20,9 @@ from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_st
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import RequestRefused
 from codream_secure.federation import Federation
+from codream_secure.flower.history import after, asked, beginning
 from codream_secure.flower.measure import accuracy
 from codream_secure.flower.site import Session, SiteSettings, Terms
 from codream_secure.flower.wire import (
@@ -34,11 +35,13 @@ from codream_secure.flower.wire import (
     dreaming_step,
 )
 from codream_secure.messages import (
+    AskedOfClient,
     EvaluateRequest,
     LabelRequest,
     SoftLabels,
     asked_labels,
     decode_request,
+    digest,
     sections,
 )
 from codream_secure.parallel import one_core_each
@@ -88,13 +91,21 @@ class Learning:
             UserError: another version, or settings that the site's data do not fit.
         """
         if message.version != VERSION:
-            raise UserError(
+            raise RequestRefused(
                 f"the server speaks version {message.version} and this site {VERSION}: "
                 "install the same codream-secure on both"
             )
         config = Config.from_options(message.options)
+        _check_run(config, settings)
         terms = _terms(aggregation_settings(config, evaluates=True))
-        session = Session(message.session, message.options, message.spec, message.identities, terms)
+        session = Session(
+            session=message.session,
+            options=message.options,
+            spec=message.spec,
+            identities=message.identities,
+            terms=terms,
+            history=beginning(message),
+        )
         self = cls(settings, folder, session)
         with one_core_each():
             federation = self._federation()
@@ -114,6 +125,7 @@ class Learning:
             spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
             scaling=(data.scaling.mean, data.scaling.std),
             identity=own.public if own else b"",
+            heard=self.session.heard,
         )
 
     def answer(self, message: Ask) -> tuple[Task, Inputs]:
@@ -121,19 +133,33 @@ class Learning:
 
         A request that was answered before gets no inputs: its stored answer is sent again.
         """
-        request = decode_request(message.broadcast)
-        task = Call(message.step, request, message.broadcast).task
+        broadcast = asked(self.session.history, message.broadcast)
+        request = decode_request(broadcast)
+        self._check_request(request, message.step)
+        task = replace(
+            Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
+        )
         with one_core_each():
             federation, _ = self._restored()
             client = federation.members[self._settings.client].client
-            if client.has_answered(message.broadcast):
+            if client.has_answered(broadcast):
                 return task, {}
             client.measure = lambda: self._accuracy(federation)
-            inputs = client.answer(message.broadcast, dreaming_step(message.step))
+            inputs = client.answer(broadcast, dreaming_step(message.step))
         if (labels := asked_labels(request)) is not None:
-            self._folder.save(f"{_LABELLED}{labels.batch:06}", message.broadcast)
+            self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
         self._save_asked(client.state())
         return task, inputs
+
+    def _check_request(self, request: AskedOfClient, step: int) -> None:
+        """Refuse evaluations but one a round, and steps that would share a rounding stream."""
+        evaluation = isinstance(request, EvaluateRequest)
+        if evaluation != bool(step % 2):
+            raise RequestRefused("evaluations have odd steps, and nothing else has")
+        if isinstance(request, EvaluateRequest) and request.round != self.session.rounds:
+            raise RequestRefused(
+                f"round {request.round} is not the one that this site has finished"
+            )
 
     def take(self, message: Learn | Images) -> Session:
         """Learn from what the server sends; returns the session as it is then."""
@@ -190,6 +216,8 @@ class Learning:
     def _learn(self, message: Learn) -> Session:
         if self.session.rounds >= message.round:
             return self.session  # the same message again
+        if message.round != self.session.rounds + 1:
+            raise RequestRefused(f"round {self.session.rounds + 1} comes first")
         federation, buffer = self._restored()
         client = federation.members[self._settings.client].client
         for encoded in message.labels:
@@ -205,7 +233,12 @@ class Learning:
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
         acquire(client.learner, buffer, settings, shuffle)
         self._save(client.state(), buffer)
-        return msgspec.structs.replace(self.session, rounds=message.round)
+        return msgspec.structs.replace(self._told(message), rounds=message.round)
+
+    def _told(self, message: Learn | Images) -> Session:
+        known = self.session
+        history = after(known.history, message)
+        return msgspec.structs.replace(known, history=history, heard=known.heard + 1)
 
     def _begin(self, message: Images) -> Session:
         """Train before the first dream, from class means if they came to a sum."""
@@ -224,7 +257,7 @@ class Learning:
             learn_images(client.learner, images, federation.scale, draw)
         self._warm_up(federation)
         self._save(client.state(), buffer)
-        return msgspec.structs.replace(self.session, begun=True)
+        return msgspec.structs.replace(self._told(message), begun=True)
 
     def _accuracy(self, federation: Federation) -> float | None:
         """Return how well the site's model does on its test part.
@@ -239,15 +272,31 @@ class Learning:
         return accuracy(model, federation.scale, self._data.x_test, self._data.y_test)
 
 
+def _check_run(config: Config, settings: SiteSettings) -> None:
+    """Refuse what no honest server asks for; a site does not rely on its server's own checks.
+
+    Raises:
+        RequestRefused: sums in the clear, clients as the unit, or code that the server names.
+    """
+    if not (config.secure.secure and config.dream.collaboration):
+        raise RequestRefused("over machines sums are always masked, and dreams made together")
+    if config.private_clients:
+        raise RequestRefused("over machines the unit of privacy is one example")
+    if ":" in config.model.models and settings.model is None:
+        raise RequestRefused("a function that makes models is this site's to name: model=...")
+
+
 def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
     """Return data of the run's shape; a site may have examples of some classes alone.
 
     Raises:
-        UserError: they have another shape, or classes that the run does not have.
+        RequestRefused: they have another shape, or classes that the run does not have.
     """
     own = data.spec
     if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
-        raise UserError(f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}")
+        raise RequestRefused(
+            f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}"
+        )
     return replace(data, spec=wanted)
 
 

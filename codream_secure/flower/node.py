@@ -57,6 +57,7 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
         identity=identity,
         roster=roster,
         allowance=allowance,
+        rejoin=config.get("rejoin", False) in (True, "true", "True"),
     )
 
 

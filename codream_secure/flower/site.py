@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import RequestRefused
 from codream_secure.flower import allowance
 from codream_secure.flower.allowance import Allowance
 from codream_secure.flower.wire import (
@@ -42,7 +42,7 @@ from protocols.client import Inputs
 from protocols.errors import SecAggError
 from protocols.keys import SigningKey
 from protocols.params import BatchParams, Task, ThreatModel, default_threshold
-from protocols.policy import Policy
+from protocols.policy import Policy, most_colluders
 from protocols.preprocessing import Party
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class SiteSettings:
         identity: its signing key, in the malicious model.
         roster: everybody's public keys, known by other means than the server.
         allowance: what runs may spend of its examples' privacy; None: that is up to the server.
+        rejoin: malicious model: whether sites that missed a step may be back in the next one.
     """
 
     client: int
@@ -77,6 +78,7 @@ class SiteSettings:
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
     allowance: Allowance | None = None
+    rejoin: bool = False
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ class Session(msgspec.Struct, frozen=True):
     """A run as a site remembers it.
 
     ``rounds``: that it has learned from. ``begun``: whether it has trained before the first one.
+    ``history``: digest of all that it was told, ``heard``: how much that was; see `flower.history`.
     """
 
     session: bytes
@@ -104,6 +107,8 @@ class Session(msgspec.Struct, frozen=True):
     terms: Terms
     rounds: int = 0
     begun: bool = True
+    history: bytes = b""
+    heard: int = 0
 
 
 class Site:
@@ -141,10 +146,11 @@ class Site:
     def _answer(self, message: Message) -> Answer:
         try:
             return self._handle(message)
-        except (UserError, RequestRefused, SecAggError) as error:
+        except (RequestRefused, SecAggError) as error:
             return Answer(refused=f"{type(error).__name__}: {error}"[:500])
         except Exception as error:  # noqa: BLE001 - whatever it is, the server learns no more
-            # Its text may quote private data: it stays in the site's own log.
+            # Its text may quote private data, also that of a UserError, which a model or a loader
+            # of the site's own may have caused: it stays in the site's own log.
             _log.exception("no answer")
             return Answer(refused=f"{type(error).__name__}; see the site's log")
 
@@ -188,9 +194,15 @@ class Site:
             message.identities,
             threat_model=message.options.get("threat_model"),
             threshold=message.options.get("threshold"),
+            rejoin=message.options.get("rejoin"),
         )
         if self._settings.allowance is not None:
-            self._settings.allowance.take(self._folder, message.session, message.options)
+            self._settings.allowance.take(
+                self._folder,
+                message.session,
+                message.options,
+                colluders=self._colluders(message.options.get("threshold")),
+            )
         for name in self._folder.names():
             if name != allowance.RECORD:
                 self._folder.erase(name)
@@ -199,7 +211,12 @@ class Site:
         return learning.present()
 
     def _check_terms(
-        self, identities: tuple[bytes, ...], *, threat_model: object, threshold: object
+        self,
+        identities: tuple[bytes, ...],
+        *,
+        threat_model: object,
+        threshold: object,
+        rejoin: object,
     ) -> None:
         """Refuse terms that would take from a site what its keys and roster are for.
 
@@ -208,6 +225,7 @@ class Site:
             threat_model: of the session; a site with a signing key takes part in no other but the
                 malicious model, or a server could ask it to do without.
             threshold: of the session; None is the default.
+            rejoin: of the session: cohorts that grow again are the site's to allow (D1).
         """
         settings = self._settings
         if (threat_model == "malicious") != (settings.identity is not None):
@@ -217,6 +235,16 @@ class Site:
         clients = len(identities)
         if clients and isinstance(threshold, int) and threshold < default_threshold(clients):
             raise RequestRefused(f"threshold {threshold} of {clients} is too low")
+        if settings.identity is not None and rejoin and not settings.rejoin:
+            raise RequestRefused("this site does not allow rejoining: rejoin=true in --node-config")
+
+    def _colluders(self, threshold: object) -> int | None:
+        """Return n_C of the roster; None: nobody knows who takes part."""
+        clients = len(self._settings.roster)
+        if self._settings.identity is None:
+            return None
+        needed = threshold if isinstance(threshold, int) else default_threshold(clients)
+        return most_colluders(clients, needed, "malicious")
 
     def _remember(self, session: Session) -> None:
         self._session = session

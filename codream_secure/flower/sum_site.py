@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import RequestRefused
 from codream_secure.flower.site import Session, Site, SiteSettings, Terms
 from codream_secure.flower.wire import (
     VERSION,
@@ -101,7 +101,7 @@ class SumSite(Site):
 
     def _check(self, message: Begin) -> None:
         if message.version != VERSION:
-            raise UserError(
+            raise RequestRefused(
                 f"the server speaks version {message.version} and this site {VERSION}: "
                 "install the same codream-secure on both"
             )
@@ -109,6 +109,7 @@ class SumSite(Site):
             message.identities,
             threat_model=message.threat_model,
             threshold=message.threshold,
+            rejoin=message.rejoin,
         )
 
     def _terms(self, message: Begin) -> Terms:

@@ -80,13 +80,17 @@ class Joined(_Message, frozen=True):
 
 
 class Present(_Message, frozen=True):
-    """A site's answer to `Hello`: who it is, and the shape of its data."""
+    """A site's answer to `Hello`: who it is, and the shape of its data.
+
+    ``heard``: how many `Images` and `Learn` it has taken in this session.
+    """
 
     version: int
     client: int
     spec: tuple[int, int, int, int]
     scaling: tuple[tuple[float, ...], tuple[float, ...]]
     identity: bytes = b""
+    heard: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -15,9 +15,10 @@ from machines import OPTIONS, PRIVATE
 import protocols.client
 from codream_secure.config import Config
 from codream_secure.data.spec import InputSpec
-from codream_secure.errors import UserError
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower import wire
 from codream_secure.flower.site import Site, SiteSettings
+from codream_secure.messages import VERSION, EvaluateRequest, encode
 from codream_secure.resolve import resolve
 from codream_secure.simulation import Simulation
 from protocols import preprocessing
@@ -392,9 +393,99 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
     assert [len(one.dreams) for one in rounds] == [1, 1]
 
 
+SHOWN = {
+    "other settings": (wire.Hello, lambda m: {"options": {**m.options, "warmup_epochs": 0}}),
+    "other labels": (wire.Learn, lambda m: {"labels": ()}),
+}
+
+
+@pytest.mark.parametrize("malicious", [False, True])
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_server_that_tells_one_site_other_things_learns_nothing_of_it(machines, name, malicious):
+    """Else it would know what all others answer, and by subtraction what this one does (D4)."""
+    there, (kind, change) = machines(malicious=malicious), SHOWN[name]
+    real = there.carry
+
+    def carry(messages):
+        told = {}
+        for site, data in messages.items():
+            message = wire.decode(data)
+            if site == 1 and isinstance(message, kind):
+                data = wire.encode(msgspec.structs.replace(message, **change(message)))
+            told[site] = data
+        return real(told)
+
+    there.carry = carry
+    options = OPTIONS | {"threat_model": "malicious" if malicious else "semi-honest"}
+    rounds = list(there.coordinator(options).run())
+    assert [len(one.dreams) for one in rounds] == [1, 1]
+    refusals = [line for line in there.told if "was told other things" in line]
+    assert refusals
+    assert all(line.startswith("site 1 ") for line in refusals)
+
+
+def test_what_one_site_alone_has_learned_keeps_it_out(machines):
+    there = machines(malicious=True)
+    coordinator = there.coordinator(OPTIONS | {"threat_model": "malicious"})
+    rounds = coordinator.run()
+    next(rounds)
+    with Site(there.settings(2)) as site:
+        assert site.handle(wire.Learn(2, ())).data == b"done"
+    next(rounds)
+    assert any(line.startswith("site 2 refused") for line in there.told)
+
+
+def test_a_site_that_missed_labels_is_sent_them_before_the_next_round(machines):
+    there = machines()
+    missed = []
+
+    def fault(_number, site, message):
+        if site == 3 and isinstance(message, wire.Learn) and not missed:
+            missed.append(message)
+            return "before"
+        return None
+
+    there.fault = fault
+    rounds = list(there.coordinator(OPTIONS).run())
+    assert [one.learned for one in rounds] == [3, 4]
+    assert [m for s, m in there.messages if s == 3 and m == missed[0]] == missed * 2
+    assert not any("was told other things" in line for line in there.told[2:])
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"secure": False}, "always masked"),
+        ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "is one example"),
+        ({"models": "os:getcwd"}, "this site's to name"),
+    ],
+)
+def test_a_site_does_not_rely_on_its_server_s_own_checks(machines, changed, told):
+    there = machines()
+    run = there.coordinator(OPTIONS)._run
+    with Site(there.settings(0)) as site:
+        answer = site.handle(
+            wire.Hello(wire.VERSION, bytes(32), {**run.options, **changed}, run.spec, ())
+        )
+    assert told in answer.refused
+
+
+def test_evaluations_are_of_the_finished_round_alone(machines):
+    there = machines()
+    list(there.coordinator(OPTIONS).run())
+    with Site(there.settings(0)) as site:
+        learning = site._learning()
+        history = learning.session.history
+        for number, step in ((1, 99), (3, 99), (2, 98)):
+            broadcast = history + encode(EvaluateRequest(version=VERSION, round=number))
+            with pytest.raises(RequestRefused):
+                learning.answer(wire.Ask(wire.Batch(9, 1), step, b"", broadcast))
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
+        ({"threat_model": "malicious", "rejoin": True}, "does not allow rejoining"),
         ({"threat_model": "semi-honest"}, "not set up for the semi-honest model"),
         ({"threat_model": "malicious", "threshold": 2}, "threshold 2 of 4 is too low"),
     ],
@@ -451,12 +542,14 @@ def test_what_cannot_run_over_machines_is_said(machines):
         machines().coordinator({**OPTIONS, "secure": False})
 
 
-def test_own_data_needs_a_public_number(machines, data, tmp_path):
+def test_own_data_needs_a_public_number(machines, data, tmp_path, caplog):
     options = {k: v for k, v in OPTIONS.items() if k != "samples_per_client"}
     resolved = resolve(Config.from_options(options)).options()
     with Site(
         SiteSettings(client=0, folder=tmp_path / "own", load=lambda: data, whole=True)
     ) as site:
         answer = site.handle(wire.Hello(wire.VERSION, bytes(32), resolved, (1, 8, 8, 10)))
-    assert "--samples-per-client" in answer.refused
+    # The text may quote data; it is in the site's own log.
+    assert answer.refused == "UserError; see the site's log"
+    assert "--samples-per-client" in caplog.text
     assert np.isfinite(data.x_train).all()
