@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from codream_secure.errors import UserError
-from codream_secure.state_folder import StateFolder, StoredClient
+from codream_secure.state_folder import StateFolder, StoredClient, end_batches
 from protocols.errors import LocalProtocolError, RemoteProtocolError
 from protocols.keys import SigningKey
 from protocols.params import BatchParams, Section, Task
@@ -66,6 +66,19 @@ class Nodes:
         }
         self.root = root
         self.server = ServerSession(self.batch)
+
+    def next_batch(self):
+        """Exchange the keys of the next batch; returns the server of the one before."""
+        before = self.server
+        self.batch = replace(self.batch, batch=self.batch.batch + 1)
+        self.parties = {u: replace(p, batch=self.batch) for u, p in self.parties.items()}
+        self.server = ServerSession(self.batch)
+        self.exchange_keys()
+        return before
+
+    def names(self, client):
+        with StateFolder(self.root / str(client)) as folder:
+            return folder.names()
 
     def ask(self, client, call):
         with StateFolder(self.root / str(client)) as folder:
@@ -172,16 +185,163 @@ def test_a_step_is_answered_once_in_a_session_across_batches_and_restarts(tmp_pa
     nodes.exchange_keys()
     request = nodes.server.begin_step(task(4))
     nodes.round(request, lambda u, c: c.masked_input(request[u], task(4), codes(u, 4)))
-    nodes.batch = replace(nodes.batch, batch=2)
-    nodes.server = ServerSession(nodes.batch)
-    nodes.parties = {u: Party(nodes.batch, u) for u in ROSTER}
-    nodes.exchange_keys()
+    nodes.next_batch()
     again = nodes.server.begin_step(task(4))
     with pytest.raises(RemoteProtocolError, match="step number does not grow"):
         nodes.ask(1, lambda c: c.masked_input(again[1], task(4), codes(1, 4)))
     nodes.server.abandon_step()
     after = nodes.server.begin_step(task(5))
     assert nodes.ask(1, lambda c: c.masked_input(after[1], task(5), codes(1, 5)))
+
+
+@pytest.fixture
+def dying(monkeypatch):
+    """Returns a function: do something, and die at the first save, or erasure, of such a name."""
+
+    def at(call, ending, act):
+        real = getattr(StateFolder, call)
+
+        def crash(self, name, *data):
+            if name.endswith(ending):
+                raise CrashError
+            return real(self, name, *data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateFolder, call, crash)
+            with pytest.raises(CrashError):
+                act()
+
+    return at
+
+
+def ask_step(nodes, number, client=1):
+    request = nodes.server.begin_step(task(number))[client]
+    return lambda: nodes.ask(client, lambda c: c.masked_input(request, task(number), codes(1, 0)))
+
+
+def test_a_step_is_answered_once_though_the_process_ends_before_its_number_is_stored(
+    tmp_path, dying
+):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    dying("save", "answered-steps", ask_step(nodes, 7))
+    assert "answered-steps" not in nodes.names(1)
+    nodes.next_batch()
+    nodes.next_batch()
+    assert RECORD not in nodes.names(1)
+    with pytest.raises(RemoteProtocolError, match="step number does not grow"):
+        ask_step(nodes, 7)()
+    nodes.server.abandon_step()
+    assert ask_step(nodes, 8)()
+
+
+def test_a_batch_is_over_when_a_step_is_answered_in_another_one(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    wanted = task(1)
+    requests = nodes.server.begin_step(wanted)
+    nodes.round(requests, lambda u, c: c.masked_input(requests[u], wanted, codes(u, 1)))
+    survivors, first = nodes.server.end_round()[1], nodes.parties[1]
+    nodes.next_batch()
+    nodes.step(2)
+    assert nodes.names(1) == ("answered-steps", f"batch-{'00' * 8}-2")
+    with (
+        StateFolder(tmp_path / "1") as folder,
+        pytest.raises(LocalProtocolError, match="needs Masked"),
+    ):
+        StoredClient(folder, first, os.urandom).unmask(survivors)
+
+
+def test_a_client_in_memory_does_not_outlive_its_record(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    wanted = task(1)
+    requests = nodes.server.begin_step(wanted)
+    nodes.round(requests, lambda u, c: c.masked_input(requests[u], wanted, codes(u, 1)))
+    survivors, first = nodes.server.end_round()[1], nodes.parties[1]
+    nodes.next_batch()
+    request = nodes.server.begin_step(task(2))[1]
+    with StateFolder(tmp_path / "1") as folder:
+        old = StoredClient(folder, first, os.urandom)
+        new = StoredClient(folder, nodes.parties[1], os.urandom)
+        new.masked_input(request, task(2), codes(1, 2))
+        with pytest.raises(LocalProtocolError, match="the batch is over"):
+            old.unmask(survivors)
+        assert RECORD not in folder.names()
+
+
+@pytest.mark.parametrize("call", ["save", "erase"])
+def test_no_answer_is_on_disk_beside_an_older_batch_wherever_the_process_ends(
+    tmp_path, dying, call
+):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    dying("save", "answered-steps", ask_step(nodes, 1))
+    nodes.next_batch()
+    # Dies when it stores the answer, or before, when it erases the batch that knows of step 1.
+    answer = ask_step(nodes, 2)
+    dying(call, "-2" if call == "save" else "-1", answer)
+    assert "answered-steps" in nodes.names(1)
+    assert (RECORD in nodes.names(1)) == (call == "erase")
+    sent = answer()
+    assert answer() == sent
+    assert nodes.names(1) == ("answered-steps", f"batch-{'00' * 8}-2")
+
+
+def test_an_answer_that_is_sent_again_leaves_the_keys_that_were_made_since(tmp_path):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    answer = ask_step(nodes, 0)
+    sent = answer()
+    later = f"batch-{'00' * 8}-2"
+    with StateFolder(tmp_path / "1") as folder:
+        party = Party(replace(nodes.batch, batch=2), 1)
+        StoredClient(folder, party, os.urandom).advertise_keys()
+    assert answer() == sent
+    assert later in nodes.names(1)
+    nodes.server.abandon_step()
+    ask_step(nodes, 1)()
+    assert later not in nodes.names(1)
+
+
+@pytest.mark.parametrize("ends", ["end", "end_batches"])
+def test_the_last_step_is_known_after_the_end(tmp_path, dying, ends):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    dying("save", "answered-steps", ask_step(nodes, 7))
+    with StateFolder(tmp_path / "1") as folder:
+        folder.save("batch-0123456789abcdef-7", b"of an older session")
+        folder.save("budget", b"of something else")
+        if ends == "end":
+            StoredClient(folder, nodes.parties[1], os.urandom).end()
+        else:
+            end_batches(folder, nodes.batch.session)
+        assert folder.names() == ("answered-steps", "budget")
+    nodes.next_batch()
+    with pytest.raises(RemoteProtocolError, match="step number does not grow"):
+        ask_step(nodes, 7)()
+
+
+def test_nothing_is_erased_before_the_last_step_is_stored(tmp_path, dying):
+    nodes = Nodes(tmp_path, malicious=False)
+    nodes.exchange_keys()
+    dying("save", "answered-steps", ask_step(nodes, 7))
+    with StateFolder(tmp_path / "1") as folder:
+        dying("save", "answered-steps", lambda: end_batches(folder, nodes.batch.session))
+    assert nodes.names(1) == (RECORD,)
+
+
+def test_an_unfinished_record_is_gone_when_the_folder_is_opened(tmp_path, monkeypatch):
+    def crash(*_):
+        raise CrashError
+
+    with StateFolder(tmp_path) as folder, monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", crash)
+        with pytest.raises(CrashError):
+            folder.save("record", b"a secret")
+    assert (tmp_path / "record.new").exists()
+    StateFolder(tmp_path).close()
+    assert not (tmp_path / "record.new").exists()
 
 
 def test_a_damaged_record_is_refused(tmp_path):
