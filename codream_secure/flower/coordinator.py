@@ -33,6 +33,7 @@ from codream_secure.flower.measure import accuracy
 from codream_secure.flower.sites import Carry, Sites, Tell
 from codream_secure.flower.wire import (
     VERSION,
+    End,
     Hello,
     Images,
     Learn,
@@ -181,6 +182,8 @@ class Coordinator:
                 self._catch_up()
                 self.finished.append(self._round(number))
                 self._save()
+                if number == self._rounds:
+                    self.sites.ask(dict.fromkeys(sorted(self.sites.present), End()))
                 yield self.finished[-1]
 
     @property

@@ -26,6 +26,7 @@ from codream_secure.flower.wire import (
     Batch,
     Begin,
     Confirm,
+    End,
     Evidence,
     Hello,
     Images,
@@ -37,7 +38,7 @@ from codream_secure.flower.wire import (
     Who,
     encode,
 )
-from codream_secure.state_folder import StateFolder, StoredClient
+from codream_secure.state_folder import StateFolder, StoredClient, end_batches
 from protocols.client import Inputs
 from protocols.errors import SecAggError
 from protocols.keys import SigningKey
@@ -163,6 +164,9 @@ class Site:
             return Answer(encode(self._hello(message)))
         if isinstance(message, Learn | Images):
             self._remember(self._learning().take(message))
+            return Answer(b"done")
+        if isinstance(message, End):
+            end_batches(self._folder, self._known.session)
             return Answer(b"done")
         if isinstance(message, Begin):
             raise RequestRefused("this site takes part in runs of codream only")

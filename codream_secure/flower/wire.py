@@ -157,6 +157,10 @@ class Learn(_Message, frozen=True):
     labels: tuple[bytes, ...]
 
 
+class End(_Message, frozen=True):
+    """The run is over: keys and shares that are left are of no use any more (D15)."""
+
+
 class Images(_Message, frozen=True):
     """The noisy sum of class statistics: uint32, little-endian, and how many clients are in it."""
 
@@ -165,7 +169,7 @@ class Images(_Message, frozen=True):
 
 
 Message = (
-    Who | Hello | Begin | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images
+    Who | Hello | Begin | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images | End
 )
 
 
