@@ -601,7 +601,9 @@ TOO_DEEP = encode_request(ASKED).replace(b"\x80\x80", b"\x81\xa1x" + b"\x91" * 5
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50, NO_TEXT, TOO_DEEP]
+    "data",
+    [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50, NO_TEXT, TOO_DEEP],
+    ids=range(6),
 )
 def test_bytes_that_are_no_request_are_refused(data):
     with pytest.raises(RequestRefused, match="not a request"):
