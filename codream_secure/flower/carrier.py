@@ -10,7 +10,7 @@ from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
 from codream_secure.flower import wire
-from codream_secure.flower.sites import Traffic
+from codream_secure.flower.sites import Traffic, one_line
 
 # Flower's own `send_and_receive` looks every 3 seconds, which would be most of a round trip.
 _PAUSE = 0.3
@@ -20,6 +20,9 @@ log = logging.getLogger("flwr")
 
 class Carrier:
     """Moves bytes to sites by number, whatever node Flower has for each.
+
+    A node says itself which site it is. The first that says so is that site while it is connected;
+    others that say the same are sent nothing.
 
     Args:
         grid: Flower's.
@@ -38,7 +41,8 @@ class Carrier:
         self._grid, self._timeout = grid, timeout
         self.message_type = message_type
         self.traffic = Traffic()
-        self._nodes: dict[int, int] = {}
+        # What connected nodes say that they are, in the order in which they said it.
+        self._claims: dict[int, int] = {}
 
     def wait_for(self, sites: int, seconds: float) -> None:
         """Wait until so many sites are there, or the time is over."""
@@ -48,22 +52,29 @@ class Carrier:
 
     def __call__(self, messages: Mapping[int, bytes]) -> dict[int, bytes]:
         """Send, and return what comes back in time, by site."""
-        nodes = {site: node for node, site in self.sites().items()}
+        sites = self.sites()
+        nodes = {site: node for node, site in sites.items()}
         there = {nodes[site]: data for site, data in messages.items() if site in nodes}
-        replies = self._send(there)
-        return {self._nodes[node]: data for node, data in replies.items()}
+        return {sites[node]: data for node, data in self._send(there).items()}
 
     def sites(self) -> dict[int, int]:
-        """Return the number of every connected node; new ones are asked for it."""
+        """Return the number of every connected node that has one; new ones are asked for it."""
         connected = set(self._grid.get_node_ids())
-        new = {node: wire.encode(wire.Who()) for node in connected - set(self._nodes)}
+        self._claims = {node: site for node, site in self._claims.items() if node in connected}
+        new = {node: wire.encode(wire.Who()) for node in connected - set(self._claims)}
         for node, data in self._send(new).items():
             try:
-                self._nodes[node] = int(wire.decode_answer(data).data)
+                site = int(wire.decode_answer(data).data)
             except (msgspec.DecodeError, ValueError):
                 log.warning("node %d does not say which site it is", node)
-        self._nodes = {node: site for node, site in self._nodes.items() if node in connected}
-        return self._nodes
+                continue
+            if site in self._claims.values():
+                log.warning("node %d says that it is site %d, as another does: ignored", node, site)
+            self._claims[node] = site
+        first: dict[int, int] = {}
+        for node, site in self._claims.items():
+            first.setdefault(site, node)
+        return {node: site for site, node in first.items()}
 
     def _send(self, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
         messages = [
@@ -77,10 +88,15 @@ class Carrier:
         ]
         found = {}
         for reply in self._exchange(messages):
-            if reply.has_content():
-                found[reply.metadata.src_node_id] = bytes(reply.content[wire.RECORD][wire.BODY])  # type: ignore[arg-type]
-            else:
-                log.warning("node %d: %s", reply.metadata.src_node_id, reply.error.reason)
+            node = reply.metadata.src_node_id
+            if not reply.has_content():
+                log.warning("node %d: %s", node, one_line(str(reply.error.reason)))
+                continue
+            body = wire.body_of(reply.content)
+            if body is None or node not in bodies:
+                log.warning("node %d sent what is no answer", node)
+                continue
+            found[node] = body
         return found
 
     def _exchange(self, messages: list[Message]) -> list[Message]:

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.flower.wire import VERSION
+from codream_secure.flower.wire import VERSION, decode_with
 from protocols.params import MAX_INPUT, Section, Task
 from protocols.quantization import Quantizer
 
 TRAIN, EVALUATE = "fedavg-train", "fedavg-evaluate"
 UPDATE, METRICS, WEIGHT = "update", "metrics", "weight"
+# Flower's name of how many examples a client has: its weight, whatever a server calls that.
+_EXAMPLES = "num-examples"
 _METRIC_LEVELS = (1 << 20) - 1
 
 # Scalars and lists of them, as in Flower's ConfigRecord, which checks them.
@@ -106,7 +108,7 @@ def decode_request(data: bytes) -> MeanRequest:
         RequestRefused: it is none, of another version, or its settings are out of range.
     """
     try:
-        request: MeanRequest = _DECODER.decode(data)
+        request = decode_with(_DECODER, data)
     except msgspec.DecodeError as error:
         raise RequestRefused(f"not a request: {error}") from None
     if request.version != VERSION:
@@ -115,9 +117,10 @@ def decode_request(data: bytes) -> MeanRequest:
         raise RequestRefused(f"{request.bits} bits a number")
     if not 0 <= request.weight_cap <= MAX_INPUT or (request.weigh and not request.weight_cap):
         raise RequestRefused("weights without a cap, or with one that is out of range")
-    if request.keys[2] in request.metrics:
-        # A client's weight does not change: two sums tell it (D2).
-        raise RequestRefused(f"{request.keys[2]} is not a metric that is summed")
+    for weight in (_EXAMPLES, request.keys[2]):
+        if weight in request.metrics:
+            # A client's weight does not change: two sums tell it (D2).
+            raise RequestRefused(f"{weight} is not a metric that is summed")
     return request
 
 

@@ -21,7 +21,7 @@ from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggErro
 from protocols.params import BatchParams, Phase, Task, ThreatModel
 from protocols.server import Finished, ServerSession
 
-# Told of every message of the protocol: phase, direction, site, bytes.
+# Told of every message of the protocol that was of use: phase, direction, site, bytes.
 Record = Callable[[Phase, Direction, int, int], None]
 KEY_ATTEMPTS = 3
 
@@ -282,11 +282,13 @@ class RemoteSums:
             self._take(server, phase, site, data)
 
     def _take(self, server: ServerSession, phase: Phase, site: int, data: bytes) -> None:
-        self._record(phase, "up", site, len(data))
         try:
-            server.receive(site, data)
+            due = server.receive(site, data)
         except SecAggError as error:
             self._sites.tell(f"site {site} sent what cannot be used: {error}")
+            return
+        if due:
+            self._record(phase, "up", site, len(data))
 
     def _down(self, phase: Phase, replies: Mapping[int, bytes]) -> None:
         for site, data in replies.items():

@@ -30,6 +30,7 @@ from protocols.params import Task
 
 _SEED_SIZE = 32
 _WEIGHED = "weighed"
+_WEIGHT_KEY = "weight-key"
 
 
 def secure_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -39,9 +40,9 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
         RequestRefused: the message asks for an answer in the clear.
         UserError: the node's configuration lacks something.
     """
-    if wire.RECORD not in message.content:
+    body = wire.body_of(message.content)
+    if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
-    body = bytes(message.content[wire.RECORD][wire.BODY])  # type: ignore[arg-type]
     settings = site_settings(context.node_config, learns=False)
     with SumSite(settings, _Summand(message, context, call_next)) as site:
         answer = site.handle_bytes(body)
@@ -64,10 +65,15 @@ class _Summand:
         request = decode_request(broadcast)
         if request.run_config != dict(self.context.run_config):
             raise RequestRefused("the server has another run configuration than this client")
+        # The digest does not cover Flower's metadata, which say what function is called.
+        wanted = "evaluate" if request.evaluate else "train"
+        if self.message.metadata.message_type != wanted:
+            raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         return task_of(request, broadcast, step)
 
     def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
         request = decode_request(broadcast)
+        self._check_weight_key(request.keys[2], folder)
         if request.weigh and folder.load(_WEIGHED) is not None:
             raise RequestRefused("the weight was told once in this session (D2)")
         content = self._call(request)
@@ -81,6 +87,18 @@ class _Summand:
         if request.weigh:
             folder.save(_WEIGHED, b"")
         return found
+
+    @staticmethod
+    def _check_weight_key(key: str, folder: StateFolder) -> None:
+        """Hold the server to the name of the weight that it gave first in the session.
+
+        Under another name what was the weight would be a metric like others (D2).
+        """
+        known = folder.load(_WEIGHT_KEY)
+        if known is None:
+            folder.save(_WEIGHT_KEY, key.encode())
+        elif known != key.encode():
+            raise RequestRefused("the weight had another name in this session (D2)")
 
     def _call(self, request: MeanRequest) -> RecordDict:
         """Call the app's function with what the digest covers, and nothing else."""

@@ -10,10 +10,17 @@ from codream_secure.flower.wire import NO_SESSION, Answer, Message, decode_answe
 
 # A site that gave no answer so often in a row is asked, but nothing is put off for its sake.
 _PATIENCE = 3
+# Of what a site says of its refusal, characters that are kept.
+_LONGEST = 500
 
 # Takes encoded messages by site, returns the encoded answers of those that answered in time.
 Carry = Callable[[Mapping[int, bytes]], Mapping[int, bytes]]
 Tell = Callable[[str], None]
+
+
+def one_line(text: str) -> str:
+    """Return what another party says as it may stand in a log: short, on one line, printable."""
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
 
 
 @dataclass(slots=True)
@@ -44,7 +51,7 @@ class Sites:
 
     Attributes:
         traffic: what moved so far.
-        refused: by site, the last reason that it gave.
+        refused: by site, the last reason that it gave, cut to one line.
         present: sites that take part in the session.
         unfit: sites that cannot take part, and are asked nothing more.
         silent: by site, how many messages in a row it has not answered, or refused.
@@ -86,9 +93,9 @@ class Sites:
             except msgspec.DecodeError as error:
                 answer = Answer(refused=f"not an answer: {error}")
             if answer.refused:
-                self.refused[site] = answer.refused
-                self.tell(f"site {site} refused: {answer.refused}")
-                if answer.refused.endswith(NO_SESSION):
+                reason = self.refused[site] = one_line(answer.refused)
+                self.tell(f"site {site} refused: {reason}")
+                if reason.endswith(NO_SESSION):
                     self.present.discard(site)  # it is greeted again
             if answer.beside or not answer.refused:
                 found[site] = answer

@@ -24,6 +24,7 @@ from protocols.client import Inputs
 from protocols.params import Task
 from protocols.policy import most_colluders
 
+# The last step whose inputs were computed, and the digest of its broadcast.
 _ASKED = "asked"
 _NO_SPEC = (0, 0, 0, 0)  # no images take part in sums alone
 
@@ -127,10 +128,19 @@ class SumSite(Site):
         """Return what is summed and the site's part, which is computed once (D1, D5).
 
         A request that was answered before gets no inputs: its stored answer is sent again.
+
+        Raises:
+            RequestRefused: an earlier step, or the same one otherwise; nothing is computed.
         """
         task = self._summand.task(message.broadcast, message.step)
-        if self._folder.load(_ASKED) == task.broadcast_digest:
-            return task, {}
+        kept = self._folder.load(_ASKED)
+        asked = (task.step, task.broadcast_digest)
+        if kept is not None:
+            last = msgspec.msgpack.decode(kept, type=tuple[int, bytes])
+            if asked == last:
+                return task, {}
+            if task.step <= last[0]:
+                raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
         inputs = self._summand.inputs(message.broadcast, self._folder)
-        self._folder.save(_ASKED, task.broadcast_digest)
+        self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
         return task, inputs

@@ -4,6 +4,9 @@ All of it passes through the SuperLink. Nothing here is secret: shares are seale
 recipients and inputs are masked, as in `protocols`.
 """
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import msgspec
 
 from protocols.params import ThreatModel
@@ -190,6 +193,27 @@ _DECODER = msgspec.msgpack.Decoder(Message)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _PRESENT = msgspec.msgpack.Decoder(Present)
 _JOINED = msgspec.msgpack.Decoder(Joined)
+_T = TypeVar("_T")
+
+
+def body_of(content: Mapping[str, object]) -> bytes | None:
+    """Return the bytes in the content of a Flower message; None if it holds none."""
+    record = content.get(RECORD)
+    body = record.get(BODY) if isinstance(record, Mapping) else None
+    return body if isinstance(body, bytes) else None
+
+
+def decode_with(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
+    """Decode what another party sent.
+
+    Raises:
+        msgspec.DecodeError: the bytes are none of these; whatever msgspec itself raises.
+    """
+    try:
+        return decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        # msgspec lets these through: text that is no UTF-8, or lists too deep in each other.
+        raise msgspec.DecodeError(f"malformed: {error}") from None
 
 
 def encode(message: _Message | Answer) -> bytes:
@@ -203,7 +227,7 @@ def decode(data: bytes) -> Message:
     Raises:
         msgspec.DecodeError: the bytes are none.
     """
-    message: Message = _DECODER.decode(data)
+    message: Message = decode_with(_DECODER, data)
     return message
 
 
@@ -213,7 +237,7 @@ def decode_answer(data: bytes) -> Answer:
     Raises:
         msgspec.DecodeError: the bytes are none.
     """
-    return _ANSWER.decode(data)
+    return decode_with(_ANSWER, data)
 
 
 def decode_present(data: bytes) -> Present:
@@ -222,7 +246,7 @@ def decode_present(data: bytes) -> Present:
     Raises:
         msgspec.DecodeError: the bytes are none.
     """
-    return _PRESENT.decode(data)
+    return decode_with(_PRESENT, data)
 
 
 def decode_joined(data: bytes) -> Joined:
@@ -231,4 +255,4 @@ def decode_joined(data: bytes) -> Joined:
     Raises:
         msgspec.DecodeError: the bytes are none.
     """
-    return _JOINED.decode(data)
+    return decode_with(_JOINED, data)

@@ -343,6 +343,113 @@ def test_a_weight_is_no_metric(nodes):
     assert "not a metric" in grid.server.sites.refused[0]
 
 
+def test_the_weight_has_one_name_in_a_session(nodes):
+    there = nodes()
+    grid = secure(there)
+    ask(grid, START, 1)
+    # Under another name a client's number of examples would be a metric like others.
+    grid._weighted_by = "loss"
+    assert ask(grid, START, 2) == []
+    assert "another name in this session" in grid.server.sites.refused[0]
+    assert {r for _, r in there.trained} == {1}
+
+
+def test_the_number_of_examples_is_no_metric_whatever_the_weight_is_called(nodes):
+    grid = secure(nodes(), train_metrics=("num-examples",), weighted_by_key="loss")
+    assert ask(grid, START, 1) == []
+    assert "num-examples is not a metric" in grid.server.sites.refused[0]
+
+
+@pytest.mark.parametrize("kind", ["train.none", "evaluate", "query"])
+def test_a_server_cannot_choose_the_function_of_one_client(nodes, kind):
+    """Functions that add nothing at all others would leave one client's update alone in the sum."""
+    there = nodes(malicious=True)
+    app, called = there.app, []
+
+    def with_another(site):
+        found = app(site)
+
+        @found.train("none")
+        def none(message, context):
+            called.append(site)
+            return reply(message, {"arrays": message.content["arrays"]})
+
+        return found
+
+    answer = there.answer
+
+    def lie(site, message):
+        if site != 0 and isinstance(decoded(message), wire.Ask):
+            message.metadata.__dict__["_message_type"] = kind
+        return answer(site, message)
+
+    there.app, there.answer = with_another, lie
+    grid = secure(there)
+    assert ask(grid, START, 1) == []
+    assert called == []
+    assert {c for c, _ in there.trained} == {0}
+    assert all("'train' messages only" in grid.server.sites.refused[c] for c in (1, 2, 3))
+
+
+def test_an_evaluation_is_no_training(nodes):
+    there = nodes()
+    grid = secure(there, evaluate_metrics=("acc",))
+    there.answer = as_type(there.answer, "train")
+    strategy = FedAvg()
+    asked = strategy.configure_evaluate(1, START, ConfigRecord(), grid)
+    assert grid.send_and_receive(asked) == []
+    assert there.trained == []
+    assert "'evaluate' messages only" in grid.server.sites.refused[0]
+
+
+def as_type(answer, kind):
+    def changed(site, message):
+        message.metadata.__dict__["_message_type"] = kind
+        return answer(site, message)
+
+    return changed
+
+
+@pytest.mark.parametrize("old", [0, 1])
+def test_a_step_of_before_trains_nothing(nodes, old):
+    """Asked otherwise for a step that was answered, or never was but is passed: refused at once."""
+    there = nodes()
+    there.fault = lambda s, m: "before" if isinstance(m, wire.Ask) and m.step == 0 else None
+    grid = secure(there)
+    ask(grid, START, 1)
+    there.fault = lambda *_: None
+    ask(grid, START, 2)
+    last = [m for s, m in there.sent if s == 0 and isinstance(decoded(m), wire.Ask)][-1]
+    asked = decoded(last)
+    assert asked.step == 1
+    request = msgspec.structs.replace(
+        decode_request(asked.broadcast), step=old, config={"server-round": 7}
+    )
+    lie = msgspec.structs.replace(asked, step=old, broadcast=encode_request(request))
+    trained = list(there.trained)
+    answer = wire.decode_answer(sent(there, lie))
+    assert f"step {old} after step 1" in answer.refused
+    assert there.trained == trained
+    # What was answered is still answered with the same bytes, without the app.
+    assert sent(there, asked) == sent(there, asked)
+    assert not wire.decode_answer(sent(there, asked)).refused
+    assert there.trained == trained
+
+
+def sent(there, message):
+    """Return site 0's answer to a message of training."""
+    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(message)})})
+    message = Message(content, dst_node_id=100, message_type="train")
+    return there.answer(0, message).content[wire.RECORD][wire.BODY]
+
+
+@pytest.mark.parametrize("body", ["x", 2**40, [b"x"]])
+def test_a_body_that_is_no_bytes_is_refused(nodes, body):
+    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})})
+    with pytest.raises(RequestRefused, match="masks only"):
+        nodes().answer(0, Message(content, dst_node_id=100, message_type="train"))
+
+
 def test_without_examples_there_is_no_mean(nodes, monkeypatch):
     for c in range(CLIENTS):
         monkeypatch.setitem(EXAMPLES, c, 0)
@@ -489,7 +596,15 @@ def test_a_request_that_asks_too_much_is_refused(change, told):
         decode_request(encode_request(msgspec.structs.replace(ASKED, **change)))
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50])
+NO_TEXT = encode_request(ASKED).replace(b"num-examples", b"num-\xffxamples")
+TOO_DEEP = encode_request(ASKED).replace(b"\x80\x80", b"\x81\xa1x" + b"\x91" * 5000 + b"\xc0\x80")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50, NO_TEXT, TOO_DEEP],
+    ids=range(6),
+)
 def test_bytes_that_are_no_request_are_refused(data):
     with pytest.raises(RequestRefused, match="not a request"):
         decode_request(data)
