@@ -7,12 +7,15 @@ The site is what the SuperNode's ``--node-config`` says:
 - ``data``: an .npz file, a dataset's name, or ``module:function`` that returns a `Dataset`.
 - ``model``: its own architecture, a name or ``module:function``; without it the run's for it.
 - ``whole`` (true): all of the training part is this site's; false: its part of the run's partition.
-- ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model.
+- ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model; there
+  ``rejoin`` (false) allows sites that missed a step to be back in the next one.
+- ``max-epsilon``, ``max-delta``: what all runs may spend, see `flower.allowance`.
 """
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from codream_secure.errors import RequestRefused
 from codream_secure.flower import wire
 from codream_secure.flower.node import site_settings
 from codream_secure.flower.site import Site
@@ -25,10 +28,16 @@ app = ClientApp()
 
 @app.query(wire.ACTION)
 def secure(message: Message, context: Context) -> Message:
-    """Answer one message of the coordinator."""
-    body = message.content[wire.RECORD][wire.BODY]
+    """Answer one message of the coordinator.
+
+    Raises:
+        RequestRefused: it holds no message.
+    """
+    body = wire.body_of(message.content)
+    if body is None:
+        raise RequestRefused("not a message of a coordinator")
     settings = site_settings(context.node_config)
     with Site(settings, patience=_PATIENCE) as site:
-        answer = site.handle(wire.decode(bytes(body)))  # type: ignore[arg-type]
+        answer = site.handle(wire.decode(body))
     content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(answer)})})
     return Message(content, reply_to=message)

@@ -206,7 +206,7 @@ class Coordinator:
         """Let a site in; returns why not, if it cannot be."""
         try:
             found = decode_present(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.DecodeError as error:
             return f"it sent what cannot be used: {error}"
         if reason := self._unfit(site, found):
             return reason

@@ -172,7 +172,18 @@ class Images(_Message, frozen=True):
 
 
 Message = (
-    Who | Hello | Begin | Advertise | Share | Ask | Confirm | Unmask | Evidence | Learn | Images | End
+    Who
+    | Hello
+    | Begin
+    | Advertise
+    | Share
+    | Ask
+    | Confirm
+    | Unmask
+    | Evidence
+    | Learn
+    | Images
+    | End
 )
 
 
