@@ -9,7 +9,7 @@ from machines import OPTIONS, PRIVATE, Machines
 from codream_secure.client import Client
 from codream_secure.config import Config
 from codream_secure.errors import UserError
-from codream_secure.flower import wire
+from codream_secure.flower import history, wire
 from codream_secure.flower.journal import Journal
 from codream_secure.flower.remote_sums import RemoteSums
 from codream_secure.flower.site import Site
@@ -37,10 +37,11 @@ def sums(monkeypatch):
         put_in.setdefault(broadcast, []).append(found)
         return found
 
-    def summed(self, task, broadcast, *arguments, **options):
+    def summed(self, task, public, *arguments, **options):
+        broadcast = public[history.SIZE :]
         steps.append(task.step)
         before = len(put_in.get(broadcast, ()))
-        result = total(self, task, broadcast, *arguments, **options)
+        result = total(self, task, public, *arguments, **options)
         assert before == 0
         parts = put_in[broadcast]
         if len(parts) == len(result.survivors):
@@ -203,7 +204,9 @@ def test_in_the_middle_of_a_round_sums_are_taken_from_the_journal(tmp_path, mach
     coordinator = there.coordinator(OPTIONS, journal=journal)
     first = next(coordinator.run())
     asked = [m for _, m in there.messages if isinstance(m, wire.Ask)][before:]
-    assert {type(decode_request(m.broadcast)).__name__ for m in asked} == {"EvaluateRequest"}
+    assert {type(decode_request(m.broadcast[history.SIZE :])).__name__ for m in asked} == {
+        "EvaluateRequest"
+    }
     simulation = Simulation(Config.from_options(OPTIONS), compare_independent=False)
     next(simulation.rounds())
     assert (first.dreams[0].pixels == simulation.dreams[0].pixels).all()
@@ -230,7 +233,7 @@ def test_class_means_are_asked_once_whatever_happens(tmp_path, machines):
         (site, message)
         for site, message in there.messages
         if isinstance(message, wire.Ask)
-        and isinstance(decode_request(message.broadcast), StatisticsRequest)
+        and isinstance(decode_request(message.broadcast[history.SIZE :]), StatisticsRequest)
     ]
     assert len(asked) == 4
     assert coordinator._group.images is None

@@ -146,8 +146,8 @@ def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
     assert len(asks(there, wire.Advertise)) == len(asks(there, wire.Share)) == 4
     assert [m.beside.batch.number for _, m in asks(there, wire.Unmask) if m.beside] == [1] * 4
     assert sorted({m.batch.number for _, m in asks(there, wire.Ask)}) == [0, 1]
-    # Hello, two of keys, two a sum, and one to learn.
-    assert coordinator.sites.traffic.round_trips == 1 + 2 + 2 * 4 + 1
+    # Hello, two of keys, two a sum, one to learn, and one to end.
+    assert coordinator.sites.traffic.round_trips == 1 + 2 + 2 * 4 + 1 + 1
     simulation = Simulation(Config.from_options({**OPTIONS, "rounds": 1}))
     list(simulation.rounds())
     assert (first.dreams[0].pixels == simulation.dreams[0].pixels).all()
