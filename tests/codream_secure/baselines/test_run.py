@@ -226,8 +226,8 @@ def test_distributed_dpsgd_charges_what_is_aborted(tiny):
 
 
 def test_distributed_dpsgd_is_near_the_gradient_without_noise(tiny):
-    """At a huge budget its first step is that of the clipped mean gradient."""
-    options = {"models": "mlp", "dp_eps": 1000.0, "dp_steps": 1, "rounds": 1, "dp_lr": 1.0}
+    """At a large budget its first step is nearly that of the clipped mean gradient."""
+    options = {"models": "mlp", "dp_eps": 50.0, "dp_steps": 1, "rounds": 1, "dp_lr": 1.0}
     run = build(tiny, "dpsgd-secure", **options)
     start, everybody = copy.deepcopy(run.baseline.model), run.federation
     grid = run.baseline._grid
