@@ -27,7 +27,6 @@ from codream_secure.messages import (
     asked_labels,
     decode_request,
     digest,
-    encode,
     sections,
 )
 from codream_secure.privacy.class_statistics import OwnStatistics
@@ -160,7 +159,7 @@ class Client:
         if isinstance(request, EvaluateRequest):
             return {"accuracy": self._accuracy()}
         if isinstance(request, LabelRequest) and request.noisy is not None:
-            return {"labels": self._noisy_labels(request, request.noisy, step)}
+            return {"labels": self._noisy_labels(request, request.noisy, step, seen)}
         values: dict[str, NDArray[np.floating]] = {}
         if isinstance(request, DreamRequest):
             values |= dream_contribution(self.teacher, self._scale, request)
@@ -182,7 +181,7 @@ class Client:
         }
 
     def _noisy_labels(
-        self, request: LabelRequest, asked: NoisyTerms, step: int
+        self, request: LabelRequest, asked: NoisyTerms, step: int, seen: bytes
     ) -> NDArray[np.uint32]:
         """Return the labels of the dreams with this client's share of noise.
 
@@ -198,7 +197,7 @@ class Client:
         stack = values + (0.5 - 1 / request.classes)
         key = hkdf(self._rounding_seed, "labels", step.to_bytes(8, "big"))
         integers = grid.integers(stack, rotation(request), key)
-        return self._releases.codes(integers, step, digest(encode(request)))
+        return self._releases.codes(integers, step, seen)
 
     def _accuracy(self) -> NDArray[np.uint32]:
         """Return what `EvaluateRequest` asks for."""

@@ -137,7 +137,6 @@ class Coordinator:
         self._group = DreamGroup((), (), self.aggregator, self.config, spec, self._scale, device, 0)
         self.student = self._build_student()
         self.finished: list[Round] = []
-        self._images: Images | None = None
         self._told: list[Images | Learn] = []
         self._heard: dict[int, int] = {}
         self.aggregator.history = beginning(self._hello())
@@ -252,17 +251,17 @@ class Coordinator:
         terms = self._statistics_terms()
         if terms is None:
             return
-        self._images = Images(b"", 0)
+        sent = Images(b"", 0)
         # It is asked once: what was aborted, or cut off by a crash, is charged all the same.
         with contextlib.suppress(StepAborted):
             answer = self.aggregator.sum(terms.request())
             totals = answer.totals["statistics"].astype("<u4").tobytes()
-            self._images = Images(totals, answer.count)
-        self._group.images = self._class_images()
+            sent = Images(totals, answer.count)
+        self._group.images = self._class_images(sent)
         if self._group.images is not None:
             draw = generator(self.config.run.seed or 0, "class images", "server")
             learn_images(self.student, self._group.images, self._scale, draw)
-        self._tell_sites(self._images)
+        self._tell_sites(sent)
 
     def _statistics_terms(self) -> StatisticsTerms | None:
         from codream_secure.privacy.plan import PrivacyPlan  # noqa: PLC0415 - opacus is slow
@@ -270,10 +269,10 @@ class Coordinator:
         plan = PrivacyPlan.of(self.config, self._share * len(self.sites.roster), self._spec)
         return None if plan is None else plan.statistics
 
-    def _class_images(self) -> ClassImages | None:
-        """Return the class means that dreams start from; None if there are none."""
-        terms, sent = self._statistics_terms(), self._images
-        if terms is None or sent is None or not sent.count:
+    def _class_images(self, sent: Images) -> ClassImages | None:
+        """Return the class means that dreams start from; None if they came to no sum."""
+        terms = self._statistics_terms()
+        if terms is None or not sent.count:
             return None
         totals = np.frombuffer(sent.totals, "<u4").astype(np.uint32)
         per_class = self._share * len(self.sites.roster) / self._spec.classes
@@ -317,7 +316,6 @@ class Coordinator:
                 group=self._group.state(),
                 next_step=self.aggregator.next_step,
                 sums=self.aggregator.begun,
-                images=None if self._images is None else (self._images.totals, self._images.count),
                 told=[encode(message) for message in self._told],
                 ledger=self.ledger.state(),
                 traffic=self.sites.traffic,
@@ -342,9 +340,8 @@ class Coordinator:
             if isinstance(message, Images | Learn):
                 self._told.append(message)
                 self.aggregator.history = after(self.aggregator.history, message)
-        if state.images is not None:
-            self._images = Images(*state.images)
-            self._group.images = self._class_images()
+            if isinstance(message, Images):
+                self._group.images = self._class_images(message)
         dreams = tuple(LabelledDreams(pixels.numpy(), targets) for pixels, targets in state.dreams)
         for one in state.rounds:
             kept = dreams if one is state.rounds[-1] else ()

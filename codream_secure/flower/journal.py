@@ -30,7 +30,7 @@ from codream_secure.flower.sites import Traffic
 from codream_secure.state_folder import StateFolder
 from protocols.params import Phase
 
-FORMAT = 2
+FORMAT = 1
 _FOLDER = "state"
 _RUN, _STATE, _BATCH, _STEP = "run", "state", "next-batch", "step-"
 
@@ -78,8 +78,6 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         group: dreams and counters; the protocol's keys are never stored.
         next_step: of the protocol; records of steps before it are of no use.
         sums: begun so far, evaluations included.
-        images: the noisy sum of class statistics as the sites were sent it (see `wire.Images`);
-            None: none was asked for.
         told: what sites were sent to learn from, encoded, in order.
         ledger: bytes.
         traffic: what really moved.
@@ -92,7 +90,6 @@ class ServerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     group: GroupState
     next_step: int
     sums: int
-    images: tuple[bytes, int] | None
     told: list[bytes]
     ledger: LedgerState
     traffic: Traffic
