@@ -132,6 +132,7 @@ def row(name: str, options: Mapping[str, object], runs: list[Outcome]) -> dict[s
         "spread of seeds": max(abs(r.accuracy("clients_mean") - mean["clients"]) for r in runs),
         "MB up": runs[0].summary["bytes"]["per_client_up"] / 1e6,
         "MB down": runs[0].summary["bytes"]["per_client_down"] / 1e6,
+        "round trips": runs[0].summary["round_trips"],
         "seconds": max(r.summary["seconds"]["total"] for r in runs),
         "command": command(options),
     }
@@ -166,6 +167,7 @@ def fast(bench: Bench) -> Part:
         "pixels": SKEWED,
         "fast, as many dreams": {**FAST, "dreams": 128},
         "fast, half of the dreams": FAST,
+        "the same, batches side by side": {**FAST, "side_by_side": True},
     }
     runs = {name: bench.over_seeds(options, digits()) for name, options in cases.items()}
     rows = [row(name, cases[name], runs[name]) for name in cases]

@@ -84,8 +84,7 @@ def images_of(
     )  # fmt: skip
     group.begin_round(1)
     if real is None:
-        for batch in range(COMMON["dream_batches"]):
-            group.synthesise(1, batch, None, lambda: None)
+        group.synthesise(1, None, lambda: None)
         return group.buffer
     total = torch.zeros(len(real), everybody.spec.classes)
     for member in members:

@@ -63,10 +63,12 @@ def _observed_logits(teacher: Teacher, dreams: Tensor, request: LabelRequest) ->
     """Return the logits of finished dreams; R_bn's memory takes them in if it is asked to."""
     if not request.statistics_momentum:
         return teacher(dreams)
-    with FeatureStatistics(teacher.model) as statistics:
-        logits = teacher(dreams)
-    teacher.memory.take(statistics, request.statistics_momentum)
-    return logits
+    logits = []
+    for batch in dreams.chunk(request.batches):
+        with FeatureStatistics(teacher.model) as statistics:
+            logits.append(teacher(batch))
+        teacher.memory.take(statistics, request.statistics_momentum)
+    return torch.cat(logits)
 
 
 def _confidence(logits: Tensor) -> Tensor:

@@ -88,6 +88,9 @@ class DreamConfig:
     rounds: int | None = _option(None, "rounds of dreaming and learning", min=1)
     dreams: int | None = _option(None, "dreams in a batch", min=1)
     dream_batches: int | None = _option(None, "batches of dreams a round", min=1)
+    side_by_side: bool = _option(
+        False, "move a round's batches side by side: one sum a step for all, fewer round trips"
+    )
     dream_steps: int | None = _option(None, "global steps a batch (R)", min=0)
     label_last_step: bool = _option(
         False, "fast: the last step's broadcast also asks for labels, in place of one more"
@@ -144,6 +147,16 @@ class DreamConfig:
     generator_reset: int = _option(
         0, "fast: round before which the generator's first layer is drawn anew; 0: never", min=0
     )
+
+    @property
+    def syntheses(self) -> int:
+        """Return how many syntheses a round has, one after another."""
+        return 1 if self.side_by_side else set_(self.dream_batches)
+
+    @property
+    def sums_per_synthesis(self) -> int:
+        """Return how many sums a synthesis takes: its steps, and one for labels."""
+        return set_(self.dream_steps) + (not self.label_last_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

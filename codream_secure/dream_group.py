@@ -23,6 +23,7 @@ from codream_secure.dreaming.generated_dreams import (
 from codream_secure.dreaming.pixel_dreams import DreamSource, PixelDreams
 from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.public_dreams import smooth_noise
+from codream_secure.dreaming.side_by_side import SideBySide
 from codream_secure.dreaming.synthesis import (
     ClassMeans,
     Clips,
@@ -89,32 +90,48 @@ class DreamGroup:
             self._meta.begin_round(number)
 
     def synthesise(
-        self, number: int, batch: int, student: nn.Module | None, advance: Callable[[], None]
-    ) -> LabelledDreams | None:
-        """Make one batch of dreams and take it into the buffer.
+        self, number: int, student: nn.Module | None, advance: Callable[[], None]
+    ) -> list[LabelledDreams]:
+        """Make a round's batches of dreams and take them into the buffer.
 
         Args:
             number: of the round.
-            batch: of the round's batches.
             student: frozen, in eval mode, for adaptive teaching; or None.
             advance: called after every aggregation.
 
         Returns:
-            The dreams with their labels; None if all attempts at labels were aborted.
+            Batches with their labels, in order; without those whose labels were aborted.
         """
-        noise = generator(self._seed, "dreams", *self.name, number, batch)
-        source, released = self._source(noise)
-        noise_bytes = source.dreams().numel()
+        batches = range(set_(self.config.dream.dream_batches))
+        together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
+        found = []
+        for some in together:
+            found += self._synthesise(number, some, student, advance)
+        return found
+
+    def _synthesise(
+        self,
+        number: int,
+        batches: Sequence[int],
+        student: nn.Module | None,
+        advance: Callable[[], None],
+    ) -> list[LabelledDreams]:
+        """Make some of a round's batches side by side."""
+        noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
+        starts = [self._source(noise) for noise in noises]
+        sources = [source for source, _ in starts]
+        source = sources[0] if len(sources) == 1 else SideBySide(sources)
+        start_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
             self.scale,
-            synthesis_settings(self.config, self.spec, self.weight_cap),
+            synthesis_settings(self.config, self.spec, self.weight_cap, batches=len(batches)),
             clips=self._clips,
-            noise=noise,
-            position=(number, batch),
+            noise=noises[0],
+            position=(number, batches[0]),
             student=student,
             label_plan=self.label_plan,
-            released=released,
+            released=_joined([released for _, released in starts]),
         )
         dream = self.config.dream
         for _ in range(set_(dream.dream_steps) - dream.label_last_step):
@@ -126,16 +143,18 @@ class DreamGroup:
         finish = synthesis.labelled_step if dream.label_last_step else synthesis.label
         labelled = finish(self.aggregator)
         advance()
-        if isinstance(source, PixelDreams):
+        if self._meta is None:
             for _ in self.members:
-                self.aggregator.could_save("starting noise, from a public seed", noise_bytes)
+                self.aggregator.could_save("starting noise, from a public seed", start_bytes)
         self.rolled_back += synthesis.rolled_back
-        if self._meta is not None and isinstance(source, GeneratedDreams):
-            self.rolled_back += not self._meta.learn_from(source)
-        if labelled is not None:
-            dreams = self.scale.from_pixels(labelled.pixels)
-            self.buffer.add(dreams, labelled.targets.to(self.device))
-        return labelled
+        for one in sources:
+            if self._meta is not None and isinstance(one, GeneratedDreams):
+                self.rolled_back += not self._meta.learn_from(one)
+        found = [] if labelled is None else labelled.split(len(batches))
+        for batch in found:
+            dreams = self.scale.from_pixels(batch.pixels)
+            self.buffer.add(dreams, batch.targets.to(self.device))
+        return found
 
     def state(self) -> GroupState:
         """Return what a checkpoint holds of it; members are stored on their own."""
@@ -188,7 +207,15 @@ class DreamGroup:
         return self.config.run.seed or 0
 
 
-def synthesis_settings(config: Config, spec: InputSpec, weight_cap: int) -> SynthesisSettings:
+def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
+    """Return the class means that batches side by side began at, if they did."""
+    found = [one for one in released if one is not None]
+    return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
+
+
+def synthesis_settings(
+    config: Config, spec: InputSpec, weight_cap: int, *, batches: int = 1
+) -> SynthesisSettings:
     """Return what a resolved configuration says of a synthesis."""
     dream, learning = config.dream, config.learning
     return SynthesisSettings(
@@ -211,6 +238,7 @@ def synthesis_settings(config: Config, spec: InputSpec, weight_cap: int) -> Synt
         label_clip=learning.label_clip,
         kd_temperature=label_temperature(config),
         weight_cap=weight_cap,
+        batches=batches,
     )
 
 

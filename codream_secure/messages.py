@@ -87,7 +87,8 @@ class DreamRequest(
     the answer is the pseudo-gradient: how far the copy moved, in the same units.
     ``statistics_momentum`` is the share of earlier dreams in R_bn's statistics.
     ``weight_cap`` W: a client with w examples multiplies what it sends by min(w, W) / W; 0: clients
-    count alike. ``labels``: asks for soft labels of these dreams in the same answer.
+    count alike. ``labels``: asks for soft labels of these dreams in the same answer. ``batches``:
+    as how many batches of one size the dreams count, side by side: the loss is the sum of theirs.
     """
 
     version: int
@@ -106,6 +107,7 @@ class DreamRequest(
     student: Student | None = None
     weight_cap: int = 0
     labels: Labels | None = None
+    batches: int = 1
 
 
 class LabelRequest(
@@ -119,6 +121,7 @@ class LabelRequest(
     take these dreams into R_bn's running statistics; 0: not. ``weight_cap`` as in `DreamRequest`;
     with it, unless confidences are asked for, weights are a sum of their own. ``noisy``: under
     client-level DP, the terms of the noise; labels are then integers of `privacy.client_labels`.
+    ``batches`` as in `DreamRequest`.
     """
 
     version: int
@@ -135,6 +138,7 @@ class LabelRequest(
     statistics_momentum: float = 0.0
     weight_cap: int = 0
     noisy: NoisyTerms | None = None
+    batches: int = 1
 
 
 class SoftLabels(
@@ -268,6 +272,8 @@ def decode_request(data: bytes) -> AskedOfClient:
 def _check_dreams(request: Request) -> None:
     if min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape):
         raise RequestRefused("the dreams do not fill the announced shape")
+    if not 1 <= request.batches <= request.shape[0] or request.shape[0] % request.batches:
+        raise RequestRefused(f"{request.shape[0]} dreams are not {request.batches} equal batches")
     student = request.student if isinstance(request, DreamRequest) else None
     if student and len(student.logits) != 4 * request.shape[0] * student.classes:
         raise RequestRefused("the student's logits do not fit the dreams")
@@ -323,6 +329,7 @@ def asked_labels(request: Asked) -> LabelRequest | None:
         weighting=asked.weighting,
         statistics_momentum=request.statistics_momentum,
         weight_cap=request.weight_cap,
+        batches=request.batches,
     )
 
 

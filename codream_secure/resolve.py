@@ -130,6 +130,11 @@ _RULES = (
         "cannot be used with --dp-unit client: labels are probabilities with integer noise",
     ),
     Rule(
+        ("side_by_side",),
+        lambda c: not c.private_clients,
+        "cannot be used with --dp-unit client: a batch has a release of its own",
+    ),
+    Rule(
         FAST_ONLY,
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",

@@ -223,18 +223,14 @@ class Simulation:
 
     def _dream(self, number: int) -> None:
         """Synthesise the round's batches; those whose labels were aborted are left out."""
-        batches = set_(self.config.dream.dream_batches)
-        steps = set_(self.config.dream.dream_steps)
-        total = len(self.groups) * batches * (steps + (not self.config.dream.label_last_step))
+        dream = self.config.dream
+        total = len(self.groups) * dream.syntheses * dream.sums_per_synthesis
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
         student, found = self._asked_student(number), len(self.dreams)
         self.ledger.begin_round(number)
         for group in self.groups:
             group.begin_round(number)
-            for batch in range(batches):
-                labelled = group.synthesise(number, batch, student, self._progress.advance)
-                if labelled is not None:
-                    self.dreams.append(labelled)
+            self.dreams += group.synthesise(number, student, self._progress.advance)
         self.unlabelled_rounds += len(self.dreams) == found
 
     def _asked_student(self, number: int) -> nn.Module | None:
@@ -402,12 +398,9 @@ class Simulation:
         return set_(self.config.dream.rounds)
 
     @property
-    def _sums_per_batch(self) -> int:
-        """Aggregations that a batch of dreams takes: its steps, and one for labels."""
-        dream = self.config.dream
-        if self.config.private_clients:
-            return 1
-        return set_(dream.dream_steps) + (not dream.label_last_step)
+    def _sums_per_synthesis(self) -> int:
+        """Aggregations that a synthesis takes; where clients are private, that of labels alone."""
+        return 1 if self.config.private_clients else self.config.dream.sums_per_synthesis
 
     @property
     def _releases(self) -> int:
@@ -467,14 +460,14 @@ class Simulation:
 
     def _aggregator(self, roster: tuple[int, ...], tap: Tap | None) -> Aggregator:
         answers = {c: self.federation.members[c].client.answer for c in roster}
-        secure, batches = self.config.secure, set_(self.config.dream.dream_batches)
+        secure, sums = self.config.secure, self._sums_per_synthesis
         settings = AggregationSettings(
             roster=roster,
             threshold=secure.threshold,
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
-            key_steps=secure.key_steps or self._sums_per_batch,
-            expected_steps=self._rounds * batches * self._sums_per_batch + self._releases,
+            key_steps=secure.key_steps or sums,
+            expected_steps=self._rounds * self.config.dream.syntheses * sums + self._releases,
             dropout=secure.dropout,
             seed=self._seed,
         )

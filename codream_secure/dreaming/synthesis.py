@@ -61,6 +61,7 @@ class SynthesisSettings:
         label_clip: public range of a logit.
         kd_temperature: at which probabilities are taken.
         weight_cap: largest weight of a client; 0: clients count alike.
+        batches: that are made in one synthesis, side by side.
     """
 
     classes: int
@@ -82,6 +83,7 @@ class SynthesisSettings:
     label_clip: float
     kd_temperature: float
     weight_cap: int
+    batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ class LabelledDreams:
 
     pixels: NDArray[np.uint8]
     targets: Tensor
+
+    def split(self, batches: int) -> list["LabelledDreams"]:
+        """Return the batches that were made side by side, in order."""
+        parts = zip(np.split(self.pixels, batches), self.targets.chunk(batches), strict=True)
+        return [LabelledDreams(pixels, targets) for pixels, targets in parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +131,9 @@ class Clips:
 
 
 class DreamSynthesis:
-    """One batch of dreams from their start to soft labels (CoDream Algorithm 1).
+    """One batch of dreams, or several side by side, from their start to soft labels.
+
+    CoDream Algorithm 1.
 
     Args:
         source: holds the dreams and moves them.
@@ -182,6 +191,7 @@ class DreamSynthesis:
             student=self._student_logits(pixels),
             weight_cap=s.weight_cap,
             labels=self._labels() if with_labels else None,
+            batches=s.batches,
         )
 
     def _labels(self) -> Labels:
@@ -214,6 +224,7 @@ class DreamSynthesis:
             statistics_momentum=s.statistics_momentum,
             weight_cap=s.weight_cap,
             noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
+            batches=s.batches,
         )
 
     def public_step(self) -> None:

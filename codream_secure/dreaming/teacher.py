@@ -63,7 +63,7 @@ def prior_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
 def client_loss(
     teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
 ) -> Tensor:
-    """Return B times the weighted loss of CoDream Eq. 3.
+    """Return B times the weighted loss of CoDream Eq. 3, of one batch.
 
     Args:
         teacher: no gradient reaches its parameters.
@@ -93,18 +93,33 @@ def client_loss(
 def dream_gradient(
     teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of `client_loss` at the dreams.
+    """Return the gradients of the summed `client_loss` of all batches at the dreams.
 
     Args:
         teacher: see `client_loss`.
-        dreams: scaled images, float, shape (B, C, H, W).
+        dreams: scaled images of all batches, float, shape (B, C, H, W).
         request: see `client_loss`.
-        student: see `client_loss`.
+        student: its logits, float, shape (B, classes); needed if the request has a student.
 
     Returns:
         With respect to the dreams, shape (B, C, H, W), and to the student's logits, shape
         (B, classes), None without a student.
     """
+    count = request.batches
+    logits = [None] * count if student is None else student.chunk(count)
+    found = [
+        _batch_gradient(teacher, *batch, request)
+        for batch in zip(dreams.chunk(count), logits, strict=True)
+    ]
+    towards_student = [second for _, second in found if second is not None]
+    return torch.cat([first for first, _ in found]), (
+        torch.cat(towards_student) if towards_student else None
+    )
+
+
+def _batch_gradient(
+    teacher: Teacher, dreams: Tensor, student: Tensor | None, request: DreamRequest
+) -> tuple[Tensor, Tensor | None]:
     leaf = dreams.detach().requires_grad_()
     inputs = [leaf]
     if student is not None:

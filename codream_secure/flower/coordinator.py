@@ -28,7 +28,7 @@ from codream_secure.federation import run_model
 from codream_secure.flower.aggregator import RemoteAggregator
 from codream_secure.flower.history import after, beginning
 from codream_secure.flower.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
-from codream_secure.flower.learning import aggregation_settings
+from codream_secure.flower.learning import aggregation_settings, unfit_for_machines
 from codream_secure.flower.measure import accuracy
 from codream_secure.flower.sites import Carry, Sites, Tell
 from codream_secure.flower.wire import (
@@ -111,10 +111,8 @@ class Coordinator:
         tell: Tell = lambda _: None,
     ) -> None:
         self.config = resolve(config)
-        if not (self.config.secure.secure and self.config.dream.collaboration):
-            raise UserError("over machines sums are always masked, and dreams made together")
-        if self.config.private_clients:
-            raise UserError("--dp-unit client is for simulations; over machines use example")
+        if reason := unfit_for_machines(self.config):
+            raise UserError(reason)
         self._spec, self._scaling, self._share = spec, scaling, share
         self._identities, self._test, self._tell = identities, test, tell
         self._evaluates = not self.config.private if evaluates is None else evaluates
@@ -286,11 +284,7 @@ class Coordinator:
         student = None
         if dream.adaptive != "none" and number >= dream.adaptive_start:
             student = self.student.frozen_copy()
-        found = []
-        for batch in range(set_(dream.dream_batches)):
-            labelled = self._group.synthesise(number, batch, student, lambda: None)
-            if labelled is not None:
-                found.append(labelled)
+        found = self._group.synthesise(number, student, lambda: None)
         learned = self._tell_sites(Learn(number, tuple(self.aggregator.labels)))
         self._distil(number)
         pixels = hashlib.sha256(b"".join(one.pixels.tobytes() for one in found))

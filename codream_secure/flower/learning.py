@@ -20,11 +20,12 @@ from codream_secure.checkpoint import ClientState, Pair, decode_state, encode_st
 from codream_secure.config import Config, set_
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
+from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import RequestRefused
 from codream_secure.federation import Federation
 from codream_secure.flower.history import after, asked, beginning
 from codream_secure.flower.measure import accuracy
-from codream_secure.flower.site import Session, SiteSettings, Terms
+from codream_secure.flower.site import Session, SiteSettings, Terms, check_version
 from codream_secure.flower.wire import (
     VERSION,
     Ask,
@@ -42,6 +43,7 @@ from codream_secure.messages import (
     asked_labels,
     decode_request,
     digest,
+    pixels,
     sections,
 )
 from codream_secure.parallel import one_core_each
@@ -90,11 +92,7 @@ class Learning:
         Raises:
             UserError: another version, or settings that the site's data do not fit.
         """
-        if message.version != VERSION:
-            raise RequestRefused(
-                f"the server speaks version {message.version} and this site {VERSION}: "
-                "install the same codream-secure on both"
-            )
+        check_version(message.version)
         config = Config.from_options(message.options)
         _check_run(config, settings)
         terms = _terms(aggregation_settings(config, evaluates=True))
@@ -226,8 +224,9 @@ class Learning:
             request = None if broadcast is None else asked_labels(decode_request(broadcast))
             if request is None or request.round != found.round:
                 continue  # this site was not there when these dreams were labelled
-            pixels = np.frombuffer(request.dreams, np.uint8).reshape(request.shape)
-            buffer.add(federation.scale.from_pixels(pixels), _targets(request, found, federation))
+            labelled = LabelledDreams(pixels(request), _targets(request, found, federation))
+            for batch in labelled.split(request.batches):
+                buffer.add(federation.scale.from_pixels(batch.pixels), batch.targets)
         settings = acquisition_settings(federation, message.round)
         seed = federation.config.run.seed or 0
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
@@ -278,10 +277,8 @@ def _check_run(config: Config, settings: SiteSettings) -> None:
     Raises:
         RequestRefused: sums in the clear, clients as the unit, or code that the server names.
     """
-    if not (config.secure.secure and config.dream.collaboration):
-        raise RequestRefused("over machines sums are always masked, and dreams made together")
-    if config.private_clients:
-        raise RequestRefused("over machines the unit of privacy is one example")
+    if reason := unfit_for_machines(config):
+        raise RequestRefused(reason)
     if ":" in config.model.models and settings.model is None:
         raise RequestRefused("a function that makes models is this site's to name: model=...")
 
@@ -322,6 +319,15 @@ def _terms(settings: AggregationSettings) -> Terms:
     )
 
 
+def unfit_for_machines(config: Config) -> str:
+    """Return why a run can be simulated only; empty if it can be run over machines."""
+    if not (config.secure.secure and config.dream.collaboration):
+        return "over machines sums are always masked, and dreams made together"
+    if config.private_clients:
+        return "--dp-unit client is for simulations; over machines use example"
+    return ""
+
+
 def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSettings:
     """Return who takes part and how many sums there are, from the run's settings.
 
@@ -330,8 +336,7 @@ def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSetti
         evaluates: whether sites are asked for accuracies, once a round.
     """
     secure, dream = config.secure, config.dream
-    per_batch = set_(dream.dream_steps) + (not dream.label_last_step)
-    per_round = per_batch * set_(dream.dream_batches) + evaluates
+    per_round = dream.syntheses * dream.sums_per_synthesis + evaluates
     statistics = bool(config.private_training and config.privacy.statistics_eps)
     return AggregationSettings(
         roster=tuple(range(config.data.clients)),

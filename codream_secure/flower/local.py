@@ -67,7 +67,7 @@ class Local:
         self._sites, self._runs = tuple(sites), 0
         self._clients, self._insecure, self._quiet = clients, insecure, quiet
         self._dataset, self._malicious = dataset, threat_model == "malicious"
-        self._until = time.monotonic() + timeout
+        self.until = time.monotonic() + timeout
         self._settings: dict[str, Any] = {
             "clients": clients,
             "rounds": rounds,
@@ -111,7 +111,7 @@ class Local:
         self._spawn(name, "flwr", "run", str(self.out / "app"), "here", "--stream", *more)
         process, log = self.processes[name], self.out / f"{name}.log"
         summary = self.out / "run" / "summary.json"
-        while process.poll() is None and time.monotonic() < self._until:
+        while process.poll() is None and time.monotonic() < self.until:
             if _finished(summary, self._settings["rounds"]):
                 break
             if self._failed(log):

@@ -20,6 +20,7 @@ from codream_secure.flower import allowance
 from codream_secure.flower.allowance import Allowance
 from codream_secure.flower.wire import (
     NO_SESSION,
+    VERSION,
     Advertise,
     Answer,
     Ask,
@@ -301,3 +302,12 @@ class Site:
         task, inputs = self._contribution(message)
         masked = stored.masked_input(message.request, task, inputs)
         return Answer(masked, report=report or b"")
+
+
+def check_version(servers: int) -> None:
+    """Raise RequestRefused for a server that speaks another version."""
+    if servers != VERSION:
+        raise RequestRefused(
+            f"the server speaks version {servers} and this site {VERSION}: "
+            "install the same codream-secure on both"
+        )

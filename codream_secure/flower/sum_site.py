@@ -5,7 +5,7 @@ from typing import Protocol
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.flower.site import Session, Site, SiteSettings, Terms
+from codream_secure.flower.site import Session, Site, SiteSettings, Terms, check_version
 from codream_secure.flower.wire import (
     VERSION,
     Answer,
@@ -101,11 +101,7 @@ class SumSite(Site):
         return Joined(VERSION, self._settings.client, own.public if own else b"")
 
     def _check(self, message: Begin) -> None:
-        if message.version != VERSION:
-            raise RequestRefused(
-                f"the server speaks version {message.version} and this site {VERSION}: "
-                "install the same codream-secure on both"
-            )
+        check_version(message.version)
         self._check_terms(
             message.identities,
             threat_model=message.threat_model,

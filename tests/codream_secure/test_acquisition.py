@@ -1,5 +1,6 @@
 """Soft labels, the dream buffer and the order of learning."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -146,6 +147,26 @@ def test_finished_dreams_enter_the_statistics_memory_only_if_asked():
     assert teacher.memory._moments == []
     contribution(request(statistics_momentum=0.9), teacher)
     assert len(teacher.memory._moments) == 1
+
+
+def test_batches_side_by_side_enter_the_statistics_memory_one_after_another():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten()).eval()
+    together, alone = (Teacher(model, StatisticsMemory()) for _ in range(2))
+    both = request(statistics_momentum=0.9)
+    count, *rest = both.shape
+    both = msgspec.structs.replace(
+        both, shape=(2 * count, *rest), dreams=both.dreams + both.dreams[::-1], batches=2
+    )
+    found = contribution(both, together)["labels"]
+    parts = [
+        contribution(
+            msgspec.structs.replace(both, shape=(count, *rest), dreams=d, batches=1), alone
+        )
+        for d in (both.dreams[: len(both.dreams) // 2], both.dreams[len(both.dreams) // 2 :])
+    ]
+    assert (found == np.concatenate([part["labels"] for part in parts])).all()
+    for here, there in zip(together.memory.state(), alone.memory.state(), strict=True):
+        assert all((a == b).all() for a, b in zip(here, there, strict=True))
 
 
 def test_targets_are_a_distribution_also_after_rounding():

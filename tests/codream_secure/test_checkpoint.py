@@ -143,6 +143,14 @@ METHODS = {
         "label_weighting": "confidence",
         "labels": "logits",
     },
+    "side by side": {
+        "models": "resnet8",
+        "width": 4,
+        "method": "codream-fast",
+        "dream_batches": 2,
+        "side_by_side": True,
+        "statistics_momentum": 0.5,
+    },
     "fomaml, local steps, weights": {
         "method": "codream-fast",
         "meta": "fomaml",

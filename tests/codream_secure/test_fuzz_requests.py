@@ -52,7 +52,8 @@ numbers = st.integers(-(2**63), 2**64 - 1) | st.integers(-4, 4)
     st.tuples(numbers, numbers, numbers, numbers),
     st.binary(max_size=16),
     st.fixed_dictionaries(
-        {}, optional={"bits": numbers, "clip": st.floats(), "weight_cap": numbers, "round": numbers}
+        {},
+        optional={"bits": numbers, "clip": st.floats(), "weight_cap": numbers, "batches": numbers},
     ),
 )
 @example(DREAMS, (-1, -8, 1, 1), bytes(8), {})
@@ -73,6 +74,14 @@ def test_any_field_values(request_, shape, dreams, changes):
 def test_an_answer_of_impossible_size_is_refused(change):
     with pytest.raises(RequestRefused, match="no masked input"):
         decode_request(encode(msgspec.structs.replace(LABELS, **change)))
+
+
+@pytest.mark.parametrize("batches", [-1, 0, 3, 4, 2**62])
+def test_dreams_that_are_not_so_many_equal_batches_are_refused(batches):
+    for valid in (DREAMS, LABELS):
+        assert valid.shape[0] == 2
+        with pytest.raises(RequestRefused, match="equal batches"):
+            decode_request(encode(msgspec.structs.replace(valid, batches=batches)))
 
 
 @given(

@@ -86,6 +86,26 @@ def test_several_batches_a_round(tiny):
     assert len({d.pixels.tobytes() for d in simulation.dreams}) == 3
 
 
+@pytest.mark.parametrize("method", ["codream", "codream-fast"])
+def test_batches_side_by_side_take_the_sums_of_one(tiny, method):
+    options = {"method": method, "dream_batches": 3, "dream_steps": 2, "models": "resnet8"}
+    one_by_one, _ = run(tiny(**options))
+    together, history = run(tiny(**options, side_by_side=True))
+    assert one_by_one.aggregator.steps == 3 * 3
+    assert together.aggregator.steps == 3
+    assert together.aggregator.round_trips < one_by_one.aggregator.round_trips
+    assert len(together.dreams) == len(together.groups[0].buffer.state()) == 3
+    assert len({d.pixels.tobytes() for d in together.dreams}) == 3
+    assert history[-1].server is not None
+
+
+@pytest.mark.parametrize("method", ["codream", "codream-fast"])
+def test_one_batch_is_the_same_with_nothing_beside_it(tiny, method):
+    alone, _ = run(tiny(method=method, dream_batches=1, rounds=2))
+    beside, _ = run(tiny(method=method, dream_batches=1, rounds=2, side_by_side=True))
+    assert dreams_of(alone) == dreams_of(beside)
+
+
 def test_the_saved_models_are_those_of_the_reported_round(tiny):
     simulation = Simulation(tiny(rounds=3, dreams=16))
     rounds = []
@@ -101,6 +121,8 @@ METHODS = {
     "local steps": {"local_steps": 3, "dream_optimizer": "avg"},
     "fedadam": {"dream_optimizer": "fedadam"},
     "fast": {"method": "codream-fast", "dream_batches": 2},
+    "side by side": {"dream_batches": 2, "side_by_side": True, "statistics_momentum": 0.5},
+    "fast, side by side": {"method": "codream-fast", "dream_batches": 2, "side_by_side": True},
     "fast, local steps, fomaml": {"method": "codream-fast", "meta": "fomaml", "local_steps": 2},
     "adaptive": {"adaptive": "jsd", "adaptive_start": 1},
     "adaptive fast, local steps": {

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -242,6 +244,31 @@ def test_the_split_gradient_is_the_direct_gradient_through_teacher_and_student(k
     (expected,) = torch.autograd.grad(direct, leaf)
     assert torch.allclose(own + through, expected, rtol=1e-9, atol=1e-12)
     assert through.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("local", [LocalSteps(), LocalSteps(3, 0.05)])
+def test_batches_side_by_side_are_answered_as_if_each_were_alone(local):
+    teacher = frozen("resnet8")
+    logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
+    asked = request(6, batches=2, student=student_of(logits), local=local)
+    together = dream_contribution(teacher, SCALE, asked)
+    alone = [
+        dream_contribution(
+            teacher,
+            SCALE,
+            request(
+                3,
+                dreams=asked.dreams[part * 192 : (part + 1) * 192],
+                student=student_of(logits[part * 3 : (part + 1) * 3]),
+                local=local,
+            ),
+        )
+        for part in range(2)
+    ]
+    for section, values in together.items():
+        assert (values == np.concatenate([one[section] for one in alone])).all()
+    one_batch = dream_contribution(teacher, SCALE, msgspec.structs.replace(asked, batches=1))
+    assert abs(together["gradient"] - one_batch["gradient"]).max() > 1e-3
 
 
 def test_during_local_steps_the_student_stays_as_published():

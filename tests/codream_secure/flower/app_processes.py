@@ -16,6 +16,24 @@ flower_supernode()
 """
 
 
+def restart_node(running, site):
+    """Start a SuperNode again and wait until the SuperLink knows it.
+
+    Until the SuperLink has missed its heartbeats, for a minute, it lets no node with the same
+    key in, and the SuperNode ends with exit code 305: whoever watches over it tries again.
+    """
+    name, log = f"node-{site}", running.out / f"node-{site}.log"
+    before = log.read_text(errors="replace").count("SuperNode ID:")
+    running.start_node(site)
+    while log.read_text(errors="replace").count("SuperNode ID:") == before:
+        assert time.monotonic() < running.until, f"{name} was not let in again"
+        if running.processes[name].poll() is not None:
+            running.kill(name)  # what it started goes on without it
+            time.sleep(10)
+            running.start_node(site)
+        time.sleep(0.2)
+
+
 class App(Local):
     """Like `Local`, with an app folder instead of the CoDream run.
 
@@ -41,7 +59,6 @@ class App(Local):
         self._source, self._components = source, components
         self._settings = settings or {}
         self._node, self._superlink, self._proxies = node or {}, list(superlink), proxies or {}
-        self.until = self._until
         self._quick = quick
 
     def _spawn(self, name, program, *arguments):

@@ -11,6 +11,7 @@ import time
 
 import msgspec
 import pytest
+from app_processes import restart_node
 
 from codream_secure.config import Config
 from codream_secure.errors import UserError
@@ -103,23 +104,6 @@ def test_a_server_that_is_killed_in_round_2_goes_on_and_ends_as_a_simulation(tmp
     assert "going on after round 1" in (out / "run-2.log").read_text(errors="replace")
 
 
-def restart(running, site):
-    """Start a SuperNode until the SuperLink lets it in: it must have missed its heartbeats first.
-
-    Until then, for up to a minute, it ends by itself (see `test_sums_processes.Sums.restart`).
-    """
-    log = running.out / f"node-{site}.log"
-    known = log.read_text(errors="replace").count("SuperNode ID:")
-    running.start_node(site)
-    for _ in range(40):
-        time.sleep(5)
-        if log.read_text(errors="replace").count("SuperNode ID:") > known:
-            return
-        if running.processes[f"node-{site}"].poll() is not None:
-            running.kill(f"node-{site}")
-            running.start_node(site)
-
-
 def test_a_node_that_is_killed_comes_back(tmp_path):
     """SIGKILL in the first round; its process starts again from its folder.
 
@@ -131,7 +115,7 @@ def test_a_node_that_is_killed_comes_back(tmp_path):
             while not (tmp_path / "run/run/state/step-0000000000").exists():
                 time.sleep(0.05)
             running.kill("node-2")
-            restart(running, 2)
+            restart_node(running, 2)
 
         striker = threading.Thread(target=strike)
         striker.start()

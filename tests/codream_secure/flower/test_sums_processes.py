@@ -7,12 +7,11 @@ their ids.
 import datetime as dt
 import json
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_processes import App
+from app_processes import App, restart_node
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from stalling_proxy import StallingProxy
@@ -67,25 +66,6 @@ class Sums(App):
         stop.unlink()
         reached.unlink()
 
-    def restart(self, site):
-        """Start a SuperNode again and wait until the SuperLink knows it.
-
-        Until the SuperLink has missed its heartbeats, for a minute, it lets no node with the same
-        key in, and the SuperNode ends with exit code 305: whoever watches over it tries again.
-        """
-        name = f"node-{site}"
-        before = self.log(name).count("SuperNode ID:")
-        self.start_node(site)
-
-        def is_known():
-            if self.processes[name].poll() is not None:
-                self.kill(name)  # what it started goes on without it
-                time.sleep(10)
-                self.start_node(site)
-            return self.log(name).count("SuperNode ID:") > before
-
-        self.wait(is_known)
-
 
 def check(row, survivors, length=LENGTH):
     """The sum is exactly that of these sites' vectors."""
@@ -120,7 +100,7 @@ def test_a_node_is_killed_before_each_round_in_turn(tmp_path, malicious, kills):
             site = step % 4
             app.open(step)
             app.kill_at(site, where)
-            app.restart(site)
+            restart_node(app, site)
             row = app.wait_for_rows(step + 1)[step]
             check(row, everybody if where in STAYS else [c for c in everybody if c != site])
         app.open(len(kills))
@@ -143,7 +123,7 @@ def test_a_node_is_killed_during_its_upload(tmp_path):
         app.wait(proxy.stalled.is_set)
         app.kill("node-2")
         proxy.disarm()
-        app.restart(2)
+        restart_node(app, 2)
         row = app.wait_for_rows(2)[1]
         assert (row["survivors"], row["digest"]) == ([], "")
         assert "masked_input: 2 clients left, 3 needed" in row["aborted"]

@@ -138,7 +138,7 @@ def test_the_decoded_mean_is_that_of_the_clients_but_for_the_noise(tiny, asked):
     request = None
     for group in simulation.groups:
         group.begin_round(1)
-        labelled = group.synthesise(1, 0, None, lambda: None)
+        (labelled,) = group.synthesise(1, None, lambda: None)
     request = asked[0]
     clients = [m.client for m in simulation.federation.members.values()]
     dreams = simulation.federation.scale.from_pixels(labelled.pixels)
