@@ -78,6 +78,7 @@ class Federation:
         whole: with ``only``: the whole training part is its own, and an even share what
             ``samples_per_client`` says, which is public.
         model: with ``only``: that client's architecture, in place of the one that settings name.
+        rounding: with ``only``: 32 secret bytes that key its rounding; None: from the run's seed.
 
     Attributes:
         all_parts: rows of the training part by client, those left out included.
@@ -96,8 +97,10 @@ class Federation:
         only: int | None = None,
         whole: bool = False,
         model: str | None = None,
+        rounding: bytes | None = None,
     ) -> None:
         self.config, self._data, self._device = config, data, device
+        self._rounding = rounding
         self._seed = config.run.seed or 0
         self.spec = data.spec
         self.scale = PixelScale(data.scaling, device)
@@ -209,7 +212,7 @@ class Federation:
         client = Client(
             self._learner(c, local, "client"),
             self.scale,
-            derive_bytes(self._seed, "rounding", c),
+            self._rounding or derive_bytes(self._seed, "rounding", c),
             Policy(
                 allow_feature_statistics=not self.config.private,
                 allow_weights=not self.config.private,

@@ -1,5 +1,6 @@
 """A site's model and data: what it answers, and how it learns; all of it from its folder."""
 
+import os
 from dataclasses import astuple, replace
 from typing import Self
 
@@ -57,6 +58,8 @@ from protocols.packing import unpack
 from protocols.params import Task
 
 _MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
+# Where the run has no seed, 32 bytes in place of what would follow from it (SPEC 7.3).
+_ROUNDING = "rounding"
 _LABELLED = "labelled-"
 
 
@@ -106,6 +109,8 @@ class Learning:
         )
         self = cls(settings, folder, session)
         with one_core_each():
+            if config.run.seed is None:
+                folder.save(_ROUNDING, os.urandom(32))
             federation = self._federation()
             if federation.plan is None or federation.plan.statistics is None:
                 self._warm_up(federation)
@@ -178,6 +183,7 @@ class Learning:
             only=self._settings.client,
             whole=self._settings.whole,
             model=self._settings.model,
+            rounding=self._folder.load(_ROUNDING),
         )
         if (budget := federation.budget) is not None:
             charged = self._folder.load(_CHARGED)

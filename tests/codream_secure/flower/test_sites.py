@@ -66,6 +66,22 @@ def test_a_folder_is_its_owners_alone_and_holds_no_secret_of_a_finished_step(mac
         assert not [path for path in folder.iterdir() if path.name.startswith("batch-")]
 
 
+def test_without_a_seed_every_site_rounds_by_a_secret_of_its_own(machines):
+    there = machines()
+    options = {name: value for name, value in OPTIONS.items() if name != "seed"}
+    rounds = list(there.coordinator(options).run())
+    assert [one.learned for one in rounds] == [4, 4]
+    secrets = {(there.folder / f"site-{site}" / "rounding").read_bytes() for site in range(4)}
+    assert {len(secret) for secret in secrets} == {32}
+    assert len(secrets) == 4
+    seeded = machines()
+    seeded.folder = there.folder.with_name("seeded")
+    expected = list(seeded.coordinator(OPTIONS).run())
+    assert not (seeded.folder / "site-0" / "rounding").exists()
+    # All else follows from the default seed, which is 0: what differs is the rounding.
+    assert rounds[0].digest != expected[0].digest
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("kind", ["Advertise", "Share", "Ask", "Unmask"])
 def test_a_site_that_dies_costs_no_more_than_itself_and_comes_back(machines, when, kind):
