@@ -107,9 +107,11 @@ def test_a_server_that_is_killed_in_round_2_goes_on_and_ends_as_a_simulation(tmp
 def test_a_node_that_is_killed_comes_back(tmp_path):
     """SIGKILL in the first round; its process starts again from its folder.
 
-    What a kill before each message does is tested with sums alone, and without processes.
+    The sum that it was asked for waits until Flower says that it is gone, which is about when it is
+    let in again: it may be back for the rest of the same round. What a kill before each message
+    does is tested with sums alone, and without processes.
     """
-    with local(tmp_path / "run", clients=4, rounds=6, dream_steps=1, timeout=1800.0) as running:
+    with local(tmp_path / "run", clients=4, rounds=3, dream_steps=1, timeout=1800.0) as running:
 
         def strike():
             while not (tmp_path / "run/run/state/step-0000000000").exists():
@@ -123,10 +125,9 @@ def test_a_node_that_is_killed_comes_back(tmp_path):
             summary = running.run()
         finally:
             striker.join()
-    learned = [one["learned"] for one in summary["rounds"]]
-    assert learned[0] == 3
-    assert learned[-1] == 4
+    assert summary["rounds"][-1]["learned"] == 4
     log = (tmp_path / "run" / "run.log").read_text(errors="replace")
+    assert "site 2 did not answer" in log
     assert "Traceback" not in log
 
 
