@@ -91,6 +91,11 @@ class Outcome:
         return float(self.summary["accuracy"][name])
 
     @property
+    def has_server(self) -> bool:
+        """Whether there was a server: nobody has one who dreams alone."""
+        return self.summary["accuracy"]["server"] is not None
+
+    @property
     def gain(self) -> float:
         """Clients above independent training in the reported round."""
         return self.accuracy("clients_mean") - self.accuracy("independent_mean")
@@ -101,27 +106,31 @@ class Outcome:
         return self.accuracy("clients_mean") - max(self.independent)
 
 
-def run(options: Mapping[str, object], dataset: Dataset) -> Outcome:
-    """Run one federation to its end."""
+def run(options: Mapping[str, object], dataset: Dataset, *, alone: bool = True) -> Outcome:
+    """Run one federation to its end, and its clients alone beside it."""
     progress(command(options))
-    simulation = Simulation(Config.from_options(options), dataset=dataset)
+    simulation = Simulation(
+        Config.from_options(options), dataset=dataset, compare_independent=alone
+    )
     clients, independent, sent = [], [], []
     for measurement in simulation.rounds():
         clients.append(measurement.clients_mean)
-        independent.append(measurement.independent_mean)
+        if alone:
+            independent.append(measurement.independent_mean)
         sent.append(simulation.ledger.per_client("up") + simulation.ledger.per_client("down"))
     return Outcome(summarise(simulation), clients, independent, sent)
 
 
 def row(name: str, options: Mapping[str, object], runs: list[Outcome]) -> dict[str, Any]:
     """Return what a table shows of the runs of one setting over seeds."""
+    clients = [r.accuracy("clients_mean") for r in runs]
     mean = {
-        title: statistics.mean(values)
+        title: statistics.mean(values) if values else None
         for title, values in {
-            "clients": [r.accuracy("clients_mean") for r in runs],
-            "server": [r.accuracy("server") for r in runs],
-            "independent": [r.accuracy("independent_mean") for r in runs],
-            "independent, best": [max(r.independent) for r in runs],
+            "clients": clients,
+            "server": [r.accuracy("server") for r in runs if r.has_server],
+            "independent": [r.accuracy("independent_mean") for r in runs if r.independent],
+            "independent, best": [max(r.independent) for r in runs if r.independent],
             "personal": [r.accuracy("personal_mean") for r in runs],
         }.items()
     }
@@ -129,7 +138,7 @@ def row(name: str, options: Mapping[str, object], runs: list[Outcome]) -> dict[s
         "case": name,
         "seeds": len(runs),
         **mean,
-        "spread of seeds": max(abs(r.accuracy("clients_mean") - mean["clients"]) for r in runs),
+        "spread of seeds": max(abs(value - statistics.mean(clients)) for value in clients),
         "MB up": runs[0].summary["bytes"]["per_client_up"] / 1e6,
         "MB down": runs[0].summary["bytes"]["per_client_down"] / 1e6,
         "round trips": runs[0].summary["round_trips"],
@@ -150,10 +159,12 @@ class Bench:
     folder: Path
     quick: bool
 
-    def over_seeds(self, options: Mapping[str, object], dataset: Dataset) -> list[Outcome]:
+    def over_seeds(
+        self, options: Mapping[str, object], dataset: Dataset, *, alone: bool = True
+    ) -> list[Outcome]:
         """Run a setting once a seed."""
         shorter = {"rounds": 2, "kd_epochs": 5} if self.quick else {}
-        return [run({**options, **shorter, "seed": s}, dataset) for s in self.seeds]
+        return [run({**options, **shorter, "seed": s}, dataset, alone=alone) for s in self.seeds]
 
     def load(self, options: Mapping[str, object]) -> Dataset | None:
         """Return the dataset of the folder; None if it is not there."""
@@ -265,7 +276,8 @@ def gains(name: str, runs: list[Outcome], bound: float) -> list[Gate]:
 def bits(bench: Bench) -> Part:
     """Digits, ten skewed clients: bits of one coordinate; 16 stand for floats."""
     cases = {f"{count} bits": {**SKEWED, "bits": count} for count in (1, 2, 3, 4, 8, 16)}
-    return [row(name, o, bench.over_seeds(o, digits())) for name, o in cases.items()], [], {}
+    found = {name: bench.over_seeds(o, digits(), alone=False) for name, o in cases.items()}
+    return [row(name, cases[name], runs) for name, runs in found.items()], [], {}
 
 
 def ablation(bench: Bench) -> Part:
@@ -275,17 +287,23 @@ def ablation(bench: Bench) -> Part:
         "all": whole,
         "without R_adv": {},
         "without R_bn": {**whole, "bn_weight": 0.0},
-        "without collaboration": {**whole, "collaboration": False},
+        # And without R_adv: there is no server whose student could be asked.
+        "without collaboration": {"collaboration": False},
     }
     rows, notes = [], {}
     for partition in ("iid", "dirichlet:0.5"):
         found = []
         for name, options in cases.items():
             chosen = {"partition": partition, **options}
-            found.append(row(f"{partition}, {name}", chosen, bench.over_seeds(chosen, digits())))
+            runs = bench.over_seeds(chosen, digits(), alone=False)
+            found.append(row(f"{partition}, {name}", chosen, runs))
         for who in ("clients", "server"):
-            cost = {n: found[0][who] - r[who] for n, r in zip(cases, found, strict=True)}
-            order = sorted(list(cases)[1:], key=lambda n: -cost[n])
+            cost = {
+                name: found[0][who] - one[who]
+                for name, one in zip(cases, found, strict=True)
+                if one is not found[0] and one[who] is not None
+            }
+            order = sorted(cost, key=lambda n: -cost[n])
             notes[f"{partition}, {who}, points lost"] = ", ".join(
                 f"{n} {100 * cost[n]:.1f}" for n in order
             )
