@@ -46,7 +46,6 @@ EXIT_CODES = {
 SLOW = {
     "codream-secure audit protocol",
     "codream-secure audit privacy",
-    "codream-secure deploy local --clients 5",
     "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",
@@ -68,6 +67,7 @@ PARSED_ONLY = {
     "python benchmarks/accuracy_communication.py --only digits_skewed": HOURS,
     "python benchmarks/codream_results.py --only ceiling --seeds 1": "needs data that is no part",
     "python benchmarks/codream_results.py --only cifar10 --seeds 1": HOURS,
+    "python benchmarks/codream_results.py --only ablation": HOURS,
     "python benchmarks/codream_results.py --only fast": HOURS,
     "python benchmarks/codream_results.py --only long": HOURS,
     "python benchmarks/codream_results.py --only unequal": HOURS,
@@ -78,6 +78,7 @@ PARSED_ONLY = {
     'python benchmarks/digits_choices.py --only "client level"': HOURS,
     "python benchmarks/privacy_utility.py": HOURS,
     "python benchmarks/dream_choices.py --data FASHION_MNIST.npz": "needs data that is no part",
+    "python benchmarks/dream_step.py": "takes minutes",
     "python benchmarks/dream_step.py --device cuda": "needs a GPU",
     "python benchmarks/message_sizes.py": "leaves out accuracy without data that is no part",
     "python benchmarks/paper_tables.py": "takes minutes; `--quick` of all scripts is run below",
@@ -120,7 +121,7 @@ EVERY_COMMAND = pytest.mark.parametrize("command", COMMANDS)
 
 
 def is_slow(command):
-    trains = re.match(r"codream-secure (simulate|compare)\b(?!.*--help)", command)
+    trains = re.match(r"codream-secure (simulate|compare|deploy local)\b(?!.*--help)", command)
     return command in SLOW or (trains and command not in QUICK_RUNS)
 
 
