@@ -1,6 +1,7 @@
 """`codream-secure deploy`: running on several machines, around Flower's own programs."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -132,6 +133,9 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
         if not equals:
             raise UserError(f"--set {setting}: write NAME=VALUE")
         more[name] = value
+    # Who ends this process by a signal ends all that it started.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     with Local(**options, more=more, quiet=as_json) as running:  # type: ignore[arg-type]
         summary = running.run()
     if as_json:
@@ -155,3 +159,7 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
         f"{ledger['up'] / 1e3:.1f} and {ledger['down'] / 1e3:.1f} kB of them the protocol's\n"
         f"results in {running.out}"
     )
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)

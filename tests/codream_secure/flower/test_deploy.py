@@ -1,7 +1,9 @@
 """`codream-secure deploy` without processes: keys, rosters, certificates, checks."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import ssl
 import stat
@@ -231,3 +233,32 @@ def test_local_does_not_touch_a_folder_that_is_there(run, tmp_path):
     code, _, err = run("deploy", "local", "--out", "there")
     assert code == 2
     assert "is there already" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_local_stops_what_it_started_when_it_is_told_to_end(run, monkeypatch, number):
+    stopped = []
+
+    class Started:
+        def __init__(self, **_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            stopped.append(True)
+
+        def run(self):
+            os.kill(os.getpid(), number)
+            raise AssertionError("it goes on")
+
+    monkeypatch.setattr("codream_secure.flower.local.Local", Started)
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        code, *_ = run("deploy", "local")
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert code == 128 + number
+    assert stopped == [True]
