@@ -16,7 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower import site as flower_site
-from codream_secure.flower import sum_site, wire
+from codream_secure.flower import wire
 from codream_secure.flower.credentials import make_keys, write_roster
 from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
 from codream_secure.flower.mean_request import (
@@ -537,7 +537,7 @@ def test_an_old_version_is_refused_and_named(nodes, monkeypatch):
 
     def old(site, message):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sum_site, "VERSION", wire.VERSION - (site == 1))
+            patch.setattr(flower_site, "VERSION", wire.VERSION - (site == 1))
             return answer(site, message)
 
     there.answer = old

@@ -473,7 +473,7 @@ def test_a_site_that_missed_labels_is_sent_them_before_the_next_round(machines):
     ("changed", "told"),
     [
         ({"secure": False}, "always masked"),
-        ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "is one example"),
+        ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "for simulations"),
         ({"models": "os:getcwd"}, "this site's to name"),
     ],
 )
