@@ -1,11 +1,12 @@
 """Accounting of DP-SGD: noise for a budget, epsilon of what was run, and the budget's keeper.
 
-All figures come from dp_accounting's PLD accountant. RDP is 7-15 % looser; the GDP accountant
-under-reports by up to 12 % and is refused.
+All figures come from dp_accounting: its PLD accountant, or where no batch is sampled the closed
+form of the same distribution. RDP is 7-15 % looser; the GDP accountant under-reports by up to 12 %
+and is refused.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,10 @@ REPORT_GRID = 1e-4
 _SEARCH_GRID = 1e-3
 # Computing time and memory grow with epsilon, which far below this bound protects nobody.
 _LARGEST_EPSILON = 1000.0
+# What a root may be too small by, a thousand times over.
+_ABOVE_ROOT = 1 + 1e-9
+# Beyond it epsilon is above 10^11 and its root is not found.
+_MOST_SIGNAL = 1e6
 # Noise multipliers above are of no use to anybody.
 _MOST_NOISE = 1e6
 
@@ -160,10 +165,34 @@ def epsilon_spent(
         raise UserError(f"the number of private steps cannot be {steps}")
     if steps == 0:
         return 0.0
-    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - takes a second to import
+    return epsilon_of([dpsgd_event(noise_multiplier, sampling_rate, steps)], delta, grid=grid)
 
+
+def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID) -> float:
+    """Return epsilon of dp_accounting's events together, by their privacy loss distribution.
+
+    Gaussian releases alone are one Gaussian release, whose distribution has a closed form (Balle
+    and Wang, ICML 2018): exact, and hundreds of times faster than a grid. All else is PLD on one.
+
+    Args:
+        events: at least one.
+        delta: in (0, 1).
+        grid: discretization of the privacy loss.
+
+    Guarantee:
+        An upper bound; the closed form's is the root that was found and 1e-9 of it more.
+    """
+    from dp_accounting import GaussianDpEvent, get_epsilon_gaussian  # noqa: PLC0415 - slow
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+
+    if all(isinstance(event, GaussianDpEvent) for event in events):
+        signal = math.hypot(*(1 / event.noise_multiplier for event in events))
+        if signal > _MOST_SIGNAL:
+            return math.inf
+        return _ABOVE_ROOT * float(get_epsilon_gaussian(1 / signal, delta))
     accountant = PLDAccountant(value_discretization_interval=grid)
-    accountant.compose(dpsgd_event(noise_multiplier, sampling_rate, steps))
+    for event in events:
+        accountant.compose(event)
     return float(accountant.get_epsilon(delta))
 
 

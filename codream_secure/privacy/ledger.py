@@ -23,6 +23,7 @@ from codream_secure.privacy.accounting import (
     check_delta,
     check_mechanism,
     dpsgd_event,
+    epsilon_of,
     noise_multiplier_for,
     smallest_noise,
 )
@@ -202,12 +203,7 @@ def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
     events = [release.mechanism.event(release.steps) for release in made]
     if any(event is None for event in events):
         return Cost(rdp, "rdp", rdp)
-    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - takes a second to import
-
-    accountant = PLDAccountant(value_discretization_interval=grid)
-    for event in events:
-        accountant.compose(event)
-    pld = float(accountant.get_epsilon(delta))
+    pld = epsilon_of(events, delta, grid=grid)
     return Cost(pld, "pld", rdp) if pld <= rdp else Cost(rdp, "rdp", rdp)
 
 

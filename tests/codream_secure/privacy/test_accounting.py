@@ -4,7 +4,11 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld.privacy_loss_mechanism import GaussianPrivacyLoss
 from dp_accounting.rdp import RdpAccountant
 
 from codream_secure.errors import UserError
@@ -13,6 +17,7 @@ from codream_secure.privacy.accounting import (
     PrivacyBudget,
     check_accountant,
     dpsgd_event,
+    epsilon_of,
     epsilon_spent,
     noise_multiplier_for,
 )
@@ -113,3 +118,21 @@ def test_accounting_needs_neither_torch_nor_opacus():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("noises", [(3.0,), (1.0, 2.5), (20.0, 20.0, 7.0)])
+@pytest.mark.parametrize("delta", [1e-3, 1e-6])
+def test_full_batches_are_accounted_for_in_closed_form_as_on_a_grid(noises, delta):
+    events = [dp_event.GaussianDpEvent(noise) for noise in noises]
+    grid = PLDAccountant(value_discretization_interval=1e-4)
+    for event in events:
+        grid.compose(event)
+    found = epsilon_of(events, delta)
+    assert found == pytest.approx(grid.get_epsilon(delta), rel=1e-5)
+    # At the epsilon that is claimed delta is not above the one that was asked for.
+    sigma = 1 / np.sqrt(sum(noise**-2 for noise in noises))
+    assert GaussianPrivacyLoss(sigma).get_delta_for_epsilon(found) <= delta * (1 + 1e-12)
+
+
+def test_hardly_any_noise_is_no_protection():
+    assert epsilon_spent(1e-200, 1.0, 1, 1e-5) == math.inf
