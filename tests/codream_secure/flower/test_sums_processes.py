@@ -32,8 +32,11 @@ class Sums(App):
         wanted = {"clients": clients, "steps": steps, "length": LENGTH, "out": str(out / "rows")}
         if options.get("malicious"):
             wanted["roster"] = str(out / "roster.json")
-        stop = {c: f'stop="{out}/stop-{c}" ' for c in range(clients)}
-        words = {c: stop[c] + (node or {}).get(c, "") for c in range(clients)}
+        # Sites with keys allow rejoining only if they say so.
+        common = "rejoin=true " if options.get("malicious") else ""
+        words = {
+            c: f'{common}stop="{out}/stop-{c}" {(node or {}).get(c, "")}' for c in range(clients)
+        }
         settings = wanted | {"gate": str(out / "gate")} | (settings or {})
         super().__init__(
             SOURCE, out, clients=clients, settings=settings, node=words, timeout=timeout, **options
