@@ -277,6 +277,7 @@ class Aggregator(ABC):
             version=VERSION,
             round=request.round,
             batch=request.batch,
+            dreams=digest(request.dreams),
             count=total.count,
             totals=tuple(
                 pack(total.totals[section.name], field.bits)

@@ -9,6 +9,7 @@ import click
 
 from codream_secure.errors import UserError
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = """\b
 Examples:
   codream-secure deploy keys --client 0 --out keys
@@ -134,8 +135,9 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
             raise UserError(f"--set {setting}: write NAME=VALUE")
         more[name] = value
     # Who ends this process by a signal ends all that it started.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+    for number in _ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _leave)
     with Local(**options, more=more, quiet=as_json) as running:  # type: ignore[arg-type]
         summary = running.run()
     if as_json:
@@ -162,4 +164,6 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
 
 
 def _leave(number: int, _frame: object) -> None:
+    for one in _ENDS:
+        signal.signal(one, signal.SIG_IGN)  # a second one must not cut the end short
     raise SystemExit(128 + number)

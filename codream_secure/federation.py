@@ -212,7 +212,7 @@ class Federation:
         client = Client(
             self._learner(c, local, "client"),
             self.scale,
-            self._rounding or derive_bytes(self._seed, "rounding", c),
+            derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
             Policy(
                 allow_feature_statistics=not self.config.private,
                 allow_weights=not self.config.private,

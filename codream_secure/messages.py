@@ -17,7 +17,7 @@ from codream_secure.errors import RequestRefused
 from protocols.errors import ConfigError
 from protocols.params import MAX_INPUT, Section
 
-VERSION = 1
+VERSION = 2
 MAX_BITS = (MAX_INPUT - 1).bit_length()
 LabelKind = Literal["logits", "probabilities"]
 LabelWeighting = Literal["equal", "confidence"]
@@ -144,11 +144,16 @@ class LabelRequest(
 class SoftLabels(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="soft_labels"
 ):
-    """The sums of ``count`` clients' labels, by section: field elements, packed as in SPEC 5.3."""
+    """The sums of ``count`` clients' labels, by section: field elements, packed as in SPEC 5.3.
+
+    ``dreams`` is the `digest` of the pixels that were labelled: a client that was asked for labels
+    in an attempt that was aborted, and missed the next, has others.
+    """
 
     version: int
     round: int
     batch: int
+    dreams: bytes
     count: int
     totals: tuple[bytes, ...]
 

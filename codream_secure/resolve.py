@@ -135,6 +135,11 @@ _RULES = (
         "cannot be used with --dp-unit client: a batch has a release of its own",
     ),
     Rule(
+        ("side_by_side",),
+        lambda c: c.dream.collaboration and _batches(c) > 1,
+        "needs collaboration and more than one batch a round: --dream-batches",
+    ),
+    Rule(
         FAST_ONLY,
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
@@ -212,6 +217,10 @@ _RULES = (
         "cannot be used with --no-collaboration: nothing is aggregated",
     ),
 )
+
+
+def _batches(config: Config) -> float:
+    return config.dream.dream_batches or _constants(config)["dream_batches"]
 
 
 def inapplicable(config: Config) -> dict[str, str]:

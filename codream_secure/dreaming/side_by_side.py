@@ -28,7 +28,11 @@ class SideBySide:
         return torch.cat([batch.dreams() for batch in self._batches])
 
     def descend(self, gradient: Tensor, stride: float) -> bool:
-        """Move every batch along its part of the gradient; False if one took its step back."""
+        """Move every batch along its part of the gradient.
+
+        Returns:
+            False if one or more took their step back; the others have moved.
+        """
         parts = gradient.chunk(len(self._batches))
         moved = [b.descend(part, stride) for b, part in zip(self._batches, parts, strict=True)]
         return all(moved)

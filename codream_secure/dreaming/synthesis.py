@@ -314,8 +314,9 @@ class DreamSynthesis:
         leaf = dreams.detach().clone().requires_grad_()
         prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
         if released is not None and matches:
-            distance = class_mean_distance(leaf, released.classes, released.means)
-            prior = prior + s.statistics_weight * distance
+            batches = zip(leaf.chunk(s.batches), released.classes.chunk(s.batches), strict=True)
+            distances = [class_mean_distance(*batch, released.means) for batch in batches]
+            prior = prior + s.statistics_weight * torch.stack(distances).mean()
         (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
         return gradient
 

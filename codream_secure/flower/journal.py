@@ -30,7 +30,7 @@ from codream_secure.flower.sites import Traffic
 from codream_secure.state_folder import StateFolder
 from protocols.params import Phase
 
-FORMAT = 1
+FORMAT = 2
 _FOLDER = "state"
 _RUN, _STATE, _BATCH, _STEP = "run", "state", "next-batch", "step-"
 

@@ -175,7 +175,14 @@ class Learning:
             learner.local_step()
 
     def _federation(self) -> Federation:
-        """Build this site's part of the run."""
+        """Build this site's part of the run.
+
+        Raises:
+            RequestRefused: the folder lacks the session's secret.
+        """
+        rounding = self._folder.load(_ROUNDING)
+        if self._config.run.seed is None and rounding is None:
+            raise RequestRefused("the folder has no secret for rounding: begin a new run")
         federation = Federation(
             self._config,
             self._data,
@@ -183,7 +190,7 @@ class Learning:
             only=self._settings.client,
             whole=self._settings.whole,
             model=self._settings.model,
-            rounding=self._folder.load(_ROUNDING),
+            rounding=rounding,
         )
         if (budget := federation.budget) is not None:
             charged = self._folder.load(_CHARGED)
@@ -228,7 +235,7 @@ class Learning:
             found = msgspec.msgpack.decode(encoded, type=SoftLabels)
             broadcast = self._folder.load(f"{_LABELLED}{found.batch:06}")
             request = None if broadcast is None else asked_labels(decode_request(broadcast))
-            if request is None or request.round != found.round:
+            if request is None or digest(request.dreams) != found.dreams:
                 continue  # this site was not there when these dreams were labelled
             labelled = LabelledDreams(pixels(request), _targets(request, found, federation))
             for batch in labelled.split(request.batches):

@@ -11,7 +11,7 @@ import msgspec
 
 from protocols.params import ThreatModel
 
-VERSION = 1
+VERSION = 2
 # Where a Flower message holds its bytes, and the action that it asks for.
 RECORD, BODY, ACTION = "codream-secure", "body", "secure"
 # End of the refusal of a site that is in no session, with a new folder for instance.

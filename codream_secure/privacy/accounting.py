@@ -22,8 +22,8 @@ REPORT_GRID = 1e-4
 _SEARCH_GRID = 1e-3
 # Computing time and memory grow with epsilon, which far below this bound protects nobody.
 _LARGEST_EPSILON = 1000.0
-# What a root may be too small by, a thousand times over.
-_ABOVE_ROOT = 1 + 1e-9
+# A root is found to 1e-12; that much more, a thousand times over, is added.
+_ABOVE_ROOT = 1e-9
 # Beyond it epsilon is above 10^11 and its root is not found.
 _MOST_SIGNAL = 1e6
 # Noise multipliers above are of no use to anybody.
@@ -180,16 +180,18 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
         grid: discretization of the privacy loss.
 
     Guarantee:
-        An upper bound; the closed form's is the root that was found and 1e-9 of it more.
+        An upper bound; the closed form's is the root that was found and 1e-9 more.
     """
     from dp_accounting import GaussianDpEvent, get_epsilon_gaussian  # noqa: PLC0415 - slow
     from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
 
     if all(isinstance(event, GaussianDpEvent) for event in events):
-        signal = math.hypot(*(1 / event.noise_multiplier for event in events))
+        noises = [event.noise_multiplier for event in events]
+        signal = math.hypot(*(1 / noise for noise in noises)) if min(noises) else math.inf
         if signal > _MOST_SIGNAL:
             return math.inf
-        return _ABOVE_ROOT * float(get_epsilon_gaussian(1 / signal, delta))
+        root = float(get_epsilon_gaussian(1 / signal, delta))
+        return root * (1 + _ABOVE_ROOT) + _ABOVE_ROOT if root else 0.0
     accountant = PLDAccountant(value_discretization_interval=grid)
     for event in events:
         accountant.compose(event)

@@ -136,7 +136,7 @@ def test_mutated_requests(data, draw):
 @given(st.binary(max_size=64))
 @example(b"\x9b\xa2\xff\xfe\x01")  # a tag that is not UTF-8
 @example(b"\x91" * 5000)
-@example(encode(SoftLabels(VERSION, 1, 0, 3, (b"x",))))
+@example(encode(SoftLabels(VERSION, 1, 0, bytes(32), 3, (b"x",))))
 def test_junk(data):
     decoded_or_refused(data)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from codream_secure.errors import UserError
 from codream_secure.simulation import Simulation
 
 
@@ -99,11 +100,18 @@ def test_batches_side_by_side_take_the_sums_of_one(tiny, method):
     assert history[-1].server is not None
 
 
-@pytest.mark.parametrize("method", ["codream", "codream-fast"])
-def test_one_batch_is_the_same_with_nothing_beside_it(tiny, method):
-    alone, _ = run(tiny(method=method, dream_batches=1, rounds=2))
-    beside, _ = run(tiny(method=method, dream_batches=1, rounds=2, side_by_side=True))
-    assert dreams_of(alone) == dreams_of(beside)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"method": "codream-fast", "dream_batches": 1},
+        {"dream_batches": 2, "collaboration": False},
+    ],
+    ids=str,
+)
+def test_there_must_be_something_beside_a_batch(tiny, options):
+    with pytest.raises(UserError, match="--side-by-side needs collaboration and more than one"):
+        Simulation(tiny(side_by_side=True, **options))
 
 
 def test_the_saved_models_are_those_of_the_reported_round(tiny):

@@ -13,12 +13,20 @@ import pytest
 from machines import OPTIONS, PRIVATE
 
 import protocols.client
+from codream_secure.checkpoint import decode_state
 from codream_secure.config import Config
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.flower import wire
+from codream_secure.flower import history, wire
+from codream_secure.flower.learning import _ModelState
 from codream_secure.flower.site import Site, SiteSettings
-from codream_secure.messages import VERSION, EvaluateRequest, encode
+from codream_secure.messages import (
+    VERSION,
+    EvaluateRequest,
+    LabelRequest,
+    decode_request,
+    encode,
+)
 from codream_secure.resolve import resolve
 from codream_secure.simulation import Simulation
 from protocols import preprocessing
@@ -64,6 +72,31 @@ def test_a_folder_is_its_owners_alone_and_holds_no_secret_of_a_finished_step(mac
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.iterdir())
         assert not [path for path in folder.iterdir() if path.name.startswith("batch-")]
+
+
+def test_a_site_learns_no_labels_of_other_dreams_than_it_was_asked_about(machines):
+    """It was there for an attempt at labels that was aborted, and not for the one that held."""
+    there, attempts = machines(), []
+
+    def fault(_number, site, message):
+        if not isinstance(message, wire.Ask):
+            return None
+        if not isinstance(decode_request(message.broadcast[history.SIZE :]), LabelRequest):
+            return None
+        if message.step not in attempts:
+            attempts.append(message.step)
+        away = {0: (1, 2), 1: (0,)}[attempts.index(message.step)]
+        return "before" if site in away else None
+
+    there.fault = fault
+    (round_,) = there.coordinator({**OPTIONS, "rounds": 1}).run()
+    assert len(attempts) == 2
+    assert len(round_.dreams) == 1
+    kept = {}
+    for site in range(4):
+        data = (there.folder / f"site-{site}" / "model").read_bytes()
+        kept[site] = len(decode_state(data, _ModelState).buffer)
+    assert kept == {0: 0, 1: 1, 2: 1, 3: 1}
 
 
 def test_without_a_seed_every_site_rounds_by_a_secret_of_its_own(machines):
