@@ -18,6 +18,7 @@ from stalling_proxy import StallingProxy
 from sums_app.sums_app import digest, vector
 
 from codream_secure.flower.credentials import make_keys
+from codream_secure.flower.wire import VERSION
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 
@@ -174,9 +175,10 @@ def test_an_expired_certificate_and_an_old_version_are_named_and_the_rest_goes_o
         rows = app.wait_for_rows(2)
         for row in rows:
             check(row, [0, 1, 2])
-        assert "the server speaks version 1 and this site 0" in rows[1]["refused"]["4"]
+        told = f"the server speaks version {VERSION} and this site 0"
+        assert told in rows[1]["refused"]["4"]
         app.wait(lambda: "certificate has expired" in app.log("node-3"))
-        assert "site 4 refused: UserError" in app.log("run")
+        assert "site 4 refused: RequestRefused" in app.log("run")
         assert "site 3 did not answer" in app.log("run")
 
 

@@ -20,7 +20,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from codream_secure.flower import sum_site, wire
+from codream_secure.flower import site as flower_site
+from codream_secure.flower import wire
 from codream_secure.flower.carrier import Carrier
 from codream_secure.flower.node import read_roster, site_settings
 from codream_secure.flower.sum_server import SumServer
@@ -132,7 +133,7 @@ def secure(message, context):
     if config.get("torch"):
         import torch  # noqa: F401, PLC0415
     if (version := config.get("version")) is not None:
-        sum_site.VERSION = version
+        flower_site.VERSION = version
     body = bytes(message.content[wire.RECORD][wire.BODY])
     kind = type(wire.decode(body)).__name__
     settings = site_settings(config, learns=False)
