@@ -338,7 +338,13 @@ def test_dropouts_that_leave_no_dreams_end_with_code_3_and_a_summary(run):
 def test_interrupting_leaves_a_readable_folder_and_code_130(tmp_path):
     command = [sys.executable, "-m", "codream_secure", *TINY, "--out", str(tmp_path / "run")]
     command += ["--rounds", "500", "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "100"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"COLUMNS": "100"},
+        # Who runs the tests in the background has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (

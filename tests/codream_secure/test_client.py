@@ -114,7 +114,7 @@ def test_a_broadcast_is_answered_once():
         (dream_request(clip=float("nan")), "clip"),
         (dream_request(bits=17), "bits"),
         (label_request(bits=0), "bits"),
-        (dream_request(version=2), "version"),
+        (dream_request(version=VERSION + 1), "version"),
         (dream_request(dreams=bytes(5)), "shape"),
         (dream_request(local=LocalSteps(0, 0.1)), "local steps"),
         (dream_request(local=LocalSteps(65, 0.1)), "local steps"),

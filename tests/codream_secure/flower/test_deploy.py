@@ -254,7 +254,8 @@ def test_local_stops_what_it_started_when_it_is_told_to_end(run, monkeypatch, nu
             raise AssertionError("it goes on")
 
     monkeypatch.setattr("codream_secure.flower.local.Local", Started)
-    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in ends}
     try:
         code, *_ = run("deploy", "local")
     finally:

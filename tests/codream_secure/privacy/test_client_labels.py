@@ -12,7 +12,14 @@ from codream_secure.acquisition import label_mean
 from codream_secure.aggregation import FieldSum
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.learner import PlainLearner
-from codream_secure.messages import DreamRequest, LabelRequest, decode_request, encode, sections
+from codream_secure.messages import (
+    VERSION,
+    DreamRequest,
+    LabelRequest,
+    decode_request,
+    encode,
+    sections,
+)
 from codream_secure.privacy.client_labels import LabelGrid
 from codream_secure.simulation import Simulation
 
@@ -107,14 +114,14 @@ def test_a_lying_server_gets_no_gradient_no_plain_labels_and_no_second_answer(ti
     simulation = Simulation(client_level(tiny, rounds=2))
     list(simulation.rounds())
     client, last = simulation.federation.members[0].client, asked[-1]
-    gradient = DreamRequest(1, 1, 0, 0, last.shape, last.dreams, 4, 1.0, 1.0, 0.0, 1.0)
+    gradient = DreamRequest(VERSION, 1, 0, 0, last.shape, last.dreams, 4, 1.0, 1.0, 0.0, 1.0)
     with pytest.raises(RequestRefused, match="nothing else"):
         client.answer(encode(gradient), 90)
-    plain = LabelRequest(1, 1, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10)
+    plain = LabelRequest(VERSION, 1, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10)
     with pytest.raises(RequestRefused, match="nothing else"):
         client.answer(encode(plain), 91)
     again = LabelRequest(
-        1, 9, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10, noisy=last.noisy
+        VERSION, 9, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10, noisy=last.noisy
     )
     with pytest.raises(RequestRefused, match="all 2 noisy sums are spent"):
         client.answer(encode(again), 92)
