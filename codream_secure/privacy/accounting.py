@@ -183,7 +183,6 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
         An upper bound; the closed form's is the root that was found and 1e-9 more.
     """
     from dp_accounting import GaussianDpEvent, get_epsilon_gaussian  # noqa: PLC0415 - slow
-    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
 
     if all(isinstance(event, GaussianDpEvent) for event in events):
         noises = [event.noise_multiplier for event in events]
@@ -192,6 +191,8 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
             return math.inf
         root = float(get_epsilon_gaussian(1 / signal, delta))
         return root * (1 + _ABOVE_ROOT) + _ABOVE_ROOT if root else 0.0
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415 - takes a second to import
+
     accountant = PLDAccountant(value_discretization_interval=grid)
     for event in events:
         accountant.compose(event)

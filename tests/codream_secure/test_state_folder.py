@@ -235,14 +235,20 @@ def test_a_step_is_answered_once_though_the_process_ends_before_its_number_is_st
     assert ask_step(nodes, 8)()
 
 
-def test_a_batch_is_over_when_a_step_is_answered_in_another_one(tmp_path):
-    nodes = Nodes(tmp_path, malicious=False)
+def nodes_in_the_next_batch(folder):
+    """Return nodes, what ends a masked step for client 1, and its party of before the batch."""
+    nodes = Nodes(folder, malicious=False)
     nodes.exchange_keys()
     wanted = task(1)
     requests = nodes.server.begin_step(wanted)
     nodes.round(requests, lambda u, c: c.masked_input(requests[u], wanted, codes(u, 1)))
     survivors, first = nodes.server.end_round()[1], nodes.parties[1]
     nodes.next_batch()
+    return nodes, survivors, first
+
+
+def test_a_batch_is_over_when_a_step_is_answered_in_another_one(tmp_path):
+    nodes, survivors, first = nodes_in_the_next_batch(tmp_path)
     nodes.step(2)
     assert nodes.names(1) == ("answered-steps", f"batch-{'00' * 8}-2")
     with (
@@ -253,13 +259,7 @@ def test_a_batch_is_over_when_a_step_is_answered_in_another_one(tmp_path):
 
 
 def test_a_client_in_memory_does_not_outlive_its_record(tmp_path):
-    nodes = Nodes(tmp_path, malicious=False)
-    nodes.exchange_keys()
-    wanted = task(1)
-    requests = nodes.server.begin_step(wanted)
-    nodes.round(requests, lambda u, c: c.masked_input(requests[u], wanted, codes(u, 1)))
-    survivors, first = nodes.server.end_round()[1], nodes.parties[1]
-    nodes.next_batch()
+    nodes, survivors, first = nodes_in_the_next_batch(tmp_path)
     request = nodes.server.begin_step(task(2))[1]
     with StateFolder(tmp_path / "1") as folder:
         old = StoredClient(folder, first, os.urandom)
