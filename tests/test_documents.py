@@ -66,7 +66,7 @@ PARSED_ONLY = {
     "codream-secure compare": "the command as a name: the defaults take half an hour",
     "python benchmarks/accuracy_communication.py --only digits_skewed": HOURS,
     "python benchmarks/codream_results.py --only ceiling --seeds 1": "needs data that is no part",
-    "python benchmarks/codream_results.py --only cifar10 --seeds 1": HOURS,
+    "python benchmarks/codream_results.py --only cifar10": HOURS,
     "python benchmarks/codream_results.py --only ablation": HOURS,
     "python benchmarks/codream_results.py --only fast": HOURS,
     "python benchmarks/codream_results.py --only long": HOURS,
