@@ -74,7 +74,7 @@ PARSED_ONLY = {
     "python benchmarks/codream_results.py --only unequal_iid --seeds 1": HOURS,
     "python benchmarks/digits_accuracy.py": HOURS,
     "python benchmarks/digits_choices.py": HOURS,
-    "python benchmarks/digits_choices.py --only bits": HOURS,
+    "python benchmarks/codream_results.py --only bits": HOURS,
     "python benchmarks/digits_choices.py --only statistics": HOURS,
     'python benchmarks/digits_choices.py --only "client level"': HOURS,
     "python benchmarks/privacy_utility.py": HOURS,
