@@ -70,6 +70,7 @@ PARSED_ONLY = {
     "python benchmarks/codream_results.py --only ablation": HOURS,
     "python benchmarks/codream_results.py --only fast": HOURS,
     "python benchmarks/codream_results.py --only long": HOURS,
+    "python benchmarks/codream_results.py --only real": HOURS,
     "python benchmarks/codream_results.py --only unequal": HOURS,
     "python benchmarks/codream_results.py --only unequal_iid --seeds 1": HOURS,
     "python benchmarks/digits_accuracy.py": HOURS,
