@@ -72,7 +72,7 @@ PARSED_ONLY = {
     "python benchmarks/codream_results.py --only long": HOURS,
     "python benchmarks/codream_results.py --only real": HOURS,
     "python benchmarks/codream_results.py --only unequal": HOURS,
-    "python benchmarks/codream_results.py --only unequal_iid --seeds 1": HOURS,
+    "python benchmarks/codream_results.py --only unequal_iid": HOURS,
     "python benchmarks/digits_accuracy.py": HOURS,
     "python benchmarks/digits_choices.py": HOURS,
     "python benchmarks/codream_results.py --only bits": HOURS,
