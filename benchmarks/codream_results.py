@@ -9,8 +9,9 @@ Test accuracies of the round that validation chose (`Observer.reported`); `indep
 best round of independent training, chosen on the test part in its favour. Settings were chosen on
 folds and held-out halves of training parts (digits_choices.py; docs/codream.md), never on these
 test parts. Masks are on; what a row differs in from the defaults of `codream-secure simulate`
-stands beside it as its command line. `unequal` and `cifar10` read .npz subsets of Fashion-MNIST
-and CIFAR-10 from --data-folder (x_train, y_train, x_test, y_test; uint8) and are left out without.
+stands beside it as its command line. `unequal`, `unequal_iid`, `ceiling`, `real` and `cifar10` read
+.npz subsets of Fashion-MNIST and CIFAR-10 from --data-folder (x_train, y_train, x_test, y_test;
+uint8) and are left out without.
 """
 
 import argparse
