@@ -59,10 +59,10 @@ EVIDENCE = tests("evidence")
 BLAME = tests("blame_and_limits")
 RING = tests("ring_sessions")
 
-CLIENT = "protocols/client.py"
-OFFLINE = "protocols/preprocessing.py"
-SERVER = "protocols/server.py"
-LEDGER = "protocols/ledger.py"
+CLIENT = "protocols/client/session.py"
+OFFLINE = "protocols/client/offline.py"
+SERVER = "protocols/server/session.py"
+LEDGER = "protocols/client/durable.py"
 POLICY = "protocols/policy.py"
 
 
@@ -293,23 +293,23 @@ MUTATIONS = [
         ' or int.from_bytes(bitmap, "little") >> n', "", CODEC,
     ),
     refusal(
-        "vector padding", "protocols/packing.py",
+        "vector padding", "protocols/primitives/packing.py",
         "length * bits % 8 and data[-1] >> (length * bits % 8)", PACKING,
     ),
-    refusal("vector size", "protocols/packing.py",
+    refusal("vector size", "protocols/primitives/packing.py",
             "len(data) != packed_size(length, bits)", PACKING),
     # Cryptography
-    Mutation("rejection sampling", "protocols/prg.py",
+    Mutation("rejection sampling", "protocols/primitives/prg.py",
              "if int(words.max()) >= self._limit:", "if False:", PACKING),
     Mutation("commitment of a rebuilt seed", "protocols/seeds.py",
              "if self.commit(seed) == commitment:", "if True:", MACHINES),
-    refusal("share is an element", "protocols/shamir.py", "len(data) != SIZE or value >= P", PARTS),
-    Mutation("seeds by rejection", "protocols/shamir.py",
+    refusal("share is an element", "protocols/primitives/shamir.py", "len(data) != SIZE or value >= P", PARTS),
+    Mutation("seeds by rejection", "protocols/primitives/shamir.py",
              'int.from_bytes(candidate, "big") < P', "True", PARTS),
-    Mutation("x is not zero", "protocols/shamir.py", "not 0 < x < P", "not x < P", PARTS),
-    Mutation("x is not repeated", "protocols/shamir.py",
+    Mutation("x is not zero", "protocols/primitives/shamir.py", "not 0 < x < P", "not x < P", PARTS),
+    Mutation("x is not repeated", "protocols/primitives/shamir.py",
              "len(set(xs)) != len(xs) or ", "", PARTS),
-    refusal("enough shares", "protocols/shamir.py",
+    refusal("enough shares", "protocols/primitives/shamir.py",
             "threshold < 1 or len(xs) < threshold", PARTS),
     Mutation(
         "steps answered in other batches", CLIENT,
@@ -356,14 +356,14 @@ MUTATIONS = [
         " or not all(map(is_canonical, keys))", "", BLAME,
     ),
     Mutation(
-        "low order at the client", "protocols/keys.py",
+        "low order at the client", "protocols/primitives/keys.py",
         'raise CryptoError("key agreement failed") from None', "return bytes(32)", PARTS,
     ),
     Mutation(
-        "Ed25519 verification", "protocols/keys.py",
+        "Ed25519 verification", "protocols/primitives/keys.py",
         'raise CryptoError("signature is not valid") from None', "return", MALICIOUS,
     ),
-    refusal("entropy size", "protocols/keys.py", "len(data) != size", PARTS),
+    refusal("entropy size", "protocols/primitives/keys.py", "len(data) != size", PARTS),
     *(
         Mutation(f"context binds {what}", "protocols/context.py", old, new, CONTEXTS)
         for what, old, new in [
@@ -382,7 +382,7 @@ MUTATIONS = [
              'digest("signed", context, ', 'digest("signed", ', MALICIOUS),
     # Parameters and quantizer
     Mutation("t > n/2", "protocols/params.py", "self.n // 2 + 1, self.n", "1, self.n", PARTS),
-    Mutation("sums cannot wrap", "protocols/field.py", "if field.p > largest:", "if True:",
+    Mutation("sums cannot wrap", "protocols/primitives/field.py", "if field.p > largest:", "if True:",
              PACKING),
     refusal("NaN and infinity", "protocols/quantization.py",
             "not np.isfinite(values).all()", QUANTIZER),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.testing import audit as audits
+from protocols.audit import run as audits
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
