@@ -9,10 +9,10 @@ from typing import Any
 from _gates import progress
 from sklearn.model_selection import StratifiedKFold
 
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.report.summary import summarise
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.runs.summary import summarise
 
 FOLDS = 5
 

@@ -31,12 +31,12 @@ from torch import Tensor
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.compare.budget import Budget
-from codream_secure.config import Config
+from codream_secure.compare.plan import Budget
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.privacy.class_statistics import ClassImages
-from codream_secure.report.summary import summarise
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.privacy.class_means import ClassImages
+from codream_secure.runs.summary import summarise
 
 RESULTS = Path(__file__).parent / "results"
 SKEWED = {"partition": "dirichlet:0.5"}

@@ -20,15 +20,17 @@ import numpy as np
 import torch
 from _gates import environment, progress, report
 
-from codream_secure.acquisition import AcquisitionSettings, DreamBuffer, acquire, distil
-from codream_secure.config import Config
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.dream_group import DreamGroup
-from codream_secure.observer import Examples, accuracy
-from codream_secure.parallel import in_parallel, one_core_each
-from codream_secure.resolve import resolve
-from codream_secure.seeds import generator
-from codream_secure.simulation import Simulation
+from codream_secure.data.examples import Examples
+from codream_secure.dreaming.buffer import DreamBuffer
+from codream_secure.dreaming.group import DreamGroup
+from codream_secure.federation.simulation import Simulation
+from codream_secure.learning.acquisition import AcquisitionSettings, acquire, distil
+from codream_secure.models.evaluate import accuracy
+from codream_secure.runtime.parallel import in_parallel, one_core_each
+from codream_secure.runtime.seeds import generator
 
 RESULTS = Path(__file__).parent / "results"
 COMMON = {

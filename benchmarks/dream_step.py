@@ -25,13 +25,13 @@ from _gates import Gate, environment, progress, report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codream_secure.aggregation.requests import VERSION, DreamRequest
+from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory, channel_moments
-from codream_secure.dreaming.pixels import PixelScale
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
-from codream_secure.learner import BatchStream, PlainLearner
-from codream_secure.messages import VERSION, DreamRequest
-from codream_secure.models import build_model
+from codream_secure.learning.learner import BatchStream, PlainLearner
+from codream_secure.models.build import build_model
 from protocols.quantization import Quantizer
 
 RESULTS = Path(__file__).parent / "results"

@@ -17,7 +17,7 @@ from typing import Any
 
 from _gates import Gate, environment, progress, report
 
-from codream_secure.communication import megabytes
+from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.compare.sizes import (
     Shape,
     draw_crossover,
@@ -25,10 +25,10 @@ from codream_secure.compare.sizes import (
     dream_formula,
     sizes,
 )
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.report.summary import summarise
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.runs.summary import summarise
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "crossover.png"

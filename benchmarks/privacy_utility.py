@@ -30,12 +30,12 @@ from _gates import Gate, environment, progress, report
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.compare.budget import Budget
+from codream_secure.compare.plan import Budget
 from codream_secure.compare.results import headline
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.report.summary import summarise
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.runs.summary import summarise
 
 RESULTS = Path(__file__).parent / "results"
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codream_secure.aggregation import Meters
+from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange, load
-from codream_secure.federation import Federation
-from codream_secure.learner import BatchStream
-from codream_secure.parallel import in_parallel
-from codream_secure.work import Work
+from codream_secure.federation.members import Federation
+from codream_secure.learning.compute import Work
+from codream_secure.learning.learner import BatchStream
+from codream_secure.runtime.parallel import in_parallel
 
 if TYPE_CHECKING:
     from codream_secure.privacy.dpsgd import PrivateTrainer

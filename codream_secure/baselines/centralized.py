@@ -3,8 +3,8 @@
 from torch import nn
 
 from codream_secure.baselines.base import Baseline, Parties, Party
-from codream_secure.learner import BatchStream
-from codream_secure.seeds import generator
+from codream_secure.learning.learner import BatchStream
+from codream_secure.runtime.seeds import generator
 
 
 class Centralized(Baseline):

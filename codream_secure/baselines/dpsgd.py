@@ -16,8 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 from codream_secure.baselines.base import Baseline, Parties
 from codream_secure.baselines.exchange import load, tensors_of
 from codream_secure.errors import StepAborted
+from codream_secure.privacy.accounting import EXAMPLES
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
-from codream_secure.privacy.ledger import EXAMPLES
 from codream_secure.privacy.release_plan import Released, ReleasePlan
 
 # A client with more than so many even shares of the examples can be cut off; no privacy is lost.

@@ -13,18 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.aggregation import (
-    AVERAGING,
-    Aggregator,
-    FieldSum,
-    Meters,
-    PlainAggregator,
-    SecureAggregator,
-)
-from codream_secure.attendance import AggregationSettings
-from codream_secure.baselines.methods import Method
-from codream_secure.errors import RequestRefused, StepAborted
-from codream_secure.messages import (
+from codream_secure.aggregation.aggregator import AVERAGING, Aggregator, FieldSum, Meters
+from codream_secure.aggregation.plain import PlainAggregator
+from codream_secure.aggregation.requests import (
     VERSION,
     GradientRequest,
     ModelRequest,
@@ -33,10 +24,14 @@ from codream_secure.messages import (
     digest,
     encode,
 )
-from codream_secure.parallel import in_parallel
+from codream_secure.aggregation.secure import SecureAggregator
+from codream_secure.aggregation.settings import AggregationSettings
+from codream_secure.baselines.methods import Method
+from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
-from codream_secure.seeds import derive_bytes
+from codream_secure.runtime.parallel import in_parallel
+from codream_secure.runtime.seeds import derive_bytes
 from protocols.params import Phase
 from protocols.quantization import CLIP_MIN, Quantizer, next_clip
 

@@ -13,7 +13,7 @@ from codream_secure.baselines.exchange import (
     send,
     tensors_of,
 )
-from codream_secure.seeds import generator
+from codream_secure.runtime.seeds import generator
 
 _NOISE = 32
 _HIDDEN = 128

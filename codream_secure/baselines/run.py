@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from codream_secure.aggregation import Meters
-from codream_secure.attendance import AggregationSettings
+from codream_secure.aggregation.aggregator import Meters
+from codream_secure.aggregation.byte_ledger import ByteLedger
+from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.avgkd import AvgKD
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
 from codream_secure.baselines.centralized import Centralized
@@ -19,18 +20,17 @@ from codream_secure.baselines.independent import Independent
 from codream_secure.baselines.methods import PRIVATE_SUMS, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
-from codream_secure.communication import ByteLedger
-from codream_secure.config import Config
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.errors import UserError
-from codream_secure.federation import Federation
-from codream_secure.observer import Measurement
-from codream_secure.parallel import one_core_each
-from codream_secure.privacy.ledger import Guarantee
-from codream_secure.resolve import resolve
-from codream_secure.simulation import NoProgress, Progress, choose_device
-from codream_secure.stopwatch import Stopwatch
-from codream_secure.work import Work
+from codream_secure.federation.members import Federation
+from codream_secure.federation.observer import Measurement
+from codream_secure.federation.simulation import NoProgress, Progress, choose_device
+from codream_secure.learning.compute import Work
+from codream_secure.privacy.accounting import Guarantee
+from codream_secure.runtime.parallel import one_core_each
+from codream_secure.runtime.stopwatch import Stopwatch
 
 _FAMILIES: dict[str, type[Baseline]] = {
     "fedavg": FedAvg,

@@ -14,15 +14,15 @@ from typing import Any
 
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.compare.budget import MAX_ROUNDS, Budget, Run, cost_of
-from codream_secure.compare.plan import Plan
+from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, Run, cost_of
 from codream_secure.compare.results import figures, means, read_metrics
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
-from codream_secure.report.run_folder import RunFolder
-from codream_secure.report.summary import progress_of, summarise
-from codream_secure.simulation import NoProgress, Progress, Simulation
+from codream_secure.federation.simulation import NoProgress, Progress, Simulation
+from codream_secure.report.charts import draw_pictures
+from codream_secure.runs.folder import RunFolder
+from codream_secure.runs.summary import progress_of, summarise
 
 SCHEMA_VERSION = 1
 # How the step size is varied; the first is the default, so one trial is no tuning.
@@ -117,6 +117,7 @@ class Comparison:
         else:
             summary = summarise(run) | {"method": name, "step_size_factor": factor}
             folder.finish(run, summary, cell=True)
+            draw_pictures(run, path)
 
     @staticmethod
     def _fail(path: Path, reason: str) -> None:

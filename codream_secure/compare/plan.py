@@ -1,15 +1,18 @@
 """What is compared: methods, seeds, settings, and what all may spend equally."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
-from codream_secure.config import Config
+from codream_secure.baselines.run import BaselineRun
+from codream_secure.config.rules import FAST_ONLY, PIXELS_ONLY, inapplicable, resolve
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
-from codream_secure.resolve import FAST_ONLY, PIXELS_ONLY, inapplicable, resolve
+from codream_secure.federation.observer import Measurement
+from codream_secure.federation.simulation import Simulation
 
 Match = Literal["rounds", "iterations", "seconds", "bytes"]
 
@@ -90,3 +93,53 @@ def _of(method: Method) -> dict[str, object]:
 def as_match(name: str) -> Match:
     """Return what a word on the command line says."""
     return next(kind for kind in get_args(Match) if kind == name)
+
+
+Run = Simulation | BaselineRun
+
+
+MAX_ROUNDS = 1000
+
+
+# A last round that would overshoot the budget by no more than this is still run.
+_SLACK = 0.02
+
+
+# What these send is nothing, so that bytes cannot be matched: their computation is.
+_SILENT = ("independent", "centralized")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may spend: ``rounds``, ``iterations``, ``seconds`` or ``bytes``."""
+
+    kind: Match
+    amount: float
+
+    def spent(self, run: Run) -> float:
+        """Return what a run has spent so far."""
+        if self.kind == "rounds":
+            return len(run.observer.history)
+        if self.kind == "iterations":
+            return run.iterations
+        if self.kind == "seconds":
+            return run.stopwatch.busy
+        return run.ledger.per_client("up") + run.ledger.per_client("down")
+
+    def limited(self, run: Run) -> Iterator[Measurement]:
+        """Yield rounds as long as the next is likely to fit, at least one."""
+        before = self.spent(run)
+        for measurement in run.rounds():
+            yield measurement
+            now = self.spent(run)
+            fits = 2 * now - before <= self.amount * (1 + _SLACK)
+            if not fits or len(run.observer.history) >= MAX_ROUNDS:
+                return
+            before = now
+
+
+def cost_of(match: Match, costs: Mapping[str, Any], method: Method) -> Budget:
+    """Return the budget of a method from what the reference has spent, by kind of cost."""
+    if match == "bytes" and method.family in _SILENT:
+        match = "iterations"
+    return Budget(match, costs[match])

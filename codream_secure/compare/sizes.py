@@ -18,17 +18,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from codream_secure.aggregation import ClearInput, Meters, SecureAggregator
-from codream_secure.attendance import AggregationSettings
+from codream_secure.aggregation.aggregator import Meters
+from codream_secure.aggregation.byte_ledger import ByteLedger
+from codream_secure.aggregation.plain import ClearInput
+from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelState, encode, sections
+from codream_secure.aggregation.secure import SecureAggregator
+from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.exchange import ModelUpdate
 from codream_secure.baselines.methods import Method, parse_method
-from codream_secure.communication import ByteLedger
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.messages import VERSION, ModelRequest, ModelState, encode, sections
-from codream_secure.models import build_model
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.models.build import build_model
 from protocols.field import PrimeField
 from protocols.messages import MaskedInput
 from protocols.messages import encode as encode_message

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codream_secure.aggregation.requests import Adversary
+
 
 def entropy(logits: Tensor) -> Tensor:
     """Mean entropy of the predictions, in nats (CoDream Eq. 3, first term).
@@ -66,3 +68,25 @@ def squared_norm(dreams: Tensor) -> Tensor:
         dreams: float, shape (B, C, H, W).
     """
     return dreams.square().mean()
+
+
+def adversarial(teacher: Tensor, student: Tensor, kind: Adversary) -> Tensor:
+    """Return R_adv, the mean over the batch of a negative divergence, in nats.
+
+    Args:
+        teacher: logits, float, shape (B, classes).
+        student: logits, float, shape (B, classes).
+        kind: "jsd", the Jensen-Shannon divergence, at most log 2 (CoDream, Eq. 3); "kl",
+            KL(teacher || student) where both name the same class, unbounded (official code).
+    """
+    log_t, log_s = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
+    if kind == "kl":
+        agree = (teacher.argmax(dim=1) == student.argmax(dim=1)).to(log_t.dtype)
+        return -(agree * _divergence(log_t, log_s)).mean()
+    log_m = torch.logaddexp(log_t, log_s) - torch.log(log_t.new_tensor(2.0))
+    return -((_divergence(log_t, log_m) + _divergence(log_s, log_m)) / 2).mean()
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return KL(p || q) of every row."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)

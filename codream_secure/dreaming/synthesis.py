@@ -7,18 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.acquisition import label_mean, soft_targets
-from codream_secure.aggregation import Aggregator, FieldSum
-from codream_secure.dreaming.losses import (
-    class_mean_distance,
-    squared_norm,
-    total_variation,
-)
-from codream_secure.dreaming.pixel_dreams import DreamSource
-from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.dreaming.public_dreams import student_gradient
-from codream_secure.errors import StepAborted
-from codream_secure.messages import (
+from codream_secure.aggregation.aggregator import Aggregator, FieldSum
+from codream_secure.aggregation.requests import (
     VERSION,
     Adversary,
     DreamRequest,
@@ -31,6 +21,17 @@ from codream_secure.messages import (
     Student,
     asked_labels,
 )
+from codream_secure.data.pixels import PixelScale
+from codream_secure.dreaming.labels import label_mean, soft_targets
+from codream_secure.dreaming.losses import (
+    class_balance,
+    class_mean_distance,
+    entropy,
+    squared_norm,
+    total_variation,
+)
+from codream_secure.dreaming.sources import DreamSource
+from codream_secure.errors import StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import ReleasePlan
 from protocols.quantization import CLIP_START, next_clip
@@ -366,3 +367,21 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 def _shape(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     count, channels, height, width = pixels.shape
     return count, channels, height, width
+
+
+def student_gradient(
+    student: nn.Module, dreams: Tensor, entropy_weight: float, balance_weight: float
+) -> Tensor:
+    """Return the gradient of the student's loss: what a client computes, of a public model.
+
+    Args:
+        student: frozen, in eval mode; learned from released labels alone.
+        dreams: scaled images, shape (B, C, H, W).
+        entropy_weight: of the predictions' entropy.
+        balance_weight: of class balance.
+    """
+    leaf = dreams.detach().clone().requires_grad_()
+    logits = student(leaf)
+    loss = entropy_weight * entropy(logits) + balance_weight * class_balance(logits)
+    (gradient,) = torch.autograd.grad(len(leaf) * loss, leaf)
+    return gradient

@@ -7,12 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.dreaming.adversarial import adversarial
+from codream_secure.aggregation.requests import DreamRequest, pixels, student_logits
+from codream_secure.data.pixels import PixelScale
 from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
-from codream_secure.dreaming.losses import class_balance, entropy
-from codream_secure.dreaming.pixels import PixelScale
-from codream_secure.learner import logits_of
-from codream_secure.messages import DreamRequest, pixels, student_logits
+from codream_secure.dreaming.losses import adversarial, class_balance, entropy
+from codream_secure.models.evaluate import logits_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Teacher:
         model: no gradient reaches its parameters.
         memory: of earlier dreams' feature statistics.
         offset: added to logits, float, shape (classes,): see `prior_offset`. None: nothing.
-        bf16: see `codream_secure.learner.logits_of`.
+        bf16: see `codream_secure.models.evaluate.logits_of`.
     """
 
     model: nn.Module

@@ -9,8 +9,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 from flwr.serverapp import Grid
 
-from codream_secure.flower import wire
-from codream_secure.flower.sites import Traffic, one_line
+from codream_secure.sites import wire
+from codream_secure.sites.peers import Traffic, one_line
 
 # Flower's own `send_and_receive` looks every 3 seconds, which would be most of a round trip.
 _PAUSE = 0.3

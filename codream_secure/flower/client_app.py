@@ -16,9 +16,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from codream_secure.errors import RequestRefused
-from codream_secure.flower import wire
-from codream_secure.flower.node import site_settings
-from codream_secure.flower.site import Site
+from codream_secure.flower.node_config import site_settings
+from codream_secure.sites import wire
+from codream_secure.sites.site import Site
 
 # A server that was killed may have left a message that is still being answered.
 _PATIENCE = 60.0

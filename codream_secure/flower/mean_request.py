@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.flower.wire import VERSION, decode_with
+from codream_secure.sites.wire import VERSION, decode_with
 from protocols.params import MAX_INPUT, Section, Task
 from protocols.quantization import Quantizer
 

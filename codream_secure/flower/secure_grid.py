@@ -19,9 +19,9 @@ from codream_secure.errors import UserError
 from codream_secure.flower.carrier import Carrier
 from codream_secure.flower.mean import integers, mean_metrics, new_arrays, sent_arrays
 from codream_secure.flower.mean_request import WEIGHT, MeanRequest, encode_request
-from codream_secure.flower.node import read_roster
-from codream_secure.flower.sum_server import SumServer
-from codream_secure.flower.wire import VERSION
+from codream_secure.flower.node_config import read_roster
+from codream_secure.sites.sums import SumServer
+from codream_secure.sites.wire import VERSION
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import ThreatModel
 from protocols.server import Finished

@@ -13,7 +13,6 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from codream_secure.errors import RequestRefused
-from codream_secure.flower import wire
 from codream_secure.flower.mean import array_record, client_inputs
 from codream_secure.flower.mean_request import (
     EVALUATE,
@@ -22,9 +21,10 @@ from codream_secure.flower.mean_request import (
     decode_request,
     task_of,
 )
-from codream_secure.flower.node import site_settings
-from codream_secure.flower.sum_site import SumSite
-from codream_secure.state_folder import StateFolder
+from codream_secure.flower.node_config import site_settings
+from codream_secure.sites import wire
+from codream_secure.sites.site import SumSite
+from codream_secure.storage.state_folder import StateFolder
 from protocols.client import Inputs
 from protocols.params import Task
 

@@ -22,13 +22,13 @@ import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import load_dataset
 from codream_secure.errors import UserError
 from codream_secure.flower.carrier import Carrier
-from codream_secure.flower.coordinator import Coordinator, Round
-from codream_secure.flower.journal import Journal
-from codream_secure.flower.node import SERVER_OPTIONS, read_roster
+from codream_secure.flower.node_config import SERVER_OPTIONS, read_roster
+from codream_secure.sites.coordinator import Coordinator, Round
+from codream_secure.sites.journal import Journal
 
 log = logging.getLogger("flwr")
 app = ServerApp()

@@ -6,11 +6,21 @@ and is refused.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from codream_secure.errors import UserError
+from codream_secure.privacy.mechanisms import (
+    DiscreteGaussianSum,
+    Mechanism,
+    SampledGaussian,
+    dpsgd_event,
+)
 
 ACCOUNTANT = "pld"
 
@@ -28,43 +38,6 @@ _ABOVE_ROOT = 1e-9
 _MOST_SIGNAL = 1e6
 # Noise multipliers above are of no use to anybody.
 _MOST_NOISE = 1e6
-
-
-class BudgetExhausted(Exception):  # noqa: N818 - the state that the caller meets
-    """One more private step would exceed the number that the noise was computed for."""
-
-
-class PrivacyBudget:
-    """Counts one client's private steps against the total that its noise was computed for.
-
-    A step is charged before anything is computed from data, and stays charged whatever happens
-    to it afterwards.
-
-    Args:
-        total_steps: T, public and independent of the client's data.
-
-    Raises:
-        UserError: T is negative.
-
-    Guarantee:
-        `charge` returns at most T times, also when steps abort in between.
-    """
-
-    def __init__(self, total_steps: int) -> None:
-        if total_steps < 0:
-            raise UserError(f"a budget cannot have {total_steps} steps")
-        self.total_steps = total_steps
-        self.steps_taken = 0
-
-    def charge(self) -> None:
-        """Charge one step.
-
-        Raises:
-            BudgetExhausted: all steps are spent; nothing was charged.
-        """
-        if self.steps_taken >= self.total_steps:
-            raise BudgetExhausted(f"all {self.total_steps} private steps are spent")
-        self.steps_taken += 1
 
 
 def check_accountant(name: str) -> None:
@@ -123,17 +96,6 @@ def check_meaning(delta: float, units: int) -> None:
             f"--dp-delta {delta:g} allows one of {units} to be published: give it less than "
             f"{1 / units:.2g}, better a tenth of that"
         )
-
-
-def dpsgd_event(noise_multiplier: float, sampling_rate: float, steps: int) -> Any:  # noqa: ANN401
-    """Return dp_accounting's event of ``steps`` DP-SGD steps (Abadi et al. 2016)."""
-    from dp_accounting import dp_event  # noqa: PLC0415 - takes a second to import
-
-    if sampling_rate == 1:
-        # T Gaussian releases of full batches are one Gaussian release with less noise, exactly.
-        return dp_event.GaussianDpEvent(noise_multiplier / math.sqrt(steps))
-    step = dp_event.PoissonSampledDpEvent(sampling_rate, dp_event.GaussianDpEvent(noise_multiplier))
-    return dp_event.SelfComposedDpEvent(step, steps)
 
 
 def epsilon_spent(
@@ -257,3 +219,300 @@ def smallest_noise(overspends: Callable[[float], bool], start: float) -> float |
         middle = math.sqrt(low * high)
         low, high = (middle, high) if overspends(middle) else (low, middle)
     return high
+
+
+Unit = Literal["example", "client"]
+
+
+Accountant = Literal["pld", "rdp"]
+
+
+NoiseSource = Literal["os", "seeded"]
+
+
+ADJACENCY = (
+    "add or remove one training example of one client; clients' data are disjoint, so the "
+    "guarantee holds for each client and epsilon is the largest"
+)
+
+
+# The same where all clients' data goes into one sum.
+EXAMPLES = "add or remove one training example of one client"
+
+
+CLIENTS = "add or remove one client: in its place is one that contributes zeros"
+
+
+# Skellam's bound is proven for integer orders.
+_ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
+
+
+GROUPS = (2, 3, 5)
+
+
+_GROUP_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One kind of private release, and how often it was made.
+
+    Attributes:
+        name: what was released.
+        unit: whom it protects.
+        adjacency: which data sets are neighbours, in words.
+        mechanism: with the noise that was there.
+        steps: how often, aborted attempts included.
+    """
+
+    name: str
+    unit: Unit
+    adjacency: str
+    mechanism: Mechanism
+    steps: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What releases cost together at one delta.
+
+    Attributes:
+        epsilon: the smaller of both bounds.
+        accountant: whose that is.
+        rdp: the bound by Renyi DP.
+    """
+
+    epsilon: float
+    accountant: Accountant
+    rdp: float
+
+
+def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID) -> Cost:
+    """Return the epsilon of releases about the same data.
+
+    Args:
+        releases: of one unit and one adjacency.
+        delta: in (0, 1).
+        grid: discretization of the privacy loss.
+
+    Raises:
+        UserError: delta is out of range.
+        ValueError: releases of different units do not compose into one statement.
+
+    Guarantee:
+        An upper bound for the composition, in whatever order and however chosen the later were.
+    """
+    check_delta(delta)
+    made = [release for release in releases if release.steps]
+    if len({release.unit for release in made}) > 1:
+        raise ValueError("releases of different units")
+    if not made:
+        return Cost(0.0, "pld", 0.0)
+    rdp = _rdp_epsilon(made, delta)
+    events = [release.mechanism.event(release.steps) for release in made]
+    if any(event is None for event in events):
+        return Cost(rdp, "rdp", rdp)
+    pld = epsilon_of(events, delta, grid=grid)
+    return Cost(pld, "pld", rdp) if pld <= rdp else Cost(rdp, "rdp", rdp)
+
+
+def _rdp_epsilon(releases: Sequence[Release], delta: float) -> float:
+    from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # noqa: PLC0415
+
+    total = sum(release.mechanism.rdp(release.steps, _ORDERS) for release in releases)
+    if not np.isfinite(total).any():
+        return math.inf
+    epsilon, _ = compute_epsilon(_ORDERS, np.asarray(total), delta)
+    return float(epsilon)
+
+
+def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float:
+    """Return epsilon at the same delta for ``size`` units together; infinite if none is found.
+
+    Where no batch is sampled, ``size`` units change a sum by ``size`` times the sensitivity: that
+    is composed as it stands. Else by group privacy of (epsilon', delta'): size * epsilon' at
+    delta' (e^(size epsilon') - 1) / (e^epsilon' - 1), with the delta' that makes this delta
+    (Vadhan 2017, Lemma 2.2); exact values are smaller.
+
+    Args:
+        releases: as in `cost`.
+        delta: of the result.
+        size: how many units change, at least 1.
+    """
+    made = [release for release in releases if release.steps]
+    together = [_together(release, size) for release in made]
+    if None not in together:
+        return cost([release for release in together if release], delta).epsilon
+
+    def spent(log_delta: float) -> float:
+        return log_delta + _log_ratio(_rdp_epsilon(made, math.exp(log_delta)), size)
+
+    low, high = math.log(sys.float_info.min), math.log(delta)
+    if spent(low) > math.log(delta):
+        return math.inf
+    for _ in range(_GROUP_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) <= math.log(delta) else (low, middle)
+    return size * _rdp_epsilon(made, math.exp(low))
+
+
+def _together(release: Release, size: int) -> Release | None:
+    """Return the release as ``size`` units see it that change; None where batches are sampled."""
+    found = release.mechanism
+    mechanism: Mechanism
+    if isinstance(found, SampledGaussian):
+        if found.sampling_rate != 1:
+            return None
+        mechanism = SampledGaussian(found.noise_multiplier / size)
+    else:
+        mechanism = replace(found, l2=size * found.l2, l1=size * found.l1)
+    return replace(release, mechanism=mechanism)
+
+
+def _log_ratio(epsilon: float, size: int) -> float:
+    """Return the logarithm of (e^(size epsilon) - 1) / (e^epsilon - 1)."""
+    if epsilon <= 0:
+        return math.log(size)
+    if not math.isfinite(epsilon):
+        return math.inf
+    return _log_expm1(size * epsilon) - _log_expm1(epsilon)
+
+
+def _log_expm1(x: float) -> float:
+    return x + math.log(-math.expm1(-x))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarantee:
+    """An (epsilon, delta) guarantee together with all that it was computed from.
+
+    Attributes:
+        unit, adjacency: whom it protects, and which data sets are neighbours.
+        epsilon, accountant: the smaller bound and whose it is.
+        rdp_epsilon: the bound by Renyi DP.
+        noise_source: "os", or "seeded" for experiments only.
+        steps: private training steps charged to the client that took most.
+        noise_multiplier, sampling_rate, clip: of private training.
+        noise_colluders: clients that may tell the server their noise; None: all noise is a client's
+            own, and it does not matter.
+        groups: epsilon at the same delta of so many units together; None: beyond any use.
+        releases: what was released.
+    """
+
+    unit: Unit
+    adjacency: str
+    epsilon: float
+    delta: float
+    accountant: Accountant
+    rdp_epsilon: float
+    noise_source: NoiseSource
+    steps: int
+    noise_multiplier: float
+    sampling_rate: float
+    clip: float
+    noise_colluders: int | None
+    groups: dict[int, float | None]
+    releases: tuple[Release, ...]
+
+
+def group_epsilons(releases: Sequence[Release], delta: float) -> dict[int, float | None]:
+    """Return `group_epsilon` for `GROUPS`; None where it is beyond any use."""
+    found = {size: group_epsilon(releases, delta, size) for size in GROUPS}
+    return {size: e if math.isfinite(e) else None for size, e in found.items()}
+
+
+def training(
+    noise_multiplier: float, sampling_rate: float, steps: int, *, integers: bool = False
+) -> Release:
+    """Return the release that private training of one client is.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the clip.
+        sampling_rate: Poisson rate.
+        steps: how many.
+        integers: with discrete Gaussian noise, at full batch.
+    """
+    mechanism: Mechanism = SampledGaussian(noise_multiplier, sampling_rate)
+    if integers:
+        # In units of the sensitivity; one share alone has no gap to pay for.
+        mechanism = DiscreteGaussianSum(1.0, 1.0, 1, noise_multiplier**2, 1)
+    return Release(
+        name="local training", unit="example", adjacency=ADJACENCY, mechanism=mechanism, steps=steps
+    )
+
+
+@lru_cache(maxsize=64)
+def training_noise(
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    others: tuple[Release, ...] = (),
+    *,
+    integers: bool = False,
+) -> float:
+    """Return the smallest noise multiplier, to 1 %, with which training and others fit a budget.
+
+    Computed once for the total of a run, never a round at a time.
+
+    Args:
+        epsilon: target of the whole run, others included; at most 1000.
+        delta: in (0, 1).
+        sampling_rate: Poisson rate q in (0, 1].
+        steps: private steps over all rounds, at least 1.
+        others: what is released about the same data besides.
+        integers: as in `training`.
+
+    Raises:
+        UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
+
+    Guarantee:
+        `cost` of all together is at most ``epsilon``.
+    """
+    if not others and not integers:
+        return noise_multiplier_for(epsilon, delta, sampling_rate, steps)
+    check_budget(epsilon, delta)
+    check_mechanism(1.0, sampling_rate)
+
+    def overspends(noise: float) -> bool:
+        tried = training(noise, sampling_rate, steps, integers=integers)
+        return cost([tried, *others], delta).epsilon > epsilon
+
+    found = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
+    if found is None:
+        names = ", ".join(release.name for release in others)
+        raise UserError(
+            f"epsilon {epsilon:g} leaves nothing for training beside {names}; ask for more, or "
+            "give these less"
+        )
+    return found
+
+
+def integer_variance(
+    epsilon: float, delta: float, mechanism: Callable[[float], Mechanism], *, steps: int = 1
+) -> float:
+    """Return the least variance of a sum's noise, to 1 %, with which its releases fit a budget.
+
+    Args:
+        epsilon: of these releases alone, at most 1000.
+        delta: in (0, 1).
+        mechanism: of a total variance in units of the squared sensitivity.
+        steps: how many releases.
+
+    Returns:
+        The total variance in units of the squared sensitivity.
+
+    Raises:
+        UserError: an argument is out of range, or no variance meets the budget.
+    """
+    check_budget(epsilon, delta)
+
+    def overspends(multiplier: float) -> bool:
+        tried = mechanism(multiplier**2)
+        release = Release(name="", unit="example", adjacency="", mechanism=tried, steps=steps)
+        return cost([release], delta).epsilon > epsilon
+
+    found = smallest_noise(overspends, math.sqrt(steps))
+    if found is None:
+        raise UserError(f"no noise meets epsilon {epsilon:g} at delta {delta:g}")
+    return found**2

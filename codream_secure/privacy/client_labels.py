@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codream_secure.config import Config, set_
+from codream_secure.aggregation.requests import VERSION, LabelRequest, digest, encode
+from codream_secure.config.settings import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.messages import VERSION, LabelRequest, digest, encode
-from codream_secure.privacy.accounting import check_meaning
-from codream_secure.privacy.ledger import CLIENTS
-from codream_secure.privacy.outlook import Outlook, predict
+from codream_secure.privacy.accounting import CLIENTS, check_meaning
+from codream_secure.privacy.forecast import Outlook, predict
 from codream_secure.privacy.release_plan import Released, ReleasePlan
 from protocols.keys import hkdf
 from protocols.prg import keystream

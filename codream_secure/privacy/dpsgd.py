@@ -14,12 +14,12 @@ from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codream_secure.checkpoint import NoiseState
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import PrivacyBudget
+from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.integer_noise import IntegerNoise
+from codream_secure.storage.checkpoint import NoiseState
 from protocols.keys import hkdf
 
 

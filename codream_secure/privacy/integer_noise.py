@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.aggregation.requests import NoiseKind
 from codream_secure.errors import UserError
-from codream_secure.messages import NoiseKind
 from protocols.prg import KEY_SIZE, keystream
 
 _DIGITS = 60

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.aggregation.requests import NoiseKind, NoisyTerms
 from codream_secure.errors import UserError
-from codream_secure.messages import NoiseKind, NoisyTerms
 from codream_secure.privacy.integer_noise import IntegerNoise
-from codream_secure.privacy.ledger import DiscreteGaussianSum, SkellamSum
+from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SkellamSum
 from protocols.params import MAX_INPUT
 
 

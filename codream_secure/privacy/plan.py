@@ -5,29 +5,25 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from codream_secure.config import Config, set_
+from codream_secure.config.settings import Config, set_
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import PrivacyBudget, check_meaning
-from codream_secure.privacy.class_statistics import (
-    StatisticsTerms,
-    length,
-    release,
-    sensitivity,
-)
-from codream_secure.privacy.ledger import (
+from codream_secure.privacy.accounting import (
     ADJACENCY,
     Guarantee,
     Release,
+    check_meaning,
     cost,
     group_epsilons,
     integer_variance,
     training,
     training_noise,
 )
+from codream_secure.privacy.budget import PrivacyBudget
+from codream_secure.privacy.class_means import StatisticsTerms, length, release, sensitivity
+from codream_secure.privacy.colluders import hidden_shares, noise_colluders
 from codream_secure.privacy.noisy_sum import integer_mechanism
-from codream_secure.privacy.trust import hidden_shares, noise_colluders
-from codream_secure.seeds import derive_bytes, derive_seed
+from codream_secure.runtime.seeds import derive_bytes, derive_seed
 
 if TYPE_CHECKING:
     from torch import nn

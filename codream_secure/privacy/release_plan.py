@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codream_secure.config import Config, set_
+from codream_secure.aggregation.requests import NoisyTerms
+from codream_secure.config.settings import Config, set_
 from codream_secure.errors import RequestRefused
-from codream_secure.messages import NoisyTerms
-from codream_secure.privacy.ledger import (
+from codream_secure.privacy.accounting import (
     Guarantee,
     Release,
     Unit,
@@ -21,13 +21,13 @@ from codream_secure.privacy.ledger import (
     group_epsilons,
     integer_variance,
 )
+from codream_secure.privacy.colluders import hidden_shares, noise_colluders
 from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism, noisy_terms
-from codream_secure.privacy.trust import hidden_shares, noise_colluders
-from codream_secure.seeds import derive_bytes
+from codream_secure.runtime.seeds import derive_bytes
 from protocols.keys import hkdf
 
 if TYPE_CHECKING:
-    from codream_secure.privacy.ledger import Mechanism
+    from codream_secure.privacy.mechanisms import Mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

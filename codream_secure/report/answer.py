@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codream_secure.report.groups import Group
-from codream_secure.report.runs import ALONE, TOGETHER, Run
 from codream_secure.report.text import number, percent, size
+from codream_secure.runs.reading import ALONE, TOGETHER, Run
 
 
 @dataclass(frozen=True, slots=True)

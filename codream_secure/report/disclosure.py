@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from codream_secure.baselines.methods import DREAMING, MODEL_AVERAGING, parse_method
 from codream_secure.errors import UserError
-from codream_secure.report.runs import ALONE, TOGETHER
+from codream_secure.runs.reading import ALONE, TOGETHER
 
 Summary = Mapping[str, Any]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from codream_secure.report.runs import ALONE, TOGETHER, Row, Run
+from codream_secure.runs.reading import ALONE, TOGETHER, Row, Run
 
 # Settings that say where and with what randomness a run was made, not what it is.
 _CIRCUMSTANCES = {"seed", "data_dir", "device"}

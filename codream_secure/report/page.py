@@ -4,6 +4,7 @@ import base64
 import json
 import platform
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,9 +20,10 @@ from codream_secure.report import charts
 from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
-from codream_secure.report.runs import ALONE, TOGETHER, Run, matched, missing, read_all, rerun
 from codream_secure.report.text import UNKNOWN, number, percent, size
+from codream_secure.runs.reading import ALONE, TOGETHER, Run, matched, missing, read_all, rerun
 
+PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADINGS = (
@@ -315,3 +317,11 @@ def _markdown(text: str) -> Markup:
     """Return Markdown's `code` and *stress* as HTML, and everything else escaped."""
     safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", safe))  # noqa: S704 - escaped above
+
+
+def write_report(folder: Path) -> None:
+    """Write report.html of a run or a comparison; nothing is lost if it cannot be drawn."""
+    try:
+        write_page([folder], folder / PAGE, rerun(folder))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk
+        warnings.warn(f"{folder / PAGE} was not written: {error}", stacklevel=2)

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from rich.console import Console
+
 UNKNOWN = "-"
 
 
@@ -23,3 +25,15 @@ def number(value: float | None, digits: int = 1) -> str:
     if value is None:
         return UNKNOWN
     return f"{value:,.0f}" if value == int(value) else f"{value:,.{digits}f}"
+
+
+# A pipe or a file has no width; rich would take 80 columns and cut headings.
+_PIPED_WIDTH = 160
+
+
+def stdout() -> Console:
+    """Return the console of standard output, wide where nobody's window limits it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED_WIDTH)
+    return console

@@ -15,13 +15,13 @@ from _paper_pages import Line, Page, draw, markdown, masked
 from _paper_runs import Run, Runner, command, comparison
 from click.testing import CliRunner
 
-from codream_secure.cli import simulate as simulate_command
-from codream_secure.cli_compare import compare as compare_command
-from codream_secure.config import Config
+from codream_secure.cli.compare import compare as compare_command
+from codream_secure.cli.main import simulate as simulate_command
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import DATASET_NAMES
 from codream_secure.data.partition import partition
-from codream_secure.model_names import MODEL_NAMES
-from codream_secure.resolve import resolve
+from codream_secure.models.names import MODEL_NAMES
 
 TRAINING_EXAMPLES = {"digits": 1397, "mnist": 60_000, "svhn": 73_257, "cifar10": 50_000}
 MINIMAL = {

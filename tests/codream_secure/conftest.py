@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+from machines import Machines
 
-from codream_secure.cli import entry_point
-from codream_secure.config import Config
-from codream_secure.parallel import one_core_each
+from codream_secure.cli.main import entry_point
+from codream_secure.config.settings import Config
+from codream_secure.data.datasets import load_dataset
+from codream_secure.runtime.parallel import one_core_each
 
 TINY = {
     "clients": 4,
@@ -35,6 +37,18 @@ def tiny():
         return Config.from_options({**base, **options})
 
     return build
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Return the digits."""
+    return load_dataset("digits", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def machines(tmp_path, data):
+    """Return a function that makes the sites and the server of a run in this process."""
+    return lambda **options: Machines(tmp_path / "machines", data, **options)
 
 
 @pytest.fixture

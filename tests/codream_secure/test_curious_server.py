@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
-import codream_secure.messages as broadcasts
-from codream_secure.flower import mean_request, wire
-from codream_secure.simulation import Simulation
+import codream_secure.aggregation.requests as broadcasts
+from codream_secure.federation.simulation import Simulation
+from codream_secure.flower import mean_request
+from codream_secure.sites import wire
 from protocols import messages
 from protocols.packing import unpack
 from protocols.params import Phase, rounds

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from codream_secure.errors import RequestRefused
-from codream_secure.messages import (
+from codream_secure.aggregation.requests import (
     VERSION,
     DreamRequest,
     LabelRequest,
@@ -22,6 +21,7 @@ from codream_secure.messages import (
     pixels,
     sections,
 )
+from codream_secure.errors import RequestRefused
 
 STUDENT = Student(bytes(4 * 2 * 3), 3, "jsd", 1.0, 4, 1.0)
 DREAMS = DreamRequest(

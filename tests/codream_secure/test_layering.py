@@ -11,22 +11,22 @@ import protocols
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.observer import Measurement, Observer
-from codream_secure.simulation import Simulation
+from codream_secure.federation.observer import Measurement, Observer
+from codream_secure.federation.simulation import Simulation
 
 PACKAGE = Path(codream_secure.__file__).parent
 PROTOCOLS = Path(protocols.__file__).parent
 
 # Who may read the observer: the simulation that owns it and what shows its figures.
 READERS = {
-    "federation.py",
-    "simulation.py",
     "baselines/run.py",
-    "compare/budget.py",
-    "report/events.py",
-    "report/run_folder.py",
-    "report/plots.py",
-    "report/summary.py",
+    "compare/plan.py",
+    "federation/members.py",
+    "federation/simulation.py",
+    "report/charts.py",
+    "runs/folder.py",
+    "runs/summary.py",
+    "runs/tensorboard.py",
 }
 
 
@@ -43,7 +43,7 @@ def test_only_the_simulation_and_the_report_import_the_observer():
     importers = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
-        if any(name.startswith("codream_secure.observer") for name in imports(path))
+        if any(name.startswith("codream_secure.federation.observer") for name in imports(path))
     }
     assert importers == READERS
 
@@ -89,31 +89,30 @@ def test_protocols_never_import_the_learning_side_or_torch():
 
 
 def test_dreaming_knows_nothing_of_masks():
-    """`aggregation.py` is the only door between dreaming and the protocol's sessions.
+    """`aggregation/` is the only door between dreaming and the protocol's sessions.
 
-    `state_folder.py` stores a session for whoever runs a client alone, `flower/` carries messages
-    of sessions between machines, and the privacy audit runs whole aggregations.
+    `sites/` stores a session for whoever runs a client alone, `flower/` carries messages of
+    sessions between machines, and the audit of sums runs whole aggregations.
     """
     sessions = ("protocols.client", "protocols.server", "protocols.driver", "protocols.keys")
     for path in PACKAGE.rglob("*.py"):
         crossing = {name for name in imports(path) if name and name.startswith(sessions)}
         # Deriving keys of noise is no session.
-        if crossing <= {"protocols.keys", "protocols.keys.hkdf"} or path.parent.name == "flower":
+        if crossing <= {"protocols.keys", "protocols.keys.hkdf"}:
             continue
-        allowed = {
-            "aggregation.py": True,
-            "attendance.py": crossing <= {"protocols.driver", "protocols.driver.DropSchedule"},
-            "state_folder.py": True,
-            "sums.py": path.parent.name == "audit",
-            "simulation.py": crossing <= {"protocols.driver", "protocols.driver.Tap"},
-        }
-        assert not crossing or allowed.get(path.name), path
+        place = path.relative_to(PACKAGE).as_posix()
+        watches_only = crossing <= {"protocols.driver", "protocols.driver.Tap"}
+        assert (
+            path.parent.name in {"aggregation", "sites", "flower"}
+            or place == "audit/sums.py"
+            or (place == "federation/simulation.py" and watches_only)
+        ), path
 
 
 def test_help_and_bad_options_do_not_wait_for_torch():
     code = (
         "import sys\n"
-        "from codream_secure.cli import cli\n"
+        "from codream_secure.cli.main import cli\n"
         "try: cli(['simulate', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'opacus', 'matplotlib', 'sklearn'} & set(sys.modules), 'slow'\n"
@@ -126,7 +125,7 @@ def test_help_and_bad_options_do_not_wait_for_torch():
 
 
 def test_a_site_answers_messages_of_the_protocol_without_torch():
-    code = "import sys, codream_secure.flower.site\nprint({'torch', 'opacus'} & set(sys.modules))"
+    code = "import sys, codream_secure.sites.site\nprint({'torch', 'opacus'} & set(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

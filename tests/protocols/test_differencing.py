@@ -2,8 +2,8 @@
 
 A server that gets two sums over cohorts that differ by one client, on the same or nearly the same
 broadcast, subtracts. One aggregation cannot see the others, so `protocols` does not compare
-broadcasts: the session's owner does (`codream_secure.client`, and its tests). What `protocols`
-does in the malicious model is to let cohorts only shrink within a batch (SPEC 8.1).
+broadcasts: the session's owner does (`codream_secure.federation.client`, and its tests). What
+`protocols` does in the malicious model is to let cohorts only shrink within a batch (SPEC 8.1).
 """
 
 import numpy as np

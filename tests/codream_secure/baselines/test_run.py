@@ -7,6 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from codream_secure.aggregation.requests import (
+    VERSION,
+    ModelRequest,
+    ModelState,
+    decode_model_request,
+    encode,
+)
 from codream_secure.baselines import dpsgd
 from codream_secure.baselines.avgkd import targets
 from codream_secure.baselines.base import BaselineSettings, Representation
@@ -14,14 +21,7 @@ from codream_secure.baselines.exchange import ModelExchange, ModelUpdate, tensor
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.learner import BatchStream
-from codream_secure.messages import (
-    VERSION,
-    ModelRequest,
-    ModelState,
-    decode_model_request,
-    encode,
-)
+from codream_secure.learning.learner import BatchStream
 from codream_secure.privacy.dpsgd import PrivateTrainer
 from codream_secure.privacy.integer_gradients import gradient_sum
 

@@ -5,9 +5,8 @@ import pytest
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.compare.budget import Budget
 from codream_secure.compare.comparison import Comparison
-from codream_secure.compare.plan import Plan
+from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
 from codream_secure.errors import UserError
 

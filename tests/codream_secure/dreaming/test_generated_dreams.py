@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
+from codream_secure.aggregation.requests import VERSION, DreamRequest
+from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
-from codream_secure.dreaming.generated_dreams import GeneratorSettings, MetaGenerator
-from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.generator import GeneratorSettings, MetaGenerator
 from codream_secure.dreaming.teacher import Teacher, client_loss, dream_gradient
-from codream_secure.messages import VERSION, DreamRequest
-from codream_secure.models import build_model
+from codream_secure.models.build import build_model
 from codream_secure.models.generator import Generator
 from protocols.quantization import Quantizer
 

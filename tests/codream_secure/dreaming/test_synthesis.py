@@ -4,11 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from codream_secure.aggregation import FieldSum
+from codream_secure.aggregation.aggregator import FieldSum
+from codream_secure.aggregation.requests import (
+    DreamRequest,
+    LocalSteps,
+    pixels,
+    sections,
+    student_logits,
+)
+from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.losses import class_mean_distance
-from codream_secure.dreaming.pixel_dreams import PixelDreams
-from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.sources import PixelDreams
 from codream_secure.dreaming.synthesis import (
     ClassMeans,
     Clips,
@@ -16,7 +23,6 @@ from codream_secure.dreaming.synthesis import (
     SynthesisSettings,
 )
 from codream_secure.errors import StepAborted
-from codream_secure.messages import DreamRequest, LocalSteps, pixels, sections, student_logits
 from protocols.quantization import Quantizer
 
 SPEC = InputSpec(1, 4, 4, 3)

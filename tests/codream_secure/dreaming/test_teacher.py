@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from codream_secure.aggregation.requests import VERSION, DreamRequest, LocalSteps, Student, pixels
+from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dreaming.adversarial import adversarial
 from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
-from codream_secure.dreaming.pixels import PixelScale
+from codream_secure.dreaming.losses import adversarial
 from codream_secure.dreaming.teacher import (
     Teacher,
     client_loss,
@@ -19,8 +20,7 @@ from codream_secure.dreaming.teacher import (
     dream_gradient,
     prior_offset,
 )
-from codream_secure.messages import VERSION, DreamRequest, LocalSteps, Student, pixels
-from codream_secure.models import build_model
+from codream_secure.models.build import build_model
 
 SPEC = InputSpec(1, 8, 8, 10)
 SCALE = PixelScale(Scaling((0.5,), (0.5,)))

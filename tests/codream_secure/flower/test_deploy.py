@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from codream_secure.data.datasets import load_dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.flower.credentials import make_certificates, make_keys, write_roster
-from codream_secure.flower.node import read_key, read_roster, site_settings
-from codream_secure.models import build_model
+from codream_secure.flower.node_config import read_key, read_roster, site_settings
+from codream_secure.flower.operations.credentials import make_certificates, make_keys, write_roster
+from codream_secure.models.build import build_model
 from protocols.keys import SigningKey
 
 
@@ -253,7 +253,7 @@ def test_local_stops_what_it_started_when_it_is_told_to_end(run, monkeypatch, nu
             os.kill(os.getpid(), number)
             raise AssertionError("it goes on")
 
-    monkeypatch.setattr("codream_secure.flower.local.Local", Started)
+    monkeypatch.setattr("codream_secure.flower.operations.local.Local", Started)
     ends = (signal.SIGTERM, signal.SIGHUP)
     before = {one: signal.signal(one, signal.SIG_DFL) for one in ends}
     try:

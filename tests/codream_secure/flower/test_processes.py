@@ -13,12 +13,12 @@ import msgspec
 import pytest
 from app_processes import restart_node
 
-from codream_secure.config import Config
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
-from codream_secure.flower.journal import StepRecord
-from codream_secure.flower.local import Local
-from codream_secure.flower.wire import protocol_step
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.flower.operations.local import Local
+from codream_secure.sites.journal import StepRecord
+from codream_secure.sites.wire import protocol_step
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

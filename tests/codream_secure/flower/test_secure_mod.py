@@ -15,9 +15,6 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.flower import site as flower_site
-from codream_secure.flower import wire
-from codream_secure.flower.credentials import make_keys, write_roster
 from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
 from codream_secure.flower.mean_request import (
     MeanRequest,
@@ -25,8 +22,11 @@ from codream_secure.flower.mean_request import (
     encode_request,
     task_of,
 )
+from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
+from codream_secure.sites import site as flower_site
+from codream_secure.sites import wire
 from protocols.server import Finished
 
 CLIENTS = 4

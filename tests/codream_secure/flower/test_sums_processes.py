@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from stalling_proxy import StallingProxy
 from sums_app.sums_app import digest, vector
 
-from codream_secure.flower.credentials import make_keys
-from codream_secure.flower.wire import VERSION
+from codream_secure.flower.operations.credentials import make_keys
+from codream_secure.sites.wire import VERSION
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
 

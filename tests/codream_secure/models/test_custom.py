@@ -8,8 +8,8 @@ from torch import nn
 
 from codream_secure.data import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.models import build_model
-from codream_secure.simulation import Simulation
+from codream_secure.federation.simulation import Simulation
+from codream_secure.models.build import build_model
 
 SPEC = InputSpec(1, 8, 8, 10)
 

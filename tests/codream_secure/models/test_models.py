@@ -9,7 +9,8 @@ from codream_secure import models
 from codream_secure.data import InputSpec
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.errors import UserError
-from codream_secure.models import MODEL_NAMES, build_model, parameter_count
+from codream_secure.models import MODEL_NAMES
+from codream_secure.models.build import build_model, parameter_count
 from codream_secure.models.layers import PadTo, group_count
 
 DIGITS = InputSpec(1, 8, 8, 10)

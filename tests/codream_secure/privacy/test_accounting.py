@@ -13,14 +13,13 @@ from dp_accounting.rdp import RdpAccountant
 
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
-    BudgetExhausted,
-    PrivacyBudget,
     check_accountant,
-    dpsgd_event,
     epsilon_of,
     epsilon_spent,
     noise_multiplier_for,
 )
+from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
+from codream_secure.privacy.mechanisms import dpsgd_event
 
 DELTA = 1e-5
 

@@ -5,13 +5,8 @@ import math
 import pytest
 
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import (
-    BudgetExhausted,
-    PrivacyBudget,
-    check_accountant,
-    epsilon_spent,
-    noise_multiplier_for,
-)
+from codream_secure.privacy.accounting import check_accountant, epsilon_spent, noise_multiplier_for
+from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
 
 DELTA = 1e-5
 

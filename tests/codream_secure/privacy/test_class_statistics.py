@@ -10,18 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from codream_secure.aggregation.requests import StatisticsRequest, decode_request, encode
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.messages import StatisticsRequest, decode_request, encode
-from codream_secure.privacy.class_statistics import (
-    ClassImages,
-    StatisticsTerms,
-    contribution,
-    release,
-)
+from codream_secure.federation.simulation import Simulation
+from codream_secure.privacy.accounting import cost
+from codream_secure.privacy.class_means import ClassImages, StatisticsTerms, contribution, release
 from codream_secure.privacy.integer_noise import IntegerNoise
-from codream_secure.privacy.ledger import cost
-from codream_secure.simulation import Simulation
 from protocols.params import Phase
 
 SPEC = InputSpec(1, 4, 4, 3)

@@ -8,11 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codream_secure.acquisition import label_mean
-from codream_secure.aggregation import FieldSum
-from codream_secure.errors import RequestRefused, UserError
-from codream_secure.learner import PlainLearner
-from codream_secure.messages import (
+from codream_secure.aggregation.aggregator import FieldSum
+from codream_secure.aggregation.requests import (
     VERSION,
     DreamRequest,
     LabelRequest,
@@ -20,8 +17,11 @@ from codream_secure.messages import (
     encode,
     sections,
 )
+from codream_secure.dreaming.labels import label_mean
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.federation.simulation import Simulation
+from codream_secure.learning.learner import PlainLearner
 from codream_secure.privacy.client_labels import LabelGrid
-from codream_secure.simulation import Simulation
 
 GRID = LabelGrid(6, 10)
 SEED, KEY = bytes(range(32)), bytes(range(32, 64))
@@ -81,7 +81,7 @@ def asked(monkeypatch):
         requests.append(original(data))
         return requests[-1]
 
-    monkeypatch.setattr("codream_secure.client.decode_request", note)
+    monkeypatch.setattr("codream_secure.federation.client.decode_request", note)
     return requests
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.models import MODEL_NAMES, build_model
-from codream_secure.privacy.accounting import BudgetExhausted, PrivacyBudget
+from codream_secure.models import MODEL_NAMES
+from codream_secure.models.build import build_model
+from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
 from codream_secure.privacy.dpsgd import PrivateTrainer, check_private_model, randomness
 
 SPEC = InputSpec(1, 8, 8, 10)

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from codream_secure.errors import UserError
-from codream_secure.learner import PrivateLearner
+from codream_secure.learning.learner import PrivateLearner
 from codream_secure.privacy import dpsgd
-from codream_secure.privacy.accounting import BudgetExhausted, PrivacyBudget
+from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
 from codream_secure.privacy.dpsgd import PrivateTrainer, check_private_model, randomness
 
 CLIP, BATCH = 0.5, 16.0

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from codream_secure.config.rules import resolve
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.models import build_model
+from codream_secure.models.build import build_model
+from codream_secure.privacy.accounting import EXAMPLES, cost
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
 from codream_secure.privacy.integer_noise import MOST_VARIANCE
-from codream_secure.privacy.ledger import EXAMPLES, cost
 from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.privacy.release_plan import Released, ReleasePlan
-from codream_secure.resolve import resolve
 
 KINDS = ["skellam", "gaussian"]
 

@@ -2,12 +2,12 @@
 
 import pytest
 
+from codream_secure.config.rules import resolve
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
+from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.resolve import resolve
-from codream_secure.simulation import Simulation
 
 SPEC = InputSpec(1, 8, 8, 10)
 

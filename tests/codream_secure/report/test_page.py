@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 from codream_secure.errors import UserError
-from codream_secure.report import run_folder
 from codream_secure.report.page import write_page
-from codream_secure.report.runs import read, rerun
+from codream_secure.runs import folder as run_folder
+from codream_secure.runs.reading import read, rerun
 
 HOSTILE = "<script>alert('$x$')</script>"
 

@@ -20,12 +20,12 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from codream_secure.flower import site as flower_site
-from codream_secure.flower import wire
 from codream_secure.flower.carrier import Carrier
-from codream_secure.flower.node import read_roster, site_settings
-from codream_secure.flower.sum_server import SumServer
-from codream_secure.flower.sum_site import SumSite
+from codream_secure.flower.node_config import read_roster, site_settings
+from codream_secure.sites import site as flower_site
+from codream_secure.sites import wire
+from codream_secure.sites.site import SumSite
+from codream_secure.sites.sums import SumServer
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Section, Task
 

@@ -1,0 +1,1 @@
+"""Sums of client answers: requests, settings, and aggregators with and without masks."""

@@ -1,0 +1,301 @@
+"""The one door between dreaming and `protocols`: a request goes in, a sum comes out.
+
+Both aggregators number their steps alike, draw the same dropouts from the run's seed and sum
+the same quantized integers, so that a run with masks and a run without yield the same bits.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codream_secure.aggregation.attendance import Attendance
+from codream_secure.aggregation.byte_ledger import ByteLedger, Direction
+from codream_secure.aggregation.requests import (
+    VERSION,
+    Asked,
+    DreamRequest,
+    GradientRequest,
+    LabelRequest,
+    ModelRequest,
+    SoftLabels,
+    StatisticsRequest,
+    asked_labels,
+    digest,
+    encode,
+    payload,
+    sections,
+)
+from codream_secure.aggregation.settings import AggregationSettings, colluders
+from codream_secure.errors import RequestRefused, StepAborted
+from codream_secure.runtime.parallel import in_parallel
+from codream_secure.runtime.stopwatch import Stopwatch
+from codream_secure.storage.checkpoint import AggregatorState
+from protocols.driver import DropSchedule
+from protocols.errors import LocalProtocolError, NotEnoughSurvivors
+from protocols.field import PrimeField
+from protocols.packing import pack
+from protocols.params import Phase, Section, Task
+from protocols.quantization import Quantizer
+
+# A client: takes the bytes of a request and the protocol step, returns quantized sections.
+Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
+# What clients are asked in a run of CoDream, and in one of a method that averages models.
+DREAMING = frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, StatisticsRequest))
+AVERAGING = frozenset({ModelRequest.__name__, GradientRequest.__name__})
+Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSum:
+    """The exact sums of one aggregation; all that the server learns of its clients.
+
+    ``totals``: section name to integer sums, uint32. ``count``: number of summed clients.
+    """
+
+    totals: Mapping[str, NDArray[np.uint32]]
+    count: int
+    sections: tuple[Section, ...]
+
+    def quantizer(self, name: str) -> Quantizer:
+        """Return the quantizer that the clients used for a section."""
+        section = next(section for section in self.sections if section.name == name)
+        return Quantizer(section.maximum, section.clip)
+
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """Return the decoded mean of a section, equal weights, float64, flat."""
+        return self.quantizer(name).decode_sum(self.totals[name], self.count) / self.count
+
+
+@dataclass(slots=True)
+class Meters:
+    """What an aggregator reports to: bytes and seconds. Never values."""
+
+    ledger: ByteLedger
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One aggregation: its protocol step, what is asked, and the bytes that say so."""
+
+    step: int
+    request: Asked
+    broadcast: bytes
+
+    @property
+    def task(self) -> Task:
+        """What is summed, as the protocol is told; both sides derive it."""
+        return Task(
+            step=self.step,
+            kind=type(self.request).__name__,
+            sections=sections(self.request),
+            broadcast_digest=digest(self.broadcast),
+        )
+
+
+# Requests whose masked inputs have a line of their own in the byte ledger.
+_LINES = {LabelRequest: "labels", StatisticsRequest: "statistics"}
+
+
+class Aggregator(ABC):
+    """Sums the clients' answers to a request.
+
+    Args:
+        clients: by id.
+        settings: roster, threshold, threat model, dropouts.
+        meters: bytes and seconds.
+
+    Attributes:
+        published: told every encoded `SoftLabels` that clients are sent.
+    """
+
+    def __init__(
+        self, clients: Mapping[int, Answer], settings: AggregationSettings, meters: Meters
+    ) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._meters = meters
+        self._attendance = Attendance(settings)
+        # D6: this counter is not the dream-step number and never goes back.
+        self._step = 0
+        self.aborted_steps = 0
+        self.unanswered_requests = 0
+        self._earlier_round_trips = 0
+        self.published: Callable[[bytes], None] = lambda _: None
+
+    @property
+    def threshold(self) -> int:
+        """Clients that must stay."""
+        return self._settings.needed
+
+    @property
+    def steps(self) -> int:
+        """Aggregations started so far."""
+        return self._step
+
+    @property
+    def round_trips(self) -> int:
+        """How many times the server has waited for clients so far.
+
+        Left out, like in ``key_exchanges``, is what it takes to go on after an interruption.
+        """
+        return self._earlier_round_trips + self._round_trips
+
+    @property
+    @abstractmethod
+    def _round_trips(self) -> int:
+        """Those of this process."""
+
+    @property
+    def round_trips_per_step(self) -> float | None:
+        """Round trips by steps, key exchanges included; None before the first step."""
+        return round(self.round_trips / self._step, 3) if self._step else None
+
+    @property
+    def completed_share(self) -> float | None:
+        """Which part of the steps came to a sum; None before the first step."""
+        return round(1 - self.aborted_steps / self._step, 4) if self._step else None
+
+    @property
+    def key_exchanges(self) -> int:
+        """How many key exchanges were begun."""
+        return self._attendance.key_exchanges
+
+    @property
+    def colluders(self) -> int:
+        """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
+        return colluders(self._settings)
+
+    def sum(self, request: Asked) -> FieldSum:
+        """Run one aggregation.
+
+        Raises:
+            StepAborted: fewer than the threshold stayed; it is counted in ``aborted_steps``.
+        """
+        step, self._step = self._step, self._step + 1
+        call = Call(step, request, encode(request))
+        with self._meters.stopwatch.measure("secure_aggregation"):
+            try:
+                total = self._sum(call)
+            except NotEnoughSurvivors as error:
+                self.aborted_steps += 1
+                raise StepAborted(str(error)) from None
+        if asked := asked_labels(request):
+            self._publish_labels(asked, total)
+        return total
+
+    def _sum(self, call: Call) -> FieldSum:
+        if self._attendance.needs_keys:
+            steps = max(1, self._settings.batch_steps(call.step))
+            self._make_keys(call, steps, self._attendance.make_keys(steps))
+        inputs, drops = self._collect(call, self._settings.step_drops(call.step))
+        renew = self._attendance.renewal(call.step)
+        return self._aggregate(call, inputs, drops, renew)
+
+    def _collect(self, call: Call, drops: DropSchedule) -> tuple[Inputs, DropSchedule]:
+        """Send the broadcast and let the clients compute that are still there for masked input.
+
+        A client that refuses the request, or whose answer holds a NaN, falls silent before its
+        masked input; nothing of it is in the sum.
+        """
+        active = self._attendance.members
+        if not active:
+            raise NotEnoughSurvivors(Phase.SHARE_KEYS, 0, self._settings.needed)
+        size, content = len(call.broadcast), payload(call.request)
+        for client in active:
+            self._meters.ledger.record("broadcast", "down", size, client=client, payload=content)
+            if call.step:
+                self.could_save("settings repeated in every request", size - content)
+        senders = [c for c in active if not drops.silent(c, Phase.MASKED_INPUT)]
+        with self._meters.stopwatch.measure("answering"):
+            answers = in_parallel(lambda c: self._ask(c, call), senders)
+            answered = dict(zip(senders, answers, strict=True))
+        silent = {c: Phase.MASKED_INPUT for c, answer in answered.items() if answer is None}
+        self.unanswered_requests += len(silent)
+        inputs = {c: answer for c, answer in answered.items() if answer is not None}
+        return inputs, DropSchedule({**drops.drops, **silent})
+
+    def could_save(self, what: str, size: int) -> None:
+        """Note that a client was sent so many bytes which it knew or could have derived."""
+        self._meters.ledger.could_save(what, "down", size)
+
+    def _ask(self, client: int, call: Call) -> Mapping[str, NDArray[np.uint32]] | None:
+        try:
+            return self._clients[client](call.broadcast, call.step)
+        except (RequestRefused, LocalProtocolError):
+            return None
+
+    def state(self) -> AggregatorState:
+        """Return what a checkpoint holds of it: counters and attendance, no key."""
+        return AggregatorState(
+            step=self._step,
+            aborted_steps=self.aborted_steps,
+            unanswered_requests=self.unanswered_requests,
+            round_trips=self.round_trips,
+            attendance=self._attendance.state(),
+        )
+
+    def restore(self, state: AggregatorState) -> None:
+        """Go on counting, with fresh keys for the clients that had some.
+
+        The bytes of that exchange are counted.
+
+        Raises:
+            ValueError: the state is that of another roster.
+        """
+        self._attendance.restore(state.attendance)
+        self._step = state.step
+        self.aborted_steps = state.aborted_steps
+        self.unanswered_requests = state.unanswered_requests
+        self._renew_lost_keys()
+        self._earlier_round_trips = state.round_trips - self._round_trips
+
+    @abstractmethod
+    def _renew_lost_keys(self) -> None:
+        """Make the keys anew that attendance says there are."""
+
+    @abstractmethod
+    def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
+        """Start a batch of keys; ``attempts`` says who fails in each exchange tried."""
+
+    @abstractmethod
+    def _aggregate(
+        self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int
+    ) -> FieldSum: ...
+
+    def _publish_labels(self, request: LabelRequest, total: FieldSum) -> None:
+        public = sections(request)
+        fields = [PrimeField.for_sum(len(self._settings.roster), s.maximum) for s in public]
+        message = SoftLabels(
+            version=VERSION,
+            round=request.round,
+            batch=request.batch,
+            dreams=digest(request.dreams),
+            count=total.count,
+            totals=tuple(
+                pack(total.totals[section.name], field.bits)
+                for section, field in zip(public, fields, strict=True)
+            ),
+        )
+        encoded = encode(message)
+        self.published(encoded)
+        size, content = len(encoded), sum(map(len, message.totals))
+        for client in self._settings.roster:
+            self._meters.ledger.record("labels", "down", size, client=client, payload=content)
+
+    def _count(
+        self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
+    ) -> None:
+        """Count a message; inputs that are labels alone have a line of their own."""
+        ledger = self._meters.ledger
+        is_input = phase is Phase.MASKED_INPUT and direction == "up"
+        if not is_input or request is None:
+            ledger.record(phase, direction, size, client=client)
+            return
+        name = _LINES.get(type(request), phase)
+        content = -(-sum(s.length * s.maximum.bit_length() for s in sections(request)) // 8)
+        # Over machines another message than an input may come in its place, and be shorter.
+        ledger.record(name, direction, size, client=client, payload=min(content, size))

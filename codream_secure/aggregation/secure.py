@@ -1,0 +1,129 @@
+"""Sum under the pairwise-mask protocol of `protocols`."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+
+from codream_secure.aggregation.aggregator import (
+    DREAMING,
+    Aggregator,
+    Answer,
+    Call,
+    FieldSum,
+    Inputs,
+    Meters,
+)
+from codream_secure.aggregation.byte_ledger import Direction
+from codream_secure.aggregation.requests import (
+    Asked,
+)
+from codream_secure.aggregation.settings import AggregationSettings, colluders
+from codream_secure.errors import UserError
+from protocols.driver import BatchSession, DropSchedule, Tap, Trust
+from protocols.errors import NotEnoughSurvivors
+from protocols.keys import SigningKey
+from protocols.params import Phase
+from protocols.policy import Policy
+
+
+class SecureAggregator(Aggregator):
+    """Sums under the pairwise-mask protocol of `protocols`, keys made ahead in batches.
+
+    Keys and masks are fresh from the operating system. In the malicious model every client has
+    an identity and a policy of its own, and signs what it sends.
+
+    Args:
+        clients: by id.
+        settings: roster, threshold, threat model, dropouts.
+        meters: bytes and seconds.
+        session: 32 public bytes, fresh for every run.
+        kinds: of requests that clients take part in, malicious model.
+        tap: sees every encoded protocol message (tests play the curious server with it).
+
+    Raises:
+        UserError: fewer than three clients.
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[int, Answer],
+        settings: AggregationSettings,
+        meters: Meters,
+        *,
+        session: bytes,
+        kinds: frozenset[str] = DREAMING,
+        tap: Tap | None = None,
+    ) -> None:
+        super().__init__(clients, settings, meters)
+        if len(settings.roster) < 3:  # noqa: PLR2004 - with two, each learns the other's input
+            raise UserError(
+                f"secure aggregation needs at least 3 clients, not {len(settings.roster)}: "
+                "with two, each learns the other's input; add clients or pass --no-secure"
+            )
+        self._tap = tap
+        self._request: Asked | None = None
+        self._advertised: dict[int, int] = {}
+        self._session = BatchSession(
+            session,
+            settings.roster,
+            settings.needed,
+            tap=self._carried,
+            trust=_trust(settings, kinds),
+        )
+
+    @property
+    def _round_trips(self) -> int:
+        return self._session.round_trips
+
+    def _renew_lost_keys(self) -> None:
+        attendance = self._attendance
+        if not attendance.needs_keys:
+            self._session.replace(attendance.keys_left, attendance.members)
+        elif attendance.prepared:
+            steps = self._settings.batch_steps(self._step)
+            self._session.replace(steps, attendance.prepared, ahead=True)
+
+    def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
+        self._request = call.request
+        self._session.prepare(steps, attempts)
+
+    def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
+        self._request = call.request
+        task = call.task
+        try:
+            result = self._session.step(inputs, task, drops, renew=renew)
+        finally:
+            with contextlib.suppress(NotEnoughSurvivors):
+                self._attendance.finish_step(drops, renews=bool(renew))
+        return FieldSum(result.totals, len(result.survivors), task.sections)
+
+    def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
+        self._count(phase, direction, client, len(message), self._request)
+        self._note_own_entry(phase, direction, client, len(message))
+        if self._tap is not None:
+            self._tap(phase, direction, client, message)
+
+    def _note_own_entry(self, phase: Phase, direction: Direction, client: int, size: int) -> None:
+        """Note that a directory of keys tells a client its own advertisement."""
+        if phase is not Phase.ADVERTISE_KEYS:
+            return
+        if direction == "up":
+            self._advertised[client] = size
+        else:
+            known = min(size, self._advertised.get(client, 0))
+            self._meters.ledger.could_save("own entry in the key directory", "down", known)
+
+
+def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Trust | None:
+    """Identities that everybody knows from the start, and the policy of every client."""
+    if settings.threat_model != "malicious":
+        return None
+    keys = {c: SigningKey.from_private_bytes(os.urandom(32)) for c in settings.roster}
+    policy = Policy(
+        min_clients=settings.needed,
+        colluders=colluders(settings),
+        max_steps=settings.key_steps,
+        kinds=kinds,
+        rejoin=settings.rejoin,
+    )
+    return Trust(keys, policy)

@@ -1,0 +1,115 @@
+"""What experiments prove of epsilon: lower bounds."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from codream_secure.privacy.accounting import cost, training
+
+# Of one audit; of several at once, one in hundreds raises a false alarm.
+CONFIDENCE = 0.999
+ONE_RUN_CONFIDENCE = 0.95
+
+
+def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the two-sided confidence interval of a probability (Clopper, Pearson 1934)."""
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, hits, trials - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
+    return low, high
+
+
+def family_epsilon(
+    without: NDArray[np.float64],
+    with_it: NDArray[np.float64],
+    delta: float,
+    *,
+    sampling_rate: float = 1.0,
+) -> float:
+    """Return the least epsilon of a sampled Gaussian mechanism that the draws do not exclude.
+
+    A test of the whole trade-off between errors and not of one epsilon (Nasr et al., Tight Auditing
+    of DP Machine Learning, USENIX Security 2023), so that a few thousand draws come close to the
+    truth. The threshold is chosen on the first half of the draws, the bound computed on the second.
+
+    Args:
+        without: independent draws of a statistic.
+        with_it: the same with the unit in, which makes them larger.
+        delta: at which epsilon is told.
+        sampling_rate: of the family: with this probability the unit takes part at all.
+    """
+    halves = [np.array_split(draws, 2) for draws in (without, with_it)]
+    (choose_out, test_out), (choose_in, test_in) = halves
+    pooled = np.concatenate([choose_out, choose_in])
+    candidates = np.quantile(pooled, np.linspace(0.005, 0.995, 199))
+    # Where no noise of the family is possible, what is farthest from possible.
+    best = min(candidates, key=lambda at: _largest_noise(choose_out, choose_in, at, sampling_rate))
+    noise, _ = _largest_noise(test_out, test_in, best, sampling_rate)
+    if noise >= _MOST_NOISE:
+        return 0.0
+    return cost([training(noise, sampling_rate, 1)], delta).epsilon
+
+
+# Below the least, losses are so large that composing them fills memory; beyond use in any case.
+_LEAST_NOISE, _MOST_NOISE = 0.15, 1e3
+
+
+def _largest_noise(
+    without: NDArray[np.float64], with_it: NDArray[np.float64], at: float, rate: float
+) -> tuple[float, float]:
+    """Return the largest noise multiplier under which errors can be as small as they were.
+
+    And by how much misses exceed those of no noise at all: below zero, none is possible.
+    """
+    _, alarms = clopper_pearson(int((without > at).sum()), len(without))
+    _, misses = clopper_pearson(int((with_it <= at).sum()), len(with_it))
+
+    def possible(noise: float) -> bool:
+        threshold = noise * stats.norm.isf(alarms)
+        least = (1 - rate) * (1 - alarms) + rate * stats.norm.cdf((threshold - 1) / noise)
+        return bool(least <= misses)
+
+    beyond = misses - (1 - rate) * (1 - alarms)
+    if possible(_MOST_NOISE):
+        return _MOST_NOISE, beyond
+    low, high = math.log(_LEAST_NOISE), math.log(_MOST_NOISE)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if possible(math.exp(middle)) else (low, middle)
+    return math.exp(high), beyond
+
+
+def one_run_epsilon(guesses: int, correct: int, canaries: int, delta: float) -> float:
+    """Return a lower bound of epsilon, with 95 % confidence, from canaries of one single run.
+
+    Steinke, Nasr, Jagielski (Privacy Auditing with One (1) Training Run, NeurIPS 2023), Theorem
+    5.2: under (epsilon, delta)-DP the number of right guesses is hardly ever above that of coins
+    with bias e^epsilon / (1 + e^epsilon).
+
+    Args:
+        guesses: canaries that the attacker did not abstain on.
+        correct: right ones.
+        canaries: all of them.
+        delta: of the guarantee.
+    """
+    low, high = 0.0, 30.0
+    if _p_value(0.0, guesses, correct, canaries, delta) > 1 - ONE_RUN_CONFIDENCE:
+        return 0.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        excluded = _p_value(middle, guesses, correct, canaries, delta) < 1 - ONE_RUN_CONFIDENCE
+        low, high = (middle, high) if excluded else (low, middle)
+    return low
+
+
+def _p_value(epsilon: float, guesses: int, correct: int, canaries: int, delta: float) -> float:
+    """Return the probability that so many guesses are right although the guarantee holds."""
+    q = 1 / (1 + math.exp(-epsilon))
+    beta = float(stats.binom.sf(correct - 1, guesses, q))
+    alpha, total = 0.0, 0.0
+    for index in range(1, correct + 1):
+        total += float(stats.binom.pmf(correct - index, guesses, q))
+        alpha = max(alpha, total / index)
+    return min(1.0, beta + alpha * delta * 2 * canaries)

@@ -1,0 +1,222 @@
+"""Membership inference: can an attacker tell whose pictures were trained on?
+
+LiRA (Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022): the same
+federation is run again and again, each time without a random half of every client's examples; how
+sure a model is of an example when that took part, and when it did not, are two Gaussians. The
+attacker compares their likelihoods, on one run with the others as its shadows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codream_secure.config.rules import label_temperature
+from codream_secure.config.settings import Config
+from codream_secure.data.datasets import Dataset
+from codream_secure.dreaming.buffer import DreamBuffer
+from codream_secure.federation.simulation import Simulation
+from codream_secure.learning.acquisition import AcquisitionSettings, distil
+from codream_secure.learning.learner import PlainLearner
+from codream_secure.runtime.seeds import derive_seed, generator
+
+# Who is attacked: what an attacker needs to have for it.
+VICTIMS = {
+    "client model": "the model itself, which never leaves its client",
+    "surrogate of a client": "one client's labels of the dreams, as if there were no masks",
+    "surrogate of the sum": "the summed labels, as the server has them",
+    "server student": "the server's model",
+}
+_BOOTSTRAPS = 200
+_AT, _HALF = 0.01, 0.5
+_EPOCHS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """How well an attack tells members.
+
+    Attributes:
+        victim: of `VICTIMS`.
+        auc: area under the ROC curve: 0.5 is guessing.
+        interval: where it lies with 95 % confidence, by resampling runs and examples.
+        tpr: share of members found at one percent of false alarms.
+        guesses: examples times runs.
+    """
+
+    victim: str
+    auc: float
+    interval: tuple[float, float]
+    tpr: float
+    guesses: int
+
+
+def audit_membership(
+    config: Config,
+    dataset: Dataset,
+    shadows: int,
+    folder: Path | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Membership]:
+    """Return how well members are told, from every victim.
+
+    Args:
+        config: of the federation.
+        dataset: as the configuration names it.
+        shadows: how many runs; each is attacked with the others as shadows.
+        folder: where runs are kept, so that they are not made again; None: nowhere.
+        advance: called after every run.
+    """
+    runs = []
+    for index in range(shadows):
+        path = None if folder is None else folder / f"shadow-{index}.npz"
+        runs.append(_kept(path, config, dataset, index))
+        advance()
+    members = np.stack([run["members"] for run in runs])
+    return [_attacked(name, np.stack([run[name] for run in runs]), members) for name in VICTIMS]
+
+
+def _kept(
+    path: Path | None, config: Config, dataset: Dataset, index: int
+) -> dict[str, NDArray[np.float64]]:
+    if path is not None and path.is_file():
+        with np.load(path) as stored:
+            return dict(stored)
+    found = _shadow(config, dataset, index)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **found)  # type: ignore[arg-type]
+    return found
+
+
+def _shadow(config: Config, dataset: Dataset, index: int) -> dict[str, NDArray[np.float64]]:
+    """Return who took part in one run, and how sure every victim is of every example.
+
+    Examples that belong to no client get NaN.
+    """
+    seed = config.run.seed or 0
+    draw = np.random.default_rng(derive_seed(seed, "members", index))
+    keep = draw.random(len(dataset.y_train)) < _HALF
+    simulation = Simulation(config, dataset=dataset, compare_independent=False, keep=keep)
+    list(simulation.rounds())
+    everybody, size = simulation.federation, len(dataset.y_train)
+    images = everybody.scale.scale(torch.from_numpy(dataset.x_train))
+    labels = torch.from_numpy(dataset.y_train).to(images.device)
+    temperature = label_temperature(simulation.config)
+    of_the_sum = _surrogate(simulation, [dream.targets for dream in simulation.dreams], "sum")
+    found = {name: np.full(size, np.nan) for name in VICTIMS} | {"members": keep.astype(float)}
+    for client, rows in everybody.all_parts.items():
+        member = everybody.members[client]
+        teacher = member.client.teacher
+        answers = [_labels_of(teacher, d, temperature) for d in _dreams(simulation)]
+        models = {
+            "client model": member.client.learner.model,
+            "surrogate of a client": _surrogate(simulation, answers, client),
+            "surrogate of the sum": of_the_sum,
+            "server student": everybody.student.model,
+        }
+        for name, model in models.items():
+            found[name][rows] = _sureness(model, images[rows], labels[rows])
+    return found
+
+
+def _dreams(simulation: Simulation) -> Iterator[Tensor]:
+    for dream in simulation.dreams:
+        yield simulation.federation.scale.from_pixels(dream.pixels)
+
+
+@torch.no_grad()
+def _labels_of(teacher: Callable[[Tensor], Tensor], dreams: Tensor, temperature: float) -> Tensor:
+    return (teacher(dreams) / temperature).softmax(dim=1)
+
+
+def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) -> nn.Module:
+    """Return a model of its own that learned from dreams and given labels alone."""
+    config, everybody = simulation.config, simulation.federation
+    model = everybody.model(everybody.model_names[0], "surrogate", who)
+    learner = PlainLearner(model, None, config.learning.learning_rate, bf16=False)
+    buffer = DreamBuffer(len(targets) or 1)
+    for dreams, labels in zip(_dreams(simulation), targets, strict=True):
+        buffer.add(dreams, labels.to(dreams.device))
+    settings = AcquisitionSettings(
+        order="two-stage",
+        kd_epochs=_EPOCHS,
+        kd_batch=config.learning.kd_batch,
+        kd_temperature=label_temperature(config),
+        augmentation="none",
+        local_steps=0,
+    )
+    distil(learner, buffer, settings, generator(config.run.seed or 0, "surrogate", who))
+    return model
+
+
+@torch.no_grad()
+def _sureness(model: nn.Module, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Return log(p / (1 - p)) of the right class, which is nearly Gaussian over runs."""
+    was_training = model.training
+    log_p = F.log_softmax(model.eval()(images).double(), dim=1)
+    model.train(was_training)
+    right = log_p.gather(1, labels[:, None])[:, 0]
+    others = log_p.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+    return (right - others).cpu().numpy()
+
+
+def _attacked(name: str, scores: NDArray[np.float64], members: NDArray[np.float64]) -> Membership:
+    guesses, truths, sources = [], [], []
+    everything = np.arange(len(scores))
+    for target in everything:
+        others = everything != target
+        likelihood = _likelihood_ratio(scores[target], scores[others], members[others] == 1)
+        usable = np.isfinite(likelihood)
+        guesses.append(likelihood[usable])
+        truths.append(members[target][usable] == 1)
+        sources.append(np.full(int(usable.sum()), target))
+    guess, truth = np.concatenate(guesses), np.concatenate(truths)
+    draw = np.random.default_rng(0)
+    resampled = []
+    for _ in range(_BOOTSTRAPS):
+        runs = draw.integers(len(scores), size=len(scores))
+        rows = [draw.integers(len(guesses[r]), size=len(guesses[r])) for r in runs]
+        pairs = [(guesses[r][i], truths[r][i]) for r, i in zip(runs, rows, strict=True)]
+        resampled.append(_auc(*map(np.concatenate, zip(*pairs, strict=True))))
+    low, high = (float(q) for q in np.quantile(resampled, [0.025, 0.975]))
+    false_alarms, found, _ = roc_curve(truth, guess)
+    return Membership(
+        victim=name,
+        auc=_auc(guess, truth),
+        interval=(low, high),
+        tpr=float(found[np.searchsorted(false_alarms, _AT, side="right") - 1]),
+        guesses=len(guess),
+    )
+
+
+def _auc(guess: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+
+    return float(roc_auc_score(truth, guess))
+
+
+def _likelihood_ratio(
+    scores: NDArray[np.float64], shadows: NDArray[np.float64], member: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return log N(score; in) - log N(score; out); one spread for all, as there are few shadows."""
+    inside = np.where(member, shadows, np.nan)
+    outside = np.where(member, np.nan, shadows)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        counts = [np.isfinite(side).sum(axis=0) for side in (inside, outside)]
+        means = [np.nansum(s, axis=0) / c for s, c in zip((inside, outside), counts, strict=True)]
+    spreads = [
+        max(1e-6, float(np.sqrt(np.nanmean((side - mean) ** 2))))
+        for side, mean in zip((inside, outside), means, strict=True)
+    ]
+    logs = [
+        -((scores - mean) ** 2) / (2 * spread**2) - np.log(spread)
+        for mean, spread in zip(means, spreads, strict=True)
+    ]
+    return np.asarray(logs[0] - logs[1])

@@ -1,0 +1,168 @@
+"""Mechanism audit: neighbouring inputs through encoding, masks, sum and decoding, many times.
+
+Every coordinate of one masked sum is a trial of its own, since noise is drawn for each: the unit
+changes all coordinates of its client by the whole sensitivity.
+"""
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from codream_secure.aggregation.requests import NoiseKind
+from codream_secure.audit.bounds import family_epsilon
+from codream_secure.privacy.accounting import Release, cost, integer_variance
+from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism
+from protocols.driver import DropSchedule, run_aggregation
+from protocols.params import AggregationParams, Phase, Section
+
+DELTA = 1e-5
+_LENGTH = 1 << 12
+_L2 = 16
+_BIAS = 5  # standard errors
+
+Codes = Callable[[NoisySum, NDArray[np.int64], bytes, int], NDArray[np.uint32]]
+Sum = Callable[[dict[int, NDArray[np.uint32]], NoisySum, int, int], NDArray[np.uint32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumAudit:
+    """What was found for one number of survivors.
+
+    Attributes:
+        noise: of which kind.
+        survivors: clients in the sum.
+        claimed: epsilon at delta 1e-5 of one coordinate's release, all survivors' noise in it.
+        found: the least epsilon that the trials leave possible, at 99.9 % confidence.
+        variance: that was found, over that which is claimed.
+        interval: where the ratio lies with all but 1e-4 of the probability if the claim is true.
+        bias: mean error of a sum, in standard errors.
+        trials: on each side.
+    """
+
+    noise: NoiseKind
+    survivors: int
+    claimed: float
+    found: float
+    variance: float
+    interval: tuple[float, float]
+    bias: float
+    trials: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing contradicts the claim."""
+        low, high = self.interval
+        return (
+            self.found <= self.claimed and low <= self.variance <= high and abs(self.bias) < _BIAS
+        )
+
+
+def client_codes(
+    terms: NoisySum, vector: NDArray[np.int64], key: bytes, client: int
+) -> NDArray[np.uint32]:
+    """Return what a client encodes; tests put faulty ones in its place."""
+    del client
+    return terms.codes(vector, key)
+
+
+def masked_sum(
+    codes: dict[int, NDArray[np.uint32]], terms: NoisySum, clients: int, threshold: int
+) -> NDArray[np.uint32]:
+    """Return the sum that comes out of a whole masked aggregation; who has no codes drops out."""
+    params = AggregationParams(
+        session=secrets.token_bytes(32),
+        step=0,
+        roster=tuple(range(clients)),
+        threshold=threshold,
+        kind="audit",
+        sections=(Section(name="sum", length=terms.length, maximum=terms.maximum, clip=1.0),),
+        broadcast_digest=bytes(32),
+    )
+    silent = {c: Phase.MASKED_INPUT for c in range(clients) if c not in codes}
+    inputs = {c: {"sum": values} for c, values in codes.items()}
+    return run_aggregation(inputs, params, drops=DropSchedule(silent)).totals["sum"]
+
+
+def audit_sums(
+    noise: NoiseKind,
+    *,
+    epsilon: float = 1.0,
+    clients: int = 5,
+    threshold: int = 3,
+    repeats: int = 16,
+    codes: Codes = client_codes,
+    total: Sum = masked_sum,
+) -> list[SumAudit]:
+    """Return what was found for every number of survivors from the threshold on.
+
+    Args:
+        noise: of which kind.
+        epsilon: that noise of the threshold's survivors is sized for.
+        clients: n.
+        threshold: t.
+        repeats: aggregations on each side, of 4,096 trials each.
+        codes: encodes.
+        total: sums.
+    """
+    length = _LENGTH
+
+    def one(ratio: float) -> int:
+        return max(1, math.ceil(ratio * _L2**2 / threshold))
+
+    ratio = integer_variance(
+        epsilon, DELTA, lambda v: integer_mechanism(noise, _L2, 1, one(v), threshold)
+    )
+    terms = NoisySum.of(
+        length=length,
+        l2=_L2,
+        variance=one(ratio),
+        largest=64 * _L2,
+        clients=clients,
+        noise=noise,
+    )
+
+    def decoded(vectors: dict[int, NDArray[np.int64]]) -> NDArray[np.float64]:
+        keys = {c: secrets.token_bytes(32) for c in vectors}
+        given = {c: codes(terms, v, keys[c], c) for c, v in vectors.items()}
+        return terms.decode(total(given, terms, clients, threshold), len(vectors))
+
+    return [
+        _audit(terms, survivors, repeats, decoded) for survivors in range(threshold, clients + 1)
+    ]
+
+
+def _audit(
+    terms: NoisySum,
+    survivors: int,
+    repeats: int,
+    decoded: Callable[[dict[int, NDArray[np.int64]]], NDArray[np.float64]],
+) -> SumAudit:
+    # Vectors at the ends of what fits: where a modulus that is too small wraps around.
+    vectors = {c: np.full(terms.length, terms.cap * (1 if c % 2 else -1)) for c in range(survivors)}
+    vectors[0] = np.zeros(terms.length, np.int64)
+    expected = sum(vectors.values())
+    changed = vectors | {0: vectors[0] + terms.l2}
+    without, with_it = (
+        np.concatenate([decoded(given) - expected for _ in range(repeats)])
+        for given in (vectors, changed)
+    )
+    claimed_variance = survivors * terms.variance
+    degrees = len(without) - 1
+    low, high = (float(v) / degrees for v in stats.chi2.ppf([5e-5, 1 - 5e-5], degrees))
+    mechanism = integer_mechanism(terms.noise, terms.l2, 1, terms.variance, survivors)
+    release = Release(name="sum", unit="client", adjacency="", mechanism=mechanism)
+    return SumAudit(
+        noise=terms.noise,
+        survivors=survivors,
+        claimed=cost([release], DELTA).epsilon,
+        found=family_epsilon(without, with_it, DELTA),
+        variance=float(without.var(ddof=1) / claimed_variance),
+        interval=(low, high),
+        bias=float(without.mean() / math.sqrt(claimed_variance / len(without))),
+        trials=len(without),
+    )

@@ -1,0 +1,171 @@
+"""`codream-secure audit`: check the masking protocol and privacy claims on the user's machine."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from codream_secure.config.settings import Config, load_toml
+from codream_secure.errors import UserError
+
+INSTALL = "pip install 'codream-secure[audit]'"
+EXIT_FAILED = 1
+
+
+_EXAMPLES = """\b
+Examples:
+  codream-secure audit protocol
+  codream-secure audit protocol --examples 1000 --json
+"""
+
+_PRIVACY_EXAMPLES = """\b
+Examples:
+  codream-secure audit privacy
+  codream-secure audit privacy runs/private --shadows 16
+  codream-secure audit privacy --only sums --only steps --json
+"""
+
+
+@click.group()
+def audit() -> None:
+    """Check that what is promised holds, here and now."""
+
+
+@audit.command(epilog=_EXAMPLES)
+@click.option(
+    "--examples", type=click.IntRange(1), default=100, show_default=True, help="cases per property"
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+def protocol(*, examples: int, as_json: bool) -> None:
+    """Check the properties of the masking protocol, with fresh random cases.
+
+    Exit codes: 0 all hold; 1 one does not; 2 bad input, or Hypothesis is not installed.
+    """
+    if find_spec("hypothesis") is None:
+        raise UserError(f"the audit needs Hypothesis: {INSTALL}")
+    from protocols.testing import audit as audits  # noqa: PLC0415 - needs Hypothesis
+
+    console = Console(quiet=as_json, highlight=False, soft_wrap=True)
+    began, results = time.perf_counter(), []
+    for result in audits.run(examples):
+        results.append(result)
+        if result.outcome is None:
+            console.print(f"[red]FAILED[/]  {result.name:17} {escape(result.failure)}")
+        else:
+            counts = f"{result.outcome.examples:6,} examples {result.outcome.checks:7,} checks"
+            console.print(f"[green]ok[/]      {result.name:17} {counts}")
+    failed = [result.name for result in results if result.outcome is None]
+    seconds = time.perf_counter() - began
+    if as_json:
+        properties = [asdict(result) for result in results]
+        json.dump({"properties": properties, "failed": failed, "seconds": seconds}, sys.stdout)
+        click.echo()
+    held = len(results) - len(failed)
+    console.print(f"{held} of {len(results)} properties hold; {seconds:.0f} seconds")
+    sys.exit(EXIT_FAILED if failed else 0)
+
+
+@audit.command(epilog=_PRIVACY_EXAMPLES)
+@click.argument("run_dir", type=Path, required=False)
+@click.option("--dataset", help="attack a federation on this data  [default: digits]")
+@click.option("--clients", type=click.IntRange(min=3), help="of that federation  [default: 10]")
+@click.option("--dp-eps", type=float, help="its epsilon  [default: 8]")
+@click.option(
+    "--shadows",
+    type=click.IntRange(min=4),
+    default=8,
+    show_default=True,
+    help="runs for membership inference, with DP and without",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(["sums", "steps", "one-run", "membership", "inversion"]),
+    help="a part of the audit; may be given again  [default: all]",
+)
+@click.option(
+    "--out",
+    type=Path,
+    help="folder for audit.json and the shadows' results  [default: RUN_DIR, or none]",
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+def privacy(
+    run_dir: Path | None,
+    *,
+    dataset: str | None,
+    clients: int | None,
+    dp_eps: float | None,
+    shadows: int,
+    only: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Attack what is private: the mechanisms, and a federation as in RUN_DIR or on --dataset.
+
+    Exit codes: 0 no claim is refuted; 1 one is; 2 bad input.
+    """
+    given = {"dataset": dataset, "clients": clients, "dp_eps": dp_eps}
+    config = _attacked(run_dir, {k: v for k, v in given.items() if v is not None})
+    # torch takes seconds to import: only now.
+    from codream_secure.audit import everything  # noqa: PLC0415
+    from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.table import audit_table  # noqa: PLC0415
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+
+    data = load_dataset(
+        config.data.dataset, Path(config.data.data_dir), image_size=config.data.image_size
+    )
+    folder, began = out or run_dir, time.perf_counter()
+    with LiveProgress(Console(stderr=True, quiet=as_json)) as progress:
+        found = everything.run(
+            config,
+            data,
+            parts=only or tuple(everything.PARTS),
+            shadows=shadows,
+            folder=None if folder is None else folder / "audit-shadows",
+            start=progress.start,
+            advance=progress.advance,
+        )
+    result = {
+        "findings": list(found),
+        "violated": found.violated,
+        "config": config.options(),
+        "shadows": shadows,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        if folder == run_dir:
+            from codream_secure.report.page import write_report  # noqa: PLC0415
+
+            write_report(folder)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        stdout().print(audit_table(result))
+    sys.exit(EXIT_FAILED if found.violated else 0)
+
+
+def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
+    """Return the configuration of the federation that is attacked.
+
+    Raises:
+        UserError: there is no such run, or options that contradict it.
+    """
+    if run_dir is None:
+        return Config.from_options({"models": "mlp", "seed": 0, "dp_eps": 8.0, **given})
+    if given:
+        name = "--" + min(given).replace("_", "-")
+        raise UserError(f"{name} cannot be used with RUN_DIR: the run says what is attacked")
+    if not (run_dir / "config.toml").is_file():
+        raise UserError(f"{run_dir} is not the folder of a run")
+    options = Config.from_options(load_toml(run_dir / "config.toml")).options()
+    return Config.from_options({**options, "seed": options["seed"] or 0})

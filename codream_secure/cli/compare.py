@@ -1,0 +1,190 @@
+"""The command `compare`: several methods, the same data and seeds, one table."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codream_secure.cli.options import run_options
+from codream_secure.config.settings import Config, load_toml
+from codream_secure.errors import UserError
+
+EXIT_FAILED_CELL = 3
+
+_EXAMPLES = """\b
+Examples:
+  codream-secure compare --methods codream,fedavg,fedavg-secure --clients 10
+  codream-secure compare --methods codream-fast,avgkd --models lenet5,mlp --seeds 0,1,2
+  codream-secure compare --methods codream,fedavg-secure-8bit --match bytes --target 0.85
+  codream-secure compare --methods codream,scaffold --out mine      (again: goes on)
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option(
+    "--methods",
+    default="codream,codream-fast,fedavg,fedavg-secure,independent",
+    show_default=True,
+    help="comma-separated: codream, codream-fast, fedmd (labelled noise), avgkd, fedgen, "
+    "independent, centralized; fedavg, fedprox, scaffold, moon, each also with -secure (masked), "
+    "-8bit or -secure-8bit behind",
+)
+@click.option("--seeds", default="0", show_default=True, help="comma-separated seeds of runs")
+@click.option(
+    "--match",
+    type=click.Choice(["rounds", "iterations", "seconds", "bytes"]),
+    default="iterations",
+    show_default=True,
+    help="what every method may spend as much of as the first that dreams; iterations: a client's "
+    "forward and backward passes, dreaming and distillation included",
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 5),
+    default=3,
+    show_default=True,
+    help="step sizes tried for every method on validation, at a quarter of the rounds; 1: none",
+)
+@click.option(
+    "--target", type=click.FloatRange(0, 1), help="accuracy to read bytes off at, for instance 0.85"
+)
+@click.option(
+    "--fed-epochs",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="local epochs of baselines a round",
+)
+@click.option(
+    "--fed-lr",
+    type=click.FloatRange(0, min_open=True),
+    default=0.03,
+    show_default=True,
+    help="step size of the baselines' SGD, where tuning begins",
+)
+@click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
+@click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
+@click.option(
+    "--sizes",
+    "only_sizes",
+    is_flag=True,
+    help="train nothing: bytes of a round at the paper's shapes, and from which model size on "
+    "dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change them with "
+    "--clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
+)
+@run_options(without=("method", "seed", "label_last_step"))
+@click.option("--config", "config_file", type=Path, help="TOML file with settings of runs")
+@click.option(
+    "--out",
+    type=Path,
+    help="folder for the results; finished cells in it are not run again  "
+    "[default: comparisons/<time>]",
+)
+@click.option("--json", "as_json", is_flag=True, help="print the result as JSON and nothing else")
+@click.option("--quiet", is_flag=True, help="no progress display and no table")
+def compare(
+    *,
+    methods: str,
+    seeds: str,
+    match: str,
+    trials: int,
+    target: float | None,
+    fed_epochs: int,
+    fed_lr: float,
+    prox: float,
+    moon_weight: float,
+    config_file: Path | None,
+    out: Path | None,
+    only_sizes: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: object,
+) -> None:
+    """Run several methods on the same data, at equal cost, and compare them."""
+    from rich.console import Console  # noqa: PLC0415 - with torch, seconds: --help answers at once
+
+    from codream_secure.baselines.base import BaselineSettings  # noqa: PLC0415
+    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
+    from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
+    from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.table import comparison_table  # noqa: PLC0415
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+
+    given = load_toml(config_file) if config_file else {}
+    given |= {name: value for name, value in options.items() if value is not None}
+    if only_sizes:
+        _sizes(given, out, as_json=as_json, quiet=quiet)
+        return
+    plan = Plan(
+        methods=tuple(name.strip() for name in methods.split(",")),
+        seeds=_numbers(seeds),
+        options=given,
+        settings=BaselineSettings(
+            local_epochs=fed_epochs, learning_rate=fed_lr, prox=prox, moon_weight=moon_weight
+        ),
+        match=as_match(match),
+        trials=trials,
+        target=target,
+    )
+    folder = out or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+    with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
+        result = Comparison(plan, folder, progress=progress).run()
+        write_report(folder)
+    if as_json:
+        click.echo(json.dumps(result))
+    elif not quiet:
+        console = stdout()
+        console.print(comparison_table(result))
+        console.print(f"written to {folder}, the page is report.html", highlight=False)
+    failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
+    sys.exit(EXIT_FAILED_CELL if failed else 0)
+
+
+_SHAPE = {
+    "clients": "clients",
+    "dreams": "dreams",
+    "dream_batches": "batches",
+    "bits": "bits",
+    "label_bits": "label_bits",
+    "dream_steps": "dream_steps",
+}
+
+
+def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
+    """Print bytes of a round, and write them and a picture if there is a folder."""
+    from codream_secure.compare.sizes import Shape, draw_crossover, sizes  # noqa: PLC0415
+    from codream_secure.report.table import sizes_table  # noqa: PLC0415
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+
+    Config.from_options(given)
+    if unused := set(given) - set(_SHAPE):
+        option = "--" + min(unused).replace("_", "-")
+        raise UserError(f"{option} cannot be used with --sizes: nothing is trained")
+    shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
+    found = sizes(shape)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "sizes.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            draw_crossover(shape, out / "crossover.png")
+        except OSError as error:
+            raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
+    if as_json:
+        click.echo(json.dumps(found))
+    elif not quiet:
+        stdout().print(sizes_table(found))
+
+
+def _numbers(seeds: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in seeds.split(","))
+    except ValueError:
+        raise UserError(f"--seeds must be numbers with commas between, not {seeds!r}") from None
+    if min(numbers) < 0:
+        raise UserError(f"--seeds must not be negative, as in {seeds!r}")
+    return numbers

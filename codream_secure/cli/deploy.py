@@ -1,0 +1,169 @@
+"""`codream-secure deploy`: running on several machines, around Flower's own programs."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from codream_secure.errors import UserError
+
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_EXAMPLES = """\b
+Examples:
+  codream-secure deploy keys --client 0 --out keys
+  codream-secure deploy roster keys/*.public --out roster.json
+  codream-secure deploy certificates --hosts superlink.example.org,127.0.0.1 --out tls
+  codream-secure deploy check --data my-images.npz --superlink superlink.example.org:9092 \\
+      --ca tls/ca.pem
+  codream-secure deploy local --clients 5
+  codream-secure deploy local --clients 3 --dataset public.npz --set samples_per_client=400 \\
+      --site 'data="a.npz" model="resnet8"' --site 'data="b.npz"' --site 'data="c.npz"'
+"""
+
+
+@click.group(epilog=_EXAMPLES)
+def deploy() -> None:
+    """Run over several machines with Flower's SuperLink and SuperNodes."""
+
+
+@deploy.command()
+@click.option("--client", type=click.IntRange(min=0), required=True, help="number in the roster")
+@click.option("--out", type=Path, default=Path("keys"), show_default=True, help="folder")
+def keys(client: int, out: Path) -> None:
+    """Make a site's key pair for the malicious model, and its Flower node key.
+
+    Keep CLIENT.private and CLIENT.node at the site. Give CLIENT.public to whoever writes the
+    roster, by other means than the server, and CLIENT.node.pub to the SuperLink's owner.
+    """
+    from codream_secure.flower.operations.credentials import make_keys  # noqa: PLC0415
+
+    for path in make_keys(client, out):
+        click.echo(path)
+
+
+@deploy.command()
+@click.argument("public", type=Path, nargs=-1, required=True)
+@click.option("--out", type=Path, default=Path("roster.json"), show_default=True)
+def roster(public: tuple[Path, ...], out: Path) -> None:
+    """Write the roster of public keys that every site and the server have."""
+    from codream_secure.flower.operations.credentials import write_roster  # noqa: PLC0415
+
+    count = write_roster(public, out)
+    click.echo(f"{out}: {count} clients; give every site the same file, and compare its digest")
+
+
+@deploy.command()
+@click.option("--hosts", required=True, help="names and addresses of the SuperLink, with commas")
+@click.option("--out", type=Path, default=Path("tls"), show_default=True, help="folder")
+def certificates(hosts: str, out: Path) -> None:
+    """Make a certificate authority and a server certificate, for development.
+
+    In production use certificates of your organisation or of a public authority: this one's key
+    lies in a file beside them, and nobody can revoke what it signed.
+    """
+    from codream_secure.flower.operations.credentials import make_certificates  # noqa: PLC0415
+
+    names = [name.strip() for name in hosts.split(",") if name.strip()]
+    for path in make_certificates(names, out):
+        click.echo(path)
+
+
+@deploy.command()
+@click.option("--data", required=True, help="what --node-config data=... will be")
+@click.option("--model", help="what --node-config model=... will be")
+@click.option("--part", is_flag=True, help="--node-config whole=false: its part of the run's data")
+@click.option("--app", type=Path, help="folder of the run's app, to compare with")
+@click.option("--superlink", help="host:port that the site will connect to")
+@click.option("--ca", type=Path, help="the authority's certificate")
+@click.option("--roster", "roster_file", type=Path, help="file of public keys")
+@click.option("--identity", type=Path, help="this site's private key")
+@click.option("--client", type=click.IntRange(min=0), help="this site's number")
+@click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+def check(*, as_json: bool, **options: object) -> None:
+    """Look at a site before it takes part: versions, data, model, keys, the SuperLink and its TLS.
+
+    With --app also whether all of it fits the run.
+
+    Exit code 1: something is wrong; its line says what and how to mend it.
+    """
+    from codream_secure.flower.operations.check import check_site  # noqa: PLC0415
+
+    found = check_site(**options)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps([{"what": w, "holds": h, "told": t} for w, h, t in found]))
+    else:
+        for what, holds, told in found:
+            click.echo(f"{'ok    ' if holds else 'WRONG '} {what}: {told}")
+    sys.exit(0 if all(holds for _, holds, _ in found) else 1)
+
+
+@deploy.command()
+@click.option("--clients", type=click.IntRange(min=3), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--dream-steps", type=click.IntRange(min=0), default=2, show_default=True)
+@click.option("--dataset", default="digits", show_default=True)
+@click.option("--models", default="mlp", show_default=True)
+@click.option(
+    "--threat-model", type=click.Choice(["semi-honest", "malicious"]), default="semi-honest"
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="another option of the run"
+)
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="NODE_CONFIG",
+    help="data and model of a site, as in --node-config; one for every site, or none",
+)
+@click.option("--insecure", is_flag=True, help="without TLS and node keys")
+@click.option("--timeout", type=float, default=1800.0, show_default=True, help="seconds in all")
+@click.option(
+    "--out", type=Path, default=Path("codream-local"), show_default=True, help="new folder"
+)
+@click.option("--json", "as_json", is_flag=True, help="print summary.json and nothing else")
+def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> None:
+    """Start a SuperLink and SuperNodes on this machine, run, and stop them: a demonstration."""
+    from codream_secure.flower.operations.local import Local  # noqa: PLC0415
+
+    more = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: write NAME=VALUE")
+        more[name] = value
+    # Who ends this process by a signal ends all that it started.
+    for number in _ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _leave)
+    with Local(**options, more=more, quiet=as_json) as running:  # type: ignore[arg-type]
+        summary = running.run()
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    for one in summary["rounds"]:
+        server = "-" if one["server"] is None else f"{100 * one['server']:.1f} %"
+        told = one["sites"]
+        sites = "" if told is None else f", sites {100 * told['accuracy']:.1f} %"
+        click.echo(
+            f"round {one['round']}: server {server}{sites}, {one['learned']} sites learned, "
+            f"dreams {one['dreams'][:16]}"
+        )
+    flower, clients = summary["flower"], summary["config"]["clients"]
+    ledger = summary["bytes_per_client"]
+    click.echo(
+        f"{flower['messages']} messages in {flower['round_trips']} round trips, "
+        f"{flower['seconds']:.0f} s of waiting\n"
+        f"bytes a site: {flower['whole_up'] / clients / 1e3:.1f} kB up and "
+        f"{flower['whole_down'] / clients / 1e3:.1f} kB down in Flower's messages, "
+        f"{ledger['up'] / 1e3:.1f} and {ledger['down'] / 1e3:.1f} kB of them the protocol's\n"
+        f"results in {running.out}"
+    )
+
+
+def _leave(number: int, _frame: object) -> None:
+    for one in _ENDS:
+        signal.signal(one, signal.SIG_IGN)  # a second one must not cut the end short
+    raise SystemExit(128 + number)

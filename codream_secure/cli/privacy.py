@@ -1,0 +1,251 @@
+"""`codream-secure privacy`: figures of differential privacy, without a federation."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from codream_secure.errors import UserError
+from codream_secure.privacy.accounting import (
+    GROUPS,
+    Release,
+    check_mechanism,
+    cost,
+    group_epsilons,
+    noise_multiplier_for,
+    training,
+)
+from codream_secure.privacy.forecast import MOST_BITS, Outlook, predict
+from codream_secure.privacy.mechanisms import (
+    DiscreteGaussianSum,
+    Mechanism,
+    SampledGaussian,
+    SkellamSum,
+)
+
+_delta = click.option("--delta", type=float, default=1e-5, show_default=True)
+_rate = click.option(
+    "--sampling-rate", type=float, default=1.0, show_default=True, help="Poisson rate q"
+)
+_json = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
+
+
+@click.group()
+def privacy() -> None:
+    """Figures of differential privacy."""
+
+
+@privacy.command(
+    epilog="""\b
+Examples:
+  codream-secure privacy epsilon --noise-multiplier 3.8 --steps 40
+  codream-secure privacy epsilon --noise-multiplier 1.1 --sampling-rate 0.01 --steps 1000 --json
+  codream-secure privacy epsilon runs/20261123-181028-codream-digits
+"""
+)
+@click.argument("run_dir", type=Path, required=False)
+@click.option(
+    "--noise-multiplier", type=float, help="standard deviation of the noise over the clip"
+)
+@_rate
+@click.option("--steps", type=int, help="private steps")
+@_delta
+@_json
+def epsilon(
+    *,
+    run_dir: Path | None,
+    noise_multiplier: float | None,
+    sampling_rate: float,
+    steps: int | None,
+    delta: float,
+    as_json: bool,
+) -> None:
+    """Print epsilon of DP-SGD steps, or of all that the run in RUN_DIR released."""
+    if run_dir is not None:
+        if noise_multiplier is not None or steps is not None:
+            raise UserError("name a run or a mechanism, not both")
+        releases, delta = _of_run(run_dir)
+    elif noise_multiplier is None or steps is None:
+        raise UserError("name a run, or give --noise-multiplier and --steps")
+    else:
+        check_mechanism(noise_multiplier, sampling_rate)
+        if steps < 1:
+            raise UserError(f"--steps must be at least 1, not {steps}")
+        releases = (training(noise_multiplier, sampling_rate, steps),)
+    found = cost(releases, delta)
+    groups = group_epsilons(releases, delta)
+    if as_json:
+        told: dict[str, Any] = {
+            "epsilon": found.epsilon,
+            "delta": delta,
+            "accountant": found.accountant,
+        }
+        told |= {"rdp_epsilon": found.rdp, "groups": groups}
+        click.echo(json.dumps(told | {"releases": [asdict(release) for release in releases]}))
+        return
+    rows = [
+        ("epsilon", f"{found.epsilon:.4f} at delta {delta:g} ({found.accountant})"),
+        ("by RDP", f"{found.rdp:.4f}"),
+        *((f"{k} together", _shown(groups[k])) for k in GROUPS),
+        *((release.name, _mechanism(release)) for release in releases),
+        ("unit", releases[0].unit),
+        ("adjacency", releases[0].adjacency),
+    ]
+    _print(rows)
+
+
+@privacy.command(
+    epilog="""\b
+Examples:
+  codream-secure privacy noise --eps 8 --steps 40
+  codream-secure privacy noise --eps 1 --sampling-rate 0.05 --steps 600 --json
+"""
+)
+@click.option("--eps", type=float, required=True, help="epsilon of all steps together")
+@_rate
+@click.option("--steps", type=int, required=True, help="private steps in total")
+@_delta
+@_json
+def noise(*, eps: float, sampling_rate: float, steps: int, delta: float, as_json: bool) -> None:
+    """Print the smallest noise multiplier of DP-SGD steps that fit an epsilon."""
+    found = noise_multiplier_for(eps, delta, sampling_rate, steps)
+    spent = cost([training(found, sampling_rate, steps)], delta)
+    if as_json:
+        click.echo(json.dumps({"noise_multiplier": found, "epsilon": spent.epsilon}))
+    else:
+        _print([("noise multiplier", f"{found:.4f}"), ("epsilon", f"{spent.epsilon:.4f}")])
+
+
+@privacy.command(
+    epilog="""\b
+Examples:
+  codream-secure privacy plan --clients 10 --examples 1400 --dims 650
+  codream-secure privacy plan --clients 1000 --dims 25600 --releases 100 --eps 4 --json
+"""
+)
+@click.option("--clients", type=int, required=True, help="clients that share the noise")
+@click.option("--examples", type=int, help="examples of all clients together")
+@click.option("--dims", type=int, required=True, help="numbers in one release")
+@click.option("--releases", type=int, default=1, show_default=True, help="how many there are")
+@click.option("--eps", type=float, default=8.0, show_default=True, help="epsilon of all releases")
+@click.option(
+    "--agreement",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="how much contributions point one way: 1 all, 1 / sqrt(n) not at all",
+)
+@_delta
+@_json
+def plan(
+    *,
+    clients: int,
+    examples: int | None,
+    dims: int,
+    releases: int,
+    eps: float,
+    agreement: float,
+    delta: float,
+    as_json: bool,
+) -> None:
+    """Print what masked sums with noise are worth, by unit of privacy: signal, noise, and bits."""
+    common: dict[str, Any] = {
+        "clients": clients,
+        "dimensions": dims,
+        "releases": releases,
+        "epsilon": eps,
+        "delta": delta,
+        "agreement": agreement,
+    }
+    found = [predict("client", contributions=clients, **common)]
+    if examples is not None:
+        found.append(predict("example", contributions=examples, **common))
+    if as_json:
+        click.echo(json.dumps([asdict(outlook) for outlook in found]))
+        return
+    from rich.table import Table  # noqa: PLC0415 - --help answers at once
+
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+
+    table = Table(caption="signal / noise below 1: the sum says little; an upper bound")
+    for name in ("unit", "summed", "noise / clip", "signal / noise", "of one release", "cosine"):
+        table.add_column(name)
+    table.add_column("needed for 1")
+    table.add_column("bits")
+    for outlook in found:
+        table.add_row(*_cells(outlook))
+    stdout().print(table)
+
+
+def _cells(outlook: Outlook) -> tuple[str, ...]:
+    too_many = f"{outlook.bits} (at most {MOST_BITS})"
+    return (
+        outlook.unit,
+        f"{outlook.contributions:,}",
+        f"{outlook.noise_multiplier:.3g}",
+        f"{outlook.ratio:.3g}",
+        f"{outlook.ratio_each:.3g}",
+        f"{outlook.cosine:.3f}",
+        f"{outlook.needed:,}",
+        str(outlook.bits) if outlook.bits <= MOST_BITS else too_many,
+    )
+
+
+def _of_run(folder: Path) -> tuple[tuple[Release, ...], float]:
+    """Return what a run released, and its delta."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        kept = summary["privacy"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is not the folder of a finished run") from None
+    if kept is None:
+        raise UserError(f"the run in {folder} has no differential privacy (--dp-eps)")
+    try:
+        return tuple(_release(one) for one in kept["releases"]), float(kept["delta"])
+    except (KeyError, TypeError, ValueError, StopIteration):
+        raise UserError(f"{folder}: summary.json does not say what was released") from None
+
+
+def _release(kept: Mapping[str, Any]) -> Release:
+    found = kept["mechanism"]
+    mechanism: Mechanism
+    kinds = (DiscreteGaussianSum, SkellamSum, SampledGaussian)
+    kind = next(k for k in kinds if {f.name for f in fields(k)} == set(found))
+    mechanism = kind(**found)
+    return Release(**{**kept, "mechanism": mechanism})
+
+
+def _mechanism(release: Release) -> str:
+    found = release.mechanism
+    if isinstance(found, SkellamSum):
+        return (
+            f"{release.steps} release(s), Skellam noise of variance {found.variance:,.0f}, "
+            f"sensitivity {found.l2:,.0f}"
+        )
+    if isinstance(found, DiscreteGaussianSum):
+        return (
+            f"{release.steps} release(s), {found.shares} shares of discrete Gaussian noise of "
+            f"variance {found.variance:,.0f}, sensitivity {found.l2:,.0f}"
+        )
+    return (
+        f"{release.steps} steps, noise multiplier {found.noise_multiplier:.4f}, "
+        f"sampling rate {found.sampling_rate:g}"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "beyond any use" if value is None else f"epsilon {value:.2f}"
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    from rich.table import Table  # noqa: PLC0415 - --help answers at once
+
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+
+    table = Table(show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    stdout().print(table)

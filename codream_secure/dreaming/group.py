@@ -1,0 +1,253 @@
+"""Clients that dream together, and everything that belongs to their dreams.
+
+A federation is one such group. Without collaboration (an ablation of the paper) every client is a
+group of its own, and nothing leaves it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from codream_secure.aggregation.aggregator import Aggregator
+from codream_secure.aggregation.requests import LocalSteps
+from codream_secure.config.rules import label_temperature
+from codream_secure.config.settings import Config, set_
+from codream_secure.data.pixels import PixelScale
+from codream_secure.data.spec import InputSpec
+from codream_secure.dreaming.buffer import DreamBuffer
+from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings, MetaGenerator
+from codream_secure.dreaming.sources import DreamSource, PixelDreams, SideBySide, smooth_noise
+from codream_secure.dreaming.synthesis import (
+    ClassMeans,
+    Clips,
+    DreamSynthesis,
+    LabelledDreams,
+    SynthesisSettings,
+)
+from codream_secure.federation.members import Member
+from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.runtime.seeds import derive_seed, generator
+from codream_secure.storage.checkpoint import GroupState
+
+
+@dataclass(slots=True)
+class DreamGroup:
+    """What a group has in common.
+
+    Args:
+        name: selects its random streams.
+        members: whose losses are summed.
+        aggregator: sums their answers.
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        scale: the public pixel scale.
+        device: where dreams live.
+        weight_cap: largest weight of a client; 0: clients count alike.
+        label_plan: noisy sums of labels, under client-level DP.
+
+    Attributes:
+        images: public images that dreams start from; None: they start from noise.
+        buffer: the labelled dreams that its members learn from.
+        rolled_back: steps whose result was not finite and was taken back.
+    """
+
+    name: tuple[str | int, ...]
+    members: Sequence[Member]
+    aggregator: Aggregator
+    config: Config
+    spec: InputSpec
+    scale: PixelScale
+    device: torch.device
+    weight_cap: int
+    label_plan: ReleasePlan | None = None
+    images: ClassImages | None = None
+    buffer: DreamBuffer = field(init=False)
+    rolled_back: int = field(init=False, default=0)
+    _clips: Clips = field(init=False, default_factory=Clips)
+    _meta: MetaGenerator | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.buffer = DreamBuffer(self.config.learning.buffer)
+        self._meta = None
+        if self.config.dream.method == "codream-fast":
+            seed = derive_seed(self._seed, "generator", *self.name)
+            settings = _generator_settings(self.config)
+            self._meta = MetaGenerator(self.spec, self.scale, settings, seed=seed)
+
+    def begin_round(self, number: int) -> None:
+        """Prepare for a round's batches."""
+        for member in self.members:
+            member.client.freeze_teacher()
+        if self._meta is not None:
+            self._meta.begin_round(number)
+
+    def synthesise(
+        self, number: int, student: nn.Module | None, advance: Callable[[], None]
+    ) -> list[LabelledDreams]:
+        """Make a round's batches of dreams and take them into the buffer.
+
+        Args:
+            number: of the round.
+            student: frozen, in eval mode, for adaptive teaching; or None.
+            advance: called after every aggregation.
+
+        Returns:
+            Batches with their labels, in order; without those whose labels were aborted.
+        """
+        batches = range(set_(self.config.dream.dream_batches))
+        together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
+        found = []
+        for some in together:
+            found += self._synthesise(number, some, student, advance)
+        return found
+
+    def _synthesise(
+        self,
+        number: int,
+        batches: Sequence[int],
+        student: nn.Module | None,
+        advance: Callable[[], None],
+    ) -> list[LabelledDreams]:
+        """Make some of a round's batches side by side."""
+        noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
+        starts = [self._source(noise) for noise in noises]
+        sources = [source for source, _ in starts]
+        source = sources[0] if len(sources) == 1 else SideBySide(sources)
+        start_bytes = source.dreams().numel()
+        synthesis = DreamSynthesis(
+            source,
+            self.scale,
+            synthesis_settings(self.config, self.spec, self.weight_cap, batches=len(batches)),
+            clips=self._clips,
+            noise=noises[0],
+            position=(number, batches[0]),
+            student=student,
+            label_plan=self.label_plan,
+            released=_joined([released for _, released in starts]),
+        )
+        dream = self.config.dream
+        for _ in range(set_(dream.dream_steps) - dream.label_last_step):
+            if self.label_plan:
+                synthesis.public_step()
+            else:
+                synthesis.dream_step(self.aggregator)
+            advance()
+        finish = synthesis.labelled_step if dream.label_last_step else synthesis.label
+        labelled = finish(self.aggregator)
+        advance()
+        if self._meta is None:
+            for _ in self.members:
+                self.aggregator.could_save("starting noise, from a public seed", start_bytes)
+        self.rolled_back += synthesis.rolled_back
+        for one in sources:
+            if self._meta is not None and isinstance(one, GeneratedDreams):
+                self.rolled_back += not self._meta.learn_from(one)
+        found = [] if labelled is None else labelled.split(len(batches))
+        for batch in found:
+            dreams = self.scale.from_pixels(batch.pixels)
+            self.buffer.add(dreams, batch.targets.to(self.device))
+        return found
+
+    def state(self) -> GroupState:
+        """Return what a checkpoint holds of it; members are stored on their own."""
+        return GroupState(
+            buffer=self.buffer.state(),
+            clips=dict(self._clips.values),
+            rolled_back=self.rolled_back,
+            generator=None if self._meta is None else self._meta.state(),
+            aggregator=self.aggregator.state(),
+        )
+
+    def restore(self, state: GroupState) -> None:
+        """Become what it was.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another group.
+        """
+        for dreams, targets in state.buffer:
+            self.buffer.add(dreams.to(self.device), targets.to(self.device))
+        self._clips.values = {name: state.clips[name] for name in self._clips.values}
+        self.rolled_back = state.rolled_back
+        if (self._meta is None) != (state.generator is None):
+            raise ValueError("a group with a generator is none without")
+        if self._meta is not None and state.generator is not None:
+            self._meta.restore(state.generator)
+        self.aggregator.restore(state.aggregator)
+
+    def _source(self, noise: torch.Generator) -> tuple[DreamSource, ClassMeans | None]:
+        """Return new dreams, and the class means that they began at, if they did."""
+        dream = self.config.dream
+        if self._meta is not None:
+            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps), None
+        shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
+        released = None
+        if self.label_plan:
+            start = smooth_noise(shape, noise).to(self.device)
+        elif self.images is None:
+            start = torch.randn(shape, generator=noise).to(self.device)
+        else:
+            drawn, classes = self.images.draw(shape[0], noise)
+            start, means = self.scale.scale(drawn), self.scale.scale(self.images.means)
+            released = ClassMeans(classes.to(self.device), means)
+        source = PixelDreams(
+            start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
+        )
+        return source, released
+
+    @property
+    def _seed(self) -> int:
+        return self.config.run.seed or 0
+
+
+def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
+    """Return the class means that batches side by side began at, if they did."""
+    found = [one for one in released if one is not None]
+    return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
+
+
+def synthesis_settings(
+    config: Config, spec: InputSpec, weight_cap: int, *, batches: int = 1
+) -> SynthesisSettings:
+    """Return what a resolved configuration says of a synthesis."""
+    dream, learning = config.dream, config.learning
+    return SynthesisSettings(
+        classes=spec.classes,
+        bits=dream.bits,
+        entropy_weight=dream.entropy_weight,
+        bn_weight=set_(dream.bn_weight),
+        balance_weight=dream.balance_weight,
+        statistics_momentum=set_(dream.statistics_momentum),
+        tv_weight=dream.tv_weight,
+        l2_weight=dream.l2_weight,
+        statistics_weight=config.privacy.statistics_weight,
+        local=LocalSteps(dream.local_steps, dream.local_size),
+        adversary="kl" if dream.adaptive == "kl" else "jsd",
+        adversary_weight=dream.adaptive_weight,
+        adversary_bits=dream.adaptive_bits,
+        labels=learning.labels,
+        label_weighting=learning.label_weighting,
+        label_bits=learning.label_bits,
+        label_clip=learning.label_clip,
+        kd_temperature=label_temperature(config),
+        weight_cap=weight_cap,
+        batches=batches,
+    )
+
+
+def _generator_settings(config: Config) -> GeneratorSettings:
+    dream = config.dream
+    return GeneratorSettings(
+        latent=dream.latent,
+        width=dream.generator_width,
+        lr=dream.generator_lr,
+        latent_lr=dream.latent_lr,
+        meta=dream.meta,
+        meta_lr=dream.meta_lr,
+        weight_decay=dream.generator_decay,
+        average=dream.generator_average,
+        max_norm=dream.generator_norm,
+        reset_round=dream.generator_reset,
+    )

@@ -1,0 +1,313 @@
+"""Who takes part in a run and what each holds: built once, from settings and data."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codream_secure.config.settings import Config, set_
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.examples import Examples
+from codream_secure.data.partition import (
+    Indices,
+    label_histogram,
+    partition,
+    split_validation,
+)
+from codream_secure.data.pixels import PixelScale
+from codream_secure.data.spec import InputSpec
+from codream_secure.dreaming.teacher import prior_offset
+from codream_secure.errors import UserError
+from codream_secure.federation.client import Client, Policy
+from codream_secure.federation.observer import Observer
+from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
+from codream_secure.models import Norm, is_custom
+from codream_secure.models.build import build_model
+from codream_secure.privacy.class_means import OwnStatistics
+from codream_secure.privacy.client_labels import label_plan
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.runtime.seeds import derive_bytes, derive_seed, generator
+from codream_secure.storage.checkpoint import MemberState
+
+if TYPE_CHECKING:
+    from codream_secure.privacy.dpsgd import PrivateTrainer
+
+
+@dataclass(slots=True)
+class Member:
+    """One client, its independent twin, and its validation part for the observer."""
+
+    identity: int
+    client: Client
+    twin: Learner
+    validation: Examples | None
+
+    def train_twin(self) -> None:
+        """Let independent training take as many local steps as the client has taken."""
+        while self.twin.local_steps < self.client.learner.local_steps:
+            self.twin.local_step()
+
+    def state(self) -> MemberState:
+        """Return what a checkpoint holds of both."""
+        return MemberState(client=self.client.state(), twin=self.twin.state())
+
+    def restore(self, state: MemberState) -> None:
+        """Become what they were.
+
+        Raises:
+            ValueError, RuntimeError: the state is that of another member.
+        """
+        self.client.restore(state.client)
+        self.twin.restore(state.twin)
+
+
+class Federation:
+    """All parties of one run.
+
+    Args:
+        config: resolved settings.
+        data: dealt to the clients here; nobody gets the test part but the observer.
+        device: where tensors live.
+        keep: which training examples take part, once all are dealt, bool, shape (N,); None: all.
+            An audit leaves some out.
+        only: build this client alone, on its own machine; None: all.
+        whole: with ``only``: the whole training part is its own, and an even share what
+            ``samples_per_client`` says, which is public.
+        model: with ``only``: that client's architecture, in place of the one that settings name.
+        rounding: with ``only``: 32 secret bytes that key its rounding; None: from the run's seed.
+
+    Attributes:
+        all_parts: rows of the training part by client, those left out included.
+
+    Raises:
+        UserError: unknown model or partition, too few examples, a model that DP cannot train.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Dataset,
+        device: torch.device,
+        keep: NDArray[np.bool_] | None = None,
+        *,
+        only: int | None = None,
+        whole: bool = False,
+        model: str | None = None,
+        rounding: bytes | None = None,
+    ) -> None:
+        self.config, self._data, self._device = config, data, device
+        self._rounding = rounding
+        self._seed = config.run.seed or 0
+        self.spec = data.spec
+        self.scale = PixelScale(data.scaling, device)
+        self.roster = tuple(range(config.data.clients))
+        names = [name.strip() for name in config.model.models.split(",")]
+        self.model_names = tuple(
+            model if model and c == only else names[c % len(names)] for c in self.roster
+        )
+        parts = self._own_part(only) if whole and only is not None else self._parts()
+        self.all_parts = dict(zip(self.roster, parts, strict=True))
+        if keep is not None:
+            parts = [rows[keep[rows]] for rows in parts]
+        dealt = sum(map(len, parts))
+        if whole:
+            dealt = set_(config.data.samples_per_client) * len(self.roster)
+        self._label_counts = np.stack(
+            [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
+        )
+        self.share = dealt // len(self.roster)
+        self.plan = PrivacyPlan.of(config, dealt, self.spec)
+        self.label_plan = label_plan(config, self.spec) if config.private_clients else None
+        self._local: dict[int, Examples] = {}
+        built = self.roster if only is None else (only,)
+        self.members = {c: self._member(c, parts[c]) for c in built}
+        self.student = self._plain(self.model(names[0], "server"), None)
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """What is charged for private releases; None without DP."""
+        return self.label_plan or self.plan
+
+    @property
+    def per_class(self) -> float:
+        """Examples of a class if all clients and classes were even; public."""
+        return self.share * len(self.roster) / self.spec.classes
+
+    def observer(self) -> Observer:
+        """Return an observer of this federation; nobody here keeps a reference to it."""
+        test = self.scale.examples(self._data.x_test, self._data.y_test)
+        validation = {c: m.validation for c, m in self.members.items() if m.validation}
+        return Observer(test, validation, self._label_counts)
+
+    def data_digest(self) -> str:
+        """Return the SHA-256, in hex, of all images and labels and of how they are scaled."""
+        data = self._data
+        whole = hashlib.sha256(repr((data.spec, data.scaling)).encode())
+        for array in (data.x_train, data.y_train, data.x_test, data.y_test):
+            whole.update(repr((array.shape, array.dtype.str)).encode())
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
+
+    def local_batches(self, client: int, role: str) -> BatchStream:
+        """Return a new stream over a client's training examples; ``role`` selects its order."""
+        local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
+        return BatchStream(local.x, local.y, self.config.learning.batch, shuffle)
+
+    def pooled(self) -> Examples:
+        """Return all clients' training examples; only centralized training, to compare, asks."""
+        parts = self._local.values()
+        return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+
+    def examples(self, client: int) -> Examples:
+        """Return a client's own training examples: what a method does on its behalf needs them."""
+        return self._local[client]
+
+    def client_models(self) -> dict[int, nn.Module]:
+        """Return the clients' models by id."""
+        return {c: member.client.learner.model for c, member in self.members.items()}
+
+    def twin_models(self) -> dict[int, nn.Module]:
+        """Return the models of independent training by id."""
+        return {c: member.twin.model for c, member in self.members.items()}
+
+    def _parts(self) -> list[Indices]:
+        settings = self.config.data
+        return partition(
+            self._data.y_train,
+            len(self.roster),
+            settings.partition,
+            derive_seed(self._seed, "partition"),
+            samples_per_client=settings.samples_per_client,
+            # Two to train on, and as many at least before half are set aside for validation.
+            min_examples=4 if settings.validation else 2,
+        )
+
+    def _own_part(self, client: int) -> list[Indices]:
+        """Return all rows for one client, and none for the others, whose data lie elsewhere.
+
+        Raises:
+            UserError: what an even share is was not said.
+        """
+        if self.config.data.samples_per_client is None:
+            raise UserError(
+                "with data of their own sites need --samples-per-client, a public number"
+            )
+        everything = np.arange(len(self._data.y_train))
+        return [everything if c == client else everything[:0] for c in self.roster]
+
+    def _member(self, c: int, rows: Indices) -> Member:
+        validation = None
+        labels = self._data.y_train
+        if self.config.data.validation:
+            rows, held_out = split_validation(
+                rows, labels, self.config.data.validation, derive_seed(self._seed, "validation", c)
+            )
+            validation = self.scale.examples(self._data.x_train[held_out], labels[held_out])
+        local = self.scale.examples(self._data.x_train[rows], labels[rows])
+        self._local[c] = local
+        client = Client(
+            self._learner(c, local, "client"),
+            self.scale,
+            derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
+            Policy(
+                allow_feature_statistics=not self.config.private,
+                allow_weights=not self.config.private,
+                noisy_labels_only=self.config.private_clients,
+            ),
+            releases=self.label_plan.share(c) if self.label_plan else None,
+            statistics=self._statistics(c, local),
+            examples=len(rows),
+            offset=self._offset(local),
+        )
+        return Member(c, client, self._learner(c, local, "twin"), validation)
+
+    def _statistics(self, c: int, local: Examples) -> OwnStatistics | None:
+        if not (self.plan and self.plan.statistics):
+            return None
+        images = self.scale.unscale(local.x).double().cpu().numpy()
+        labels = local.y.cpu().numpy()
+        return OwnStatistics(self.plan.statistics, images, labels, self.plan.noise_key(c))
+
+    def _offset(self, local: Examples) -> Tensor | None:
+        strength = self.config.dream.prior_correction
+        return prior_offset(local.y, self.spec.classes, strength) if strength else None
+
+    def _learner(self, c: int, local: Examples, role: str) -> Learner:
+        """Build a client's learner or its twin's, with streams of their own.
+
+        First weights are the same where the seed gives them.
+        """
+        name, learning = self.model_names[c], self.config.learning
+        if self.plan:
+            model = self.model(name, c, seeded=self.plan.seed is not None)
+            trainer = self._trainer(self.plan, model, role, c)
+            return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
+        return self._plain(self.model(name, c), self.local_batches(c, role))
+
+    def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
+        bf16 = self.config.run.precision == "bf16"
+        return PlainLearner(model, stream, self.config.learning.learning_rate, bf16=bf16)
+
+    def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
+        from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
+
+        name = self.model_names[c]
+        try:
+            trainer = plan.trainer(model, role, c)
+            if is_custom(name) and role == "client":
+                check_private_step(model, self.spec)
+        except UserError as error:
+            raise UserError(f"model {name}: {error}") from error
+        return trainer
+
+    def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
+        """Build a model on the device; its first weights follow from the seed and its owner."""
+        return run_model(self.config, self.spec, name, *owner, device=self._device, seeded=seeded)
+
+    def private_copy(self, model: nn.Module) -> nn.Module:
+        """Return a copy of a model whose gradients can be had for every example.
+
+        Raises:
+            UserError: DP cannot train it.
+        """
+        from codream_secure.privacy.dpsgd import check_private_model  # noqa: PLC0415 - slow
+
+        check_private_model(model)
+        return copy.deepcopy(model)
+
+
+def run_model(
+    config: Config,
+    spec: InputSpec,
+    name: str,
+    *owner: str | int,
+    device: torch.device,
+    seeded: bool = True,
+) -> nn.Module:
+    """Return a model as a run has it.
+
+    Args:
+        config: resolved.
+        spec: shape of an image and number of classes.
+        name: of the architecture.
+        owner: with the run's seed it gives the first weights.
+        device: where it goes.
+        seeded: False: the first weights come from the operating system.
+    """
+    seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
+    # Where no model of the run has such layers a site's own may: "auto" is still open then.
+    grouped = config.model.norm == "group" or (
+        config.model.norm == "auto" and config.private_training
+    )
+    norm: Norm = "group" if grouped else "batch"
+    model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
+    if config.run.channels_last:
+        # Convolutions then pass this layout on, whatever that of their input.
+        model = model.to(memory_format=torch.channels_last)
+    return model.to(device)

@@ -1,0 +1,155 @@
+"""The observer of a simulation: it may look into clients, and tells nobody who takes part.
+
+Per-client accuracies are facts about the simulation, not something the protocol carries. Nothing
+here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from codream_secure.data.examples import Examples
+from codream_secure.models.evaluate import accuracy, hits, personal_accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Accuracies at the end of a round, fractions 0..1.
+
+    ``clients`` and ``independent`` hold one test accuracy per client; ``personal`` and
+    ``independent_personal`` the same on each client's own mix of classes; those of independent
+    training are empty where it was not run. ``validation`` is the mean over clients of the
+    accuracy on their own validation part; None under DP. ``server`` is None where there is none.
+    """
+
+    round: int
+    clients: tuple[float, ...]
+    independent: tuple[float, ...]
+    personal: tuple[float, ...]
+    independent_personal: tuple[float, ...]
+    server: float | None
+    validation: float | None
+
+    @property
+    def clients_mean(self) -> float:
+        """Mean test accuracy of the clients."""
+        return float(np.mean(self.clients))
+
+    @property
+    def clients_std(self) -> float:
+        """Population standard deviation over clients."""
+        return float(np.std(self.clients))
+
+    @property
+    def independent_mean(self) -> float | None:
+        """Mean test accuracy of independent training."""
+        return float(np.mean(self.independent)) if self.independent else None
+
+    @property
+    def personal_mean(self) -> float:
+        """Mean personalised accuracy of the clients."""
+        return float(np.mean(self.personal))
+
+    @property
+    def independent_personal_mean(self) -> float | None:
+        """Mean personalised accuracy of independent training."""
+        return float(np.mean(self.independent_personal)) if self.independent_personal else None
+
+
+class Observer:
+    """Measures models on the test set and on clients' validation parts.
+
+    Args:
+        test: the dataset's test part; used here and nowhere else.
+        validation: by client id; empty under DP.
+        label_counts: examples of every class that every client has, int64, shape (clients,
+            classes). The simulation dealt them, so it knows; nobody else may.
+
+    Attributes:
+        test_digest: SHA-256 of the test part, in hex: runs that differ in it cannot be compared.
+    """
+
+    def __init__(
+        self,
+        test: Examples,
+        validation: Mapping[int, Examples],
+        label_counts: NDArray[np.int64],
+    ) -> None:
+        self.label_counts = label_counts
+        self.test_digest = hashlib.sha256(
+            test.x.cpu().numpy().tobytes() + test.y.cpu().numpy().tobytes()
+        ).hexdigest()
+        self._test = test
+        self._validation = validation
+        self.history: list[Measurement] = []
+
+    def measure(
+        self,
+        round_number: int,
+        clients: Mapping[int, nn.Module],
+        independent: Mapping[int, nn.Module],
+        server: nn.Module | None,
+    ) -> Measurement:
+        """Measure everybody and remember the result in ``history``.
+
+        Models come in the order of ``label_counts``; one that several hold is measured once.
+        """
+        on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
+        models = [*clients.values(), *([] if server is None else [server])]
+        by_model = {model: hits(model, self._test) for model in dict.fromkeys(models)}
+        found = [by_model[model] for model in clients.values()]
+        alone = [hits(model, self._test) for model in independent.values()]
+        measurement = Measurement(
+            round=round_number,
+            clients=tuple(float(f.mean()) for f in found),
+            independent=tuple(float(f.mean()) for f in alone),
+            personal=self._personal(found),
+            independent_personal=self._personal(alone),
+            server=None if server is None else float(by_model[server].mean()),
+            validation=float(np.mean(on_own)) if on_own else None,
+        )
+        self.history.append(measurement)
+        return measurement
+
+    def _personal(self, found: Sequence[NDArray[np.bool_]]) -> tuple[float, ...]:
+        labels = self._test.y.cpu().numpy()
+        pairs = zip(found, self.label_counts, strict=False)
+        return tuple(personal_accuracy(own, labels, counts) for own, counts in pairs)
+
+    def reported(self) -> Measurement | None:
+        """Return the measurement that a report quotes.
+
+        The last round whose validation accuracy is within one standard error of the best one's
+        (Breiman et al., 1984: the one-standard-error rule; a few examples a client cannot tell
+        rounds apart more finely). Under DP, where there is no validation part, the last round.
+        The test accuracy plays no part.
+        """
+        scores = [m.validation for m in self.history if m.validation is not None]
+        if not scores:
+            return self.history[-1] if self.history else None
+        best = max(scores)
+        examples = sum(len(part.y) for part in self._validation.values())
+        enough = best - math.sqrt(best * (1 - best) / examples)
+        return [m for m in self.history if m.validation is not None and m.validation >= enough][-1]
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the history in plain values, for a checkpoint."""
+        return [asdict(measurement) for measurement in self.history]
+
+    def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Go on with the history of the same run.
+
+        Raises:
+            ValueError: a row is no measurement, or rounds are missing.
+        """
+        history = msgspec.convert(rows, list[Measurement])
+        if [m.round for m in history] != list(range(1, len(history) + 1)):
+            raise ValueError("rounds are missing in the history")
+        self.history = history

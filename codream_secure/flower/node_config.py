@@ -1,0 +1,129 @@
+"""What a SuperNode's configuration says of its site."""
+
+import importlib
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codream_secure.errors import UserError
+from codream_secure.sites.allowance import Allowance
+from codream_secure.sites.session import SiteSettings
+from protocols.keys import KEY_SIZE, SigningKey
+
+if TYPE_CHECKING:
+    from codream_secure.data.datasets import Dataset
+
+# Entries of the run's configuration that are the server's own; the others are options of the run.
+SERVER_OPTIONS = frozenset(
+    {"roster", "reply-timeout", "start-timeout", "out", "resume", "evaluate"}
+)
+
+
+def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteSettings:
+    """Return the settings that ``--node-config`` gives; see `flower.client_app`.
+
+    Args:
+        config: the node's.
+        learns: whether it must say where data are; else sums are all that is asked of it.
+
+    Raises:
+        UserError: a key is missing, or a file is not what it should be.
+    """
+    for name in ("client", "state", *(["data"] if learns else [])):
+        if name not in config:
+            raise UserError(f"--node-config lacks {name}=...")
+    identity = None
+    if path := config.get("identity"):
+        identity = SigningKey.from_private_bytes(read_key(Path(str(path))))
+    roster: tuple[bytes, ...] = ()
+    if path := config.get("roster"):
+        roster = read_roster(Path(str(path)))
+    allowance = None
+    if (limit := config.get("max-epsilon")) is not None:
+        allowance = Allowance(_above_zero("max-epsilon", limit))
+        if (delta := config.get("max-delta")) is not None:
+            allowance = replace(allowance, delta=_above_zero("max-delta", delta))
+    return SiteSettings(
+        client=int(str(config["client"])),
+        folder=Path(str(config["state"])),
+        load=partial(site_data, str(config.get("data"))),
+        model=str(config["model"]) if config.get("model") else None,
+        whole=config.get("whole", True) in (True, "true", "True"),
+        identity=identity,
+        roster=roster,
+        allowance=allowance,
+        rejoin=config.get("rejoin", False) in (True, "true", "True"),
+    )
+
+
+def _above_zero(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise UserError(f"--node-config {name}={value}: a number above 0 is wanted")
+    return number
+
+
+def site_data(name: str) -> "Dataset":
+    """Return the data of a site.
+
+    Args:
+        name: of a dataset, an .npz file, or ``module:function``; the module is installed or lies in
+            the current folder.
+
+    Raises:
+        UserError: there is no such thing.
+    """
+    from codream_secure.data.datasets import Dataset, load_dataset  # noqa: PLC0415 - slow
+
+    module, colon, function = name.partition(":")
+    if not colon or name.endswith(".npz"):
+        return load_dataset(name, Path("data"))
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"data={name}: {error}") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(found, Dataset):
+        raise UserError(f"data={name} returned a {type(found).__name__}, not a Dataset")
+    return found
+
+
+def read_key(path: Path) -> bytes:
+    """Return a private signing key: 32 bytes in hex.
+
+    Raises:
+        UserError: the file is not one.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        raise UserError(f"{path} holds no signing key; make one: deploy keys") from None
+    if len(key) != KEY_SIZE:
+        raise UserError(f"{path} holds no signing key; make one: deploy keys")
+    return key
+
+
+def read_roster(path: Path) -> tuple[bytes, ...]:
+    """Return the public keys in the order of the clients' numbers.
+
+    Raises:
+        UserError: the file is not a roster.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["clients"]
+        keys = tuple(bytes.fromhex(found[str(c)]) for c in range(len(found)))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no roster; make one: deploy keys") from None
+    if any(len(key) != KEY_SIZE for key in keys):
+        raise UserError(f"{path} is no roster; make one: deploy keys")
+    return keys

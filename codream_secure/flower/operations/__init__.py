@@ -1,0 +1,1 @@
+"""Commands around a deployment: run one locally, make credentials, check a configuration."""

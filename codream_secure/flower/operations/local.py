@@ -1,0 +1,364 @@
+"""A SuperLink and SuperNodes as real processes on this machine: the demonstration and test bed."""
+
+import contextlib
+import importlib.resources
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+from codream_secure.errors import UserError
+from codream_secure.flower.operations.credentials import make_certificates, make_keys, write_roster
+
+_HOST = "127.0.0.1"
+_APP = "app.toml"
+_STARTS, _STOPS = 90.0, 10.0
+_SERVER = "flwr-serverapp"
+
+
+class Local:
+    """Processes of one run; leave the context, and they are gone.
+
+    Args:
+        clients: SuperNodes.
+        rounds, dream_steps, dataset, models, threat_model: of the run.
+        more: other options of it, as text.
+        sites: what every site brings, as in ``--node-config``, in place of its part of the run's
+            dataset; one a site, or none.
+        insecure: without TLS and node keys.
+        timeout: seconds, all in all.
+        out: new folder: logs, sites' folders, keys, results.
+        quiet: print nothing.
+
+    Raises:
+        UserError: Flower is not installed, the folder is there, or nothing started in time.
+    """
+
+    def __init__(
+        self,
+        *,
+        clients: int,
+        rounds: int,
+        dream_steps: int,
+        dataset: str,
+        models: str,
+        threat_model: str,
+        more: Mapping[str, str],
+        sites: Sequence[str] = (),
+        insecure: bool,
+        timeout: float,
+        out: Path,
+        quiet: bool = False,
+    ) -> None:
+        if shutil.which("flower-superlink", path=_path()) is None:
+            raise UserError("Flower is not installed: pip install 'codream-secure[flower]'")
+        if out.exists():
+            raise UserError(f"{out} is there already; use another --out")
+        if sites and len(sites) != clients:
+            raise UserError(f"{len(sites)} times --site for {clients} sites: one each, or none")
+        self.out = out.resolve()
+        self._sites, self._runs = tuple(sites), 0
+        self._clients, self._insecure, self._quiet = clients, insecure, quiet
+        self._dataset, self._malicious = dataset, threat_model == "malicious"
+        self.until = time.monotonic() + timeout
+        self._settings: dict[str, Any] = {
+            "clients": clients,
+            "rounds": rounds,
+            "dream-steps": dream_steps,
+            "dataset": dataset,
+            "models": models,
+            "threat-model": threat_model,
+            "seed": 0,
+            **{name.replace("_", "-"): _value(text) for name, text in more.items()},
+            "start-timeout": 120,
+            "reply-timeout": 300,
+            "out": str(self.out / "run"),
+            "resume": False,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Run the app to its end; returns its summary.
+
+        Args:
+            resume: go on with the run that was cut off.
+
+        Raises:
+            UserError: it failed, or took too long; the line names the log.
+        """
+        self._runs += 1
+        name = "run" if self._runs == 1 else f"run-{self._runs}"
+        more = ("--run-config", "resume=true") if resume else ()
+        self._spawn(name, "flwr", "run", str(self.out / "app"), "here", "--stream", *more)
+        process, log = self.processes[name], self.out / f"{name}.log"
+        summary = self.out / "run" / "summary.json"
+        while process.poll() is None and time.monotonic() < self.until:
+            if _finished(summary, self._settings["rounds"]):
+                break
+            if self._failed(log):
+                break
+            time.sleep(0.5)
+        if not _finished(summary, self._settings["rounds"]):
+            raise UserError(f"the run did not come to its end: see {log}")
+        return dict(json.loads(summary.read_text(encoding="utf-8")))
+
+    def start_node(self, client: int) -> None:
+        """Start a SuperNode, or start it again."""
+        security = ["--insecure"]
+        if not self._insecure:
+            tls, key = self._certificate(client), self.out / "keys" / f"{client}.node"
+            security = ["--root-certificates", str(tls), "--auth-supernode-private-key", str(key)]
+        self._spawn(
+            f"node-{client}",
+            "flower-supernode",
+            *security,
+            "--superlink",
+            f"{_HOST}:{self._port_for(client)}",
+            "--host",
+            _HOST,
+            "--port",
+            str(_free_port()),
+            "--node-config",
+            self._node_config(client),
+        )
+
+    def _port_for(self, client: int) -> int:  # noqa: ARG002 - a test puts something between
+        """Return where a SuperNode finds the SuperLink."""
+        return self._port
+
+    def _certificate(self, client: int) -> Path:  # noqa: ARG002 - a test gives one that is wrong
+        return self.out / "tls" / "ca.pem"
+
+    def _node_config(self, client: int) -> str:
+        site = f'client={client} state="{self.out}/site-{client}" '
+        site += self._sites[client] if self._sites else f'data="{self._dataset}" whole=false'
+        if self._malicious:
+            keys = self.out / "keys"
+            site += f' identity="{keys}/{client}.private" roster="{self.out}/roster.json"'
+        return site
+
+    def kill(self, name: str) -> None:
+        """Kill a process and its children at once, as a power cut does."""
+        process = self.processes.pop(name)
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+    def kill_server(self) -> None:
+        """Kill the ServerApp's process at once.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = [pid for pid, words in _started_here(self.out / "flwr") if _SERVER in words]
+        if not found:
+            raise UserError("no ServerApp is running")
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End every process that was started here, and wait for it."""
+        for process in self.processes.values():
+            _signal(process, signal.SIGTERM)
+        until = time.monotonic() + _STOPS
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, until - time.monotonic()))
+            _signal(process, signal.SIGKILL)
+            process.wait()
+        self.processes.clear()
+
+    def _start(self) -> None:
+        self.out.mkdir(parents=True)
+        for client in range(self._clients):
+            make_keys(client, self.out / "keys")
+        public = sorted((self.out / "keys").glob("*.public"))
+        write_roster(public, self.out / "roster.json")
+        if self._malicious:
+            self._settings["roster"] = str(self.out / "roster.json")
+        self._port = _free_port()
+        self._write_app()
+        self._write_connection()
+        self._start_superlink()
+        if not self._insecure:
+            for client in range(self._clients):
+                self._register(client)
+        for client in range(self._clients):
+            self.start_node(client)
+
+    def _write_app(self) -> None:
+        """Write the app folder."""
+        app = self.out / "app"
+        app.mkdir()
+        template = importlib.resources.files("codream_secure.flower").joinpath(_APP)
+        lines = [f"{name} = {json.dumps(value)}" for name, value in self._settings.items()]
+        text = template.read_text(encoding="utf-8") + "\n".join(lines) + "\n"
+        (app / "pyproject.toml").write_text(text, encoding="utf-8")
+
+    def _write_connection(self) -> None:
+        """Write Flower's own configuration, which names the SuperLink."""
+        home = self.out / "flwr"
+        home.mkdir()
+        connection = (
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{_HOST}:{self._port}"\n'
+        )
+        if self._insecure:
+            connection += "insecure = true\n"
+        else:
+            make_certificates([_HOST, "localhost"], self.out / "tls")
+            connection += f'root-certificates = "{self.out}/tls/ca.pem"\n'
+        (home / "config.toml").write_text(connection, encoding="utf-8")
+
+    def _start_superlink(self) -> None:
+        security = ["--insecure"]
+        if not self._insecure:
+            tls = self.out / "tls"
+            security = [
+                "--ssl-ca-certfile",
+                str(tls / "ca.pem"),
+                "--ssl-certfile",
+                str(tls / "server.pem"),
+                "--ssl-keyfile",
+                str(tls / "server.key"),
+                "--enable-supernode-auth",
+            ]
+        self._spawn(
+            "superlink",
+            "flower-superlink",
+            *security,
+            "--host",
+            _HOST,
+            "--port",
+            str(self._port),
+            "--disable-runtime-dependency-installation",
+            *self._superlink_options(),
+        )
+        until = time.monotonic() + _STARTS
+        while not _listens(self._port):
+            if time.monotonic() > until or self.processes["superlink"].poll() is not None:
+                raise UserError(f"the SuperLink did not start: see {self.out / 'superlink.log'}")
+            time.sleep(0.2)
+
+    def _superlink_options(self) -> list[str]:
+        return []
+
+    def _register(self, client: int) -> None:
+        key = self.out / "keys" / f"{client}.node.pub"
+        command = [_program("flwr"), "supernode", "register", str(key), "here"]
+        done = subprocess.run(  # noqa: S603 - our own words
+            command, env=self._environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise UserError(f"site {client} could not be registered: {done.stdout}{done.stderr}")
+
+    def _spawn(self, name: str, program: str, *arguments: str) -> None:
+        log: IO[bytes]
+        with (self.out / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(  # noqa: S603 - our own words
+                [_program(program), *arguments],
+                # Paths and modules that sites name are found from where this was started.
+                cwd=Path.cwd(),
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own, so that what it starts can be ended with it.
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PATH": _path(),
+            "FLWR_HOME": str(self.out / "flwr"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    @staticmethod
+    def _failed(log: Path) -> bool:
+        try:
+            text = log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        return "raised an exception" in text or "exited with errors" in text
+
+
+def _path() -> str:
+    """Return PATH with the programs of this Python first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=_path())
+    if found is None:
+        raise UserError(f"{name} is not there: pip install 'codream-secure[flower]'")
+    return found
+
+
+def _value(text: str) -> int | float | str | bool:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((_HOST, port)) == 0
+
+
+def _signal(process: "subprocess.Popen[bytes]", what: signal.Signals) -> None:
+    """Send a signal to a process group; it may be gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, what)
+
+
+def _finished(summary: Path, rounds: int) -> bool:
+    try:
+        return len(json.loads(summary.read_text(encoding="utf-8"))["rounds"]) >= rounds
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _started_here(home: Path) -> Iterator[tuple[int, str]]:
+    """Yield the processes that have this as Flower's folder, with their command lines."""
+    wanted = f"FLWR_HOME={home}".encode()
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                yield int(folder.name), (folder / "cmdline").read_text(errors="replace")
+        except OSError:
+            continue  # it has ended, or is somebody else's

@@ -1,0 +1,1 @@
+"""How one participant learns: from its own data, and from dreams."""

@@ -1,0 +1,110 @@
+"""Build a model by the name of its architecture.
+
+Opacus hooks into every layer to get per-example gradients, so no model here works in place.
+"""
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import torch
+from torch import nn
+
+from codream_secure.data.spec import InputSpec
+from codream_secure.errors import UserError
+from codream_secure.models.custom import custom_builder, is_custom
+from codream_secure.models.layers import Norm
+from codream_secure.models.lenet import LeNet5
+from codream_secure.models.mlp import linear, mlp
+from codream_secure.models.mobilenet import MobileNetV2
+from codream_secure.models.names import MODEL_NAMES
+from codream_secure.models.resnet import Bottleneck, ResNet
+from codream_secure.models.vgg import VGG
+from codream_secure.models.wideresnet import WideResNet
+
+# Name: what builds it, and the default of its `width`. `linear` has none.
+_MODELS: Final[dict[str, tuple[Callable[..., nn.Module], int]]] = {
+    "resnet8": (partial(ResNet, blocks=(1, 1, 1)), 8),
+    "resnet18": (partial(ResNet, blocks=(2, 2, 2, 2)), 64),
+    "resnet34": (partial(ResNet, blocks=(3, 4, 6, 3)), 64),
+    "resnet50": (partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck), 64),
+    "wrn16-1": (partial(WideResNet, depth=16, widening=1), 16),
+    "wrn16-2": (partial(WideResNet, depth=16, widening=2), 16),
+    "wrn40-1": (partial(WideResNet, depth=40, widening=1), 16),
+    "wrn40-2": (partial(WideResNet, depth=40, widening=2), 16),
+    "vgg8": (partial(VGG, convolutions=(1, 1, 1, 1, 1)), 64),
+    "vgg11": (partial(VGG, convolutions=(1, 1, 2, 2, 2)), 64),
+    "vgg13": (partial(VGG, convolutions=(2, 2, 2, 2, 2)), 64),
+    "vgg16": (partial(VGG, convolutions=(2, 2, 3, 3, 3)), 64),
+    "vgg19": (partial(VGG, convolutions=(2, 2, 4, 4, 4)), 64),
+    "mobilenetv2": (MobileNetV2, 32),
+    "lenet5": (LeNet5, 6),
+    "mlp": (mlp, 64),
+}
+
+
+def build_model(
+    name: str,
+    spec: InputSpec,
+    *,
+    width: int | None = None,
+    norm: Norm = "batch",
+    seed: int | None,
+) -> nn.Module:
+    """Build a freshly initialised model, on the CPU and in training mode.
+
+    Its `forward` takes scaled images, float32 N x C x H x W with the sizes in `spec`, and returns
+    logits, float32 N x classes. Weights are torch's defaults for each layer: Kaiming-uniform
+    convolutions and linear layers, norms that start as the identity. In training mode, batch
+    norm needs at least two images. Images that are smaller than an architecture can take are
+    padded with zeros, inside its `forward` (`layers.PadTo`).
+
+    Args:
+        name: One of `MODEL_NAMES`, or `module:function` (see `codream_secure.models.custom`).
+        spec: Shape of an image, and the number of classes.
+        width: Channels of the first layer (every other layer follows in proportion), or the
+            hidden units of `mlp`; None is the architecture's own. `linear` and models of one's
+            own have none.
+        norm: `batch`, or `group` for training with DP-SGD, where examples may not mix. `mlp`
+            and `linear` have no norm, and models of one's own have what they have.
+        seed: The same seed gives the same weights, of a model of one's own where it draws them
+            from torch; None takes a seed from the operating system. Torch's global random state
+            is left as it was.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: The name is unknown, the width is not one this model can have, or a model of
+            one's own cannot be made or used.
+    """
+    if name not in MODEL_NAMES and not is_custom(name):
+        msg = f"unknown model {name!r}: use {', '.join(MODEL_NAMES)} or my_module:my_function"
+        raise UserError(msg)
+    if width is not None and name not in _MODELS:
+        msg = f"model {name} has no width: leave it out"
+        raise UserError(msg)
+    if width is not None and width < 1:
+        msg = f"model {name} cannot have width {width}: leave it out or use a positive one"
+        raise UserError(msg)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Before the seed: a module that is imported here may draw numbers itself.
+        build = _builder(name, width, norm)
+        # Not torch.manual_seed, which would also seed every accelerator.
+        torch.default_generator.manual_seed(secrets.randbits(63) if seed is None else seed)
+        return build(spec)
+
+
+def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], nn.Module]:
+    if is_custom(name):
+        return custom_builder(name)
+    if name == "linear":
+        return linear
+    build, default = _MODELS[name]
+    return partial(build, width=default if width is None else width, norm=norm)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Count the trainable numbers of a model; the running statistics of batch norm are none."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

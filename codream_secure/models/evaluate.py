@@ -1,0 +1,67 @@
+"""Evaluate a model: logits, hits and accuracy."""
+
+import copy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from codream_secure.data.examples import Examples
+
+
+@torch.no_grad()
+def hits(model: nn.Module, examples: Examples, batch: int = 256) -> NDArray[np.bool_]:
+    """Return for every example whether its label has the largest logit, shape (N,).
+
+    The model is evaluated in eval mode and left in the mode it was in.
+    """
+    was_training = model.training
+    model.eval()
+    pairs = zip(torch.split(examples.x, batch), torch.split(examples.y, batch), strict=True)
+    found = torch.cat([model(x).argmax(dim=1) == y for x, y in pairs])
+    model.train(was_training)
+    return np.asarray(found.cpu().numpy())
+
+
+def accuracy(model: nn.Module, examples: Examples) -> float:
+    """Return the fraction of examples whose label has the largest logit."""
+    return float(hits(model, examples).mean())
+
+
+def personal_accuracy(
+    found: NDArray[np.bool_], labels: NDArray[np.int64], counts: NDArray[np.int64]
+) -> float:
+    """Return the accuracy on one client's own mix of classes.
+
+    The test accuracy on every class, weighted by how many training examples of it the client has.
+    Classes that the test part lacks are left out.
+
+    Args:
+        found: of the test part, see `hits`, shape (N,).
+        labels: of the test part, shape (N,).
+        counts: the client's examples of every class, shape (classes,).
+    """
+    tested = np.bincount(labels, minlength=len(counts))
+    right = np.bincount(labels, weights=found, minlength=len(counts))
+    weights = np.where(tested > 0, counts, 0)
+    return float((weights * right / np.maximum(tested, 1)).sum() / max(weights.sum(), 1))
+
+
+def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
+    """Return a model's logits; its forward pass may run in bfloat16 where torch allows.
+
+    Args:
+        model: in whatever mode.
+        x: scaled images, float32, shape (B, C, H, W).
+        bf16: whether to use `torch.autocast`. Weights, losses, and gradients with respect to both
+            stay float32.
+    """
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        logits: Tensor = model(x)
+    return logits.float() if bf16 else logits
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in eval mode whose parameters take no gradients."""
+    return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)

@@ -1,0 +1,126 @@
+"""The checkpoints of a run on disk: the last one, whole, and the private steps charged so far."""
+
+from pathlib import Path
+from typing import Self
+
+from codream_secure.storage.checkpoint import RunState, decode, encode
+from codream_secure.errors import UserError
+from codream_secure.federation.simulation import Simulation
+from codream_secure.storage.state_folder import StateFolder
+
+_FOLDER = "checkpoint"
+_STATE = "state"
+_CHARGED = "charged"
+
+
+class Checkpoints:
+    """The folder ``checkpoint`` of a run: for its owner alone, and for one process at a time.
+
+    A checkpoint replaces the one before as a whole. Private steps are on record here before they
+    are taken, so that no crash gives a budget back.
+
+    Args:
+        folder: holds the records.
+        every: rounds between two checkpoints.
+        last: what was read from the folder, if the run is to go on.
+    """
+
+    def __init__(self, folder: StateFolder, every: int, last: RunState | None = None) -> None:
+        self._folder = folder
+        self._every = every
+        self._last = last
+
+    @classmethod
+    def create(cls, run: Path, every: int) -> Self:
+        """Begin with none, in the folder of a new run.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        return cls(StateFolder(run / _FOLDER), every)
+
+    @classmethod
+    def open(cls, run: Path, every: int | None) -> Self:
+        """Read the last one; ``every`` of None keeps the interval that it names.
+
+        Raises:
+            UserError: there is none, it is damaged, or another process uses it.
+        """
+        path = run / _FOLDER / _STATE
+        if not path.is_file():
+            raise UserError(
+                f"--resume {run}: the run has no checkpoint (--checkpoint-every writes them); "
+                "start it anew"
+            )
+        folder = StateFolder(path.parent)
+        try:
+            last = decode(path.read_bytes())
+        except ValueError as error:
+            folder.close()
+            raise _damaged(path, error) from None
+        except BaseException:
+            folder.close()
+            raise
+        return cls(folder, last.checkpoint_every if every is None else every, last)
+
+    @property
+    def last(self) -> RunState:
+        """The checkpoint that was read.
+
+        Raises:
+            ValueError: this is a new run's folder.
+        """
+        if self._last is None:
+            raise ValueError("nothing was read")
+        return self._last
+
+    def attach(self, simulation: Simulation) -> None:
+        """Keep the record of the private steps that the simulation is going to take."""
+        if plan := simulation.federation.budget:
+            plan.journal = self._charge
+
+    def restore(self, simulation: Simulation) -> None:
+        """Let the simulation become the run that was interrupted, and free the memory for it.
+
+        Raises:
+            UserError: the checkpoint or the record of private steps does not fit.
+        """
+        try:
+            simulation.restore(self.last, self._charged() if simulation.federation.budget else 0)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise _damaged(self._folder.path, error) from None
+        self._last = None
+
+    def save(self, simulation: Simulation) -> None:
+        """Replace the checkpoint if a round has ended that asks for it.
+
+        Raises:
+            UserError: it cannot be written; the one before is still there.
+        """
+        if len(simulation.observer.history) % self._every:
+            return
+        self._write(_STATE, encode(simulation.state(checkpoint_every=self._every)))
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        self._folder.close()
+
+    def _charge(self, steps: int) -> None:
+        self._write(_CHARGED, str(steps).encode())
+
+    def _charged(self) -> int:
+        record = self._folder.load(_CHARGED)
+        if record is None or not record.isdigit():
+            raise ValueError("the record of private steps is missing or no number")
+        return int(record)
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            self._folder.save(name, data)
+        except OSError as error:
+            raise UserError(f"cannot write to {self._folder.path}: {error.strerror}") from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path} is damaged: {reason}")

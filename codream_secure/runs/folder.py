@@ -1,0 +1,215 @@
+"""What a run leaves: configuration, metrics, summary, pictures, page, models, checkpoints."""
+
+
+import dataclasses
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from safetensors.torch import save_file
+
+from codream_secure.baselines.run import BaselineRun
+from codream_secure.config.settings import Config, load_toml
+from codream_secure.errors import UserError
+from codream_secure.federation.observer import Measurement
+from codream_secure.runs.checkpoints import Checkpoints
+from codream_secure.runs.tensorboard import open_events, write_events
+from codream_secure.runs.reading import rerun
+from codream_secure.config.rules import resolve, to_toml
+from codream_secure.federation.simulation import Simulation
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+_CONFIG, _METRICS, _SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+
+
+def default_folder(config: Config) -> Path:
+    """Return ``runs/<time>-<name>`` for a run that starts now."""
+    name = Path(config.data.dataset).stem
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.dream.method}-{name}"
+
+
+class RunFolder:
+    """A folder that is readable at any moment of the run, also after Ctrl-C.
+
+    Args:
+        path: of the folder.
+        checkpoints: None if the run writes none.
+    """
+
+    def __init__(self, path: Path, checkpoints: Checkpoints | None = None) -> None:
+        self.path = path
+        self._checkpoints = checkpoints
+        self._events: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
+        """Make the folder of a new run.
+
+        Args:
+            path: must not exist or be empty.
+            checkpoint_every: rounds between two checkpoints; None writes none.
+
+        Raises:
+            UserError: the folder holds something already or cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UserError(f"--out {path} is not empty; name another folder or empty it")
+            (path / _METRICS).touch()
+        except OSError as error:
+            raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
+        return cls(path, Checkpoints.create(path, checkpoint_every) if checkpoint_every else None)
+
+    @classmethod
+    def reopen(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
+        """Open the folder of an interrupted run; nothing in it is changed yet.
+
+        Args:
+            path: of the run.
+            checkpoint_every: another interval than before; None keeps it.
+
+        Raises:
+            UserError: it is no run's folder, the run has finished, or it has no checkpoint that
+                can be used.
+        """
+        if not path.is_dir():
+            raise UserError(f"--resume {path}: there is no such folder")
+        if not (path / _CONFIG).is_file() or not (path / _METRICS).is_file():
+            raise UserError(f"--resume {path}: this is not the folder of a run")
+        if _has_finished(path / _SUMMARY):
+            raise UserError(f"--resume {path}: the run has finished; there is nothing left to do")
+        return cls(path, Checkpoints.open(path, checkpoint_every))
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / _METRICS
+
+    def start(self, run: Simulation | BaselineRun) -> None:
+        """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
+        with (self.path / _CONFIG).open("w", encoding="utf-8") as file:
+            file.write(to_toml(run.config))
+            file.flush()
+            os.fsync(file.fileno())
+        if self._checkpoints and isinstance(run, Simulation):
+            self._checkpoints.attach(run)
+
+    def configuration(self, given: Mapping[str, object]) -> Config:
+        """Return the settings of the interrupted run.
+
+        Args:
+            given: options that the user repeats; they may not differ.
+
+        Raises:
+            UserError: they do, or ``config.toml`` is not what the run was started with.
+        """
+        if self._checkpoints is None:
+            raise ValueError("not an interrupted run")
+        kept = Config.from_options(self._checkpoints.last.config)
+        if resolve(Config.from_options(load_toml(self.path / _CONFIG))) != kept:
+            raise UserError(
+                f"{self.path / _CONFIG} is not the configuration that the run was started with; "
+                "put the old one back, or start a new run"
+            )
+        before = kept.options()
+        wanted = resolve(Config.from_options(before | dict(given))).options()
+        for name in given:
+            if wanted[name] != before[name]:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {wanted[name]} contradicts --resume {self.path}: "
+                    f"the run has {before[name]}, and goes on with the settings it began with"
+                )
+        return kept
+
+    def restore(self, simulation: Simulation) -> None:
+        """Go on from the last checkpoint; rows of rounds after it are dropped.
+
+        Raises:
+            UserError: the checkpoint does not fit, or rows are missing; nothing was changed.
+        """
+        if self._checkpoints is None:
+            raise ValueError("not an interrupted run")
+        self._checkpoints.restore(simulation)
+        finished = len(simulation.observer.history)
+        rows = self._metrics.read_bytes().splitlines(keepends=True)[:finished]
+        if [_round_of(row) for row in rows] != list(range(1, finished + 1)):
+            raise UserError(f"{self._metrics} is damaged: rows of the first {finished} rounds miss")
+        with self._metrics.open("r+b") as file:
+            file.truncate(sum(map(len, rows)))
+            os.fsync(file.fileno())
+        self._checkpoints.attach(simulation)
+
+    def open_events(self) -> None:
+        """Write TensorBoard's event files from now on.
+
+        Raises:
+            UserError: TensorBoard is not installed.
+        """
+        self._events = open_events(self.path)
+
+    def append(self, measurement: Measurement, extra: Mapping[str, Any]) -> None:
+        """Append one round to metrics.jsonl."""
+        line = json.dumps(dataclasses.asdict(measurement) | dict(extra))
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._events:
+            write_events(self._events, measurement, extra)
+
+    def checkpoint(self, simulation: Simulation) -> None:
+        """Write a checkpoint if one is due; call it after `append`.
+
+        Raises:
+            UserError: it cannot be written; the one before is still there.
+        """
+        if self._checkpoints:
+            self._checkpoints.save(simulation)
+
+    def finish(
+        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, cell: bool = False
+    ) -> None:
+        """Write the summary, then the models of whatever was reached.
+
+        A cell of a comparison keeps no models.
+        """
+        text = json.dumps(summary, indent=2)
+        (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
+        if not cell and isinstance(run, Simulation):
+            self._save_models(run)
+
+    def close(self) -> None:
+        """Let another process go on with the run."""
+        if self._events:
+            self._events.close()
+        if self._checkpoints:
+            self._checkpoints.close()
+
+    def _save_models(self, simulation: Simulation) -> None:
+        folder = self.path / "models"
+        folder.mkdir(exist_ok=True)
+        for name, weights in simulation.weights().items():
+            save_file(weights, folder / f"{name}.safetensors")
+
+
+
+
+def _has_finished(summary: Path) -> bool:
+    try:
+        found = json.loads(summary.read_bytes())
+        return bool(found["rounds_finished"] >= found["rounds"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one that a crash cut off
+        return False
+
+
+def _round_of(row: bytes) -> object:
+    try:
+        return json.loads(row)["round"] if row.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None

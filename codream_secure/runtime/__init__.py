@@ -1,0 +1,1 @@
+"""Seeds, threads and timing: what every room above may use."""

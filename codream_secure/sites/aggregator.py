@@ -1,0 +1,167 @@
+"""The aggregator of a run over sites, with a record of every sum."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codream_secure.aggregation.aggregator import Aggregator, Call, FieldSum, Inputs, Meters
+from codream_secure.aggregation.byte_ledger import Direction
+from codream_secure.aggregation.requests import VERSION, EvaluateRequest, digest, encode
+from codream_secure.aggregation.settings import AggregationSettings
+from codream_secure.sites.history import bound
+from codream_secure.sites.journal import Journal, StepRecord
+from codream_secure.sites.peers import Sites
+from codream_secure.sites.sums import RemoteSums, SumTerms
+from codream_secure.sites.wire import protocol_step
+from codream_secure.storage.checkpoint import AggregatorState
+from protocols.driver import DropSchedule
+from protocols.errors import NotEnoughSurvivors
+from protocols.params import Phase, Task
+
+Totals = Mapping[str, NDArray[np.uint32]]
+
+
+class RemoteAggregator(Aggregator):
+    """The aggregator of a run over sites.
+
+    Args:
+        sites: who is asked.
+        settings: roster, threshold, threat model.
+        meters: bytes and seconds.
+        session: 32 public bytes of this run.
+        identities: public keys in roster order, in the malicious model.
+        journal: has the sums of a process before, and takes those of this one.
+
+    Attributes:
+        begun: sums so far, evaluations included.
+        history: of the sites that were told everything; see `flower.history`.
+        labels: the round's summed labels, encoded, in the order of its batches.
+    """
+
+    def __init__(
+        self,
+        sites: Sites,
+        settings: AggregationSettings,
+        meters: Meters,
+        *,
+        session: bytes,
+        identities: tuple[bytes, ...],
+        journal: Journal,
+    ) -> None:
+        super().__init__({}, settings, meters)
+        terms = SumTerms(
+            session=session,
+            roster=settings.roster,
+            threshold=settings.needed,
+            threat_model=settings.threat_model,
+            identities=identities,
+            rejoin=settings.rejoin,
+        )
+        self._sites, self._journal = sites, journal
+        self._sums = RemoteSums(
+            sites,
+            terms,
+            self._message,
+            first_batch=journal.next_batch,
+            note_batch=journal.note_batch,
+        )
+        self._call: Call | None = None
+        self._sent: list[tuple[Phase, Direction, int, int]] = []
+        self.begun = 0
+        self.history = b""
+        self.labels: list[bytes] = []
+        self.published = self.labels.append
+
+    @property
+    def next_step(self) -> int:
+        """The first step of the protocol that was not used for dreams."""
+        return protocol_step(self.steps)
+
+    def evaluate(self, number: int) -> tuple[float, int] | None:
+        """Ask how well the sites' own models do after round ``number``.
+
+        Returns:
+            The mean of the accuracies, and of how many sites; None if there is none.
+        """
+        request = EvaluateRequest(version=VERSION, round=number)
+        call = Call(self.steps, request, encode(request))
+        try:
+            # Between two steps of dreaming: these are numbered as in a simulation.
+            totals = self._numbered(call, self.next_step - 1).totals["accuracy"]
+        except NotEnoughSurvivors:
+            return None
+        correct, sites = (int(total) for total in totals)
+        return (correct / EvaluateRequest.SCALE / sites, sites) if sites else None
+
+    def restore(self, state: AggregatorState) -> None:
+        """Go on counting; keys are made when the next step needs some."""
+        super().restore(state)
+        self._earlier_round_trips = 0  # the sites' traffic has them
+
+    @property
+    def _round_trips(self) -> int:
+        return self._sites.traffic.round_trips
+
+    def _renew_lost_keys(self) -> None:
+        """Keys are made when the next step needs some."""
+
+    def _make_keys(self, call: Call, steps: int, attempts: object) -> None:
+        """Not used: `_sum` makes keys."""
+
+    def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
+        raise NotImplementedError
+
+    def _sum(self, call: Call) -> FieldSum:
+        return self._numbered(call, protocol_step(call.step))
+
+    def _numbered(self, call: Call, number: int) -> FieldSum:
+        """Sum under a step of the protocol, or take the sum that there is of it."""
+        self._call, self._sent = call, []
+        public = bound(self.history, call.broadcast)
+        task = replace(call.task, step=number, broadcast_digest=digest(public))
+        position, self.begun = self.begun, self.begun + 1
+        if known := self._journal.step(number, task.broadcast_digest):
+            return self._replayed(call, known)
+        self._journal.begin_step(number, task.broadcast_digest, self._sites.traffic)
+        try:
+            result = self._sums.sum(
+                task,
+                public,
+                max(1, self._settings.batch_steps(position)),
+                next_steps=self._settings.batch_steps(position + 1),
+            )
+        except NotEnoughSurvivors:
+            self._end_step(task, None, 0)
+            raise
+        totals, count = dict(result.totals), len(result.survivors)
+        self._end_step(task, totals, count)
+        return FieldSum(totals, count, task.sections)
+
+    def _end_step(self, task: Task, totals: Totals | None, count: int) -> None:
+        self._journal.end_step(
+            task.step,
+            task.broadcast_digest,
+            totals=totals,
+            count=count,
+            messages=self._sent,
+            traffic=self._sites.traffic,
+        )
+
+    def _replayed(self, call: Call, known: StepRecord) -> FieldSum:
+        """Give the sum that an earlier process had."""
+        for message in known.messages:
+            self._message(*message)
+        totals = known.sums()
+        if totals is None:
+            raise NotEnoughSurvivors(Phase.UNMASKING, 0, self.threshold)
+        return FieldSum(totals, known.count, call.task.sections)
+
+    def _message(self, phase: Phase, direction: Direction, site: int, size: int) -> None:
+        call = self._call
+        self._sent.append((phase, direction, site, size))
+        self._count(phase, direction, site, size, None if call is None else call.request)
+        if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
+            size = len(self.history) + len(call.broadcast)
+            self._meters.ledger.record("broadcast", "down", size, client=site)

@@ -1,0 +1,181 @@
+"""A client of the protocol whose state lives in a folder (D5)."""
+
+from codream_secure.storage.state_folder import StateFolder
+from protocols.client import Inputs
+from protocols.errors import LocalProtocolError
+from protocols.keys import Entropy
+from protocols.ledger import DurableClient, Reply, last_step
+from protocols.params import Task
+from protocols.preprocessing import Party
+
+_BATCH = "batch-"
+
+
+_STEPS = "answered-steps"
+
+
+_STEP_SIZE = 8
+
+
+def end_batches(folder: StateFolder, session: bytes) -> None:
+    """Erase the records of all batches: a run is over (SPEC 3.9). The last step stays known.
+
+    Args:
+        folder: of one client, with no `StoredClient` at work in it.
+        session: of the run, 32 bytes; records of other sessions are erased too.
+
+    Raises:
+        LocalProtocolError: a record of the session is damaged; nothing was erased.
+    """
+    _last_answered(folder, session)
+    for name in _batches(folder):
+        folder.erase(name)
+
+
+def _last_answered(folder: StateFolder, session: bytes) -> int:
+    """Return the last step that was answered in a session; -1 if none was.
+
+    A process may have ended after a batch's record knew of a step and before `_STEPS` did: when
+    this returns `_STEPS` knows, so that the record may be erased.
+    """
+    kept = folder.load(_STEPS) or b""
+    known = int.from_bytes(kept[-_STEP_SIZE:], "big") if kept[:-_STEP_SIZE] == session else -1
+    records = (folder.load(name) for name in _batches(folder, session))
+    last = max([known, *(last_step(record) for record in records if record is not None)])
+    if last > known:
+        _save_last(folder, session, last)
+    return last
+
+
+def _save_last(folder: StateFolder, session: bytes, step: int) -> None:
+    folder.save(_STEPS, session + step.to_bytes(_STEP_SIZE, "big"))
+
+
+def _batches(folder: StateFolder, session: bytes | None = None) -> list[str]:
+    """Return the names of the records of batches; None: of all sessions."""
+    prefix = _BATCH if session is None else _prefix(session)
+    return [name for name in folder.names() if name.startswith(prefix)]
+
+
+def _prefix(session: bytes) -> str:
+    return f"{_BATCH}{session.hex()[:16]}-"
+
+
+class StoredClient:
+    """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
+
+    Answers are those of `protocols.client.ClientSession`. A batch that was begun in the folder is
+    gone on with. Beside it the nearest batch before it and the nearest one after it are kept, since
+    the keys of one are made while the other runs (SPEC 6.2); all other records, and those of other
+    sessions, are erased. When a step is first answered in a batch, all other batches are over and
+    erased (SPEC 3.9). The last step that was answered is kept for the whole session.
+
+    Args:
+        folder: of this client alone.
+        party: who, in which batch, on what conditions.
+        entropy: source of its secrets, os.urandom outside tests.
+
+    Raises:
+        LocalProtocolError: a record of the session is damaged, or the batch's own one is of
+            another client or batch; later: another batch has taken this one's place.
+        PolicyError: the batch is outside the policy.
+    """
+
+    def __init__(self, folder: StateFolder, party: Party, entropy: Entropy) -> None:
+        self._folder, self._party = folder, party
+        self._session = party.batch.session
+        self._name = f"{_prefix(self._session)}{party.batch.batch}"
+        self._above = _last_answered(folder, self._session)
+        self._erase_all_but({self._name, *self._beside()})
+        record = folder.load(self._name)
+        self._on_disk = record is not None
+        self._durable = DurableClient(party, entropy, record)
+
+    @property
+    def _client(self) -> DurableClient:
+        """The client, as long as nobody has erased its record."""
+        if self._on_disk and self._name not in self._folder.names():
+            raise LocalProtocolError("the batch is over: its record was erased")
+        return self._durable
+
+    def _erase_all_but(self, wanted: set[str]) -> None:
+        for name in _batches(self._folder):
+            if name not in wanted:
+                self._folder.erase(name)
+
+    def _beside(self) -> list[str]:
+        """Return the names of the records of the batches next to this one, if there are some."""
+        prefix, own = _prefix(self._session), self._party.batch.batch
+        others = [name.removeprefix(prefix) for name in _batches(self._folder, self._session)]
+        numbers = [int(number) for number in others if number.isdigit()]
+        before = [number for number in numbers if number < own]
+        after = [number for number in numbers if number > own]
+        return [f"{prefix}{n}" for n in (*sorted(before)[-1:], *sorted(after)[:1])]
+
+    def advertise_keys(self) -> bytes:
+        """Round 0: the encoded Advertisement."""
+        return self._stored(self._client.advertise_keys())
+
+    def draw_graph(self, commitments: bytes) -> bytes:
+        """Draw, ring only: from the encoded NonceCommitments to the encoded Nonce."""
+        return self._stored(self._client.draw_graph(commitments))
+
+    def share_keys(self, directory: bytes) -> bytes:
+        """Round 1: from the encoded KeyDirectory to the encoded ShareBundles."""
+        return self._stored(self._client.share_keys(directory))
+
+    def open_bundles(self, delivery: bytes) -> bytes | None:
+        """After round 1: an encoded BundleReport if a bundle did not open."""
+        return self._stored(self._client.open_bundles(delivery)) or None
+
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
+        """Round 2: from the encoded StepRequest to the encoded MaskedInput."""
+        before = self._client.state
+        reply = self._client.masked_input(request, task, inputs, above=self._answered())
+        if self._client.state is not before:
+            self._end_others()
+        message = self._stored(reply)
+        self._remember(task.step)
+        return message
+
+    def _end_others(self) -> None:
+        """Erase all other batches; keys that were made for later steps too, new steps begin here.
+
+        Before the answer is stored: asked again, it would not be a new one.
+        """
+        _last_answered(self._folder, self._session)
+        self._erase_all_but({self._name})
+
+    def _answered(self) -> int:
+        """Return the last step of the session that other batches have answered by now."""
+        known = self._folder.answered
+        return max([self._above, *(step for name, step in known.items() if name != self._name)])
+
+    def _remember(self, step: int) -> None:
+        known = self._folder.answered
+        known[self._name] = max(step, known.get(self._name, -1))
+        last = max(self._above, *known.values())
+        _save_last(self._folder, self._session, last)
+
+    def confirm(self, survivors: bytes) -> bytes:
+        """Consistency round: from the encoded SurvivorSet to the encoded Consistency."""
+        return self._stored(self._client.confirm(survivors))
+
+    def unmask(self, data: bytes) -> bytes:
+        """Round 3: the encoded UnmaskShares."""
+        return self._stored(self._client.unmask(data))
+
+    def evidence(self, request: bytes) -> bytes:
+        """After a step, malicious model: from the encoded EvidenceRequest to a ShareEvidence."""
+        return self._stored(self._client.evidence(request))
+
+    def end(self) -> None:
+        """Give up the batch and erase its record."""
+        self._durable.end()
+        _last_answered(self._folder, self._session)
+        self._folder.erase(self._name)
+
+    def _stored(self, reply: Reply) -> bytes:
+        self._folder.save(self._name, reply.record)
+        self._on_disk = True
+        return reply.message

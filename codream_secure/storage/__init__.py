@@ -1,0 +1,1 @@
+"""Checkpoints and state folders: bytes on disk that survive a crash."""

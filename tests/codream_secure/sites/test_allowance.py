@@ -1,0 +1,102 @@
+"""A site's own limit on epsilon, whatever its server asks for."""
+
+import pytest
+from machines import OPTIONS, PRIVATE
+
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower.node_config import site_settings
+from codream_secure.sites import wire
+from codream_secure.sites.allowance import Allowance
+from codream_secure.sites.site import Site
+from codream_secure.storage.state_folder import StateFolder
+
+PRIVATE = {name: value for name, value in PRIVATE.items() if name != "seed"}
+PRIVATE |= {"rounds": 1, "statistics_eps": 0.0}
+
+
+def hello(there, options, session, spec=None):
+    """Say hello to site 0, as a server with these options does."""
+    first = there.coordinator(options)._run
+    with Site(there.settings(0)) as site:
+        return site.handle(wire.Hello(wire.VERSION, session, first.options, spec or first.spec, ()))
+
+
+def test_runs_add_up_and_what_is_too_much_is_refused(machines):
+    there = machines(allowance=Allowance(10.0, 1e-4))
+    assert len(list(there.coordinator(PRIVATE).run())) == 1
+    assert there.told == []
+    with pytest.raises(UserError, match="0 of 4 sites"):
+        list(there.coordinator(PRIVATE).run())
+    assert "the site would have spent epsilon 16, and 10 is what it allows" in there.told[0]
+
+
+def test_a_session_counts_once_and_a_smaller_one_still_fits(machines):
+    there = machines(allowance=Allowance(10.0, 1e-4))
+    for _ in range(2):
+        assert not hello(there, PRIVATE, bytes(32)).refused
+    assert not hello(there, PRIVATE | {"dp_eps": 2.0}, b"1" * 32).refused
+    assert "epsilon 10.5" in hello(there, PRIVATE | {"dp_eps": 0.5}, b"2" * 32).refused
+
+
+def test_a_known_session_with_other_terms_or_after_another_is_charged_again(machines):
+    there = machines(allowance=Allowance(10.0, 1e-3))
+    assert "shape" in hello(there, PRIVATE | {"dp_eps": 0.5}, bytes(32), spec=(3, 8, 8, 10)).refused
+    assert "epsilon 100.5" in hello(there, PRIVATE | {"dp_eps": 100.0}, bytes(32)).refused
+    there = machines(allowance=Allowance(4.0, 1e-3))
+    smaller = PRIVATE | {"dp_eps": 1.5}
+    hello(there, smaller, b"a" * 32)
+    hello(there, smaller, b"b" * 32)
+    assert "epsilon" in hello(there, smaller, b"a" * 32).refused
+
+
+@pytest.mark.parametrize("number", [-1e6, 0.0, float("nan"), float("inf"), True, "8"])
+def test_numbers_that_are_none_are_refused(tmp_path, number):
+    options = {"dp_eps": number, "dp_delta": 1e-5, "dp_unit": "example", "statistics_eps": 0}
+    with StateFolder(tmp_path) as folder, pytest.raises(RequestRefused):
+        Allowance(1.0 if number is not True else 0.5).take(
+            folder, bytes(32), options, colluders=None
+        )
+    assert not (tmp_path / "allowance").exists()
+
+
+def test_class_means_need_a_roster_and_noise_for_its_liars(tmp_path):
+    options = {"dp_eps": 1.0, "dp_delta": 1e-5, "dp_unit": "example", "statistics_eps": 0.5}
+    allowance = Allowance(10.0, 1e-3)
+    with StateFolder(tmp_path) as folder:
+        for colluders, chosen in ((None, None), (2, 1), (2, "x")):
+            with pytest.raises(RequestRefused):
+                allowance.take(
+                    folder, bytes(32), options | {"noise_colluders": chosen}, colluders=colluders
+                )
+        allowance.take(folder, bytes(32), options | {"noise_colluders": 2}, colluders=2)
+        allowance.take(folder, b"1" * 32, options, colluders=2)
+
+
+def test_deltas_add_up_too(machines):
+    there = machines(allowance=Allowance(100.0))
+    assert not hello(there, PRIVATE, bytes(32)).refused
+    assert "delta 2e-05" in hello(there, PRIVATE, b"1" * 32).refused
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (OPTIONS, "under differential privacy only"),
+        (PRIVATE | {"seed": 3}, "the server knows this site's noise"),
+    ],
+)
+def test_what_protects_nothing_is_refused(machines, options, told):
+    there = machines(allowance=Allowance(10.0))
+    assert told in hello(there, options, bytes(32)).refused
+    assert not (there.folder / "site-0" / "allowance").exists()
+
+
+def test_the_limits_stand_in_the_configuration_of_the_node():
+    words = {"client": 0, "state": "s", "data": "digits"}
+    assert site_settings(words).allowance is None
+    assert site_settings(words | {"max-epsilon": 8}).allowance == Allowance(8.0, 1e-5)
+    both = words | {"max-epsilon": "8", "max-delta": 1e-6}
+    assert site_settings(both).allowance == Allowance(8.0, 1e-6)
+    for bad in ("x", 0, -1, "nan", "inf"):
+        with pytest.raises(UserError, match="a number above 0 is wanted"):
+            site_settings(words | {"max-epsilon": bad})
