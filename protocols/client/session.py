@@ -129,9 +129,9 @@ def find(batch: BatchParams, state: State, stage: Stage) -> Transition:
     if not rows:
         graph = "complete graph" if batch.ring is None else "ring"
         raise LocalProtocolError(f"the {graph}, {batch.threat_model}, has no step {stage}")
-    if rows[0].places[0] in _WITHIN_STEP:
-        raise LocalProtocolError(f"no step waits for {stage} in {place.__name__}")
-    raise LocalProtocolError(f"{stage} needs {rows[0].places[0].__name__}, not {place.__name__}")
+    needed = rows[0].places[0]
+    outside = "no step waits: " if needed in _WITHIN_STEP else ""
+    raise LocalProtocolError(f"{outside}{stage} needs {needed.__name__}, not {place.__name__}")
 
 
 class ClientSession:

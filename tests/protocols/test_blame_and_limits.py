@@ -175,7 +175,7 @@ def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(m
     assert DEALER in run.server._barred  # not only absent, which it was anyway
 
 
-# -- reports and unknown senders -----------------------------------------------------------------------
+# -- reports and unknown senders -------------------------------------------------------------------
 
 
 def shared(n=7):
