@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -131,7 +132,11 @@ class Federation:
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
-        self.student = self._plain(self.model(names[0], "server"), None)
+
+    @cached_property
+    def student(self) -> PlainLearner:
+        """The server's student; a site, which has no use for it, never builds it."""
+        return build_student(self.config, self.spec, self._device)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
@@ -255,11 +260,7 @@ class Federation:
             model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
-        return self._plain(self.model(name, c), self.local_batches(c, role))
-
-    def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
-        bf16 = self.config.run.precision == "bf16"
-        return PlainLearner(model, stream, self.config.learning.learning_rate, bf16=bf16)
+        return _plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
@@ -287,6 +288,23 @@ class Federation:
 
         check_private_model(model)
         return copy.deepcopy(model)
+
+
+def _plain_learner(config: Config, model: nn.Module, data: BatchStream | None) -> PlainLearner:
+    bf16 = config.run.precision == "bf16"
+    return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
+
+
+def build_student(config: Config, spec: InputSpec, device: torch.device) -> PlainLearner:
+    """Build the server's student: the first architecture of the run, without local data.
+
+    Args:
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        device: where the model lives.
+    """
+    name = config.model.models.split(",")[0].strip()
+    return _plain_learner(config, run_model(config, spec, name, "server", device=device), None)
 
 
 def run_model(
