@@ -290,12 +290,12 @@ class Federation:
         return copy.deepcopy(model)
 
 
-def _plain_learner(config: Config, model: nn.Module, data: BatchStream | None) -> PlainLearner:
+def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
     bf16 = config.run.precision == "bf16"
     return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
 
 
-def build_student(config: Config, spec: InputSpec, device: torch.device) -> PlainLearner:
+def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
     """Build the server's student: the first architecture of the run, without local data.
 
     Args:

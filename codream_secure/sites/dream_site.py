@@ -86,8 +86,9 @@ class Learning:
             UserError: another version, or settings that the site's data do not fit.
         """
         check_version(message.version)
-        config = resolve(Config.from_options(message.options))
-        _check_run(config, settings)
+        asked_for = Config.from_options(message.options)
+        _check_run(asked_for, settings)
+        config = resolve(asked_for)
         terms = _terms(aggregation_settings(config, evaluates=True))
         session = Session(
             session=message.session,
@@ -277,7 +278,7 @@ class Learning:
         return accuracy(model, federation.scale.examples(images, labels))
 
 
-def _check_run(config: Resolved, settings: SiteSettings) -> None:
+def _check_run(config: Config, settings: SiteSettings) -> None:
     """Refuse what no honest server asks for; a site does not rely on its server's own checks.
 
     Raises:
@@ -325,7 +326,7 @@ def _terms(settings: AggregationSettings) -> Terms:
     )
 
 
-def unfit_for_machines(config: Resolved) -> str:
+def unfit_for_machines(config: Config) -> str:
     """Return why a run can be simulated only; empty if it can be run over machines."""
     if not (config.secure.secure and config.dream.collaboration):
         return "over machines sums are always masked, and dreams made together"
