@@ -37,7 +37,7 @@ from codream_secure.runtime.parallel import in_parallel, one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import FORMAT, RunState, StatisticsState, Weights
-from protocols.driver import Tap
+from protocols.rounds import Tap
 
 # A client with more than so many even shares of the examples counts as if it had so many.
 WEIGHT_CAP_SHARES = 4

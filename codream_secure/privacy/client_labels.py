@@ -18,8 +18,8 @@ from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import CLIENTS, check_meaning
 from codream_secure.privacy.forecast import Outlook, predict
 from codream_secure.privacy.release_plan import Released, ReleasePlan
-from protocols.keys import hkdf
-from protocols.prg import keystream
+from protocols.primitives.keys import hkdf
+from protocols.primitives.prg import keystream
 
 NAME = "labels"
 # Integers that the clip spans, times sqrt(dimension). At 16 rounding adds 0.1 % of sensitivity.

@@ -24,7 +24,7 @@ from codream_secure.privacy.accounting import (
 from codream_secure.privacy.colluders import hidden_shares, noise_colluders
 from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism, noisy_terms
 from codream_secure.runtime.seeds import derive_bytes
-from protocols.keys import hkdf
+from protocols.primitives.keys import hkdf
 
 if TYPE_CHECKING:
     from codream_secure.privacy.mechanisms import Mechanism

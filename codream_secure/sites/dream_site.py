@@ -40,10 +40,10 @@ from codream_secure.sites.session import Session, SiteSettings, Terms, check_ver
 from codream_secure.sites.wire import VERSION, Ask, Hello, Images, Learn, Present, dreaming_step
 from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client import Inputs
-from protocols.field import PrimeField
-from protocols.packing import unpack
+from protocols.client.step import Inputs
 from protocols.params import Task
+from protocols.primitives.field import PrimeField
+from protocols.primitives.packing import unpack
 
 _MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
 # Where the run has no seed, 32 bytes in place of what would follow from it (SPEC 7.3).

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from codream_secure.cli.main import entry_point
-from protocols.testing import Outcome, PropertyFailed
-from protocols.testing import audit as audits
+from protocols.audit import Outcome, PropertyFailed
+from protocols.audit import run as audits
 
 
 @pytest.fixture

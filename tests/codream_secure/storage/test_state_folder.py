@@ -16,12 +16,12 @@ import pytest
 from codream_secure.errors import UserError
 from codream_secure.sites.stored_client import StoredClient, end_batches
 from codream_secure.storage.state_folder import StateFolder
+from protocols.client.states import Party
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.keys import SigningKey
 from protocols.params import BatchParams, Section, Task
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.server import ServerSession
+from protocols.primitives.keys import SigningKey
+from protocols.server.session import ServerSession
 
 ROSTER = (0, 1, 2, 3)
 SECTION = Section(name="g", length=5, maximum=15, clip=1.0)
