@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.models import build_model
+from codream_secure.models.build import build_model
 from codream_secure.models.layers import takes_channels_last
 
 SPEC = InputSpec(channels=1, height=8, width=8, classes=10)
