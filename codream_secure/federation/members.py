@@ -27,8 +27,9 @@ from codream_secure.errors import UserError
 from codream_secure.federation.client import Client, Policy
 from codream_secure.federation.observer import Observer
 from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
-from codream_secure.models import Norm, is_custom
 from codream_secure.models.build import build_model
+from codream_secure.models.custom import is_custom
+from codream_secure.models.layers import Norm, takes_channels_last
 from codream_secure.privacy.class_means import OwnStatistics
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -325,7 +326,7 @@ def run_model(
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
-    if config.run.channels_last:
+    if config.run.channels_last and takes_channels_last(model):
         # Convolutions then pass this layout on, whatever that of their input.
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)

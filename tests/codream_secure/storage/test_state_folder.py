@@ -357,7 +357,7 @@ def test_a_damaged_record_is_refused(tmp_path):
 def test_two_processes_cannot_use_one_folder(tmp_path):
     code = f"""
 import sys, pathlib
-from codream_secure.state_folder import StateFolder
+from codream_secure.storage.state_folder import StateFolder
 folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
 print("held", flush=True)
 sys.stdin.read()
@@ -390,7 +390,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 def test_a_record_is_whole_whenever_the_process_is_killed(tmp_path):
     code = f"""
 import pathlib
-from codream_secure.state_folder import StateFolder
+from codream_secure.storage.state_folder import StateFolder
 folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
 number = 0
 while True:
