@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from codream_secure.config.rules import described_default
-from codream_secure.config.settings import Setting, settings
+from codream_secure.config.settings import FORMER_NAMES, Setting, settings
 
 Command = Callable[..., None]
 
@@ -17,7 +17,9 @@ def _as_option(setting: Setting) -> Callable[[Any], Any]:
     if default := described_default(setting):
         help_text += f"  [default: {default}]"
     if setting.kind is bool:
-        return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=help_text)
+        former = [old.replace("_", "-") for old, new in FORMER_NAMES.items() if new == setting.name]
+        flags = [f"--{flag}/--no-{flag}" for flag in (name, *former)]
+        return click.option(*flags, setting.name, default=None, help=help_text)
     kind = click.Choice(setting.choices) if setting.choices else setting.kind
     return click.option(f"--{name}", setting.name, type=kind, default=None, help=help_text)
 

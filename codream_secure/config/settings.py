@@ -25,6 +25,10 @@ def _option(default: object, help_text: str, /, **limits: float) -> Any:  # noqa
     return field(default=default, metadata={"help": help_text, **limits})
 
 
+# Former names of settings and their present names: accepted for one release.
+FORMER_NAMES = {"side_by_side": "parallel_batches"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Which data, and who has which part of it."""
@@ -88,8 +92,8 @@ class DreamConfig:
     rounds: int | None = _option(None, "rounds of dreaming and learning", min=1)
     dreams: int | None = _option(None, "dreams in a batch", min=1)
     dream_batches: int | None = _option(None, "batches of dreams a round", min=1)
-    side_by_side: bool = _option(
-        False, "move a round's batches side by side: one sum a step for all, fewer round trips"
+    parallel_batches: bool = _option(
+        False, "move all dream batches of a round together: one sum a step, fewer round trips"
     )
     dream_steps: int | None = _option(None, "global steps a batch (R)", min=0)
     label_last_step: bool = _option(
@@ -151,7 +155,7 @@ class DreamConfig:
     @property
     def syntheses(self) -> int:
         """Return how many syntheses a round has, one after another."""
-        return 1 if self.side_by_side else set_(self.dream_batches)
+        return 1 if self.parallel_batches else set_(self.dream_batches)
 
     @property
     def sums_per_synthesis(self) -> int:
@@ -359,7 +363,8 @@ class Config:
         """
         known = {setting.name: setting for setting in settings()}
         values: dict[str, dict[str, object]] = {concern: {} for concern in _CONCERNS}
-        for name, value in options.items():
+        for given, value in options.items():
+            name = FORMER_NAMES.get(given, given)
             if name not in known:
                 raise UserError(f"unknown setting {name!r}; see codream-secure simulate --help")
             if value is not None:

@@ -18,7 +18,7 @@ from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings, MetaGenerator
-from codream_secure.dreaming.sources import DreamSource, PixelDreams, SideBySide, smooth_noise
+from codream_secure.dreaming.sources import DreamSource, ParallelBatches, PixelDreams, smooth_noise
 from codream_secure.dreaming.synthesis import (
     ClassMeans,
     Clips,
@@ -98,7 +98,7 @@ class DreamGroup:
             Batches with their labels, in order; without those whose labels were aborted.
         """
         batches = range(set_(self.config.dream.dream_batches))
-        together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
+        together = [batches] if self.config.dream.parallel_batches else [[one] for one in batches]
         found = []
         for some in together:
             found += self._synthesise(number, some, student, advance)
@@ -111,11 +111,11 @@ class DreamGroup:
         student: nn.Module | None,
         advance: Callable[[], None],
     ) -> list[LabelledDreams]:
-        """Make some of a round's batches side by side."""
+        """Make one or more of a round's dream batches in one synthesis."""
         noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
         starts = [self._source(noise) for noise in noises]
         sources = [source for source, _ in starts]
-        source = sources[0] if len(sources) == 1 else SideBySide(sources)
+        source = sources[0] if len(sources) == 1 else ParallelBatches(sources)
         start_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
@@ -203,7 +203,7 @@ class DreamGroup:
 
 
 def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
-    """Return the class means that batches side by side began at, if they did."""
+    """Return the class means that parallel batches started from, or None."""
     found = [one for one in released if one is not None]
     return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
 
