@@ -4,8 +4,9 @@ A federation is one such group. Without collaboration (an ablation of the paper)
 group of its own, and nothing leaves it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -26,11 +27,17 @@ from codream_secure.dreaming.synthesis import (
     LabelledDreams,
     SynthesisSettings,
 )
-from codream_secure.federation.members import Member
 from codream_secure.privacy.class_means import ClassImages
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
 from codream_secure.storage.checkpoint import GroupState
+
+
+class GroupMember(Protocol):
+    """What a group needs of a client that runs in this process."""
+
+    def freeze_teacher(self) -> None:
+        """Copy the client's model; the copy answers the requests of this round."""
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class DreamGroup:
 
     Args:
         name: selects its random streams.
-        members: whose losses are summed.
+        members: clients of this process by id, whose losses are summed; empty over machines.
         aggregator: sums their answers.
         config: resolved settings.
         spec: shape of an image and number of classes.
@@ -55,7 +62,7 @@ class DreamGroup:
     """
 
     name: tuple[str | int, ...]
-    members: Sequence[Member]
+    members: Mapping[int, GroupMember]
     aggregator: Aggregator
     config: Config
     spec: InputSpec
@@ -79,8 +86,8 @@ class DreamGroup:
 
     def begin_round(self, number: int) -> None:
         """Prepare for a round's batches."""
-        for member in self.members:
-            member.client.freeze_teacher()
+        for member in self.members.values():
+            member.freeze_teacher()
         if self._meta is not None:
             self._meta.begin_round(number)
 

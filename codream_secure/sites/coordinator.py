@@ -132,7 +132,7 @@ class Coordinator:
         )
         device = torch.device("cpu")
         self._scale = PixelScale(scaling, device)
-        self._group = DreamGroup((), (), self.aggregator, self.config, spec, self._scale, device, 0)
+        self._group = DreamGroup((), {}, self.aggregator, self.config, spec, self._scale, device, 0)
         self.student = self._build_student()
         self.finished: list[Round] = []
         self._told: list[Images | Learn] = []
