@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from codream_secure.cli.options import run_options
-from codream_secure.config.settings import Config, load_toml
+from codream_secure.cli.options import given_settings, run_options
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 
 EXIT_FAILED_CELL = 3
@@ -115,8 +115,7 @@ def compare(
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
 
-    given = load_toml(config_file) if config_file else {}
-    given |= {name: value for name, value in options.items() if value is not None}
+    given = given_settings(options, config_file)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
         return

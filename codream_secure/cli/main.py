@@ -18,12 +18,12 @@ from codream_secure._version import __version__
 from codream_secure.cli.audit import audit
 from codream_secure.cli.compare import compare
 from codream_secure.cli.deploy import deploy
-from codream_secure.cli.options import run_options
+from codream_secure.cli.options import given_settings, run_options
 from codream_secure.cli.privacy import privacy
 from codream_secure.cli.protocol import protocol
 from codream_secure.cli.report import report, runs
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, load_toml
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,9 +121,7 @@ def simulate(
     **options: object,
 ) -> None:
     """Run a whole federation on this machine."""
-    given = {name: value for name, value in options.items() if value is not None}
-    from_file = load_toml(config_file) if config_file else {}
-    given = from_file | given
+    given = given_settings(options, config_file)
     if resume is not None:
         if out is not None:
             raise UserError("--out cannot be used with --resume: results go where the run began")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tomli_w
 
+from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, DreamConfig, PrivacyConfig, Setting, settings
 from codream_secure.errors import UserError
 from codream_secure.models.names import MODEL_NAMES, WITHOUT_NORM
@@ -228,10 +229,6 @@ def inapplicable(config: Config) -> dict[str, str]:
     return {name: rule.reason for rule in _RULES if not rule.applies(config) for name in rule.names}
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _check_applicable(config: Config) -> None:
     """Refuse options that would be accepted and ignored.
 
@@ -243,7 +240,7 @@ def _check_applicable(config: Config) -> None:
         # 0 asks for nothing, and is what `resolve` puts in.
         chosen = values[setting.name] not in (setting.default, 0)
         if chosen and setting.name in reasons:
-            raise UserError(f"{_option(setting.name)} {reasons[setting.name]}")
+            raise UserError(f"{option(setting.name)} {reasons[setting.name]}")
 
 
 def _constants(config: Config) -> dict[str, float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
+from codream_secure.config.aliases import current_names, option
 from codream_secure.data.datasets import DATASET_NAMES
 from codream_secure.errors import UserError
 from codream_secure.models.names import MODEL_NAMES
@@ -23,10 +24,6 @@ _T = TypeVar("_T")
 
 def _option(default: object, help_text: str, /, **limits: float) -> Any:  # noqa: ANN401
     return field(default=default, metadata={"help": help_text, **limits})
-
-
-# Former names of settings and their present names: accepted for one release.
-FORMER_NAMES = {"side_by_side": "parallel_batches"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,13 +355,14 @@ class Config:
     def from_options(cls, options: Mapping[str, object]) -> Self:
         """Build a configuration from flat names with underscores; None stands for "not given".
 
+        Old names (`codream_secure.config.aliases`) stand for the current ones.
+
         Raises:
             UserError: unknown name, wrong type, value out of range.
         """
         known = {setting.name: setting for setting in settings()}
         values: dict[str, dict[str, object]] = {concern: {} for concern in _CONCERNS}
-        for given, value in options.items():
-            name = FORMER_NAMES.get(given, given)
+        for name, value in current_names(options).items():
             if name not in known:
                 raise UserError(f"unknown setting {name!r}; see codream-secure simulate --help")
             if value is not None:
@@ -400,15 +398,15 @@ class Config:
 
 
 def _checked(setting: Setting, value: object) -> object:
-    option = "--" + setting.name.replace("_", "-")
+    named = option(setting.name)
     if setting.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, setting.kind) or (setting.kind is int and isinstance(value, bool)):
-        raise UserError(f"{option} must be of type {setting.kind.__name__}, not {value!r}")
+        raise UserError(f"{named} must be of type {setting.kind.__name__}, not {value!r}")
     if setting.choices and value not in setting.choices:
-        raise UserError(f"{option} must be one of {', '.join(setting.choices)}, not {value!r}")
+        raise UserError(f"{named} must be one of {', '.join(setting.choices)}, not {value!r}")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        _check_range(option, value, setting.limits)
+        _check_range(named, value, setting.limits)
     return value
 
 
@@ -420,13 +418,13 @@ _LIMITS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 }
 
 
-def _check_range(option: str, value: float, limits: Mapping[str, float]) -> None:
+def _check_range(named: str, value: float, limits: Mapping[str, float]) -> None:
     if not math.isfinite(value):
-        raise UserError(f"{option} must be a finite number, not {value}")
+        raise UserError(f"{named} must be a finite number, not {value}")
     for name, bound in limits.items():
         words, holds = _LIMITS[name]
         if not holds(value, bound):
-            raise UserError(f"{option} must be {words} {bound:g}, not {value}")
+            raise UserError(f"{named} must be {words} {bound:g}, not {value}")
 
 
 def load_toml(path: Path) -> dict[str, object]:

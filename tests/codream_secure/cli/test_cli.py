@@ -452,18 +452,3 @@ def test_config_toml_gives_the_same_run_again(run, options, tmp_path):
     first, second = json.loads(out), json.loads(again)
     assert first["accuracy"] == second["accuracy"]
     assert {**first, "seconds": 0} == {**second, "seconds": 0}
-
-
-def test_a_former_name_of_a_setting_still_works_and_the_command_line_wins(run, tmp_path):
-    (tmp_path / "old.toml").write_text("side_by_side = true\ndream_batches = 2\n")
-    code, out, err = run(*TINY, "--config", "old.toml", "--json", "--out", "old")
-    assert code == 0, err
-    assert json.loads(out)["side_by_side"] is True
-    code, out, err = run(*TINY, "--dream-batches", 2, "--side-by-side", "--json", "--out", "option")
-    assert code == 0, err
-    assert json.loads(out)["side_by_side"] is True
-    code, out, err = run(
-        *TINY, "--config", "old.toml", "--no-parallel-batches", "--json", "--out", "new"
-    )
-    assert code == 0, err
-    assert json.loads(out)["side_by_side"] is False
