@@ -1,12 +1,12 @@
 """How many steps a participant takes and when: one schedule for simulated clients and for sites."""
 
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
-from codream_secure.config.settings import Config
 from codream_secure.learning.acquisition import AcquisitionSettings
 from codream_secure.privacy.plan import PrivacyPlan
 
 
-def warmup_steps(config: Config, plan: PrivacyPlan | None, share: int) -> int:
+def warmup_steps(config: Resolved, plan: PrivacyPlan | None, share: int) -> int:
     """Return how many local steps a participant takes before the first dream.
 
     Args:
@@ -20,7 +20,7 @@ def warmup_steps(config: Config, plan: PrivacyPlan | None, share: int) -> int:
 
 
 def acquisition_settings(
-    config: Config, plan: PrivacyPlan | None, share: int, number: int
+    config: Resolved, plan: PrivacyPlan | None, share: int, number: int
 ) -> AcquisitionSettings:
     """Return how a participant with local data learns in one round.
 
@@ -37,7 +37,7 @@ def acquisition_settings(
     return learning_settings(config, number, local_steps)
 
 
-def learning_settings(config: Config, number: int, local_steps: int) -> AcquisitionSettings:
+def learning_settings(config: Resolved, number: int, local_steps: int) -> AcquisitionSettings:
     """Return how a participant learns in round ``number`` that takes ``local_steps`` local steps.
 
     Charges nothing: the server's student, which has no local data, passes 0 steps.
@@ -53,6 +53,6 @@ def learning_settings(config: Config, number: int, local_steps: int) -> Acquisit
     )
 
 
-def _steps_per_epoch(config: Config, share: int) -> int:
+def _steps_per_epoch(config: Resolved, share: int) -> int:
     # Everybody takes the steps of an even share, whatever number of examples they have.
     return max(1, share // config.learning.batch)
