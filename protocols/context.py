@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from protocols.field import PrimeField
-from protocols.keys import VERSION, frame
 from protocols.params import BatchParams, Section, Task
+from protocols.primitives.field import PrimeField
+from protocols.primitives.keys import VERSION, frame
 
 
 def u64(value: int) -> bytes:
@@ -82,7 +82,7 @@ def nonce_commitments(off0: bytes, nonces: Mapping[int, bytes]) -> dict[int, byt
 
 
 def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
-    """The same for one client."""
+    """Return the nonce commitment of one client (SPEC 3.7)."""
     return nonce_commitments(off0, {client: nonce})[client]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import get_args
 
 from protocols.errors import ConfigError
-from protocols.field import PrimeField
+from protocols.phases import ThreatModel
+from protocols.primitives.field import PrimeField
 
 DIGEST_SIZE = 32
 IDENTITY_SIZE = 32
@@ -22,29 +22,6 @@ MAX_NAME_BYTES = 64
 MAX_STEPS = 1 << 10
 MAX_U64 = (1 << 64) - 1
 MAX_CLIP = 2.0**1023
-
-
-ThreatModel = Literal["semi-honest", "malicious"]
-
-
-class Phase(enum.StrEnum):
-    """The rounds, in order (SPEC 6); `rounds` says which of them an aggregation has."""
-
-    ADVERTISE_KEYS = "advertise_keys"
-    DRAW_GRAPH = "draw_graph"
-    SHARE_KEYS = "share_keys"
-    MASKED_INPUT = "masked_input"
-    CONSISTENCY = "consistency"
-    UNMASKING = "unmasking"
-
-
-def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
-    """The rounds of one aggregation (SPEC 6).
-
-    Only the malicious model checks consistency, only the ring is drawn.
-    """
-    optional = {Phase.CONSISTENCY: threat_model == "malicious", Phase.DRAW_GRAPH: ring}
-    return tuple(phase for phase in Phase if optional.get(phase, True))
 
 
 def default_threshold(n: int) -> int:
@@ -180,6 +157,47 @@ class BatchParams:
         degree = self.ring.degree
         if degree >= self.n or (degree % 2 and degree != self.n - 1):
             raise ConfigError(f"a ring of {self.n} clients has no neighbourhoods of {degree}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the server and all clients agree on for a session; every batch has these.
+
+    Args:
+        session: 32 public bytes, of this session alone.
+        roster: client ids, strictly ascending.
+        threshold: t, clients that must answer every round.
+        threat_model: what clients assume of the server.
+        identities: malicious model: public keys in roster order.
+        ring: the k-regular graph; None is the complete graph.
+        rejoin: malicious model: whether a client that missed a step may be back in the next one.
+    """
+
+    session: bytes
+    roster: tuple[int, ...]
+    threshold: int
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
+    ring: Ring | None = None
+    rejoin: bool = False
+
+    @property
+    def malicious(self) -> bool:
+        """Whether messages are signed and survivor sets compared."""
+        return self.threat_model == "malicious"
+
+    def batch(self, number: int, steps: int) -> BatchParams:
+        """Return the parameters of a batch of keys."""
+        return BatchParams(
+            session=self.session,
+            batch=number,
+            steps=steps,
+            roster=self.roster,
+            threshold=self.threshold,
+            threat_model=self.threat_model,
+            identities=self.identities,
+            ring=self.ring,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,15 +21,16 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import codream_secure.cli.main
+import codream_secure.cli.simulate
 from codream_secure.baselines.methods import parse_method
 from codream_secure.cli.main import cli
 from codream_secure.compare import comparison
-from codream_secure.config.rules import inapplicable, resolve
+from codream_secure.config.combinations import inapplicable
+from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.data import DATASET_NAMES, InputSpec
-from codream_secure.models import MODEL_NAMES
 from codream_secure.models.build import build_model
+from codream_secure.models.names import MODEL_NAMES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -272,7 +273,7 @@ def check_program(command, monkeypatch):
         assert done.value.exit_code == 0
         return
     context = chosen.make_context(chosen.name, words)
-    monkeypatch.setattr(codream_secure.cli.main, "_simulate", lambda *_, **__: 0)
+    monkeypatch.setattr(codream_secure.cli.simulate, "_simulate", lambda *_, **__: 0)
     monkeypatch.setattr(comparison, "Comparison", Planned)
     if chosen.name in ("simulate", "compare") and not context.params.get("only_sizes"):
         with pytest.raises(SystemExit) as done:

@@ -1,38 +1,63 @@
 """The settings of a run as options of a command."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
-from codream_secure.config.rules import described_default
-from codream_secure.config.settings import Setting, settings
+from codream_secure.config.aliases import ALIASES, current_names, option
+from codream_secure.config.defaults import described_default
+from codream_secure.config.options import Setting, settings
+from codream_secure.config.settings import load_toml
 
 Command = Callable[..., None]
 
 
-def _as_option(setting: Setting) -> Callable[[Any], Any]:
-    name = setting.name.replace("_", "-")
+def _as_option(setting: Setting, name: str, *, hidden: bool = False) -> Callable[[Any], Any]:
     help_text = setting.help
-    if default := described_default(setting):
-        help_text += f"  [default: {default}]"
+    default = described_default(setting)
+    told = [f"default: {default}" if default else "", setting.bounds]
+    if any(told):
+        help_text += f"  [{'; '.join(filter(None, told))}]"
+    words, kind = option(name), click.Choice(setting.choices) if setting.choices else setting.kind
     if setting.kind is bool:
-        return click.option(f"--{name}/--no-{name}", setting.name, default=None, help=help_text)
-    kind = click.Choice(setting.choices) if setting.choices else setting.kind
-    return click.option(f"--{name}", setting.name, type=kind, default=None, help=help_text)
+        words, kind = f"{words}/--no-{words.removeprefix('--')}", bool
+    return click.option(words, name, type=kind, default=None, help=help_text, hidden=hidden)
 
 
 def run_options(without: Collection[str] = ()) -> Callable[[Command], Command]:
     """Return a decorator that gives a command every setting of a run as an option.
+
+    Old names of settings are options too, which ``--help`` does not show.
 
     Args:
         without: names of settings that the command fixes itself.
     """
 
     def decorate(command: Command) -> Command:
+        old_names = {new: old for old, new in ALIASES.items()}
         for setting in reversed(settings()):
-            if setting.name not in without:
-                command = _as_option(setting)(command)
+            if setting.name in without:
+                continue
+            if old := old_names.get(setting.name):
+                command = _as_option(setting, old, hidden=True)(command)
+            command = _as_option(setting, setting.name)(command)
         return command
 
     return decorate
+
+
+def given_settings(options: Mapping[str, object], config_file: Path | None) -> dict[str, object]:
+    """Return the settings that the user gave; the command line wins over the file.
+
+    An old name of an option is replaced by the current one, with a note on stderr.
+
+    Raises:
+        UserError: the file cannot be read, or an option is given under both of its names.
+    """
+    tell = partial(click.echo, err=True)
+    from_file = current_names(load_toml(config_file) if config_file else {}, tell)
+    chosen = current_names({k: v for k, v in options.items() if v is not None}, tell)
+    return from_file | chosen

@@ -4,21 +4,22 @@ A federation is one such group. Without collaboration (an ablation of the paper)
 group of its own, and nothing leaves it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from codream_secure.aggregation.aggregator import Aggregator
 from codream_secure.aggregation.requests import LocalSteps
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
-from codream_secure.config.settings import Config, set_
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings, MetaGenerator
-from codream_secure.dreaming.sources import DreamSource, PixelDreams, SideBySide, smooth_noise
+from codream_secure.dreaming.sources import DreamSource, ParallelBatches, PixelDreams, smooth_noise
 from codream_secure.dreaming.synthesis import (
     ClassMeans,
     Clips,
@@ -26,11 +27,17 @@ from codream_secure.dreaming.synthesis import (
     LabelledDreams,
     SynthesisSettings,
 )
-from codream_secure.federation.members import Member
 from codream_secure.privacy.class_means import ClassImages
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
 from codream_secure.storage.checkpoint import GroupState
+
+
+class GroupMember(Protocol):
+    """What a group needs of a client that runs in this process."""
+
+    def freeze_teacher(self) -> None:
+        """Copy the client's model; the copy answers the requests of this round."""
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class DreamGroup:
 
     Args:
         name: selects its random streams.
-        members: whose losses are summed.
+        members: clients of this process by id, whose losses are summed; empty over machines.
         aggregator: sums their answers.
         config: resolved settings.
         spec: shape of an image and number of classes.
@@ -55,9 +62,9 @@ class DreamGroup:
     """
 
     name: tuple[str | int, ...]
-    members: Sequence[Member]
+    members: Mapping[int, GroupMember]
     aggregator: Aggregator
-    config: Config
+    config: Resolved
     spec: InputSpec
     scale: PixelScale
     device: torch.device
@@ -79,8 +86,8 @@ class DreamGroup:
 
     def begin_round(self, number: int) -> None:
         """Prepare for a round's batches."""
-        for member in self.members:
-            member.client.freeze_teacher()
+        for member in self.members.values():
+            member.freeze_teacher()
         if self._meta is not None:
             self._meta.begin_round(number)
 
@@ -97,8 +104,8 @@ class DreamGroup:
         Returns:
             Batches with their labels, in order; without those whose labels were aborted.
         """
-        batches = range(set_(self.config.dream.dream_batches))
-        together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
+        batches = range(self.config.dream.dream_batches)
+        together = [batches] if self.config.dream.parallel_batches else [[one] for one in batches]
         found = []
         for some in together:
             found += self._synthesise(number, some, student, advance)
@@ -111,11 +118,11 @@ class DreamGroup:
         student: nn.Module | None,
         advance: Callable[[], None],
     ) -> list[LabelledDreams]:
-        """Make some of a round's batches side by side."""
+        """Make one or more of a round's dream batches in one synthesis."""
         noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
         starts = [self._source(noise) for noise in noises]
         sources = [source for source, _ in starts]
-        source = sources[0] if len(sources) == 1 else SideBySide(sources)
+        source = sources[0] if len(sources) == 1 else ParallelBatches(sources)
         start_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
@@ -129,7 +136,7 @@ class DreamGroup:
             released=_joined([released for _, released in starts]),
         )
         dream = self.config.dream
-        for _ in range(set_(dream.dream_steps) - dream.label_last_step):
+        for _ in range(dream.dream_steps - dream.label_last_step):
             if self.label_plan:
                 synthesis.public_step()
             else:
@@ -181,8 +188,8 @@ class DreamGroup:
         """Return new dreams, and the class means that they began at, if they did."""
         dream = self.config.dream
         if self._meta is not None:
-            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps), None
-        shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
+            return self._meta.batch(dream.dreams, noise, fits=dream.local_steps), None
+        shape = (dream.dreams, self.spec.channels, self.spec.height, self.spec.width)
         released = None
         if self.label_plan:
             start = smooth_noise(shape, noise).to(self.device)
@@ -192,9 +199,7 @@ class DreamGroup:
             drawn, classes = self.images.draw(shape[0], noise)
             start, means = self.scale.scale(drawn), self.scale.scale(self.images.means)
             released = ClassMeans(classes.to(self.device), means)
-        source = PixelDreams(
-            start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
-        )
+        source = PixelDreams(start, self.scale, optimizer=dream.dream_optimizer, lr=dream.dream_lr)
         return source, released
 
     @property
@@ -203,13 +208,13 @@ class DreamGroup:
 
 
 def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
-    """Return the class means that batches side by side began at, if they did."""
+    """Return the class means that parallel batches started from, or None."""
     found = [one for one in released if one is not None]
     return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
 
 
 def synthesis_settings(
-    config: Config, spec: InputSpec, weight_cap: int, *, batches: int = 1
+    config: Resolved, spec: InputSpec, weight_cap: int, *, batches: int = 1
 ) -> SynthesisSettings:
     """Return what a resolved configuration says of a synthesis."""
     dream, learning = config.dream, config.learning
@@ -217,9 +222,9 @@ def synthesis_settings(
         classes=spec.classes,
         bits=dream.bits,
         entropy_weight=dream.entropy_weight,
-        bn_weight=set_(dream.bn_weight),
+        bn_weight=dream.bn_weight,
         balance_weight=dream.balance_weight,
-        statistics_momentum=set_(dream.statistics_momentum),
+        statistics_momentum=dream.statistics_momentum,
         tv_weight=dream.tv_weight,
         l2_weight=dream.l2_weight,
         statistics_weight=config.privacy.statistics_weight,
@@ -237,7 +242,7 @@ def synthesis_settings(
     )
 
 
-def _generator_settings(config: Config) -> GeneratorSettings:
+def _generator_settings(config: Resolved) -> GeneratorSettings:
     dream = config.dream
     return GeneratorSettings(
         latent=dream.latent,

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.examples import Examples
 from codream_secure.data.partition import (
@@ -26,8 +27,9 @@ from codream_secure.errors import UserError
 from codream_secure.federation.client import Client, Policy
 from codream_secure.federation.observer import Observer
 from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
-from codream_secure.models import Norm, is_custom
 from codream_secure.models.build import build_model
+from codream_secure.models.custom import is_custom
+from codream_secure.models.layers import Norm, takes_channels_last
 from codream_secure.privacy.class_means import OwnStatistics
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -91,7 +93,7 @@ class Federation:
 
     def __init__(
         self,
-        config: Config,
+        config: Resolved,
         data: Dataset,
         device: torch.device,
         keep: NDArray[np.bool_] | None = None,
@@ -117,17 +119,25 @@ class Federation:
             parts = [rows[keep[rows]] for rows in parts]
         dealt = sum(map(len, parts))
         if whole:
-            dealt = set_(config.data.samples_per_client) * len(self.roster)
+            dealt = self._even_share() * len(self.roster)
         self._label_counts = np.stack(
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
         )
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, dealt, self.spec)
-        self.label_plan = label_plan(config, self.spec) if config.private_clients else None
+        self.label_plan = (
+            label_plan(config, self.spec)
+            if isinstance(config, PrivateRun) and config.private_clients
+            else None
+        )
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
-        self.student = self._plain(self.model(names[0], "server"), None)
+
+    @cached_property
+    def student(self) -> PlainLearner:
+        """The server's student; a site, which has no use for it, never builds it."""
+        return build_student(self.config, self.spec, self._device)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
@@ -189,17 +199,20 @@ class Federation:
         )
 
     def _own_part(self, client: int) -> list[Indices]:
-        """Return all rows for one client, and none for the others, whose data lie elsewhere.
-
-        Raises:
-            UserError: what an even share is was not said.
-        """
-        if self.config.data.samples_per_client is None:
-            raise UserError(
-                "with data of their own sites need --samples-per-client, a public number"
-            )
+        """Return all rows for one client, and none for the others, whose data lie elsewhere."""
         everything = np.arange(len(self._data.y_train))
         return [everything if c == client else everything[:0] for c in self.roster]
+
+    def _even_share(self) -> int:
+        """Return the public number of examples that a client with data of its own counts for.
+
+        Raises:
+            UserError: the run does not say it.
+        """
+        share = self.config.data.samples_per_client
+        if share is None:
+            raise UserError("sites with data of their own need --samples-per-client")
+        return share
 
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None
@@ -248,11 +261,7 @@ class Federation:
             model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
-        return self._plain(self.model(name, c), self.local_batches(c, role))
-
-    def _plain(self, model: nn.Module, stream: BatchStream | None) -> PlainLearner:
-        bf16 = self.config.run.precision == "bf16"
-        return PlainLearner(model, stream, self.config.learning.learning_rate, bf16=bf16)
+        return _plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
@@ -282,8 +291,25 @@ class Federation:
         return copy.deepcopy(model)
 
 
+def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
+    bf16 = config.run.precision == "bf16"
+    return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
+
+
+def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
+    """Build the server's student: the first architecture of the run, without local data.
+
+    Args:
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        device: where the model lives.
+    """
+    name = config.model.models.split(",")[0].strip()
+    return _plain_learner(config, run_model(config, spec, name, "server", device=device), None)
+
+
 def run_model(
-    config: Config,
+    config: Resolved,
     spec: InputSpec,
     name: str,
     *owner: str | int,
@@ -307,7 +333,7 @@ def run_model(
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
-    if config.run.channels_last:
+    if config.run.channels_last and takes_channels_last(model):
         # Convolutions then pass this layout on, whatever that of their input.
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)

@@ -20,15 +20,15 @@ from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import StepAborted, UserError
+from codream_secure.errors import UserError
 from codream_secure.federation.members import Federation, Member
 from codream_secure.federation.observer import Measurement
-from codream_secure.learning.acquisition import acquire, distil, learn_images
-from codream_secure.learning.learner import Learner
+from codream_secure.federation.server import Server
+from codream_secure.learning.acquisition import acquire
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
 from codream_secure.privacy.accounting import Guarantee
 from codream_secure.privacy.class_means import ClassImages
@@ -37,7 +37,7 @@ from codream_secure.runtime.parallel import in_parallel, one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import FORMAT, RunState, StatisticsState, Weights
-from protocols.driver import Tap
+from protocols.rounds import Tap
 
 # A client with more than so many even shares of the examples counts as if it had so many.
 WEIGHT_CAP_SHARES = 4
@@ -101,7 +101,6 @@ class Simulation:
 
     Attributes:
         dreams: labelled batches of this process; after `restore` also the last one before it.
-        images: class means that were released under DP; None: none were.
         resumed: how often the run was gone on with.
     """
 
@@ -118,7 +117,6 @@ class Simulation:
         self.config = resolve(config)
         self.stopwatch = Stopwatch()
         self.dreams: list[LabelledDreams] = []
-        self.images: ClassImages | None = None
         self.unlabelled_rounds = 0
         self.resumed = 0
         self._progress = progress or NoProgress()
@@ -135,6 +133,15 @@ class Simulation:
         self.ledger = ByteLedger(self.federation.roster)
         self.aggregator = self._aggregator(self.federation.roster, tap)
         self.groups = self._groups()
+        everybody = self.federation
+        self.server = Server(
+            self.config,
+            self.aggregator,
+            self.groups,
+            everybody.student,
+            plan=everybody.plan,
+            per_class=everybody.per_class,
+        )
         self._reported_weights: dict[str, Weights] | None = None
 
     # -- the run ---------------------------------------------------------------------------
@@ -147,7 +154,7 @@ class Simulation:
         finished = len(self.observer.history)
         with one_core_each():
             if not finished:
-                self._release_statistics()
+                self._release_class_means()
                 with self.stopwatch.measure("local_training"):
                     self.warm_up()
             for number in range(finished + 1, self._rounds + 1):
@@ -157,47 +164,24 @@ class Simulation:
                     self._acquire(number)
                 yield self._measure(number)
 
-    def _release_statistics(self) -> None:
-        """Let the clients release class means under DP, and everybody begin with them.
-
-        It is charged before anybody is asked. If too few stay it is not tried again: the budget
-        has room for one.
-        """
-        plan, everybody = self.federation.plan, self.federation
-        if plan is None or plan.statistics is None:
+    def _release_class_means(self) -> None:
+        """Let all clients release class means under DP, and everybody start from them."""
+        if self.server.class_mean_terms is None:
             return
         self._progress.start("class means of all clients", 1)
-        plan.charge_statistics()
-        try:
-            answer = self.aggregator.sum(plan.statistics.request())
-        except StepAborted:
-            return
-        finally:
-            self._progress.advance()
-        plan.statistics_released(answer.count)
-        totals = answer.totals["statistics"]
-        self.images = ClassImages.decode(totals, answer.count, plan.statistics, everybody.per_class)
-        self._start_dreams_from_images()
+        self.server.release_class_means()
+        self._progress.advance()
 
         def learn(member: Member) -> None:
-            self._learn_images(member.client.learner, member.identity)
+            self.server.teach_class_means(member.client.learner, member.identity)
 
-        for _ in in_parallel(learn, everybody.members.values()):
+        for _ in in_parallel(learn, self.federation.members.values()):
             pass
-        self._learn_images(everybody.student, "server")
-
-    def _start_dreams_from_images(self) -> None:
-        for group in self.groups:
-            group.images = self.images
-
-    def _learn_images(self, learner: Learner, who: str | int) -> None:
-        if self.images is not None:
-            draw = generator(self._seed, "class images", who)
-            learn_images(learner, self.images, self.federation.scale, draw)
 
     def warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
-        steps = warmup_steps(self.federation)
+        everybody = self.federation
+        steps = warmup_steps(self.config, everybody.plan, everybody.share)
 
         def train(member: Member) -> None:
             for _ in range(steps):
@@ -223,30 +207,16 @@ class Simulation:
         dream = self.config.dream
         total = len(self.groups) * dream.syntheses * dream.sums_per_synthesis
         self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
-        student, found = self._asked_student(number), len(self.dreams)
         self.ledger.begin_round(number)
-        for group in self.groups:
-            group.begin_round(number)
-            self.dreams += group.synthesise(number, student, self._progress.advance)
-        self.unlabelled_rounds += len(self.dreams) == found
-
-    def _asked_student(self, number: int) -> nn.Module | None:
-        """Return the student that the round's dreams ask of, as soon as there is one.
-
-        That is adaptive teaching, from its first round on, or client-level DP, where nobody else
-        is asked.
-        """
-        dream = self.config.dream
-        if self.config.private_clients:
-            return self.federation.student.frozen_copy() if number > 1 else None
-        if dream.adaptive == "none" or number < dream.adaptive_start:
-            return None
-        return self.federation.student.frozen_copy()
+        found = self.server.dream(number, self._progress.advance)
+        self.dreams += found
+        self.unlabelled_rounds += not found
 
     def _acquire(self, number: int) -> None:
         """Let everybody learn from dreams, and the independent twins from their data."""
-        settings = acquisition_settings(self.federation, number)
-        buffers = {m.identity: group.buffer for group in self.groups for m in group.members}
+        everybody = self.federation
+        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number)
+        buffers = {c: group.buffer for group in self.groups for c in group.members}
 
         def learn(member: Member) -> None:
             shuffle = generator(self._seed, "acquisition", number, member.identity)
@@ -254,8 +224,7 @@ class Simulation:
 
         self._for_each_member(f"round {number} of {self._rounds}: knowledge acquisition", learn)
         if self._collaborates:
-            shuffle = generator(self._seed, "acquisition", number, "server")
-            distil(self.federation.student, self.groups[0].buffer, settings, shuffle)
+            self.server.distil(number)
 
     def _measure(self, number: int) -> Measurement:
         """Let the observer measure, and keep the models of the round that a report quotes."""
@@ -278,7 +247,7 @@ class Simulation:
 
     def state(self, *, checkpoint_every: int) -> RunState:
         """Return the run as it is between two rounds."""
-        everybody = self.federation
+        student, groups = self.server.state()
         last = None
         if self.dreams:
             pixels, targets = self.dreams[-1].pixels, self.dreams[-1].targets
@@ -289,9 +258,9 @@ class Simulation:
             dataset=self._data_digest,
             checkpoint_every=checkpoint_every,
             resumed=self.resumed,
-            members={c: member.state() for c, member in everybody.members.items()},
-            student=everybody.student.state(),
-            groups=[group.state() for group in self.groups],
+            members={c: member.state() for c, member in self.federation.members.items()},
+            student=student,
+            groups=groups,
             history=self.observer.state(),
             reported=self._reported_weights,
             last_dreams=last,
@@ -306,7 +275,8 @@ class Simulation:
         if plan is None or plan.shares is None:
             return None
         return StatisticsState(
-            means=None if self.images is None else self.images.means, shares=plan.shares
+            means=None if self.server.images is None else self.server.images.means,
+            shares=plan.shares,
         )
 
     def restore(self, state: RunState, charged: int = 0) -> None:
@@ -331,9 +301,7 @@ class Simulation:
         self.ledger.restore(state.bytes)
         for c, member in everybody.members.items():
             member.restore(state.members[c])
-        everybody.student.restore(state.student)
-        for group, kept in zip(self.groups, state.groups, strict=True):
-            group.restore(kept)
+        self.server.restore(state.student, state.groups)
         self.observer.restore(state.history)
         self._reported_weights = state.reported
         if state.last_dreams is not None:
@@ -355,8 +323,7 @@ class Simulation:
         if (kept := state.statistics) is not None:
             plan.shares = kept.shares
             if kept.means is not None:
-                self.images = ClassImages(kept.means)
-                self._start_dreams_from_images()
+                self.server.start_dreams_from(ClassImages(kept.means))
 
     # -- results ---------------------------------------------------------------------------
 
@@ -397,7 +364,7 @@ class Simulation:
 
     @property
     def _rounds(self) -> int:
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     @property
     def _sums_per_synthesis(self) -> int:
@@ -436,7 +403,7 @@ class Simulation:
         everybody = self.federation
         return DreamGroup(
             name,
-            [everybody.members[c] for c in members],
+            {c: everybody.members[c].client for c in members},
             aggregator,
             self.config,
             everybody.spec,

@@ -4,7 +4,6 @@ Read `Coordinator.run` first. It knows sites by number, and messages as bytes: w
 (Flower's grid, or a test) gives it one function.
 """
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -18,20 +17,17 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import StepAborted, UserError
-from codream_secure.federation.members import run_model
-from codream_secure.learning.acquisition import distil, learn_images
-from codream_secure.learning.learner import PlainLearner
-from codream_secure.learning.schedule import learning_settings
+from codream_secure.errors import UserError
+from codream_secure.federation.members import build_student
+from codream_secure.federation.server import Server
 from codream_secure.models.evaluate import accuracy
-from codream_secure.privacy.class_means import ClassImages, StatisticsTerms
+from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.parallel import one_core_each
-from codream_secure.runtime.seeds import generator
 from codream_secure.sites.aggregator import RemoteAggregator
 from codream_secure.sites.dream_site import aggregation_settings, unfit_for_machines
 from codream_secure.sites.history import after, beginning
@@ -117,6 +113,8 @@ class Coordinator:
         self._identities, self._test, self._tell = identities, test, tell
         self._evaluates = not self.config.private if evaluates is None else evaluates
         self._journal = journal or Journal()
+        examples = share * self.config.data.clients
+        plan = PrivacyPlan.of(self.config, examples, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
@@ -132,8 +130,15 @@ class Coordinator:
         )
         device = torch.device("cpu")
         self._scale = PixelScale(scaling, device)
-        self._group = DreamGroup((), (), self.aggregator, self.config, spec, self._scale, device, 0)
-        self.student = self._build_student()
+        group = DreamGroup((), {}, self.aggregator, self.config, spec, self._scale, device, 0)
+        self.server = Server(
+            self.config,
+            self.aggregator,
+            [group],
+            build_student(self.config, spec, device),
+            plan=plan,
+            per_class=examples / spec.classes,
+        )
         self.finished: list[Round] = []
         self._told: list[Images | Learn] = []
         self._heard: dict[int, int] = {}
@@ -172,7 +177,7 @@ class Coordinator:
                     f"and {self.aggregator.threshold} must: see the lines above"
                 )
             if self._journal.state is None:
-                self._release_statistics()
+                self._release_class_means()
                 self._save()
             for number in range(len(self.finished) + 1, self._rounds + 1):
                 self._greet()
@@ -185,7 +190,7 @@ class Coordinator:
 
     @property
     def _rounds(self) -> int:
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""
@@ -244,49 +249,26 @@ class Coordinator:
             return "its signing key is not the one in the roster"
         return ""
 
-    def _release_statistics(self) -> None:
-        """Let sites release class means under DP; then they begin with them, and train."""
-        terms = self._statistics_terms()
-        if terms is None:
+    def _release_class_means(self) -> None:
+        """Let sites release class means under DP; then they start from them, and train.
+
+        A crash cuts off the only attempt: a release that was asked for is never asked again.
+        """
+        if self.server.class_mean_terms is None:
             return
-        sent = Images(b"", 0)
-        # It is asked once: what was aborted, or cut off by a crash, is charged all the same.
-        with contextlib.suppress(StepAborted):
-            answer = self.aggregator.sum(terms.request())
+        answer = self.server.release_class_means()
+        if answer is None:  # sites train all the same, without class means
+            self._tell_sites(Images(b"", 0))
+        else:
             totals = answer.totals["statistics"].astype("<u4").tobytes()
-            sent = Images(totals, answer.count)
-        self._group.images = self._class_images(sent)
-        if self._group.images is not None:
-            draw = generator(self.config.run.seed or 0, "class images", "server")
-            learn_images(self.student, self._group.images, self._scale, draw)
-        self._tell_sites(sent)
-
-    def _statistics_terms(self) -> StatisticsTerms | None:
-        from codream_secure.privacy.plan import PrivacyPlan  # noqa: PLC0415 - opacus is slow
-
-        plan = PrivacyPlan.of(self.config, self._share * len(self.sites.roster), self._spec)
-        return None if plan is None else plan.statistics
-
-    def _class_images(self, sent: Images) -> ClassImages | None:
-        """Return the class means that dreams start from; None if they came to no sum."""
-        terms = self._statistics_terms()
-        if terms is None or not sent.count:
-            return None
-        totals = np.frombuffer(sent.totals, "<u4").astype(np.uint32)
-        per_class = self._share * len(self.sites.roster) / self._spec.classes
-        return ClassImages.decode(totals, sent.count, terms, per_class)
+            self._tell_sites(Images(totals, answer.count))
 
     def _round(self, number: int) -> Round:
         self.ledger.begin_round(number)
-        self._group.begin_round(number)
         self.aggregator.labels.clear()
-        dream = self.config.dream
-        student = None
-        if dream.adaptive != "none" and number >= dream.adaptive_start:
-            student = self.student.frozen_copy()
-        found = self._group.synthesise(number, student, lambda: None)
+        found = self.server.dream(number, lambda: None)
         learned = self._tell_sites(Learn(number, tuple(self.aggregator.labels)))
-        self._distil(number)
+        self.server.distil(number)
         pixels = hashlib.sha256(b"".join(one.pixels.tobytes() for one in found))
         return Round(
             number=number,
@@ -300,14 +282,15 @@ class Coordinator:
     def _save(self) -> None:
         """Write down the state between two rounds."""
         last = self.finished[-1].dreams if self.finished else ()
+        student, (group,) = self.server.state()
         self._journal.save(
             ServerState(
                 format=FORMAT,
                 rounds=[_told(one) for one in self.finished],
                 # The buffer holds the same targets; what is stored must not be shared.
                 dreams=[(torch.from_numpy(d.pixels.copy()), d.targets.clone()) for d in last],
-                student=self.student.state(),
-                group=self._group.state(),
+                student=student,
+                group=group,
                 next_step=self.aggregator.next_step,
                 sums=self.aggregator.begun,
                 told=[encode(message) for message in self._told],
@@ -324,8 +307,7 @@ class Coordinator:
         """
         try:
             self.ledger.restore(state.ledger)
-            self.student.restore(state.student)
-            self._group.restore(state.group)
+            self.server.restore(state.student, [state.group])
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"resume: the state does not fit this run: {error}") from None
         self.aggregator.begun = state.sums
@@ -334,8 +316,9 @@ class Coordinator:
             if isinstance(message, Images | Learn):
                 self._told.append(message)
                 self.aggregator.history = after(self.aggregator.history, message)
-            if isinstance(message, Images):
-                self._group.images = self._class_images(message)
+            if isinstance(message, Images) and message.count:
+                totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
+                self.server.decode_class_means(totals, message.count)
         dreams = tuple(LabelledDreams(pixels.numpy(), targets) for pixels, targets in state.dreams)
         for one in state.rounds:
             kept = dreams if one is state.rounds[-1] else ()
@@ -350,27 +333,13 @@ class Coordinator:
                 )
             )
 
-    def _distil(self, number: int) -> None:
-        settings = learning_settings(self.config, number, local_steps=0)
-        shuffle = generator(self.config.run.seed or 0, "acquisition", number, "server")
-        distil(self.student, self._group.buffer, settings, shuffle)
-
     def _accuracy(self) -> float | None:
         if self._test is None:
             return None
         images, labels = self._test
         if not len(labels):
             return None
-        return accuracy(self.student.frozen_copy(), self._scale.examples(images, labels))
-
-    def _build_student(self) -> PlainLearner:
-        config = self.config
-        name = config.model.models.split(",")[0].strip()
-        device = torch.device("cpu")
-        model = run_model(config, self._spec, name, "server", device=device)
-        return PlainLearner(
-            model, None, config.learning.learning_rate, bf16=config.run.precision == "bf16"
-        )
+        return accuracy(self.server.student.frozen_copy(), self._scale.examples(images, labels))
 
 
 def _told(one: Round) -> RoundState:

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_helpers import ROUNDS, fixed_entropy, make_inputs, make_params, plain_sum
 
-from protocols import masking, messages, preprocessing, prg
-from protocols.client import ClientSession
+from protocols import masking, messages
+from protocols.client import bundles
+from protocols.client.session import ClientSession
 from protocols.context import offline, online
 from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import (
@@ -19,9 +20,11 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.messages import MaskedInput, StepRequest, SurvivorSet
-from protocols.packing import unpack
-from protocols.params import BatchParams, Phase
-from protocols.server import ServerSession
+from protocols.params import BatchParams
+from protocols.phases import Phase
+from protocols.primitives import prg
+from protocols.primitives.packing import unpack
+from protocols.server.session import ServerSession
 
 M = 3
 ME = 13
@@ -166,8 +169,8 @@ def test_the_offline_exchange_is_tried_again_until_everybody_shared():
         DropSchedule(dict.fromkeys(params.roster[:k], Phase.SHARE_KEYS)) for k in (2, 1, 0, 1)
     ]
     owner.prepare(2, iter(silent))
-    assert owner._parties.server.candidates == params.roster
-    assert owner._batches == 3
+    assert owner.candidates == params.roster
+    assert owner._rounds._batches == 3
     assert not owner.needs_keys
 
 
@@ -177,7 +180,7 @@ def test_the_best_attempt_is_kept_and_none_is_an_error():
     one = DropSchedule({10: Phase.ADVERTISE_KEYS})
     two = DropSchedule({10: Phase.SHARE_KEYS, 13: Phase.ADVERTISE_KEYS})
     owner.prepare(2, [two, one, two])
-    assert owner._parties.server.candidates == params.roster[1:]
+    assert owner.candidates == params.roster[1:]
     assert owner.needs_keys  # four holders, threshold four: one more loss would stop it
     inputs = make_inputs(params)
     result = owner.step(inputs, params.task)
@@ -192,7 +195,7 @@ def test_a_new_batch_erases_the_old_one():
     params = make_params(3)
     owner = session(params)
     owner.prepare(2)
-    old = owner._parties._clients
+    (old,) = owner._clients.values()
     owner.prepare(2)
     assert {repr(client._state) for client in old.values()} == {"Ended()"}
     with pytest.raises(LocalProtocolError, match="Ended"):
@@ -404,7 +407,7 @@ def test_all_secrets_of_one_step_say_nothing_of_another():
 
 def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
     sealed, expanded = [], []
-    real_seal, real_add_masks = preprocessing.seal, prg.add_masks
+    real_seal, real_add_masks = bundles.seal, prg.add_masks
 
     def seal(key, plaintext, associated):
         sealed.append((key, plaintext))
@@ -414,7 +417,7 @@ def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
         expanded[-1] += [key for key, _ in masks]
         real_add_masks(total, masks, field)
 
-    monkeypatch.setattr(preprocessing, "seal", seal)
+    monkeypatch.setattr(bundles, "seal", seal)
     monkeypatch.setattr(prg, "add_masks", add_masks)
     run = Batch(make_params(4))
     assert len({key for key, _ in sealed}) == len(sealed) == 4 * 3  # a key seals one bundle

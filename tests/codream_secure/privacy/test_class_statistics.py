@@ -17,7 +17,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy.accounting import cost
 from codream_secure.privacy.class_means import ClassImages, StatisticsTerms, contribution, release
 from codream_secure.privacy.integer_noise import IntegerNoise
-from protocols.params import Phase
+from protocols.phases import Phase
 
 SPEC = InputSpec(1, 4, 4, 3)
 KEY = bytes(range(32))
@@ -134,13 +134,13 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     assert found.epsilon <= 8.0
     planned = cost((found.releases[0], release(plan.statistics, 4)), found.delta).epsilon
     assert 7.9 < planned <= 8.0
-    assert simulation.images is not None
+    assert simulation.server.images is not None
 
 
 def test_a_release_that_is_aborted_is_charged_and_the_run_goes_on(tiny):
     simulation = Simulation(private(tiny, dropout=1.0))
     list(simulation.rounds())
-    assert simulation.images is None
+    assert simulation.server.images is None
     names = [r.name for r in simulation.guarantee().releases]
     assert names == ["local training", "class means"]
 

@@ -221,8 +221,8 @@ def test_the_predicted_number_of_clients_is_enough(tiny):
 
 def test_public_dreams_ask_the_released_student_alone(tiny):
     simulation = Simulation(client_level(tiny, rounds=2, dream_steps=3))
-    assert simulation._asked_student(1) is None
-    assert simulation._asked_student(2) is not None
+    assert simulation.server.asked_student(1) is None
+    assert simulation.server.asked_student(2) is not None
     list(simulation.rounds())
     assert simulation.ledger.per_client("up") > 0
 

@@ -178,7 +178,7 @@ def test_between_rounds_it_is_as_if_nothing_had_happened(tmp_path, machines, opt
         assert (here.pixels == expected.pixels).all()
         assert (here.targets == expected.targets).all()
     student = simulation.federation.student.model.state_dict()
-    for name, value in coordinator.student.model.state_dict().items():
+    for name, value in coordinator.server.student.model.state_dict().items():
         assert (value == student[name]).all()
     assert coordinator.aggregator.aborted_steps == 0
 
@@ -236,7 +236,7 @@ def test_class_means_are_asked_once_whatever_happens(tmp_path, machines):
         and isinstance(decode_request(message.broadcast[history.SIZE :]), StatisticsRequest)
     ]
     assert len(asked) == 4
-    assert coordinator._group.images is None
+    assert coordinator.server.images is None
     assert coordinator.aggregator.aborted_steps == 1
     assert {(there.folder / f"site-{s}" / "charged").read_text() for s in range(4)} == {"4"}
 

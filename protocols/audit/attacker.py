@@ -1,0 +1,281 @@
+"""Everything a server ever saw, and all the algebra that it can do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols import context, masking, messages, signing
+from protocols.client.states import Advertised, OwnSeeds, Prepared
+from protocols.errors import CryptoError
+from protocols.graph import share_points
+from protocols.messages import (
+    Advertisement,
+    KeyDirectory,
+    MaskedInput,
+    ShareBundles,
+    StepRequest,
+    UnmaskShares,
+)
+from protocols.params import BatchParams, Task
+from protocols.primitives.keys import KeyPair
+from protocols.primitives.packing import unpack
+from protocols.seeds import Kind, SeedSlot
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A masked input that left a client, and what that client took the step to be."""
+
+    client: int
+    key: int
+    task: Task
+    active: tuple[int, ...]
+    vectors: tuple[NDArray[np.uint32], ...] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A sum that the attacker could compute.
+
+    Attributes:
+        members: whose inputs are in it.
+        totals: section name -> uint32, the sum mod p.
+    """
+
+    members: frozenset[int]
+    totals: dict[str, NDArray[np.uint32]]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one client was told before it shared: the context, and public mask keys.
+
+    On the complete graph everybody's; on the ring its own and its neighbours'.
+    """
+
+    off1: bytes
+    mask_keys: Mapping[int, tuple[bytes, ...]]
+
+
+class ReferenceAttacker:
+    """Takes in what leaves the clients, and opens every sum that can be opened.
+
+    Attributes:
+        given: (holder, key step, owner) -> kinds of shares that left; two of them are a breach.
+        answers: (client, stage) -> different replies that left; two of them are a breach.
+
+    Args:
+        batch: public.
+    """
+
+    def __init__(self, batch: BatchParams) -> None:
+        self._batch = batch
+        self._off0 = context.offline(batch)
+        self._points = share_points(batch.roster)
+        self._views: dict[int, View] = {}
+        self._commitments: dict[int, tuple[bytes, ...]] = {}
+        self._sent: list[Sent] = []
+        self._shares: dict[tuple[int, int, Kind], dict[int, bytes]] = {}
+        self._seeds: dict[tuple[int, int, Kind], bytes] = {}
+        self._pairs: dict[bytes, KeyPair] = {}
+        self._tried: dict[tuple[int, int, Kind], int] = {}
+        self.given: dict[tuple[int, int, int], set[Kind]] = {}
+        self.answers: dict[tuple[int, str], set[bytes]] = {}
+
+    # What it takes in --------------------------------------------------------------------------
+
+    def corrupt(self, client: int, state: object) -> None:
+        """Take over a client: its own seeds, and every share that it holds."""
+        if isinstance(state, Advertised):
+            for key, own in enumerate(state.seeds):
+                self._own(client, key, own)
+        if isinstance(state, Prepared):
+            for key, keys in state.unused.items():
+                self._own(client, key, keys.seeds)
+                for peer, held in keys.held.items():
+                    self._learn(client, peer, key, Kind.MASK_KEY, held.mask_key.value)
+                    self._learn(client, peer, key, Kind.SELF_MASK, held.self_mask.value)
+
+    def answered(self, client: int, stage: str, reply: bytes) -> None:
+        """Take in that a reply left."""
+        self.answers.setdefault((client, stage), set()).add(reply)
+
+    def saw_directory(self, client: int, shown: KeyDirectory, sent: ShareBundles) -> None:
+        """Take in what a client was shown in round 0, and that it shared its seeds on that."""
+        members = messages.decode_set(shown.members, self._batch.roster)
+        listed = dict(zip(members, shown.advertisements, strict=True))
+        self.saw_keys(client, context.advertised(self._off0, listed.items()), listed, sent)
+
+    def saw_keys(
+        self, client: int, off1: bytes, listed: Mapping[int, bytes], sent: ShareBundles
+    ) -> None:
+        """Take in whose advertisements a client shared its seeds on, its own included."""
+        keys = {}
+        for u, data in listed.items():
+            message = signing.unwrap(data, self._batch)[0]
+            keys[u] = message.mask_keys if isinstance(message, Advertisement) else ()
+        self._views[client] = View(off1, keys)
+        self._commitments[client] = sent.commitments
+
+    def saw_input(self, client: int, request: StepRequest, task: Task, sent: MaskedInput) -> None:
+        """Take in a masked input."""
+        parts = zip(task.sections, task.fields(self._batch.n), sent.sections, strict=True)
+        vectors = tuple(unpack(data, f.bits, section.length) for section, f, data in parts)
+        active = messages.decode_set(request.active, self._batch.roster)
+        self._sent.append(Sent(client, sent.key, task, active, vectors))
+
+    def saw_shares(
+        self, client: int, active: Iterable[int], survivors: Iterable[int], sent: UnmaskShares
+    ) -> None:
+        """Take in the shares of a client, as an answer to what it was told."""
+        alive = tuple(survivors)
+        dropped = tuple(u for u in active if u not in alive)
+        for kind, peers, shares in (
+            (Kind.SELF_MASK, alive, sent.self_shares),
+            (Kind.MASK_KEY, dropped, sent.key_shares),
+        ):
+            owners = [v for v in peers if self._holds(client, v)]
+            for peer, share in zip(owners, shares, strict=True):
+                self._learn(client, peer, sent.key, kind, share)
+                self.given.setdefault((client, sent.key, peer), set()).add(kind)
+
+    # What it knows -----------------------------------------------------------------------------
+
+    @property
+    def breaches(self) -> list[str]:
+        """Both kinds of share of one peer, or two answers at one stage, in words."""
+        both = [
+            f"client {holder} gave both shares of client {owner} in key step {key}"
+            for (holder, key, owner), kinds in self.given.items()
+            if len(kinds) > 1
+        ]
+        twice = [
+            f"client {client} gave {len(replies)} different answers: {stage}"
+            for (client, stage), replies in self.answers.items()
+            if len(replies) > 1
+        ]
+        return both + twice
+
+    def opened(self) -> list[Opened]:
+        """Every sum that can be computed now and that no smaller one is part of."""
+        self._rebuild()
+        groups: dict[tuple[int, bytes], list[Sent]] = {}
+        for sent in self._sent:
+            groups.setdefault((sent.key, self._on(sent)), []).append(sent)
+        return [
+            self._sum(part, on)
+            for (_, on), group in groups.items()
+            for part in self._linked(group)
+            if self._closed(part)
+        ]
+
+    def online(self, client: int, request: StepRequest, task: Task) -> bytes:
+        """The online context of a client that was told this."""
+        off1 = self._views[client].off1
+        return context.online(off1, request.key, task, self._batch.n, request.active)
+
+    def _own(self, client: int, key: int, seeds: OwnSeeds) -> None:
+        self._seeds[client, key, Kind.SELF_MASK] = seeds.self_mask
+        self._add_pair(client, key, seeds.mask_key)
+
+    def _add_pair(self, client: int, key: int, seed: bytes) -> None:
+        pair = masking.mask_key_pair(seed, client, key, self._off0)
+        self._pairs[pair.public] = pair
+
+    def _learn(self, holder: int, owner: int, key: int, kind: Kind, share: bytes) -> None:
+        self._shares.setdefault((owner, key, kind), {})[self._points[holder]] = share
+
+    def _rebuild(self) -> None:
+        """Try every seed of which shares came in since it was tried last."""
+        for slot, shares in self._shares.items():
+            if len(shares) > self._tried.get(slot, self._batch.share_threshold - 1):
+                self._tried[slot] = len(shares)
+                self._try(slot, shares)
+
+    def _try(self, slot: tuple[int, int, Kind], shares: Mapping[int, bytes]) -> None:
+        owner, key, kind = slot
+        if owner not in self._commitments:
+            return
+        commitment = self._commitments[owner][2 * key + (kind is Kind.SELF_MASK)]
+        seeds = SeedSlot(self._off0, owner, key, kind)
+        try:
+            seed = seeds.recover(shares, self._batch.share_threshold, commitment)[0]
+        except CryptoError:
+            return
+        if kind is Kind.MASK_KEY:
+            self._add_pair(owner, key, seed)
+        else:
+            self._seeds[slot] = seed
+
+    # The algebra -------------------------------------------------------------------------------
+
+    def _on(self, sent: Sent) -> bytes:
+        active = messages.encode_set(sent.active, self._batch.roster)
+        return self.online(sent.client, StepRequest(sent.key, active), sent.task)
+
+    def _public(self, sent: Sent, client: int) -> bytes:
+        """A client's mask key, as the sender of a masked input was told it."""
+        return self._views[sent.client].mask_keys[client][sent.key]
+
+    def _peers(self, sent: Sent) -> set[int]:
+        """The active neighbours of a sender."""
+        return set(sent.active).intersection(self._views[sent.client].mask_keys) - {sent.client}
+
+    def _holds(self, client: int, owner: int) -> bool:
+        """Whether a client was given shares of another's seeds, or keeps those of its own."""
+        own = self._batch.ring is None
+        return owner in self._views[client].mask_keys and (own or owner != client)
+
+    def _hidden_peers(self, sent: Sent) -> set[int]:
+        """The peers whose common mask with the sender cannot be computed."""
+        if self._public(sent, sent.client) in self._pairs:
+            return set()
+        return {v for v in self._peers(sent) if self._public(sent, v) not in self._pairs}
+
+    def _linked(self, group: list[Sent]) -> list[list[Sent]]:
+        """Parts of a group that hidden masks tie together."""
+        by_client = {sent.client: sent for sent in group}
+        left, parts = set(by_client), []
+        while left:
+            part, todo = [], [left.pop()]
+            while todo:
+                sent = by_client[todo.pop()]
+                part.append(sent)
+                linked = self._hidden_peers(sent) & left
+                left -= linked
+                todo.extend(linked)
+            parts.append(part)
+        return parts
+
+    def _closed(self, part: list[Sent]) -> bool:
+        """Whether all hidden masks cancel within the part, and all self masks are known."""
+        members = {sent.client for sent in part}
+        return all(
+            self._hidden_peers(sent) <= members
+            and (sent.client, sent.key, Kind.SELF_MASK) in self._seeds
+            for sent in part
+        )
+
+    def _sum(self, part: list[Sent], on: bytes) -> Opened:
+        task, n = part[0].task, self._batch.n
+        columns = zip(*(sent.vectors for sent in part), strict=True)
+        sums = [np.asarray(np.sum(column, axis=0, dtype=np.uint64)) for column in columns]
+        total = masking.MaskedSum(task, n, sums)
+        for sent in part:
+            seed = self._seeds[sent.client, sent.key, Kind.SELF_MASK]
+            total.add(masking.self_mask_key(seed, sent.client, on), -1)
+            for peer in self._peers(sent) - self._hidden_peers(sent):
+                total.add(self._pair_key(sent, peer, on), -masking.pair_sign(sent.client, peer))
+        names = [section.name for section in task.sections]
+        totals = dict(zip(names, total.reduced(), strict=True))
+        return Opened(frozenset(sent.client for sent in part), totals)
+
+    def _pair_key(self, sent: Sent, peer: int, on: bytes) -> bytes:
+        own, theirs = self._public(sent, sent.client), self._public(sent, peer)
+        if own in self._pairs:
+            return masking.pair_mask_key(self._pairs[own], sent.client, peer, theirs, on)
+        return masking.pair_mask_key(self._pairs[theirs], peer, sent.client, own, on)
