@@ -15,7 +15,7 @@ class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of every channel over batch and space.
 
     Over these axes `Tensor.var` is slow on CPUs, and so are its and the mean's gradient
-    (benchmarks/dream_step.py has the ratio). Batch norm's own kernel finds both moments in
+    (benchmarks/costs/dream_step.py has the ratio). Batch norm's own kernel finds both moments in
     vectorized passes, and the gradient, affine in the features, is one more.
     """
 
