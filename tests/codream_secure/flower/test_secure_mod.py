@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
+from codream_secure.flower.carrier import BODY, RECORD, body_of, content_with
 from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
 from codream_secure.flower.mean_request import (
     MeanRequest,
@@ -25,8 +26,8 @@ from codream_secure.flower.mean_request import (
 from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
+from codream_secure.sites import session, wire
 from codream_secure.sites import site as flower_site
-from codream_secure.sites import wire
 from protocols.server.step import Finished
 
 CLIENTS = 4
@@ -98,7 +99,7 @@ class Nodes:
             found.append(number)
             site = self.ids[message.metadata.dst_node_id]
             self.sent.append((site, message))
-            decoded = wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+            decoded = wire.decode(body_of(message.content))
             fault = self.fault(site, decoded)
             if fault == "before":
                 continue
@@ -203,9 +204,9 @@ def test_nothing_of_a_reply_is_there_but_one_answer_of_the_protocol(nodes):
     run(secure(there, train_metrics=("loss",)), FedAvg(), rounds=1)
     assert seen
     for answer in seen:
-        assert set(answer.content) == {wire.RECORD}
-        assert set(answer.content[wire.RECORD]) == {wire.BODY}
-        body = bytes(answer.content[wire.RECORD][wire.BODY])
+        assert set(answer.content) == {RECORD}
+        assert set(answer.content[RECORD]) == {BODY}
+        body = body_of(answer.content)
         assert wire.encode(wire.decode_answer(body)) == body
         assert b"secret" not in body
 
@@ -238,7 +239,7 @@ def test_the_digest_covers_model_and_configuration(nodes):
 
 
 def decoded(message):
-    return wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+    return wire.decode(body_of(message.content))
 
 
 @pytest.mark.parametrize("kind", [wire.Advertise, wire.Share, wire.Ask, wire.Unmask])
@@ -438,14 +439,14 @@ def test_a_step_of_before_trains_nothing(nodes, old):
 
 def sent(there, message):
     """Return site 0's answer to a message of training."""
-    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(message)})})
+    content = content_with(wire.encode(message))
     message = Message(content, dst_node_id=100, message_type="train")
-    return there.answer(0, message).content[wire.RECORD][wire.BODY]
+    return there.answer(0, message).content[RECORD][BODY]
 
 
 @pytest.mark.parametrize("body", ["x", 2**40, [b"x"]])
 def test_a_body_that_is_no_bytes_is_refused(nodes, body):
-    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})})
+    content = content_with(body)
     with pytest.raises(RequestRefused, match="masks only"):
         nodes().answer(0, Message(content, dst_node_id=100, message_type="train"))
 
@@ -463,8 +464,8 @@ def test_a_repeated_request_trains_once_and_gets_the_same_bytes(nodes):
     site, message = next((s, m) for s, m in there.sent if isinstance(decoded(m), wire.Ask))
     copy = Message(RecordDict(dict(message.content)), dst_node_id=100 + site, message_type="train")
     trained = len(there.trained)
-    first = there.answer(site, copy).content[wire.RECORD][wire.BODY]
-    second = there.answer(site, copy).content[wire.RECORD][wire.BODY]
+    first = there.answer(site, copy).content[RECORD][BODY]
+    second = there.answer(site, copy).content[RECORD][BODY]
     assert first == second
     assert len(there.trained) == trained
 
@@ -537,7 +538,7 @@ def test_an_old_version_is_refused_and_named(nodes, monkeypatch):
 
     def old(site, message):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(flower_site, "VERSION", wire.VERSION - (site == 1))
+            patch.setattr(session, "VERSION", wire.VERSION - (site == 1))
             return answer(site, message)
 
     there.answer = old

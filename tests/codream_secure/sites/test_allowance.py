@@ -7,7 +7,7 @@ from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.node_config import site_settings
 from codream_secure.sites import wire
 from codream_secure.sites.allowance import Allowance
-from codream_secure.sites.site import Site
+from codream_secure.sites.dream_site import DreamSite
 from codream_secure.storage.state_folder import StateFolder
 
 PRIVATE = {name: value for name, value in PRIVATE.items() if name != "seed"}
@@ -17,7 +17,7 @@ PRIVATE |= {"rounds": 1, "statistics_eps": 0.0}
 def hello(there, options, session, spec=None):
     """Say hello to site 0, as a server with these options does."""
     first = there.coordinator(options)._run
-    with Site(there.settings(0)) as site:
+    with DreamSite(there.settings(0)) as site:
         return site.handle(wire.Hello(wire.VERSION, session, first.options, spec or first.spec, ()))
 
 
