@@ -20,6 +20,7 @@ from codream_secure.baselines.independent import Independent
 from codream_secure.baselines.methods import PRIVATE_SUMS, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -172,7 +173,7 @@ class BaselineRun:
         )
 
 
-def _without_dreams(config: Config) -> Config:
+def _without_dreams(config: Resolved) -> Resolved:
     """Return the settings without what only dreams begin with: all of epsilon is for training."""
     if not config.private:
         return config

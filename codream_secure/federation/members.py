@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.examples import Examples
 from codream_secure.data.partition import (
@@ -93,7 +93,7 @@ class Federation:
 
     def __init__(
         self,
-        config: Config,
+        config: Resolved,
         data: Dataset,
         device: torch.device,
         keep: NDArray[np.bool_] | None = None,
@@ -119,13 +119,17 @@ class Federation:
             parts = [rows[keep[rows]] for rows in parts]
         dealt = sum(map(len, parts))
         if whole:
-            dealt = set_(config.data.samples_per_client) * len(self.roster)
+            dealt = self._even_share() * len(self.roster)
         self._label_counts = np.stack(
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
         )
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, dealt, self.spec)
-        self.label_plan = label_plan(config, self.spec) if config.private_clients else None
+        self.label_plan = (
+            label_plan(config, self.spec)
+            if isinstance(config, PrivateRun) and config.private_clients
+            else None
+        )
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
@@ -195,17 +199,20 @@ class Federation:
         )
 
     def _own_part(self, client: int) -> list[Indices]:
-        """Return all rows for one client, and none for the others, whose data lie elsewhere.
-
-        Raises:
-            UserError: what an even share is was not said.
-        """
-        if self.config.data.samples_per_client is None:
-            raise UserError(
-                "with data of their own sites need --samples-per-client, a public number"
-            )
+        """Return all rows for one client, and none for the others, whose data lie elsewhere."""
         everything = np.arange(len(self._data.y_train))
         return [everything if c == client else everything[:0] for c in self.roster]
+
+    def _even_share(self) -> int:
+        """Return the public number of examples that a client with data of its own counts for.
+
+        Raises:
+            UserError: the run does not say it.
+        """
+        share = self.config.data.samples_per_client
+        if share is None:
+            raise UserError("sites with data of their own need --samples-per-client")
+        return share
 
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None
@@ -284,12 +291,12 @@ class Federation:
         return copy.deepcopy(model)
 
 
-def _plain_learner(config: Config, model: nn.Module, data: BatchStream | None) -> PlainLearner:
+def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
     bf16 = config.run.precision == "bf16"
     return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
 
 
-def build_student(config: Config, spec: InputSpec, device: torch.device) -> PlainLearner:
+def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
     """Build the server's student: the first architecture of the run, without local data.
 
     Args:
@@ -302,7 +309,7 @@ def build_student(config: Config, spec: InputSpec, device: torch.device) -> Plai
 
 
 def run_model(
-    config: Config,
+    config: Resolved,
     spec: InputSpec,
     name: str,
     *owner: str | int,

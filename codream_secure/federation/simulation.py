@@ -20,7 +20,7 @@ from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
@@ -357,7 +357,7 @@ class Simulation:
 
     @property
     def _rounds(self) -> int:
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     @property
     def _sums_per_synthesis(self) -> int:

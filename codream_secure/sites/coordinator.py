@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.group import DreamGroup
@@ -190,7 +190,7 @@ class Coordinator:
 
     @property
     def _rounds(self) -> int:
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; it trains before it answers."""

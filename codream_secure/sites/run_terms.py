@@ -3,7 +3,8 @@
 from codream_secure.aggregation.aggregator import DREAMING
 from codream_secure.aggregation.requests import EvaluateRequest
 from codream_secure.aggregation.settings import AggregationSettings, colluders
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import Resolved
+from codream_secure.config.settings import Config
 from codream_secure.sites.session import Terms
 
 
@@ -19,11 +20,11 @@ def unfit_for_machines(config: Config) -> str:
     return ""
 
 
-def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSettings:
+def aggregation_settings(config: Resolved, *, evaluates: bool) -> AggregationSettings:
     """Return who takes part in the run's sums, and how many sums there are.
 
     Args:
-        config: the run's settings, resolved.
+        config: the run's settings.
         evaluates: whether sites are asked for accuracies, once a round.
     """
     secure, dream = config.secure, config.dream
@@ -35,12 +36,12 @@ def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSetti
         threat_model=secure.threat_model,
         rejoin=secure.rejoin,
         key_steps=secure.key_steps or per_round,
-        expected_steps=set_(dream.rounds) * per_round + class_means,
+        expected_steps=dream.rounds * per_round + class_means,
         seed=config.run.seed or 0,
     )
 
 
-def run_terms(config: Config) -> Terms:
+def run_terms(config: Resolved) -> Terms:
     """Return the terms on which a site takes part in the run's sums."""
     settings = aggregation_settings(config, evaluates=True)
     return Terms(

@@ -20,6 +20,7 @@ from codream_secure.aggregation.requests import (
     pixels,
     sections,
 )
+from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
@@ -81,7 +82,7 @@ class StoredLearner:
         self.session = session
         self._settings, self._folder = settings, folder
         self._data = _of_shape(settings.load(), InputSpec(*session.spec))
-        self._config = Config.from_options(session.options)
+        self._config = resolve(Config.from_options(session.options))
 
     @classmethod
     def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
@@ -92,12 +93,14 @@ class StoredLearner:
                 function that the server names.
             UserError: settings that the site's data do not fit.
         """
-        config = Config.from_options(message.options)
-        if reason := unfit_for_machines(config):
+        asked_for = Config.from_options(message.options)
+        # The server's own words are checked, before defaults fill in what it left out.
+        if reason := unfit_for_machines(asked_for):
             raise RequestRefused(reason)
         # Otherwise a server could have any function of the site's installed packages called.
-        if ":" in config.model.models and settings.model is None:
+        if ":" in asked_for.model.models and settings.model is None:
             raise RequestRefused("a function that makes models is this site's to name: model=...")
+        config = resolve(asked_for)
         session = Session(
             session=message.session,
             options=message.options,

@@ -185,8 +185,8 @@ Message = (
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a site sends back.
 
-    ``report``: an encoded BundleReport, which the server reads before ``data``. ``refused``: why there
-    is no answer. ``beside``: the answer to the message in ``beside``, if there is one.
+    ``report``: an encoded BundleReport, which the server reads before ``data``. ``refused``: the
+    reason why there is no answer. ``beside``: the answer to the message's ``beside``, if any.
     """
 
     data: bytes = b""
