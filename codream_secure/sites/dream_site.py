@@ -62,9 +62,9 @@ class DreamSite(Site):
             rejoin=options.get("rejoin"),
         )
         if self._settings.allowance is not None:
-            # Charged before anything is trained: what a crash cuts off is spent all the same.
+            # Charged before anything is trained, so that a crash cannot make training free.
             colluders = self._colluders(options.get("threshold"))
-            self._settings.allowance.take(
+            self._settings.allowance.charge(
                 self._folder, message.session, options, colluders=colluders
             )
         self._erase_records(keep=allowance.RECORD)

@@ -115,11 +115,11 @@ class Site:
     def handle(self, message: Message) -> Answer:
         """Answer one message. All that later messages need is on disk when this returns."""
         answer = self._answer(message)
-        if isinstance(message, Ask | Unmask) and message.beside is not None:
+        if isinstance(message, Ask | Unmask) and message.key_exchange is not None:
             # The step and the exchange of the next keys are independent: one may be refused and
             # the other answered.
-            beside = self._answer(message.beside)
-            answer = msgspec.structs.replace(answer, beside=beside.data)
+            keys = self._answer(message.key_exchange)
+            answer = msgspec.structs.replace(answer, key_exchange=keys.data)
         return answer
 
     def _answer(self, message: Message) -> Answer:

@@ -113,9 +113,9 @@ class Share(_Message, frozen=True):
 class Ask(_Message, frozen=True):
     """Round 2: asks for a masked input. ``broadcast`` says what is computed.
 
-    ``delivery``: the bundles of round 1, with the first step of a key batch. ``beside``: round 0 of
-    the next key exchange; its answer comes back with the masked input, which saves a round trip
-    (SPEC 6.2).
+    ``delivery``: the bundles of round 1, with the first step of a key batch. ``key_exchange``:
+    round 0 of the next key exchange, whose answer comes back with the masked input. This saves a
+    round trip (SPEC 6.2).
     """
 
     batch: Batch
@@ -123,7 +123,7 @@ class Ask(_Message, frozen=True):
     request: bytes
     broadcast: bytes
     delivery: bytes = b""
-    beside: Advertise | None = None
+    key_exchange: Advertise | None = None
 
 
 class Confirm(_Message, frozen=True):
@@ -134,11 +134,11 @@ class Confirm(_Message, frozen=True):
 
 
 class Unmask(_Message, frozen=True):
-    """Round 3: asks for shares. ``beside``: round 1 of the next key exchange."""
+    """Round 3: asks for shares. ``key_exchange``: round 1 of the next one."""
 
     batch: Batch
     data: bytes
-    beside: Share | None = None
+    key_exchange: Share | None = None
 
 
 class Evidence(_Message, frozen=True):
@@ -186,13 +186,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """What a site sends back.
 
     ``report``: an encoded BundleReport, which the server reads before ``data``. ``refused``: the
-    reason why there is no answer. ``beside``: the answer to the message's ``beside``, if any.
+    reason why there is no answer. ``key_exchange``: the answer to the message's, if it had one.
     """
 
     data: bytes = b""
     report: bytes = b""
     refused: str = ""
-    beside: bytes = b""
+    key_exchange: bytes = b""
 
 
 _DECODER = msgspec.msgpack.Decoder(Message)

@@ -16,19 +16,16 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.carrier import BODY, RECORD, body_of, content_with
-from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
+from codream_secure.flower.mean import array_record
 from codream_secure.flower.mean_request import (
-    MeanRequest,
     decode_request,
     encode_request,
-    task_of,
 )
 from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
 from codream_secure.sites import session, wire
 from codream_secure.sites import site as flower_site
-from protocols.server.step import Finished
 
 CLIENTS = 4
 RUN_CONFIG = {"rate": 0.5, "name": "x"}
@@ -572,69 +569,3 @@ def test_neither_side_imports_pytorch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
-
-
-ASKED = MeanRequest(
-    version=wire.VERSION, step=3, evaluate=False, keys=("arrays", "config", "num-examples"),
-    arrays=sent_arrays(START), config={}, run_config={}, bits=8, clip=1.0, fixed=("n",),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"version": 0}, "version 0"),
-        ({"bits": 0}, "0 bits"),
-        ({"bits": 25}, "25 bits"),
-        ({"weigh": True}, "without a cap"),
-        ({"weight_cap": 1 << 25}, "out of range"),
-        ({"metrics": ("num-examples",)}, "not a metric"),
-    ],
-)
-def test_a_request_that_asks_too_much_is_refused(change, told):
-    assert decode_request(encode_request(ASKED)) == ASKED
-    with pytest.raises(RequestRefused, match=told):
-        decode_request(encode_request(msgspec.structs.replace(ASKED, **change)))
-
-
-NO_TEXT = encode_request(ASKED).replace(b"num-examples", b"num-\xffxamples")
-TOO_DEEP = encode_request(ASKED).replace(b"\x80\x80", b"\x81\xa1x" + b"\x91" * 5000 + b"\xc0\x80")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50, NO_TEXT, TOO_DEEP],
-    ids=range(6),
-)
-def test_bytes_that_are_no_request_are_refused(data):
-    with pytest.raises(RequestRefused, match="not a request"):
-        decode_request(data)
-
-
-def test_a_request_is_for_one_step():
-    broadcast = encode_request(ASKED)
-    assert task_of(ASKED, broadcast, 3).sections == ASKED.sections
-    with pytest.raises(RequestRefused, match="step 3, not 4"):
-        task_of(ASKED, broadcast, 4)
-
-
-def test_the_error_of_a_mean_is_within_the_stated_variance():
-    """1000 numbers of 5 clients with 4 bits: zero mean, and no more variance than promised."""
-    start = ArrayRecord({"w": Array(np.zeros(1000, np.float64))})
-    request = msgspec.structs.replace(
-        ASKED, arrays=sent_arrays(start), bits=4, fixed=(), weight_cap=10
-    )
-    draw = np.random.default_rng(0)
-    total, exact, weights = np.zeros(1000, np.int64), np.zeros(1000), (10, 10, 5, 5, 1)
-    for client, weight in enumerate(weights):
-        new = draw.uniform(-0.9, 0.9, 1000)
-        arrays = ArrayRecord({"w": Array(new)})
-        metrics = MetricRecord({"num-examples": weight})
-        inputs = client_inputs(request, arrays, metrics, bytes([client]) * 32)
-        total += inputs["update"].astype(np.int64)
-        exact += weight * new / sum(weights)
-    finished = Finished({"update": total.astype(np.uint32)}, tuple(range(5)))
-    error = new_arrays(request, finished, np.mean(weights))["w"].numpy() - exact
-    bound = 5 * 10**2 / (15**2 * sum(weights) ** 2)
-    assert 0.3 * bound < error.var() < bound
-    assert abs(error.mean()) < 4 * (bound / 1000) ** 0.5

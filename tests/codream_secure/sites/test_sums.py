@@ -24,7 +24,9 @@ def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
     (first,) = coordinator.run()
     # 4 sums under keys for 2, 2: one exchange of its own, and one that rode.
     assert len(asks(there, wire.Advertise)) == len(asks(there, wire.Share)) == 4
-    assert [m.beside.batch.number for _, m in asks(there, wire.Unmask) if m.beside] == [1] * 4
+    assert [m.key_exchange.batch.number for _, m in asks(there, wire.Unmask) if m.key_exchange] == [
+        1
+    ] * 4
     assert sorted({m.batch.number for _, m in asks(there, wire.Ask)}) == [0, 1]
     # Hello, two of keys, two a sum, one to learn, and one to end.
     assert coordinator.sites.traffic.round_trips == 1 + 2 + 2 * 4 + 1 + 1
@@ -36,7 +38,7 @@ def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
 def test_no_keys_are_made_after_the_last_step(machines):
     there = machines()
     list(there.coordinator({**OPTIONS, "key_steps": 8}).run())
-    assert not [m for _, m in asks(there, wire.Ask) if m.beside]
+    assert not [m for _, m in asks(there, wire.Ask) if m.key_exchange]
 
 
 @pytest.mark.parametrize("kind", [wire.Ask, wire.Unmask])
@@ -45,7 +47,7 @@ def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines,
     missed = []
 
     def fault(_number, site, message):
-        if site == 1 and isinstance(message, kind) and message.beside and not missed:
+        if site == 1 and isinstance(message, kind) and message.key_exchange and not missed:
             missed.append(site)
             return "before"
         return None
