@@ -48,9 +48,8 @@ class Part(NamedTuple):
 Ask = Callable[[Sequence[Part]], Sequence[Mapping[int, bytes]]]
 """One round trip: gives for every part the answers that came, by client.
 
-Parts that are asked together share the round trip: a BundleDelivery goes with the first StepRequest
-of a batch, and the exchange of the next batch with a step's first and last round. A client that
-opened all bundles answers b"".
+Parts that are asked together share it: a BundleDelivery goes with a batch's first StepRequest, the
+next exchange with a step's first and last round. A client that opened all bundles answers b"".
 """
 
 
@@ -85,8 +84,7 @@ class Rounds:
     Args:
         terms: what all parties agreed on.
         tap: told of every message that was of use.
-        fault: told of a client whose message was refused, and why. If it returns, the others go
-            on.
+        fault: told of a client whose message was refused, and why. The others go on.
         present: returns the clients that are asked to advertise keys; None: the roster.
         expected: returns the clients for whose sake an exchange is tried again; None: the roster.
         ended: told of a batch that is given up; its clients erase it.
