@@ -70,6 +70,7 @@ class RemoteAggregator(Aggregator):
         )
         self._call: Call | None = None
         self._sent: list[tuple[Phase, Direction, int, int]] = []
+        self._asked: set[int] = set()
         self.begun = 0
         self.history = b""
         self.labels: list[bytes] = []
@@ -120,7 +121,7 @@ class RemoteAggregator(Aggregator):
 
     def _numbered(self, call: Call, number: int) -> FieldSum:
         """Sum with this number of the protocol, or replay the recorded sum after a restart."""
-        self._call, self._sent = call, []
+        self._call, self._sent, self._asked = call, [], set()
         public = bound(self.history, call.broadcast)
         task = replace(call.task, step=number, broadcast_digest=digest(public))
         position, self.begun = self.begun, self.begun + 1
@@ -164,6 +165,11 @@ class RemoteAggregator(Aggregator):
         call = self._call
         self._sent.append((phase, direction, site, size))
         self._count(phase, direction, site, size, None if call is None else call.request)
-        if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
+        if call is None or (phase, direction) != (Phase.MASKED_INPUT, "down"):
+            return
+        # The broadcast travels with the request. The second message of this round to a site, which
+        # ends the round, has none.
+        if site not in self._asked:
+            self._asked.add(site)
             size = len(self.history) + len(call.broadcast)
             self._meters.ledger.record("broadcast", "down", size, client=site)
