@@ -147,7 +147,7 @@ class DreamGroup:
         advance()
         if self._meta is None:
             for _ in self.members:
-                self.aggregator.could_save("starting noise, from a public seed", start_bytes)
+                self.aggregator.count_avoidable("starting noise, from a public seed", start_bytes)
         self.rolled_back += synthesis.rolled_back
         for one in sources:
             if self._meta is not None and isinstance(one, GeneratedDreams):

@@ -14,7 +14,7 @@ from codream_secure.aggregation.requests import (
     DreamRequest,
     LabelKind,
     LabelRequest,
-    Labels,
+    LabelTerms,
     LabelWeighting,
     LocalSteps,
     Request,
@@ -195,36 +195,30 @@ class DreamSynthesis:
             batches=s.batches,
         )
 
-    def _labels(self) -> Labels:
+    def _labels(self) -> LabelTerms:
         s = self._settings
-        return Labels(
+        return LabelTerms(
             bits=s.label_bits,
             clip=s.label_clip if s.labels == "logits" else 0.5,
             kind=s.labels,
             temperature=s.kd_temperature,
             classes=s.classes,
             weighting=s.label_weighting,
+            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
         )
 
     def label_request(self) -> LabelRequest:
         """Return the broadcast that asks for labels of the dreams as they are now."""
-        s, asked = self._settings, self._labels()
-        pixels = self._pixels()
+        s, pixels = self._settings, self._pixels()
         return LabelRequest(
             version=VERSION,
             round=self._round,
             batch=self._batch,
             shape=_shape(pixels),
             dreams=pixels.tobytes(),
-            bits=asked.bits,
-            clip=asked.clip,
-            kind=asked.kind,
-            temperature=asked.temperature,
-            classes=asked.classes,
-            weighting=asked.weighting,
+            labels=self._labels(),
             statistics_momentum=s.statistics_momentum,
             weight_cap=s.weight_cap,
-            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
             batches=s.batches,
         )
 

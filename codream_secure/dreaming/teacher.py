@@ -21,22 +21,22 @@ class Teacher:
     Args:
         model: no gradient reaches its parameters.
         memory: of earlier dreams' feature statistics.
-        offset: added to logits, float, shape (classes,): see `prior_offset`. None: nothing.
+        adjustment: added to logits, float, shape (classes,): see `logit_adjustment`. None: nothing.
         bf16: see `codream_secure.models.evaluate.logits_of`.
     """
 
     model: nn.Module
     memory: StatisticsMemory
-    offset: Tensor | None = None
+    adjustment: Tensor | None = None
     bf16: bool = False
 
     def __call__(self, dreams: Tensor) -> Tensor:
         """Return the logits of scaled images, shape (B, classes)."""
         logits = logits_of(self.model, dreams, bf16=self.bf16)
-        return logits if self.offset is None else logits + self.offset
+        return logits if self.adjustment is None else logits + self.adjustment
 
 
-def prior_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
+def logit_adjustment(labels: Tensor, classes: int, strength: float) -> Tensor:
     """Return what takes a client's class frequencies out of its logits.
 
     A model that saw few examples of a class seldom predicts it. Its logits less ``strength`` times

@@ -13,13 +13,8 @@ import pytest
 from machines import OPTIONS, PRIVATE
 
 import protocols.client.step
-from codream_secure.aggregation.requests import (
-    VERSION,
-    EvaluateRequest,
-    LabelRequest,
-    decode_request,
-    encode,
-)
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import VERSION, EvaluateRequest, LabelRequest, encode
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.spec import InputSpec
