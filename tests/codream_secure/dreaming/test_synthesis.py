@@ -10,13 +10,9 @@ from codream_secure.aggregation.sections import sections
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.losses import class_mean_distance
+from codream_secure.dreaming.server_terms import ClassMeans, SynthesisSettings
 from codream_secure.dreaming.sources import PixelDreams
-from codream_secure.dreaming.synthesis import (
-    ClassMeans,
-    Clips,
-    DreamSynthesis,
-    SynthesisSettings,
-)
+from codream_secure.dreaming.synthesis import Clips, DreamSynthesis
 from codream_secure.errors import StepAborted
 from protocols.quantization import Quantizer
 
