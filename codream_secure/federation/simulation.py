@@ -342,6 +342,11 @@ class Simulation:
         budget = self.federation.budget
         return budget.guarantee() if budget else None
 
+    def epsilon(self) -> float | None:
+        """Return the epsilon of `guarantee` so far, at a fraction of its time; None without DP."""
+        budget = self.federation.budget
+        return budget.epsilon() if budget else None
+
     @property
     def iterations(self) -> float:
         """What a client has computed, mean: forward and backward passes over a local batch.
