@@ -85,7 +85,7 @@ def unlinkable_steps(examples: int, subject: Subject) -> Outcome:
 
 
 def mask_keys(examples: int, subject: Subject) -> Outcome:
-    """No bit of a pair-mask key is constant over 2,000 pairs, and another context gives another key.
+    """No bit of a pair-mask key is constant over 2,000 pairs; another context gives another key.
 
     Source: SPEC 3.3; faults w1 (28 of 256 bits vary), p1 (16 bits, the round without effect).
     """

@@ -140,7 +140,7 @@ def quantizer(examples: int, subject: Subject) -> Outcome:
         value = float(np.clip(x[0], -coder.clip, coder.clip))
         many = coder.encode(np.full(ROUNDINGS, value), seed=seed, step=step ^ 1, section="x")
         bias = abs(float(coder.decode_sum(many, 1).mean()) - value)
-        # A value is rounded to two neighbouring levels only, so each rounding lies in an interval of
+        # A value is rounded to two neighbouring levels, so each rounding lies in an interval of
         # one resolution. Hoeffding: P(bias > b) <= 2 exp(-2 N b^2 / resolution^2), solved for b.
         bound = math.sqrt(-math.log(statistics.ALARM / 2) / (2 * ROUNDINGS)) * coder.resolution
         checks.that(bias <= bound + slack, f"biased by {bias / coder.resolution:.3f} resolutions")
@@ -154,7 +154,7 @@ def quantizer(examples: int, subject: Subject) -> Outcome:
 
 
 def packing(examples: int, subject: Subject) -> Outcome:
-    """For b from 2 to 32 `pack` gives the specified stream, and `unpack` is its strict inverse.
+    """For b from 2 to 32 `pack` gives the specified stream, and `unpack` inverts it strictly.
 
     Source: SPEC 5.3.
     """

@@ -1,5 +1,7 @@
 """The malicious model: signatures, the consistency round, shrinking cohorts (SPEC 1.6)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +35,6 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import BatchParams
 from protocols.phases import Phase, rounds
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
@@ -154,12 +155,7 @@ def test_every_bit_flip_of_every_client_message_is_refused():
 @pytest.mark.parametrize("field", ["session", "batch", "threshold"])
 def test_an_advertisement_of_other_parameters_is_refused(field):
     value = {"session": b"s" * 32, "batch": 2, "threshold": 5}[field]
-    batch = BatchParams(
-        **{
-            **{name: getattr(BATCH, name) for name in BatchParams.__slots__},
-            field: value,
-        }
-    )
+    batch = replace(BATCH, **{field: value})
     client = ClientSession(batch, ME, fixed_entropy(), identity=TRUST.keys[ME], policy=Policy())
     server = ServerSession(BATCH)
     with pytest.raises(RemoteProtocolError, match="signature"):
