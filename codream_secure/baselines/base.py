@@ -15,6 +15,8 @@ from codream_secure.baselines.exchange import ModelExchange, load
 from codream_secure.federation.members import Federation
 from codream_secure.learning.compute import Work
 from codream_secure.learning.learner import BatchStream
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -127,8 +129,13 @@ class Baseline(ABC):
         """Return what clients hold at the end of a round, by id."""
 
     def server_model(self) -> nn.Module | None:
-        """Return the one model for all, if there is one."""
+        """Return the one model for all; None: the method has none."""
         return None
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """The budget that private releases are charged to; None without DP."""
+        return self.parties.federation.budget
 
 
 class GlobalModel(Baseline):

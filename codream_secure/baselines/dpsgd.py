@@ -79,6 +79,11 @@ class DistributedDpSgd(Baseline):
         """Return the one model, or once there is one the mean of the last."""
         return self._mean.module if self._mean.n_averaged else self.model
 
+    @property
+    def budget(self) -> ReleasePlan:
+        """The budget of the noisy sums; no client takes private steps of its own."""
+        return self.plan
+
     def round(self, number: int) -> None:
         """Take an even share of the steps; each is one sum, and the new model down."""
         for _ in range(self._schedule.even_steps(number)):

@@ -27,7 +27,8 @@ from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
-    from codream_secure.federation.simulation import Progress, Simulation
+    from codream_secure.federation.rounds import Progress
+    from codream_secure.federation.simulation import Simulation
     from codream_secure.runs.folder import RunFolder
 
 EXIT_BAD_INPUT = 2
@@ -202,12 +203,13 @@ def _simulate(
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
-    from codream_secure.runs.summary import progress_of  # noqa: PLC0415
-
+    simulation.after_round += [
+        partial(folder.record, simulation),
+        lambda _: folder.checkpoint(simulation),
+    ]
     try:
-        for measurement in simulation.rounds():
-            folder.append(measurement, progress_of(simulation))
-            folder.checkpoint(simulation)
+        for _ in simulation.rounds():
+            pass
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_DROPOUTS if simulation.unlabelled_rounds else 0

@@ -102,7 +102,7 @@ class Federation:
         model: str | None = None,
         rounding: bytes | None = None,
     ) -> None:
-        self.config, self._data, self._device = config, data, device
+        self.config, self._data, self.device = config, data, device
         self._rounding = rounding
         self._seed = config.run.seed or 0
         self.spec = data.spec
@@ -132,7 +132,7 @@ class Federation:
     @cached_property
     def student(self) -> PlainLearner:
         """The server's student; a site, which has no use for it, never builds it."""
-        return build_student(self.config, self.spec, self._device)
+        return build_student(self.config, self.spec, self.device)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
@@ -269,7 +269,7 @@ class Federation:
 
     def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
         """Build a model on the device; its first weights follow from the seed and its owner."""
-        return run_model(self.config, self.spec, name, *owner, device=self._device, seeded=seeded)
+        return run_model(self.config, self.spec, name, *owner, device=self.device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
         """Return a copy of a model whose gradients can be had for every example.

@@ -22,6 +22,7 @@ READERS = {
     "baselines/run.py",
     "compare/plan.py",
     "federation/members.py",
+    "federation/run.py",
     "federation/simulation.py",
     "report/charts.py",
     "runs/folder.py",
@@ -54,6 +55,7 @@ def test_no_server_side_object_can_reach_the_observer(tiny):
     server_side = [
         simulation.aggregator,
         simulation.federation.student,
+        simulation.server,
         *simulation.groups,
     ]
     label_counts = simulation.observer.label_counts

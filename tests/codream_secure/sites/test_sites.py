@@ -50,7 +50,7 @@ from protocols.preprocessing import HeldShares, SelfShare
 def test_dreams_are_those_of_a_simulation_bit_by_bit(machines, options):
     there = machines(malicious=options.get("threat_model") == "malicious")
     coordinator = there.coordinator(options)
-    rounds = list(coordinator.run())
+    rounds = list(coordinator.rounds())
     simulation = Simulation(Config.from_options(options), compare_independent=False)
     list(simulation.rounds())
     found = [dream for one in rounds for dream in one.dreams]
@@ -67,7 +67,7 @@ def test_dreams_are_those_of_a_simulation_bit_by_bit(machines, options):
 
 def test_a_folder_is_its_owners_alone_and_holds_no_secret_of_a_finished_step(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     for site in range(4):
         folder = there.folder / f"site-{site}"
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -90,7 +90,7 @@ def test_a_site_learns_no_labels_of_other_dreams_than_it_was_asked_about(machine
         return "before" if site in away else None
 
     there.fault = fault
-    (round_,) = there.coordinator({**OPTIONS, "rounds": 1}).run()
+    (round_,) = there.coordinator({**OPTIONS, "rounds": 1}).rounds()
     assert len(attempts) == 2
     assert len(round_.dreams) == 1
     kept = {}
@@ -103,14 +103,14 @@ def test_a_site_learns_no_labels_of_other_dreams_than_it_was_asked_about(machine
 def test_without_a_seed_every_site_rounds_by_a_secret_of_its_own(machines):
     there = machines()
     options = {name: value for name, value in OPTIONS.items() if name != "seed"}
-    rounds = list(there.coordinator(options).run())
+    rounds = list(there.coordinator(options).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     secrets = {(there.folder / f"site-{site}" / "rounding").read_bytes() for site in range(4)}
     assert {len(secret) for secret in secrets} == {32}
     assert len(secrets) == 4
     seeded = machines()
     seeded.folder = there.folder.with_name("seeded")
-    expected = list(seeded.coordinator(OPTIONS).run())
+    expected = list(seeded.coordinator(OPTIONS).rounds())
     assert not (seeded.folder / "site-0" / "rounding").exists()
     # All else follows from the default seed, which is 0: what differs is the rounding.
     assert rounds[0].digest != expected[0].digest
@@ -129,7 +129,7 @@ def test_a_site_that_dies_costs_no_more_than_itself_and_comes_back(machines, whe
         return None
 
     there.fault = fault
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert died == [kind]
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert [one.learned for one in rounds] == [4, 4]
@@ -150,7 +150,7 @@ def test_below_the_threshold_a_step_is_aborted_and_the_run_goes_on(machines):
 
     there.fault = fault
     coordinator = there.coordinator(OPTIONS)
-    rounds = list(coordinator.run())
+    rounds = list(coordinator.rounds())
     assert coordinator.aggregator.aborted_steps == 1
     assert [len(one.dreams) for one in rounds] == [1, 1]
 
@@ -167,7 +167,7 @@ def test_the_same_message_again_gets_the_same_bytes(machines):
         return second
 
     there.carry = carry
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert twice
     assert all(twice)
     simulation = Simulation(Config.from_options(OPTIONS), compare_independent=False)
@@ -177,7 +177,7 @@ def test_the_same_message_again_gets_the_same_bytes(machines):
 
 def test_private_steps_stay_charged_when_a_site_dies(machines):
     there = machines()
-    list(there.coordinator(PRIVATE).run())
+    list(there.coordinator(PRIVATE).rounds())
     charged = (there.folder / "site-0" / "charged").read_text()
     assert charged == "4"
 
@@ -192,7 +192,7 @@ def asks(there, kind):
 def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
     there = machines()
     coordinator = there.coordinator({**OPTIONS, "key_steps": 2, "rounds": 1})
-    (first,) = coordinator.run()
+    (first,) = coordinator.rounds()
     # 4 sums under keys for 2, 2: one exchange of its own, and one that rode.
     assert len(asks(there, wire.Advertise)) == len(asks(there, wire.Share)) == 4
     assert [m.beside.batch.number for _, m in asks(there, wire.Unmask) if m.beside] == [1] * 4
@@ -206,7 +206,7 @@ def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
 
 def test_no_keys_are_made_after_the_last_step(machines):
     there = machines()
-    list(there.coordinator({**OPTIONS, "key_steps": 8}).run())
+    list(there.coordinator({**OPTIONS, "key_steps": 8}).rounds())
     assert not [m for _, m in asks(there, wire.Ask) if m.beside]
 
 
@@ -222,7 +222,7 @@ def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines,
         return None
 
     there.fault = fault
-    list(there.coordinator({**OPTIONS, "key_steps": 4}).run())
+    list(there.coordinator({**OPTIONS, "key_steps": 4}).rounds())
     assert missed
     assert len(asks(there, wire.Advertise)) == 8
     later = [m.batch.number for s, m in asks(there, wire.Ask) if s == 1]
@@ -232,7 +232,7 @@ def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines,
 def test_nothing_is_put_off_for_a_site_that_stays_away(machines):
     there = machines()
     there.fault = lambda number, site, _: "before" if site == 1 and number > 20 else None
-    rounds = list(there.coordinator({**OPTIONS, "key_steps": 1}).run())
+    rounds = list(there.coordinator({**OPTIONS, "key_steps": 1}).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     # Tried again until it has been silent three times, then only asked along the way.
     assert len([s for s, _ in asks(there, wire.Advertise) if s == 0]) <= 3
@@ -240,7 +240,7 @@ def test_nothing_is_put_off_for_a_site_that_stays_away(machines):
 
 def test_a_site_keeps_few_records_whatever_it_is_asked(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     for number in (50, 90, 20, 70, 60, 80, 10):
         with Site(there.settings(0)) as site:
             assert not site.handle(wire.Advertise(wire.Batch(number, 2))).refused
@@ -268,7 +268,7 @@ def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, mo
         return reply
 
     monkeypatch.setattr(protocols.client, "unmask", unmask)
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert lied
     assert [site for site, _ in asks(there, wire.Evidence)] == [2]
     assert there.told.count("site 2 gave or dealt wrong shares, and is left out") == 1
@@ -289,7 +289,7 @@ def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkey
         return held
 
     monkeypatch.setattr(preprocessing, "_split_seeds", split)
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert dealt
     assert [site for site, _ in asks(there, wire.Evidence)] == [0]
     assert "site 3 gave or dealt wrong shares, and is left out" in there.told
@@ -303,7 +303,7 @@ def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkey
 def test_the_sites_accuracy_is_a_mean_that_came_out_of_a_masked_sum(machines, data):
     there = machines()
     coordinator = there.coordinator(OPTIONS)
-    list(coordinator.run())
+    list(coordinator.rounds())
     found = []
     for client in range(4):
         with Site(there.settings(client)) as site:
@@ -319,8 +319,8 @@ def test_the_sites_accuracy_is_a_mean_that_came_out_of_a_masked_sum(machines, da
 
 def test_it_is_not_asked_for_under_dp_nor_where_it_is_turned_off(machines):
     there = machines()
-    assert [one.sites for one in there.coordinator(PRIVATE).run()] == [None, None]
-    assert [one.sites for one in there.coordinator(OPTIONS, evaluates=False).run()] == [None] * 2
+    assert [one.sites for one in there.coordinator(PRIVATE).rounds()] == [None, None]
+    assert [one.sites for one in there.coordinator(OPTIONS, evaluates=False).rounds()] == [None] * 2
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -328,7 +328,7 @@ def test_under_dp_sites_tell_nothing_of_test_data_of_their_own(machines, whole):
     there = machines()
     real = there.settings
     there.settings = lambda site: replace(real(site), whole=whole)
-    rounds = list(there.coordinator(PRIVATE, evaluates=True).run())
+    rounds = list(there.coordinator(PRIVATE, evaluates=True).rounds())
     assert [None if one.sites is None else one.sites[1] for one in rounds] == (
         [None, None] if whole else [4, 4]
     )
@@ -341,7 +341,7 @@ def test_a_site_may_have_a_model_that_nobody_else_knows(machines, data):
     there = machines()
     real = there.settings
     there.settings = lambda site: replace(real(site), model="lenet5" if site == 2 else None)
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     with Site(there.settings(2)) as site:
         federation, _ = site._learning()._restored()
@@ -363,7 +363,7 @@ def test_a_site_that_has_seen_some_classes_takes_part(machines, data):
     there.settings = lambda site: replace(
         real(site), whole=site == 3, load=(lambda: own) if site == 3 else real(site).load
     )
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     assert there.told == []
 
@@ -392,7 +392,7 @@ def test_other_data_or_another_version_are_refused_by_name(machines, data):
         return SiteSettings(client=3, folder=found.folder, load=lambda: other)
 
     there.settings = settings
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert any("site 3" in line and "shape (1, 6, 6, 10)" in line for line in there.told)
 
@@ -410,7 +410,7 @@ def test_another_version_is_refused_by_name(machines):
         return real(messages)
 
     there.carry = carry
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert any("site 1 refused" in line and "same codream-secure" in line for line in there.told)
 
@@ -419,7 +419,7 @@ def test_too_few_sites_end_the_run_in_one_line(machines):
     there = machines()
     there.fault = lambda _n, site, _m: "before" if site < 2 else None
     with pytest.raises(UserError, match="2 of 4 sites can take part and 3 must"):
-        list(there.coordinator(OPTIONS).run())
+        list(there.coordinator(OPTIONS).rounds())
 
 
 def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
@@ -439,7 +439,7 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
         )
 
     there.settings = settings
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert any("site 1" in line for line in there.told)
     assert [len(one.dreams) for one in rounds] == [1, 1]
 
@@ -468,7 +468,7 @@ def test_a_server_that_tells_one_site_other_things_learns_nothing_of_it(machines
 
     there.carry = carry
     options = OPTIONS | {"threat_model": "malicious" if malicious else "semi-honest"}
-    rounds = list(there.coordinator(options).run())
+    rounds = list(there.coordinator(options).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     refusals = [line for line in there.told if "was told other things" in line]
     assert refusals
@@ -478,7 +478,7 @@ def test_a_server_that_tells_one_site_other_things_learns_nothing_of_it(machines
 def test_what_one_site_alone_has_learned_keeps_it_out(machines):
     there = machines(malicious=True)
     coordinator = there.coordinator(OPTIONS | {"threat_model": "malicious"})
-    rounds = coordinator.run()
+    rounds = coordinator.rounds()
     next(rounds)
     with Site(there.settings(2)) as site:
         assert site.handle(wire.Learn(2, ())).data == b"done"
@@ -497,7 +497,7 @@ def test_a_site_that_missed_labels_is_sent_them_before_the_next_round(machines):
         return None
 
     there.fault = fault
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [3, 4]
     assert [m for s, m in there.messages if s == 3 and m == missed[0]] == missed * 2
     assert not any("was told other things" in line for line in there.told[2:])
@@ -523,7 +523,7 @@ def test_a_site_does_not_rely_on_its_server_s_own_checks(machines, changed, told
 
 def test_evaluations_are_of_the_finished_round_alone(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     with Site(there.settings(0)) as site:
         learning = site._learning()
         history = learning.session.history
@@ -556,7 +556,7 @@ def test_a_server_with_another_roster_is_refused(machines):
     coordinator = there.coordinator({**OPTIONS, "threat_model": "malicious"})
     coordinator._identities = tuple(reversed(there.roster))
     with pytest.raises(UserError, match="0 of 4 sites"):
-        list(coordinator.run())
+        list(coordinator.rounds())
 
 
 @pytest.mark.parametrize("data_", [b"", b"\xff", msgspec.msgpack.encode(["Ask", 1])])
@@ -574,7 +574,7 @@ def test_before_a_session_nothing_is_answered(machines):
 
 def test_an_error_that_may_quote_data_is_told_by_its_name_alone(machines, data, monkeypatch):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
 
     def broken(*_):
         raise ValueError(f"pixel {data.x_train[0, 0, 3, 3]}")
