@@ -15,12 +15,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.client import ClientSession
-from protocols.keys import SigningKey
+from protocols.client.session import ClientSession
 from protocols.params import AggregationParams, Section, default_threshold
 from protocols.policy import Policy
+from protocols.primitives.keys import SigningKey
 from protocols.quantization import Quantizer
-from protocols.server import ServerSession
+from protocols.server.session import ServerSession
 
 MAX_WEIGHT = 500
 MAXIMUM = 1 << 22  # 2^22 + 1 levels, as Flower has

@@ -17,8 +17,6 @@ import numpy as np
 from _gates import Comparison, progress
 
 from protocols import messages
-from protocols.driver import Direction
-from protocols.keys import KEY_SIZE, SIGNATURE_SIZE
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -33,17 +31,12 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.packing import pack
-from protocols.params import (
-    DIGEST_SIZE,
-    BatchParams,
-    Phase,
-    Section,
-    Task,
-    ThreatModel,
-    default_threshold,
-)
-from protocols.shamir import SIZE as SHARE_SIZE
+from protocols.params import DIGEST_SIZE, BatchParams, Section, Task, default_threshold
+from protocols.phases import Phase, ThreatModel
+from protocols.primitives.keys import KEY_SIZE, SIGNATURE_SIZE
+from protocols.primitives.packing import pack
+from protocols.primitives.shamir import SIZE as SHARE_SIZE
+from protocols.rounds import Direction
 
 BITS = 16  # of a plain value
 BATCH = 8  # M of the gates

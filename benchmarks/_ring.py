@@ -23,10 +23,10 @@ from _aggregation import Clock
 from _gates import Comparison, progress
 from numpy.typing import NDArray
 
-from protocols.client import ClientSession
+from protocols.client.session import ClientSession
 from protocols.graph import RingParameters, ring_parameters
 from protocols.params import AggregationParams, Section, default_threshold
-from protocols.server import ServerSession
+from protocols.server.session import ServerSession
 
 CORRUPT = DROPOUTS = 0.05
 SIGMA, ETA = 40, 30

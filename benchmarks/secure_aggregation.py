@@ -36,8 +36,8 @@ from _gates import Comparison, environment, progress, report
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from peers.flower import flower, installed
 
-from protocols import prg
-from protocols.field import PrimeField
+from protocols.primitives import prg
+from protocols.primitives.field import PrimeField
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "peers" / "flower_recorded.json"

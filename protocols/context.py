@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from protocols.field import PrimeField
-from protocols.keys import VERSION, frame
 from protocols.params import BatchParams, Section, Task
+from protocols.primitives.field import PrimeField
+from protocols.primitives.keys import VERSION, frame
 
 
 def u64(value: int) -> bytes:

@@ -6,21 +6,20 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.client import ClientSession, Inputs
+from protocols.client.session import ClientSession
+from protocols.client.step import Inputs
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors, SecAggError
-from protocols.keys import Entropy, SigningKey
-from protocols.params import AggregationParams, BatchParams, Phase, Ring, Task
-from protocols.policy import Policy
-from protocols.server import ServerSession
+from protocols.params import AggregationParams, BatchParams, Ring, Task
+from protocols.phases import Phase
+from protocols.primitives.keys import Entropy, SigningKey
+from protocols.rounds import Credentials, Direction, Tap
+from protocols.server.session import ServerSession
 
-Direction = Literal["up", "down"]
 Answer = Callable[[int], bytes]
-Tap = Callable[[Phase, Direction, int, bytes], None]
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
 
 
@@ -49,24 +48,6 @@ class DropSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """What the clients of a malicious-model run bring: signing keys by client, and one policy."""
-
-    keys: Mapping[int, SigningKey]
-    policy: Policy = field(default_factory=Policy)
-
-    def identities(self, roster: tuple[int, ...]) -> tuple[bytes, ...]:
-        """The public keys in roster order.
-
-        Raises:
-            LocalProtocolError: a client has no key.
-        """
-        if not set(roster) <= set(self.keys):
-            raise LocalProtocolError("a client has no signing key")
-        return tuple(self.keys[u].public for u in roster)
-
-
-@dataclass(frozen=True, slots=True)
 class AggregationResult:
     """What the server knows at the end, and what it cost.
 
@@ -88,7 +69,7 @@ def run_aggregation(
     drops: DropSchedule = DropSchedule(),
     entropy: Entropy | None = None,
     tap: Tap | None = None,
-    trust: Trust | None = None,
+    credentials: Credentials | None = None,
 ) -> AggregationResult:
     """Run one aggregation between real sessions over real bytes: a batch of one step (SPEC 6).
 
@@ -99,14 +80,14 @@ def run_aggregation(
         drops: who falls silent, and when.
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent, also in an aggregation that then fails.
-        trust: the clients' signing keys and policy, in the malicious model.
+        credentials: the clients' signing keys and policy, in the malicious model.
 
     Raises:
         NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
         LocalProtocolError: an input is missing or does not fit.
     """
     wire = _Wire(tap)
-    parties = _Parties(params.batch, entropy or os.urandom, wire, trust)
+    parties = _Parties(params.batch, entropy or os.urandom, wire, credentials)
     parties.exchange_keys(drops)
     return parties.run_step(inputs, params.task, drops)
 
@@ -124,7 +105,7 @@ class BatchSession:
         threshold: clients that must answer every round.
         entropy: source of all secrets; None asks the operating system.
         tap: called with every message sent.
-        trust: the clients' signing keys and policy; with it, the malicious model is run.
+        credentials: the clients' signing keys and policy; with it, the malicious model is run.
         ring: the k-regular graph, drawn anew for every batch (`graph.ring_parameters` with the M
             of the longest one); None is the complete graph. A ConfigError in the malicious model.
     """
@@ -137,7 +118,7 @@ class BatchSession:
         *,
         entropy: Entropy | None = None,
         tap: Tap | None = None,
-        trust: Trust | None = None,
+        credentials: Credentials | None = None,
         ring: Ring | None = None,
     ) -> None:
         self._session = session
@@ -145,7 +126,7 @@ class BatchSession:
         self._threshold = threshold
         self._entropy = entropy or os.urandom
         self._wire = _Wire(tap)
-        self._trust = trust
+        self._credentials = credentials
         self._ring = ring
         self._batches = 0
         self._answered = dict.fromkeys(roster, -1)
@@ -267,12 +248,14 @@ class BatchSession:
             steps=steps,
             roster=self._roster,
             threshold=self._threshold,
-            threat_model="semi-honest" if self._trust is None else "malicious",
-            identities=() if self._trust is None else self._trust.identities(self._roster),
+            threat_model="semi-honest" if self._credentials is None else "malicious",
+            identities=()
+            if self._credentials is None
+            else self._credentials.identities(self._roster),
             ring=self._ring,
         )
         self._batches += 1
-        return _Parties(batch, self._entropy, self._wire, self._trust, self._answered)
+        return _Parties(batch, self._entropy, self._wire, self._credentials, self._answered)
 
     def _keep_better(self, parties: _Parties) -> None:
         if self._parties is None or len(parties.server.candidates) > len(self.candidates):
@@ -318,11 +301,11 @@ class _Parties:
         batch: BatchParams,
         entropy: Entropy,
         wire: _Wire,
-        trust: Trust | None,
+        credentials: Credentials | None,
         answered: dict[int, int] | None = None,
     ) -> None:
-        policy = None if trust is None else trust.policy
-        keys: Mapping[int, SigningKey] = {} if trust is None else trust.keys
+        policy = None if credentials is None else credentials.policy
+        keys: Mapping[int, SigningKey] = {} if credentials is None else credentials.keys
         self.server = ServerSession(batch, rejoin=None if policy is None else policy.rejoin)
         self._batch = batch
         # Client -> the last step it has answered, shared by the batches of a session (SPEC 2.4).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from protocols.params import Phase
+    from protocols.phases import Phase
 
 
 class SecAggError(Exception):

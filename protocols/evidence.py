@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from protocols.context import digest, u64
 from protocols.errors import CryptoError
-from protocols.keys import verify
 from protocols.params import BatchParams
+from protocols.primitives.keys import verify
 from protocols.seeds import Kind, SeedSlot
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from protocols.context import u64
 from protocols.errors import ConfigError
-from protocols.keys import VERSION, frame
 from protocols.params import MAX_CLIENTS, MIN_CLIENTS, BatchParams, Ring
+from protocols.primitives.keys import VERSION, frame
 
 MAX_SECURITY = 256
 
@@ -23,6 +23,16 @@ Clients = tuple[int, ...]
 
 _NEGLIGIBLE = 1e-18  # of a sum of falling terms: where it ends
 _ROUNDING = 1e-9  # 0.1 * 30 is a little more than 3: not a reason to count a fourth client
+
+
+def share_points(roster: Clients) -> dict[int, int]:
+    """Return client -> Shamir x: roster index + 1, whoever is missing from U1 (SPEC 3.6)."""
+    return {client: index + 1 for index, client in enumerate(roster)}
+
+
+def least_on_ring(batch: BatchParams) -> int:
+    """Return the size of the smallest U1 in which all have enough neighbours (SPEC 6.9)."""
+    return max(batch.threshold, batch.share_threshold + 1)
 
 
 def complete(client: int, members: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import prg
 from protocols.context import u64
-from protocols.field import PrimeField
-from protocols.keys import KeyPair, hkdf
 from protocols.params import Task
+from protocols.primitives import prg
+from protocols.primitives.field import PrimeField
+from protocols.primitives.keys import KeyPair, hkdf
 
 
 def mask_key_pair(seed: bytes, client: int, key: int, off0: bytes) -> KeyPair:

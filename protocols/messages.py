@@ -10,7 +10,7 @@ what only the ring has.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import compress
 from typing import Annotated, TypeVar
 
@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 
 from protocols.errors import DecodeError
-from protocols.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE
-from protocols.packing import packed_size
 from protocols.params import DIGEST_SIZE, MAX_STEPS, NONCE_SIZE, BatchParams, Task
-from protocols.shamir import SIZE as SHARE_SIZE
+from protocols.primitives.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE, is_canonical
+from protocols.primitives.packing import packed_size
+from protocols.primitives.shamir import SIZE as SHARE_SIZE
 
 Key = Annotated[bytes, msgspec.Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=DIGEST_SIZE, max_length=DIGEST_SIZE)]
@@ -230,6 +230,15 @@ def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
         if data[1:2] == bytes([_tag(kind)]):
             return decode(data, kind, batch, *tasks)
     raise DecodeError("unknown message tag")
+
+
+def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
+    """Tell whether any public key stands in two places, or could stand there in disguise.
+
+    X25519 takes a key modulo 2^255 - 19, so a non-canonical key is a second name of another.
+    """
+    keys = [key for a in advertisements for key in (a.channel_key, *a.mask_keys)]
+    return len(set(keys)) != len(keys) or not all(map(is_canonical, keys))
 
 
 def bundle_size(batch: BatchParams) -> int:

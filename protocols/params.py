@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import get_args
 
 from protocols.errors import ConfigError
-from protocols.field import PrimeField
+from protocols.phases import ThreatModel
+from protocols.primitives.field import PrimeField
 
 DIGEST_SIZE = 32
 IDENTITY_SIZE = 32
@@ -22,29 +22,6 @@ MAX_NAME_BYTES = 64
 MAX_STEPS = 1 << 10
 MAX_U64 = (1 << 64) - 1
 MAX_CLIP = 2.0**1023
-
-
-ThreatModel = Literal["semi-honest", "malicious"]
-
-
-class Phase(enum.StrEnum):
-    """The rounds, in order (SPEC 6); `rounds` says which of them an aggregation has."""
-
-    ADVERTISE_KEYS = "advertise_keys"
-    DRAW_GRAPH = "draw_graph"
-    SHARE_KEYS = "share_keys"
-    MASKED_INPUT = "masked_input"
-    CONSISTENCY = "consistency"
-    UNMASKING = "unmasking"
-
-
-def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
-    """The rounds of one aggregation (SPEC 6).
-
-    Only the malicious model checks consistency, only the ring is drawn.
-    """
-    optional = {Phase.CONSISTENCY: threat_model == "malicious", Phase.DRAW_GRAPH: ring}
-    return tuple(phase for phase in Phase if optional.get(phase, True))
 
 
 def default_threshold(n: int) -> int:

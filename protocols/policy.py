@@ -5,15 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocols.errors import PolicyError
-from protocols.params import (
-    MAX_INPUT,
-    MAX_LENGTH,
-    MAX_STEPS,
-    MIN_CLIENTS,
-    BatchParams,
-    Task,
-    ThreatModel,
-)
+from protocols.params import MAX_INPUT, MAX_LENGTH, MAX_STEPS, MIN_CLIENTS, BatchParams, Task
+from protocols.phases import ThreatModel
 from protocols.quantization import CLIP_MAX, CLIP_MIN
 
 

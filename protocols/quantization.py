@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols.errors import ConfigError, LocalProtocolError
-from protocols.keys import hkdf
 from protocols.params import MAX_INPUT
-from protocols.prg import keystream
+from protocols.primitives.keys import hkdf
+from protocols.primitives.prg import keystream
 
 # SPEC 7.4. The first clip of a section kind, and the range that clients accept.
 CLIP_START = 1.0

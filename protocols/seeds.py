@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-from protocols import shamir
 from protocols.context import digest, u64
 from protocols.errors import CryptoError
-from protocols.keys import hkdf
+from protocols.primitives import shamir
+from protocols.primitives.keys import hkdf
 
 # Wrong shares cost one attempt per set left out. Past this many the seed counts as lost, so that
 # a few liars cannot keep the server busy for ever.

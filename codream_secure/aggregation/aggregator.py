@@ -35,9 +35,10 @@ from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import AggregatorState
 from protocols.driver import DropSchedule
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
-from protocols.field import PrimeField
-from protocols.packing import pack
-from protocols.params import Phase, Section, Task
+from protocols.params import Section, Task
+from protocols.phases import Phase
+from protocols.primitives.field import PrimeField
+from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer
 
 # A client: takes the bytes of a request and the protocol step, returns quantized sections.

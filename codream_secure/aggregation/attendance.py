@@ -8,7 +8,7 @@ from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.storage.checkpoint import AttendanceState
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import Phase
+from protocols.phases import Phase
 
 # How often the key exchange of one batch is tried until every client has shared (D13).
 KEY_ATTEMPTS = 5

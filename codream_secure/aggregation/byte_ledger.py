@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
 from codream_secure.storage.checkpoint import LedgerState
-from protocols.params import Phase
+from protocols.phases import Phase
 
 Direction = Literal["up", "down"]
 ByPhase = dict[str, dict[str, int]]

@@ -12,8 +12,8 @@ from codream_secure.aggregation.requests import (
     sections,
 )
 from protocols.driver import DropSchedule
-from protocols.packing import pack
-from protocols.params import Phase
+from protocols.phases import Phase
+from protocols.primitives.packing import pack
 
 
 class ClearInput(msgspec.Struct, frozen=True, array_like=True, tag="clear_input"):

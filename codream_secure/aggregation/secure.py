@@ -19,11 +19,12 @@ from codream_secure.aggregation.requests import (
 )
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.errors import UserError
-from protocols.driver import BatchSession, DropSchedule, Tap, Trust
+from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.keys import SigningKey
-from protocols.params import Phase
+from protocols.phases import Phase
 from protocols.policy import Policy
+from protocols.primitives.keys import SigningKey
+from protocols.rounds import Credentials, Tap
 
 
 class SecureAggregator(Aggregator):
@@ -68,7 +69,7 @@ class SecureAggregator(Aggregator):
             settings.roster,
             settings.needed,
             tap=self._carried,
-            trust=_trust(settings, kinds),
+            credentials=_trust(settings, kinds),
         )
 
     @property
@@ -114,7 +115,7 @@ class SecureAggregator(Aggregator):
             self._meters.ledger.could_save("own entry in the key directory", "down", known)
 
 
-def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Trust | None:
+def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Credentials | None:
     """Identities that everybody knows from the start, and the policy of every client."""
     if settings.threat_model != "malicious":
         return None
@@ -126,4 +127,4 @@ def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Trust | None
         kinds=kinds,
         rejoin=settings.rejoin,
     )
-    return Trust(keys, policy)
+    return Credentials(keys, policy)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from codream_secure.baselines.base import Baseline, Parties
 from codream_secure.baselines.tensors import load, tensors_of
+from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import StepAborted
 from codream_secure.privacy.accounting import EXAMPLES
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
@@ -46,6 +47,8 @@ class DistributedDpSgd(Baseline):
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
         config, everybody = parties.federation.config, parties.federation
+        if everybody.plan is None or not isinstance(config, PrivateRun):
+            raise ValueError("no privacy was asked for")
         self.model = parties.new_model()
         self._local = {c: everybody.private_copy(self.model) for c in parties.clients}
         self._sizes = [p.numel() for p in self.model.parameters()]
@@ -64,8 +67,6 @@ class DistributedDpSgd(Baseline):
             config.privacy.dp_steps,
         )
         self._sides = {c: self.plan.share(c) for c in parties.clients}
-        if everybody.plan is None:
-            raise ValueError("no privacy was asked for")
         self._schedule = everybody.plan
         rate = config.privacy.dp_lr or self._rate(everybody.share * len(parties.clients))
         self._optimizer = torch.optim.SGD(

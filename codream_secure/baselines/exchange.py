@@ -33,7 +33,7 @@ from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import derive_bytes
-from protocols.params import Phase
+from protocols.phases import Phase
 from protocols.quantization import CLIP_MIN, Quantizer, next_clip
 
 # A client's work in one round: takes the client's id, returns its update.

@@ -19,6 +19,7 @@ from codream_secure.baselines.independent import Independent
 from codream_secure.baselines.methods import PRIVATE_SUMS, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
@@ -167,7 +168,7 @@ def _check_privacy(config: Config, method: Method) -> None:
         raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
 
 
-def _without_class_means(config: Config) -> Config:
+def _without_class_means(config: Resolved) -> Resolved:
     """Return settings without class means: only dreams start from them, and they cost epsilon."""
     if not config.private:
         return config

@@ -49,7 +49,7 @@ def protocol(*, examples: int, as_json: bool) -> None:
     """
     if find_spec("hypothesis") is None:
         raise UserError(f"the audit needs Hypothesis: {INSTALL}")
-    from protocols.testing import audit as audits  # noqa: PLC0415 - needs Hypothesis
+    from protocols.audit import run as audits  # noqa: PLC0415 - needs Hypothesis
 
     console = Console(quiet=as_json, highlight=False, soft_wrap=True)
     began, results = time.perf_counter(), []

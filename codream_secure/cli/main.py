@@ -22,6 +22,7 @@ from codream_secure.cli.options import given_settings, run_options
 from codream_secure.cli.privacy import privacy
 from codream_secure.cli.protocol import protocol
 from codream_secure.cli.report import report, runs
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -133,7 +134,7 @@ def simulate(
 
 
 def _start(
-    config: Config, out: Path | None, checkpoint_every: int | None, progress: "Progress"
+    config: Resolved, out: Path | None, checkpoint_every: int | None, progress: "Progress"
 ) -> "tuple[Simulation, RunFolder]":
     """Begin a new run."""
     from codream_secure.federation.simulation import Simulation  # noqa: PLC0415

@@ -8,16 +8,19 @@ from typing import Any
 import click
 
 from codream_secure.config.aliases import ALIASES, current_names, option
-from codream_secure.config.rules import described_default
-from codream_secure.config.settings import Setting, load_toml, settings
+from codream_secure.config.defaults import described_default
+from codream_secure.config.options import Setting, settings
+from codream_secure.config.settings import load_toml
 
 Command = Callable[..., None]
 
 
 def _as_option(setting: Setting, name: str, *, hidden: bool = False) -> Callable[[Any], Any]:
     help_text = setting.help
-    if default := described_default(setting):
-        help_text += f"  [default: {default}]"
+    default = described_default(setting)
+    told = [f"default: {default}" if default else "", setting.bounds]
+    if any(told):
+        help_text += f"  [{'; '.join(filter(None, told))}]"
     words, kind = option(name), click.Choice(setting.choices) if setting.choices else setting.kind
     if setting.kind is bool:
         words, kind = f"{words}/--no-{words.removeprefix('--')}", bool

@@ -17,7 +17,7 @@ from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, cost_of
 from codream_secure.compare.results import figures, means, read_metrics
-from codream_secure.config.settings import Config
+from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
 from codream_secure.federation.rounds import NoProgress, Progress
@@ -244,7 +244,7 @@ class Comparison:
         part.replace(self._file)
 
 
-def scaled(config: Config, factor: float) -> Config:
+def scaled(config: Resolved, factor: float) -> Resolved:
     """Return the settings with the step size on models multiplied."""
     learning = config.learning
     rate = learning.learning_rate * factor

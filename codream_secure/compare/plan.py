@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
-from codream_secure.config.rules import FAST_ONLY, PIXELS_ONLY, inapplicable, resolve
+from codream_secure.config.combinations import FAST_ONLY, PIXELS_ONLY, inapplicable
+from codream_secure.config.resolved import Resolved
+from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
@@ -54,7 +56,7 @@ class Plan:
             option = "--" + min(useless).replace("_", "-")
             raise UserError(f"{option} means nothing to any of {', '.join(self.methods)}")
 
-    def config(self, method: Method, seed: int) -> Config:
+    def config(self, method: Method, seed: int) -> Resolved:
         """Return the resolved settings of one cell."""
         return resolve(Config.from_options(self._options(method, seed)))
 

@@ -31,9 +31,9 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.build import build_model
-from protocols.field import PrimeField
 from protocols.messages import MaskedInput
 from protocols.messages import encode as encode_message
+from protocols.primitives.field import PrimeField
 
 SPEC = InputSpec(3, 32, 32, 10)
 IMAGENET_VGG = "vgg11 (ImageNet)"

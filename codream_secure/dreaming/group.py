@@ -12,8 +12,8 @@ from torch import nn
 
 from codream_secure.aggregation.aggregator import Aggregator
 from codream_secure.aggregation.requests import LocalSteps
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
-from codream_secure.config.settings import Config, set_
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
@@ -57,7 +57,7 @@ class DreamGroup:
     name: tuple[str | int, ...]
     members: Sequence[Member]
     aggregator: Aggregator
-    config: Config
+    config: Resolved
     spec: InputSpec
     scale: PixelScale
     device: torch.device
@@ -97,7 +97,7 @@ class DreamGroup:
         Returns:
             Batches with their labels, in order; without those whose labels were aborted.
         """
-        batches = range(set_(self.config.dream.dream_batches))
+        batches = range(self.config.dream.dream_batches)
         together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
         found = []
         for some in together:
@@ -129,7 +129,7 @@ class DreamGroup:
             released=_joined([released for _, released in starts]),
         )
         dream = self.config.dream
-        for _ in range(set_(dream.dream_steps) - dream.label_last_step):
+        for _ in range(dream.dream_steps - dream.label_last_step):
             if self.label_plan:
                 synthesis.public_step()
             else:
@@ -181,8 +181,8 @@ class DreamGroup:
         """Return new dreams, and the class means that they began at, if they did."""
         dream = self.config.dream
         if self._meta is not None:
-            return self._meta.batch(set_(dream.dreams), noise, fits=dream.local_steps), None
-        shape = (set_(dream.dreams), self.spec.channels, self.spec.height, self.spec.width)
+            return self._meta.batch(dream.dreams, noise, fits=dream.local_steps), None
+        shape = (dream.dreams, self.spec.channels, self.spec.height, self.spec.width)
         released = None
         if self.label_plan:
             start = smooth_noise(shape, noise).to(self.device)
@@ -192,9 +192,7 @@ class DreamGroup:
             drawn, classes = self.images.draw(shape[0], noise)
             start, means = self.scale.scale(drawn), self.scale.scale(self.images.means)
             released = ClassMeans(classes.to(self.device), means)
-        source = PixelDreams(
-            start, self.scale, optimizer=dream.dream_optimizer, lr=set_(dream.dream_lr)
-        )
+        source = PixelDreams(start, self.scale, optimizer=dream.dream_optimizer, lr=dream.dream_lr)
         return source, released
 
     @property
@@ -209,7 +207,7 @@ def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
 
 
 def synthesis_settings(
-    config: Config, spec: InputSpec, weight_cap: int, *, batches: int = 1
+    config: Resolved, spec: InputSpec, weight_cap: int, *, batches: int = 1
 ) -> SynthesisSettings:
     """Return what a resolved configuration says of a synthesis."""
     dream, learning = config.dream, config.learning
@@ -217,9 +215,9 @@ def synthesis_settings(
         classes=spec.classes,
         bits=dream.bits,
         entropy_weight=dream.entropy_weight,
-        bn_weight=set_(dream.bn_weight),
+        bn_weight=dream.bn_weight,
         balance_weight=dream.balance_weight,
-        statistics_momentum=set_(dream.statistics_momentum),
+        statistics_momentum=dream.statistics_momentum,
         tv_weight=dream.tv_weight,
         l2_weight=dream.l2_weight,
         statistics_weight=config.privacy.statistics_weight,
@@ -237,7 +235,7 @@ def synthesis_settings(
     )
 
 
-def _generator_settings(config: Config) -> GeneratorSettings:
+def _generator_settings(config: Resolved) -> GeneratorSettings:
     dream = config.dream
     return GeneratorSettings(
         latent=dream.latent,

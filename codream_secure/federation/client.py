@@ -32,8 +32,8 @@ from codream_secure.privacy.class_means import OwnStatistics
 from codream_secure.privacy.client_labels import LabelGrid, rotation
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.storage.checkpoint import ClientState
-from protocols.keys import hkdf
 from protocols.params import MAX_INPUT
+from protocols.primitives.keys import hkdf
 from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
 
 

@@ -4,7 +4,7 @@ from codream_secure.aggregation.aggregator import Aggregator, Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.config.settings import Config
+from codream_secure.config.resolved import Resolved
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.federation.members import Federation
 
@@ -53,7 +53,7 @@ def _alone(federation: Federation, client: int) -> Aggregator:
     return PlainAggregator(answers, settings, Meters(ByteLedger((client,))))
 
 
-def _weight_cap(config: Config, share: int) -> int:
+def _weight_cap(config: Resolved, share: int) -> int:
     """Return W, the largest weight of a client; 0: all clients count alike."""
     learning = config.learning
     if learning.weights == "equal":

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.examples import Examples
 from codream_secure.data.partition import (
@@ -27,8 +27,9 @@ from codream_secure.errors import UserError
 from codream_secure.federation.client import Client, Policy
 from codream_secure.federation.observer import Observer
 from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
-from codream_secure.models import Norm, is_custom
 from codream_secure.models.build import build_model
+from codream_secure.models.custom import is_custom
+from codream_secure.models.layers import Norm, takes_channels_last
 from codream_secure.privacy.class_means import OwnStatistics
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -105,7 +106,7 @@ class Federation:
 
     def __init__(
         self,
-        config: Config,
+        config: Resolved,
         data: Dataset,
         device: torch.device,
         keep: NDArray[np.bool_] | None = None,
@@ -131,13 +132,17 @@ class Federation:
             parts = [rows[keep[rows]] for rows in parts]
         dealt = sum(map(len, parts))
         if whole:
-            dealt = set_(config.data.samples_per_client) * len(self.roster)
+            dealt = self._even_share() * len(self.roster)
         self._label_counts = np.stack(
             [label_histogram(data.y_train[rows], self.spec.classes) for rows in parts]
         )
         self.share = dealt // len(self.roster)
         self.plan = PrivacyPlan.of(config, dealt, self.spec)
-        self.label_plan = label_plan(config, self.spec) if config.private_clients else None
+        self.label_plan = (
+            label_plan(config, self.spec)
+            if isinstance(config, PrivateRun) and config.private_clients
+            else None
+        )
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
@@ -207,17 +212,20 @@ class Federation:
         )
 
     def _own_part(self, client: int) -> list[Indices]:
-        """Return all rows for one client, and none for the others: their data lie elsewhere.
-
-        Raises:
-            UserError: the settings do not say how large an even share is.
-        """
-        if self.config.data.samples_per_client is None:
-            raise UserError(
-                "with data of their own sites need --samples-per-client, a public number"
-            )
+        """Return all rows for one client, and none for the others: their data lie elsewhere."""
         everything = np.arange(len(self._data.y_train))
         return [everything if c == client else everything[:0] for c in self.roster]
+
+    def _even_share(self) -> int:
+        """Return the public number of examples that counts for each client with data of its own.
+
+        Raises:
+            UserError: the settings do not say it.
+        """
+        share = self.config.data.samples_per_client
+        if share is None:
+            raise UserError("sites with data of their own need --samples-per-client")
+        return share
 
     def _member(self, c: int, rows: Indices) -> Member:
         validation = None
@@ -296,12 +304,12 @@ class Federation:
         return copy.deepcopy(model)
 
 
-def _plain_learner(config: Config, model: nn.Module, data: BatchStream | None) -> PlainLearner:
+def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
     bf16 = config.run.precision == "bf16"
     return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
 
 
-def build_student(config: Config, spec: InputSpec, device: torch.device) -> PlainLearner:
+def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
     """Build the server's student: the first architecture of the run, without local data.
 
     Args:
@@ -314,7 +322,7 @@ def build_student(config: Config, spec: InputSpec, device: torch.device) -> Plai
 
 
 def run_model(
-    config: Config,
+    config: Resolved,
     spec: InputSpec,
     name: str,
     *owner: str | int,
@@ -339,7 +347,7 @@ def run_model(
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
-    if config.run.channels_last:
+    if config.run.channels_last and takes_channels_last(model):
         # Convolutions pass the layout of their weights on, whatever the layout of their input.
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)

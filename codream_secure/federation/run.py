@@ -16,7 +16,7 @@ from torch import nn
 from codream_secure.aggregation.aggregator import Aggregator, Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.config.settings import Config
+from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
@@ -70,7 +70,7 @@ class Run(RoundLoop[Measurement]):
 
     def __init__(
         self,
-        config: Config,
+        config: Resolved,
         *,
         dataset: Dataset | None = None,
         progress: Progress | None = None,
@@ -194,7 +194,7 @@ class Run(RoundLoop[Measurement]):
         )
 
 
-def _check_threshold(config: Config) -> None:
+def _check_threshold(config: Resolved) -> None:
     """Raise UserError unless two disjoint sets of clients cannot both reach it (SPEC 2.1)."""
     n, threshold = config.data.clients, config.secure.threshold
     if threshold is not None and not n // 2 < threshold <= n:

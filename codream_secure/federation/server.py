@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from codream_secure.aggregation.aggregator import Aggregator, FieldSum
-from codream_secure.config.settings import Config
+from codream_secure.config.resolved import Resolved
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import StepAborted
@@ -41,7 +41,7 @@ class Server:
 
     def __init__(
         self,
-        config: Config,
+        config: Resolved,
         aggregator: Aggregator,
         groups: Sequence[DreamGroup],
         student: Learner,

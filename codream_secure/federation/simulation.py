@@ -16,7 +16,7 @@ from codream_secure.aggregation.aggregator import Aggregator
 from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
@@ -34,7 +34,7 @@ from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import generator
 from codream_secure.storage.checkpoint import FORMAT, RunState, StatisticsState, Weights
-from protocols.driver import Tap
+from protocols.rounds import Tap
 
 
 class Simulation(Run):
@@ -100,7 +100,7 @@ class Simulation(Run):
     @property
     def last_round(self) -> int:
         """The round after which the run is over."""
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     def prepare(self) -> None:
         """Release class means and train every client, unless a checkpoint was restored."""

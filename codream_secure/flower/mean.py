@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.mean_request import METRICS, UPDATE, WEIGHT, MeanRequest, SentArray
-from protocols.client import Inputs
-from protocols.server import Finished
+from protocols.client.step import Inputs
+from protocols.server.step import Finished
 
 
 def array_record(request: MeanRequest) -> ArrayRecord:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from codream_secure.errors import UserError
 from codream_secure.sites.allowance import Allowance
 from codream_secure.sites.session import SiteSettings
-from protocols.keys import KEY_SIZE, SigningKey
+from protocols.primitives.keys import KEY_SIZE, SigningKey
 
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset

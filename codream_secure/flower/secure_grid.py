@@ -23,8 +23,8 @@ from codream_secure.flower.node_config import read_roster
 from codream_secure.sites.sums import SumServer
 from codream_secure.sites.wire import VERSION
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import ThreatModel
-from protocols.server import Finished
+from protocols.phases import ThreatModel
+from protocols.server.step import Finished
 
 log = logging.getLogger("flwr")
 

@@ -25,7 +25,7 @@ from codream_secure.flower.node_config import site_settings
 from codream_secure.sites import wire
 from codream_secure.sites.site import SumSite
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client import Inputs
+from protocols.client.step import Inputs
 from protocols.params import Task
 
 _SEED_SIZE = 32

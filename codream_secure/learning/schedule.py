@@ -1,7 +1,7 @@
 """How much everybody trains and when: the same for a simulated client and one on a machine."""
 
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
-from codream_secure.config.settings import Config
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import AcquisitionSettings
 
@@ -23,7 +23,7 @@ def acquisition_settings(federation: Federation, number: int) -> AcquisitionSett
     return learning_settings(config, number, local_steps)
 
 
-def learning_settings(config: Config, number: int, local_steps: int) -> AcquisitionSettings:
+def learning_settings(config: Resolved, number: int, local_steps: int) -> AcquisitionSettings:
     """Return how somebody learns in round ``number`` who takes so many local steps."""
     learning = config.learning
     return AcquisitionSettings(

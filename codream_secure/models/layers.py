@@ -10,6 +10,7 @@ Norm = Literal["batch", "group"]
 
 MAX_GROUPS: Final = 32
 MIN_GROUP_CHANNELS: Final = 2
+VECTOR_FLOATS: Final = 8  # float32 in an AVX2 register
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
@@ -36,6 +37,22 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     It has no bias: a norm follows, which has one.
     """
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+def takes_channels_last(model: nn.Module) -> bool:
+    """Return whether the channels-last layout is safe for every convolution of a model.
+
+    oneDNN 3.12 (torch 2.14) writes past a buffer in the backward pass of a strided 1 x 1
+    convolution whose input has fewer channels than a vector register has floats, on processors
+    without AVX-512. The heap is then damaged and the process dies at a random later moment.
+    """
+    return not any(
+        isinstance(layer, nn.Conv2d)
+        and set(layer.kernel_size) == {1}
+        and max(layer.stride) > 1
+        and layer.in_channels % VECTOR_FLOATS
+        for layer in model.modules()
+    )
 
 
 class PadTo(nn.Module):

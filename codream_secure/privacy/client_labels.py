@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.aggregation.requests import VERSION, LabelRequest, digest, encode
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import CLIENTS, check_meaning
 from codream_secure.privacy.forecast import Outlook, predict
 from codream_secure.privacy.release_plan import Released, ReleasePlan
-from protocols.keys import hkdf
-from protocols.prg import keystream
+from protocols.primitives.keys import hkdf
+from protocols.primitives.prg import keystream
 
 NAME = "labels"
 # Integers that the clip spans, times sqrt(dimension). At 16 rounding adds 0.1 % of sensitivity.
@@ -101,7 +101,7 @@ class LabelGrid:
         return turned[: self.dreams * self.classes]
 
 
-def label_plan(config: Config, spec: InputSpec) -> ReleasePlan:
+def label_plan(config: PrivateRun, spec: InputSpec) -> ReleasePlan:
     """Return the label sums of a whole run, with their noise.
 
     Args:
@@ -114,8 +114,8 @@ def label_plan(config: Config, spec: InputSpec) -> ReleasePlan:
     Guarantee:
         As `ReleasePlan`, with respect to adding or removing one client and all its data.
     """
-    grid = LabelGrid(set_(config.dream.dreams), spec.classes)
-    most = set_(config.dream.rounds) * set_(config.dream.dream_batches)
+    grid = LabelGrid(config.dream.dreams, spec.classes)
+    most = config.dream.rounds * config.dream.dream_batches
     check_meaning(config.privacy.dp_delta, config.data.clients)
     _check_outlook(config, outlook(config, spec))
     kind = Released(
@@ -130,36 +130,36 @@ def label_plan(config: Config, spec: InputSpec) -> ReleasePlan:
     return ReleasePlan(config, kind, most)
 
 
-def outlook(config: Config, spec: InputSpec) -> Outlook:
+def outlook(config: PrivateRun, spec: InputSpec) -> Outlook:
     """Return what the labels of a run will be worth, if all clients agreed."""
     dream, clients = config.dream, config.data.clients
     return predict(
         "client",
         contributions=clients,
         clients=clients,
-        dimensions=set_(dream.dreams) * spec.classes,
-        releases=set_(dream.rounds) * set_(dream.dream_batches),
-        epsilon=set_(config.privacy.dp_eps),
+        dimensions=dream.dreams * spec.classes,
+        releases=dream.rounds * dream.dream_batches,
+        epsilon=config.privacy.dp_eps,
         delta=config.privacy.dp_delta,
     )
 
 
-def prediction(config: Config, spec: InputSpec) -> str | None:
+def prediction(config: Resolved, spec: InputSpec) -> str | None:
     """Return in words what a run's labels will be worth; None unless clients are the unit."""
-    if not config.private_clients:
+    if not (isinstance(config, PrivateRun) and config.private_clients):
         return None
     return f"labels of clients that agree: {_in_words(config, outlook(config, spec))}"
 
 
-def _in_words(config: Config, found: Outlook) -> str:
-    releases = set_(config.dream.rounds) * set_(config.dream.dream_batches)
+def _in_words(config: Resolved, found: Outlook) -> str:
+    releases = config.dream.rounds * config.dream.dream_batches
     needed = math.ceil(found.needed * math.sqrt(releases))
     return (
         f"predicted signal to noise {found.ratio_each:.2g} a release, and 1 takes {needed} clients"
     )
 
 
-def _check_outlook(config: Config, found: Outlook) -> None:
+def _check_outlook(config: PrivateRun, found: Outlook) -> None:
     if found.ratio_each >= 1 or config.privacy.accept_low_utility:
         return
     raise UserError(

@@ -1,11 +1,11 @@
 """Whose noise counts: in a sum with shares of noise, that of honest clients who stay (D8)."""
 
 from codream_secure.aggregation.settings import AggregationSettings, colluders
-from codream_secure.config.settings import Config
+from codream_secure.config.resolved import Resolved
 from codream_secure.errors import UserError
 
 
-def noise_colluders(config: Config) -> int:
+def noise_colluders(config: Resolved) -> int:
     """Return how many clients may tell the server their noise; the rest hides the sum.
 
     Raises:
@@ -22,7 +22,7 @@ def noise_colluders(config: Config) -> int:
     return chosen
 
 
-def hidden_shares(config: Config) -> int:
+def hidden_shares(config: Resolved) -> int:
     """Return the shares of noise that are secret if as few clients stay as may.
 
     Raises:
@@ -31,7 +31,7 @@ def hidden_shares(config: Config) -> int:
     return _settings(config).needed - noise_colluders(config)
 
 
-def _settings(config: Config) -> AggregationSettings:
+def _settings(config: Resolved) -> AggregationSettings:
     secure = config.secure
     return AggregationSettings(
         roster=tuple(range(config.data.clients)),

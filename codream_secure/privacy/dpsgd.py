@@ -20,7 +20,7 @@ from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.integer_noise import IntegerNoise
 from codream_secure.storage.checkpoint import NoiseState
-from protocols.keys import hkdf
+from protocols.primitives.keys import hkdf
 
 
 def check_private_model(model: nn.Module) -> None:

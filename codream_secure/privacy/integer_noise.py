@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from codream_secure.aggregation.requests import NoiseKind
 from codream_secure.errors import UserError
-from protocols.prg import KEY_SIZE, keystream
+from protocols.primitives.prg import KEY_SIZE, keystream
 
 _DIGITS = 60
 # Tails below this part of the mass are cut off, on both sides together.

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
@@ -73,10 +73,8 @@ class PrivacyPlan:
         journal: told ``charged`` before steps are taken; what it stores must outlive a crash.
     """
 
-    def __init__(self, config: Config, examples: int, spec: InputSpec) -> None:
+    def __init__(self, config: PrivateRun, examples: int, spec: InputSpec) -> None:
         privacy = config.privacy
-        if privacy.dp_eps is None:
-            raise ValueError("no privacy was asked for")
         check_meaning(privacy.dp_delta, examples)
         share = examples // config.data.clients
         most = share if privacy.secure_noise else _LARGEST_DEFAULT_BATCH
@@ -103,21 +101,23 @@ class PrivacyPlan:
         self.independent_noise = training_noise(*budget, integers=integers)
         self._batch = batch
         self._settings = privacy
-        self._rounds = config.dream.rounds or 1
+        self._rounds = config.dream.rounds
         self._budgets: dict[tuple[str, int], PrivacyBudget] = {}
         self.charged = 0
         self.journal: Callable[[int], None] = lambda _: None
 
     @classmethod
-    def of(cls, config: Config, examples: int, spec: InputSpec) -> Self | None:
+    def of(cls, config: Resolved, examples: int, spec: InputSpec) -> Self | None:
         """Return the plan of a resolved configuration; None unless local training is private."""
-        return cls(config, examples, spec) if config.private_training else None
+        if isinstance(config, PrivateRun) and config.private_training:
+            return cls(config, examples, spec)
+        return None
 
-    def _terms(self, config: Config, share: int, spec: InputSpec) -> StatisticsTerms | None:
+    def _terms(self, config: PrivateRun, share: int, spec: InputSpec) -> StatisticsTerms | None:
         privacy = config.privacy
         if not privacy.statistics_eps:
             return None
-        if set_(privacy.dp_eps) <= privacy.statistics_eps:
+        if privacy.dp_eps <= privacy.statistics_eps:
             raise UserError(
                 f"--statistics-eps {privacy.statistics_eps:g} leaves nothing of --dp-eps "
                 f"{privacy.dp_eps:g} for training; give it less, or 0"

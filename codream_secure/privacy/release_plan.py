@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.aggregation.requests import NoisyTerms
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import RequestRefused
 from codream_secure.privacy.accounting import (
     Guarantee,
@@ -24,7 +24,7 @@ from codream_secure.privacy.accounting import (
 from codream_secure.privacy.colluders import hidden_shares, noise_colluders
 from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism, noisy_terms
 from codream_secure.runtime.seeds import derive_bytes
-from protocols.keys import hkdf
+from protocols.primitives.keys import hkdf
 
 if TYPE_CHECKING:
     from codream_secure.privacy.mechanisms import Mechanism
@@ -119,7 +119,7 @@ class ReleasePlan:
         journal: told ``charged`` before a sum is asked for; what it stores must outlive a crash.
     """
 
-    def __init__(self, config: Config, released: Released, most: int) -> None:
+    def __init__(self, config: PrivateRun, released: Released, most: int) -> None:
         self._privacy, self.released_kind, self.most = config.privacy, released, most
         self.seed = config.run.seed
         self._colluders = noise_colluders(config)
@@ -130,7 +130,7 @@ class ReleasePlan:
             variance = max(1, math.ceil(ratio * released.l2**2 / hidden))
             return integer_mechanism(noise, released.l2, released.length, variance, hidden)
 
-        budget = set_(self._privacy.dp_eps), self._privacy.dp_delta
+        budget = self._privacy.dp_eps, self._privacy.dp_delta
         ratio = integer_variance(*budget, mechanism, steps=most)
         self.terms = NoisySum.of(
             length=released.length,

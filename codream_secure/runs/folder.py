@@ -112,7 +112,7 @@ class RunFolder:
         """
         if self._checkpoints is None:
             raise ValueError("not an interrupted run")
-        kept = Config.from_options(self._checkpoints.last.config)
+        kept = resolve(Config.from_options(self._checkpoints.last.config))
         if resolve(Config.from_options(load_toml(self.path / _CONFIG))) != kept:
             raise UserError(
                 f"{self.path / _CONFIG} is not the configuration that the run was started with; "

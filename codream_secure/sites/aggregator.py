@@ -18,7 +18,8 @@ from codream_secure.sites.wire import protocol_step
 from codream_secure.storage.checkpoint import AggregatorState
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import Phase, Task
+from protocols.params import Task
+from protocols.phases import Phase
 
 Totals = Mapping[str, NDArray[np.uint32]]
 

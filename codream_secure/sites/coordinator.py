@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.group import DreamGroup
@@ -179,7 +179,7 @@ class Coordinator(RoundLoop[Round]):
     @property
     def last_round(self) -> int:
         """The round after which the run is over."""
-        return set_(self.config.dream.rounds)
+        return self.config.dream.rounds
 
     def prepare(self) -> None:
         """Find enough sites, and release class means before the first round.

@@ -21,7 +21,9 @@ from codream_secure.aggregation.requests import (
     sections,
 )
 from codream_secure.aggregation.settings import AggregationSettings, colluders
-from codream_secure.config.settings import Config, set_
+from codream_secure.config.resolved import Resolved
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
@@ -40,10 +42,10 @@ from codream_secure.sites.session import Session, SiteSettings, Terms, check_ver
 from codream_secure.sites.wire import VERSION, Ask, Hello, Images, Learn, Present, dreaming_step
 from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client import Inputs
-from protocols.field import PrimeField
-from protocols.packing import unpack
+from protocols.client.step import Inputs
 from protocols.params import Task
+from protocols.primitives.field import PrimeField
+from protocols.primitives.packing import unpack
 
 _MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
 # Where the run has no seed, 32 bytes in place of what would follow from it (SPEC 7.3).
@@ -74,7 +76,7 @@ class Learning:
         self.session = session
         self._settings, self._folder = settings, folder
         self._data = _of_shape(settings.load(), InputSpec(*session.spec))
-        self._config = Config.from_options(session.options)
+        self._config = resolve(Config.from_options(session.options))
 
     @classmethod
     def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
@@ -84,8 +86,9 @@ class Learning:
             UserError: another version, or settings that the site's data do not fit.
         """
         check_version(message.version)
-        config = Config.from_options(message.options)
-        _check_run(config, settings)
+        asked_for = Config.from_options(message.options)
+        _check_run(asked_for, settings)
+        config = resolve(asked_for)
         terms = _terms(aggregation_settings(config, evaluates=True))
         session = Session(
             session=message.session,
@@ -332,7 +335,7 @@ def unfit_for_machines(config: Config) -> str:
     return ""
 
 
-def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSettings:
+def aggregation_settings(config: Resolved, *, evaluates: bool) -> AggregationSettings:
     """Return who takes part and how many sums there are, from the run's settings.
 
     Args:
@@ -348,6 +351,6 @@ def aggregation_settings(config: Config, *, evaluates: bool) -> AggregationSetti
         threat_model=secure.threat_model,
         rejoin=secure.rejoin,
         key_steps=secure.key_steps or per_round,
-        expected_steps=set_(dream.rounds) * per_round + statistics,
+        expected_steps=dream.rounds * per_round + statistics,
         seed=config.run.seed or 0,
     )

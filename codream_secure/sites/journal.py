@@ -29,7 +29,7 @@ from codream_secure.storage.checkpoint import (
     encode_state,
 )
 from codream_secure.storage.state_folder import StateFolder
-from protocols.params import Phase
+from protocols.phases import Phase
 
 FORMAT = 2
 _FOLDER = "state"

@@ -12,8 +12,8 @@ from codream_secure.sites.allowance import Allowance
 from codream_secure.sites.wire import (
     VERSION,
 )
-from protocols.keys import SigningKey
-from protocols.params import ThreatModel
+from protocols.phases import ThreatModel
+from protocols.primitives.keys import SigningKey
 
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset

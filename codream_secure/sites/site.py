@@ -40,11 +40,11 @@ from codream_secure.sites.wire import (
     encode,
 )
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client import Inputs
+from protocols.client.states import Party
+from protocols.client.step import Inputs
 from protocols.errors import SecAggError
 from protocols.params import BatchParams, Task, default_threshold
 from protocols.policy import Policy, most_colluders
-from protocols.preprocessing import Party
 
 if TYPE_CHECKING:
     from codream_secure.sites.dream_site import Learning

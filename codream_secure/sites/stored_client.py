@@ -1,12 +1,12 @@
 """A client of the protocol whose state lives in a folder (D5)."""
 
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client import Inputs
+from protocols.client.durable import DurableClient, Reply, last_step
+from protocols.client.states import Party
+from protocols.client.step import Inputs
 from protocols.errors import LocalProtocolError
-from protocols.keys import Entropy
-from protocols.ledger import DurableClient, Reply, last_step
 from protocols.params import Task
-from protocols.preprocessing import Party
+from protocols.primitives.keys import Entropy
 
 _BATCH = "batch-"
 
@@ -64,11 +64,11 @@ def _prefix(session: bytes) -> str:
 class StoredClient:
     """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
 
-    Answers are those of `protocols.client.ClientSession`. A batch that was begun in the folder is
-    gone on with. Beside it the nearest batch before it and the nearest one after it are kept, since
-    the keys of one are made while the other runs (SPEC 6.2); all other records, and those of other
-    sessions, are erased. When a step is first answered in a batch, all other batches are over and
-    erased (SPEC 3.9). The last step that was answered is kept for the whole session.
+    Answers are those of `protocols.client.session.ClientSession`. A batch that was begun in the
+    folder is gone on with. Beside it the nearest batch before it and the nearest one after it are
+    kept, since the keys of one are made while the other runs (SPEC 6.2); all other records, and
+    those of other sessions, are erased. When a step is first answered in a batch, all other batches
+    are over and erased (SPEC 3.9). The last step that was answered is kept for the whole session.
 
     Args:
         folder: of this client alone.

@@ -24,10 +24,12 @@ from codream_secure.sites.wire import (
     Unmask,
     decode_joined,
 )
-from protocols.driver import Direction
 from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggError
-from protocols.params import BatchParams, Phase, Section, Task, ThreatModel, default_threshold
-from protocols.server import Finished, ServerSession
+from protocols.params import BatchParams, Section, Task, default_threshold
+from protocols.phases import Phase, ThreatModel
+from protocols.rounds import Direction
+from protocols.server.session import ServerSession
+from protocols.server.step import Finished
 
 # Told of every message of the protocol that was of use: phase, direction, site, bytes.
 Record = Callable[[Phase, Direction, int, int], None]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from protocols.params import ThreatModel
+from protocols.phases import ThreatModel
 
 VERSION = 2
 # Where a Flower message holds its bytes, and the action that it asks for.

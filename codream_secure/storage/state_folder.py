@@ -1,7 +1,7 @@
 """A client's own folder: what must survive a restart is on disk before anything is sent (D5).
 
-`protocols.ledger` says what to store and when; here it is stored. Records hold secrets: the folder
-is readable by its owner alone, and one process at a time may use it.
+`protocols.client.durable` says what to store and when; here it is stored. Records hold secrets:
+the folder is readable by its owner alone, and one process at a time may use it.
 """
 
 import fcntl

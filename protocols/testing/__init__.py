@@ -1,28 +1,20 @@
-"""For audits: a lying server, an attacker that does the algebra, and properties to check.
+"""The former name of `protocols.audit`; kept for code that imports it.
 
-`LyingServer` drives real clients with requests of the caller's choice: any directory, delivery,
-key step, active set, task, survivor set or proof, to each client another one, again and out of
-order. Whatever comes back goes to a `ReferenceAttacker`, which knows all shares that ever left,
-and everything that corrupt clients hold, and finds every sum that these open.
-
-`protocols.testing.audit` runs a fixed list of properties, on this package or on a `Subject` of
-one's own. It, `strategies` and `machine` need Hypothesis (extra `audit`); nothing that is
-imported here does.
+Both names give the same module objects. `protocols.testing.audit` is `protocols.audit.run`. Modules
+that need Hypothesis are there only where it is installed.
 """
 
-from protocols.testing.attacker import Opened, ReferenceAttacker, Sent
-from protocols.testing.checks import Checks, Outcome, PropertyFailed, Subject
-from protocols.testing.lying import LOW_ORDER, ClientFactory, LyingServer
+import contextlib
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "LOW_ORDER",
-    "Checks",
-    "ClientFactory",
-    "LyingServer",
-    "Opened",
-    "Outcome",
-    "PropertyFailed",
-    "ReferenceAttacker",
-    "Sent",
-    "Subject",
-]
+from protocols import audit as _audit
+from protocols.audit import *  # noqa: F403 - the same public names
+from protocols.audit import __all__ as __all__
+
+for _name in [module.name for module in iter_modules(_audit.__path__)]:
+    with contextlib.suppress(ModuleNotFoundError):
+        _module = import_module(f"protocols.audit.{_name}")
+        _alias = "audit" if _name == "run" else _name
+        sys.modules[f"{__name__}.{_alias}"] = globals()[_alias] = _module

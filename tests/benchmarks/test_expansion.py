@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from _expansion import BITS, GATES, Batch
 
-from protocols.driver import BatchSession, Trust
-from protocols.keys import SigningKey
-from protocols.params import Phase, Task
+from protocols.driver import BatchSession
+from protocols.params import Task
+from protocols.phases import Phase
+from protocols.primitives.keys import SigningKey
+from protocols.rounds import Credentials
 
 
 def counted_in_a_run(case: Batch) -> dict[int, dict[tuple[Phase, str], int]]:
@@ -14,7 +16,10 @@ def counted_in_a_run(case: Batch) -> dict[int, dict[tuple[Phase, str], int]]:
     params, task = case.params, case.task
     keys = {u: SigningKey.from_private_bytes(u.to_bytes(32, "big")) for u in params.roster}
     session = BatchSession(
-        bytes(32), params.roster, params.threshold, trust=Trust(keys) if case.malicious else None
+        bytes(32),
+        params.roster,
+        params.threshold,
+        credentials=Credentials(keys) if case.malicious else None,
     )
     session.prepare(case.steps)
     sums: dict[int, dict[tuple[Phase, str], int]] = {u: {} for u in params.roster}

@@ -7,7 +7,7 @@ import numpy as np
 from _aggregation import MAX_WEIGHT, MAXIMUM, Case, ours, ours_malicious
 
 from protocols.driver import DropSchedule, run_aggregation
-from protocols.params import Phase
+from protocols.phases import Phase
 
 
 def test_both_models_give_the_weighted_mean_and_the_malicious_one_costs_more_bytes():

@@ -12,9 +12,9 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.flower import mean_request
 from codream_secure.sites import wire
 from protocols import messages
-from protocols.packing import unpack
-from protocols.params import Phase, rounds
-from protocols.server import ServerSession
+from protocols.phases import Phase, rounds
+from protocols.primitives.packing import unpack
+from protocols.server.session import ServerSession
 
 ROOT = Path(__file__).parents[2]
 

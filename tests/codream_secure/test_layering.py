@@ -96,16 +96,22 @@ def test_dreaming_knows_nothing_of_masks():
     `sites/` stores a session for whoever runs a client alone, `flower/` carries messages of
     sessions between machines, and the audit of sums runs whole aggregations.
     """
-    sessions = ("protocols.client", "protocols.server", "protocols.driver", "protocols.keys")
+    sessions = (
+        "protocols.client",
+        "protocols.server",
+        "protocols.driver",
+        "protocols.rounds",
+        "protocols.primitives.keys",
+    )
     for path in PACKAGE.rglob("*.py"):
         crossing = {name for name in imports(path) if name and name.startswith(sessions)}
         # Deriving keys of noise is no session.
-        if crossing <= {"protocols.keys", "protocols.keys.hkdf"}:
+        if crossing <= {"protocols.primitives.keys", "protocols.primitives.keys.hkdf"}:
             continue
         place = path.relative_to(PACKAGE).as_posix()
-        watches_only = crossing <= {"protocols.driver", "protocols.driver.Tap"}
+        watches_only = crossing <= {"protocols.rounds", "protocols.rounds.Tap"}
         assert (
-            path.parent.name in {"aggregation", "sites", "flower"}
+            path.parent.name in {"aggregation", "sites", "flower", "operations"}
             or place == "audit/sums.py"
             or (place == "federation/simulation.py" and watches_only)
         ), path

@@ -7,7 +7,7 @@ from codream_secure.sites import wire
 from codream_secure.sites.coordinator import Coordinator
 from codream_secure.sites.session import SiteSettings
 from codream_secure.sites.site import Site
-from protocols.keys import SigningKey
+from protocols.primitives.keys import SigningKey
 
 OPTIONS = {
     "clients": 4,

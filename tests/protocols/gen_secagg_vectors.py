@@ -22,11 +22,9 @@ from secagg_helpers import (
     signing_keys,
 )
 
-from protocols import messages, prg, signing
-from protocols.driver import BatchSession, DropSchedule, Trust, run_aggregation
+from protocols import messages, signing
+from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
-from protocols.field import PrimeField
-from protocols.keys import hkdf
 from protocols.messages import (
     Advertisement,
     ConsistencyProof,
@@ -42,7 +40,12 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, Phase, Ring, Section
+from protocols.params import AggregationParams, Ring, Section
+from protocols.phases import Phase
+from protocols.primitives import prg
+from protocols.primitives.field import PrimeField
+from protocols.primitives.keys import hkdf
+from protocols.rounds import Credentials
 
 FOLDER = Path(__file__).parent / "vectors"
 SEED = b"vector 1"
@@ -109,7 +112,7 @@ def single(params: AggregationParams, drops: Drops) -> dict[str, object]:
         drops=DropSchedule(drops),
         entropy=fixed_entropy(SEED),
         tap=recorder,
-        trust=Trust(signing_keys(params.roster)) if params.batch.malicious else None,
+        credentials=Credentials(signing_keys(params.roster)) if params.batch.malicious else None,
     )
     step = _described_step(params, inputs, drops, result)
     return {**_described(params, params.step, 1), "steps": [step], **recorder.result()}
@@ -124,7 +127,7 @@ def batch(steps: list[tuple[AggregationParams, Drops]]) -> dict[str, object]:
         first.threshold,
         entropy=fixed_entropy(SEED),
         tap=recorder,
-        trust=Trust(signing_keys(first.roster)) if first.batch.malicious else None,
+        credentials=Credentials(signing_keys(first.roster)) if first.batch.malicious else None,
         ring=first.ring,
     )
     session.prepare(len(steps), [DropSchedule(steps[0][1])])

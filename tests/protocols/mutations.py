@@ -59,10 +59,18 @@ EVIDENCE = tests("evidence")
 BLAME = tests("blame_and_limits")
 RING = tests("ring_sessions")
 
-CLIENT = "protocols/client.py"
-OFFLINE = "protocols/preprocessing.py"
-SERVER = "protocols/server.py"
-LEDGER = "protocols/ledger.py"
+CLIENT = "protocols/client/session.py"
+OFFLINE = "protocols/client/offline.py"
+SERVER = "protocols/server/session.py"
+CLIENT_STEP = "protocols/client/step.py"
+CLIENT_STATES = "protocols/client/states.py"
+BUNDLES = "protocols/client/bundles.py"
+DURABLE = "protocols/client/durable.py"
+SERVER_OFFLINE = "protocols/server/offline.py"
+SERVER_STEP = "protocols/server/step.py"
+RECOVERY = "protocols/server/recovery.py"
+MESSAGES = "protocols/messages.py"
+SHAMIR = "protocols/primitives/shamir.py"
 POLICY = "protocols/policy.py"
 
 
@@ -75,13 +83,13 @@ TOO_LONG = 600  # seconds that the tests of one mutant may take
 
 MUTATIONS = [
     # Unmasking
-    refusal("U3 within the active set", CLIENT,
-        "not set(survivors) <= {*state.held, *state.strangers}",
+    refusal("U3 within the active set", CLIENT_STEP,
+        "not set(survivors) <= {*current.held, *current.non_neighbours}",
         MACHINES),
-    refusal("self among the survivors", CLIENT, "party.client not in survivors", MACHINES),
-    refusal("|U3| at the client", CLIENT, "len(survivors) < party.batch.threshold", MACHINES),
+    refusal("self among the survivors", CLIENT_STEP, "party.client not in survivors", MACHINES),
+    refusal("|U3| at the client", CLIENT_STEP, "len(survivors) < party.batch.threshold", MACHINES),
     Mutation(
-        "one kind of share per peer", CLIENT,
+        "one kind of share per peer", CLIENT_STEP,
         "shares.self_mask if peer in survivors else shares.mask_key", "shares.mask_key", MACHINES,
     ),
     Mutation(
@@ -91,53 +99,53 @@ MUTATIONS = [
     ),
     Mutation(
         "no unmasking before the consistency round", CLIENT,
-        "if batch.malicious or not isinstance(current, Masked):",
-        "if not isinstance(current, Masked):", MALICIOUS,
+        'Phase.UNMASKING, (Masked,), SurvivorSet, step.unmask, (Prepared,), "semi-honest"',
+        "Phase.UNMASKING, (Masked,), SurvivorSet, step.unmask, (Prepared,)", MALICIOUS,
     ),
     # Consistency
     refusal(
-        "signers and signatures", CLIENT, "len(signers) != len(message.signatures)", MALICIOUS
+        "signers and signatures", CLIENT_STEP, "len(signers) != len(message.signatures)", MALICIOUS
     ),
     refusal(
-        "signers within U3", CLIENT, "not set(signers) <= set(state.survivors)", MALICIOUS
+        "signers within U3", CLIENT_STEP, "not set(signers) <= set(current.survivors)", MALICIOUS
     ),
-    refusal("signatures count", CLIENT, "len(signers) < party.batch.threshold", MALICIOUS),
+    refusal("signatures count", CLIENT_STEP, "len(signers) < party.batch.threshold", MALICIOUS),
     Mutation(
-        "signatures of a proof", CLIENT,
+        "signatures of a proof", CLIENT_STEP,
         "signing.check(party.batch, signer, bound, body, signature)", "pass", MALICIOUS,
     ),
     Mutation(
-        "a signed U3 is the next cohort", CLIENT,
-        "current=nxt, cohort=nxt.survivors", "current=nxt", MALICIOUS,
+        "a signed U3 is the next cohort", CLIENT_STEP,
+        "current=signed, cohort=signed.survivors", "current=signed", MALICIOUS,
     ),
     # Masked input
-    refusal("keys are unspent", CLIENT, "request.key not in state.unused", MACHINES),
-    Mutation("keys are spent", CLIENT, " if later > key}", "}", BATCHES),
-    refusal("|A| at the client", CLIENT, "len(active) < party.batch.threshold", MACHINES),
-    refusal("self in the active set", CLIENT, "party.client not in active", MACHINES),
+    refusal("keys are unspent", CLIENT_STEP, "request.key not in state.unused", MACHINES),
+    Mutation("keys are spent", CLIENT_STEP, " if later > key}", "}", BATCHES),
+    refusal("|A| at the client", CLIENT_STEP, "len(active) < party.batch.threshold", MACHINES),
+    refusal("self in the active set", CLIENT_STEP, "party.client not in active", MACHINES),
     refusal(
-        "shares held of all active", CLIENT,
-        "not set(active) <= {*held, *state.strangers}", MACHINES,
+        "shares held of all active", CLIENT_STEP,
+        "not set(active) <= {*held, *state.non_neighbours}", MACHINES,
     ),
     Mutation(
-        "cohorts shrink", CLIENT,
+        "cohorts shrink", CLIENT_STEP,
         "shrinking = party.policy is not None and not party.policy.rejoin", "shrinking = False",
         MALICIOUS,
     ),
-    refusal("step numbers grow", CLIENT, "task.step <= state.last_step", MALICIOUS),
+    refusal("step numbers grow", CLIENT_STEP, "task.step <= state.last_step", MALICIOUS),
     Mutation(
-        "policy on tasks", CLIENT, "party.policy.check_task(task)", "pass", MALICIOUS
+        "policy on tasks", CLIENT_STEP, "party.policy.check_task(task)", "pass", MALICIOUS
     ),
-    refusal("inputs in range", CLIENT, "int(vector.max()) > section.maximum", MACHINES),
+    refusal("inputs in range", CLIENT_STEP, "int(vector.max()) > section.maximum", MACHINES),
     refusal(
-        "inputs of the right shape", CLIENT,
+        "inputs of the right shape", CLIENT_STEP,
         'vector.shape != (section.length,) or vector.dtype.kind != "u"', MACHINES,
     ),
     # Offline exchange, client
-    refusal("identity of the roster", OFFLINE,
+    refusal("identity of the roster", CLIENT_STATES,
             "own != (self.identity.public if self.identity else None)", MALICIOUS),
     Mutation(
-        "policy on batches", OFFLINE, "self.policy.check_batch(self.batch)", "pass", MALICIOUS
+        "policy on batches", CLIENT_STATES, "self.policy.check_batch(self.batch)", "pass", MALICIOUS
     ),
     Mutation(
         "policy on share holders", OFFLINE,
@@ -165,53 +173,54 @@ MUTATIONS = [
     refusal("own bundles in U2", OFFLINE, "party.client not in sharers", MACHINES),
     refusal(
         "U2 within U1", OFFLINE,
-        "not set(sharers) <= {party.client, *state.inbound_keys, *state.strangers}", MACHINES,
+        "not set(sharers) <= {party.client, *state.inbound_keys, *state.non_neighbours}", MACHINES,
     ),
     refusal(
         "as many bundles as sharers", OFFLINE, "len(message.bundles) != len(senders)", MACHINES
     ),
-    refusal("shares in a bundle", OFFLINE, "len(shares) != 2 * steps", MACHINES),
+    refusal("shares in a bundle", BUNDLES, "len(shares) != 2 * steps", MACHINES),
     Mutation(
-        "bundled shares are elements", OFFLINE,
+        "bundled shares are elements", BUNDLES,
         "        shamir.decode_element(share)\n", "        pass\n", MACHINES,
     ),
     Mutation(
-        "ids in bundle keys", OFFLINE,
+        "ids in bundle keys", BUNDLES,
         'hkdf(secret, "bundle", edge, u64(sender), u64(recipient))', 'hkdf(secret, "bundle", edge)',
         CONTEXTS,
     ),
     Mutation(
-        "ids in associated data", OFFLINE,
+        "ids in associated data", BUNDLES,
         'frame(b"bundle", off1, u64(sender), u64(recipient))', 'frame(b"bundle", off1)', CONTEXTS,
     ),
     # Offline exchange, server
     refusal(
-        "number of mask keys at the server", OFFLINE,
+        "number of mask keys at the server", SERVER_OFFLINE,
         "len(message.mask_keys) != batch.steps", MACHINES,
     ),
-    refusal("keys repeat at the server", OFFLINE,
+    refusal("keys repeat at the server", SERVER_OFFLINE,
         "keys_repeat((message,)) or not state.keys.isdisjoint(keys)",
         MACHINES),
-    Mutation("low order at the server", OFFLINE, "_PROBE.agree(public)", "pass", MACHINES),
+    Mutation("low order at the server", SERVER_OFFLINE, "_PROBE.agree(public)", "pass", MACHINES),
     refusal(
-        "number of bundles", OFFLINE,
+        "number of bundles", SERVER_OFFLINE,
         "len(message.bundles) != len(state.graph.neighbours(client))", MACHINES,
     ),
     refusal(
-        "size of bundles", OFFLINE,
+        "size of bundles", SERVER_OFFLINE,
         "any(len(bundle) != messages.bundle_size(batch) for bundle in message.bundles)", MACHINES,
     ),
     refusal(
-        "number of commitments", OFFLINE, "len(message.commitments) != 2 * batch.steps", MACHINES
+        "number of commitments", SERVER_OFFLINE,
+        "len(message.commitments) != 2 * batch.steps", MACHINES
     ),
     refusal(
-        "commitments are those advertised", OFFLINE,
+        "commitments are those advertised", SERVER_OFFLINE,
         "commit_all(message.commitments) != state.advertised[client].commitment", MACHINES,
     ),
-    refusal("sender takes part", OFFLINE, "client not in allowed", MACHINES),
-    refusal("one message per round", OFFLINE, "client in received", MACHINES),
+    refusal("sender takes part", SERVER_OFFLINE, "client not in allowed", MACHINES),
+    refusal("one message per round", SERVER_OFFLINE, "client in received", MACHINES),
     refusal(
-        "threshold of every round at the server", OFFLINE,
+        "threshold of every round at the server", SERVER_OFFLINE,
         "len(received) < batch.threshold", MACHINES,
     ),
     # Server
@@ -220,24 +229,26 @@ MUTATIONS = [
         "signing.check(self._batch, client, bound, body, signature)", "pass", MALICIOUS,
     ),
     refusal("barred clients", SERVER, "client in self._barred", MACHINES),
-    refusal("masked elements below p", SERVER, "not field_.contains(vector)", CODEC),
+    refusal("masked elements below p", SERVER_STEP, "not field_.contains(vector)", CODEC),
     refusal(
-        "number of sections", SERVER, "len(message.sections) != len(task.sections)", CODEC
+        "number of sections", SERVER_STEP, "len(message.sections) != len(task.sections)", CODEC
     ),
     refusal(
-        "number of shares", SERVER,
+        "number of shares", SERVER_STEP,
         "[len(message.self_shares), len(message.key_shares)] != [len(group) for group in owners]",
         MACHINES,
     ),
     Mutation(
-        "shares are elements", SERVER, "        decode_element(share)\n", "        pass\n", MACHINES
+        "shares are elements", SERVER_STEP,
+        "        decode_element(share)\n", "        pass\n", MACHINES
     ),
     Mutation(
         "replays of an earlier step", SERVER,
-        "MaskedInput(key=key) if key == step.key", "MaskedInput(key=_)", BATCHES,
+        "due = row is not None and moment(message) == self._now()",
+        "due = row is not None and moment(message)[1] == self._now()[1]", BATCHES,
     ),
     refusal(
-        "dealer's seed gives its advertised key", SERVER,
+        "dealer's seed gives its advertised key", SERVER_STEP,
         "pair.public != step.mask_key(dropped)", MACHINES,
     ),
     refusal(
@@ -248,9 +259,9 @@ MUTATIONS = [
             "not set(wanted) <= set(candidates)", BATCHES),
     refusal("|A| at the server", SERVER, "len(members) < self._batch.threshold", BATCHES),
     refusal(
-        "messages of later rounds", SERVER, "self._order(message) > self._now()", MACHINES
+        "messages of later rounds", SERVER, "moment(message) > self._now()", MACHINES
     ),
-    Mutation("liars are barred", SERVER, "self._barred |= finished.liars", "pass", MACHINES),
+    Mutation("liars are barred", SERVER, "self._barred |= nxt.liars", "pass", MACHINES),
     # Policy
     *(
         refusal(what, POLICY, condition, MALICIOUS)
@@ -269,47 +280,47 @@ MUTATIONS = [
             "policy: clip": "not self.min_clip <= section.clip <= self.max_clip",
         }.items()
     ),
-    # Ledger
-    Mutation("request digest", LEDGER, "stored.request != digest", "False", MALICIOUS),
+    # Replay protection
+    Mutation("request digest", DURABLE, "stored.request != digest", "False", MALICIOUS),
     Mutation(
-        "the task is in the digest", LEDGER,
+        "the task is in the digest", DURABLE,
         'asked = context.online(request, 0, task, self._party.batch.n, b"")', "asked = request",
         MALICIOUS,
     ),
     refusal(
-        "records of others", LEDGER,
+        "records of others", DURABLE,
         "(loaded.off0, loaded.client) != (party.off0, party.client)", MALICIOUS,
     ),
-    Mutation("damaged text in records", LEDGER, "UnicodeDecodeError, ", "", AUDIT_RECORDS),
-    Mutation("deep nesting in records", LEDGER, ", RecursionError", "", AUDIT_RECORDS),
-    Mutation("stored replies", LEDGER, "self._answers.get(stage)", "None", MALICIOUS),
+    Mutation("damaged text in records", DURABLE, "UnicodeDecodeError, ", "", AUDIT_RECORDS),
+    Mutation("deep nesting in records", DURABLE, ", RecursionError", "", AUDIT_RECORDS),
+    Mutation("stored replies", DURABLE, "self._answers.get(stage)", "None", MALICIOUS),
     # Encoding
-    refusal("canonical encoding", "protocols/messages.py", "encode(message) != data",
+    refusal("canonical encoding", MESSAGES, "encode(message) != data",
             AUDIT_CODEC),
-    refusal("length bound", "protocols/messages.py",
+    refusal("length bound", MESSAGES,
             "len(data) > max_size(kind, batch, *tasks)", CODEC),
     Mutation(
-        "bitmap padding", "protocols/messages.py",
+        "bitmap padding", MESSAGES,
         ' or int.from_bytes(bitmap, "little") >> n', "", CODEC,
     ),
     refusal(
-        "vector padding", "protocols/packing.py",
+        "vector padding", "protocols/primitives/packing.py",
         "length * bits % 8 and data[-1] >> (length * bits % 8)", PACKING,
     ),
-    refusal("vector size", "protocols/packing.py",
+    refusal("vector size", "protocols/primitives/packing.py",
             "len(data) != packed_size(length, bits)", PACKING),
     # Cryptography
-    Mutation("rejection sampling", "protocols/prg.py",
+    Mutation("rejection sampling", "protocols/primitives/prg.py",
              "if int(words.max()) >= self._limit:", "if False:", PACKING),
     Mutation("commitment of a rebuilt seed", "protocols/seeds.py",
              "if self.commit(seed) == commitment:", "if True:", MACHINES),
-    refusal("share is an element", "protocols/shamir.py", "len(data) != SIZE or value >= P", PARTS),
-    Mutation("seeds by rejection", "protocols/shamir.py",
+    refusal("share is an element", SHAMIR, "len(data) != SIZE or value >= P", PARTS),
+    Mutation("seeds by rejection", SHAMIR,
              'int.from_bytes(candidate, "big") < P', "True", PARTS),
-    Mutation("x is not zero", "protocols/shamir.py", "not 0 < x < P", "not x < P", PARTS),
-    Mutation("x is not repeated", "protocols/shamir.py",
+    Mutation("x is not zero", SHAMIR, "not 0 < x < P", "not x < P", PARTS),
+    Mutation("x is not repeated", SHAMIR,
              "len(set(xs)) != len(xs) or ", "", PARTS),
-    refusal("enough shares", "protocols/shamir.py",
+    refusal("enough shares", SHAMIR,
             "threshold < 1 or len(xs) < threshold", PARTS),
     Mutation(
         "steps answered in other batches", CLIENT,
@@ -326,11 +337,12 @@ MUTATIONS = [
     ),
     Mutation(
         "who is named is not active", SERVER,
-        "self._candidates(self._stock, named)", "self._candidates(self._stock, frozenset())", BLAME,
+        "self._candidates(self._keys, named)", "self._candidates(self._keys, frozenset())", BLAME,
     ),
     Mutation(
         "a false key is its dealer's fault", SERVER,
-        "self._batch.malicious and seeds.lost", "self._batch.malicious and seeds.doubts", BLAME,
+        "lost = isinstance(state, CollectingShares) and state.seeds.lost",
+        "lost = isinstance(state, CollectingShares) and state.seeds.doubts", BLAME,
     ),
     Mutation(
         "reports of those who are gone", SERVER,
@@ -338,7 +350,7 @@ MUTATIONS = [
         "self._reports", BLAME,
     ),
     Mutation(
-        "strangers are not remembered", SERVER,
+        "unknown senders are not remembered", SERVER,
         "            if client in self._batch.roster:\n                self._barred",
         "            if True:\n                self._barred", BLAME,
     ),
@@ -347,23 +359,23 @@ MUTATIONS = [
         "tuple(sorted(set(active)))", "tuple(sorted(active))", BLAME,
     ),
     Mutation(
-        "no search twice", SERVER,
+        "no search twice", RECOVERY,
         "(trusted, shares) if len(trusted) < len(shares) else (shares,)", "(trusted, shares)",
         BLAME,
     ),
     Mutation(
-        "one encoding of a key", OFFLINE,
+        "one encoding of a key", MESSAGES,
         " or not all(map(is_canonical, keys))", "", BLAME,
     ),
     Mutation(
-        "low order at the client", "protocols/keys.py",
+        "low order at the client", "protocols/primitives/keys.py",
         'raise CryptoError("key agreement failed") from None', "return bytes(32)", PARTS,
     ),
     Mutation(
-        "Ed25519 verification", "protocols/keys.py",
+        "Ed25519 verification", "protocols/primitives/keys.py",
         'raise CryptoError("signature is not valid") from None', "return", MALICIOUS,
     ),
-    refusal("entropy size", "protocols/keys.py", "len(data) != size", PARTS),
+    refusal("entropy size", "protocols/primitives/keys.py", "len(data) != size", PARTS),
     *(
         Mutation(f"context binds {what}", "protocols/context.py", old, new, CONTEXTS)
         for what, old, new in [
@@ -382,17 +394,18 @@ MUTATIONS = [
              'digest("signed", context, ', 'digest("signed", ', MALICIOUS),
     # Parameters and quantizer
     Mutation("t > n/2", "protocols/params.py", "self.n // 2 + 1, self.n", "1, self.n", PARTS),
-    Mutation("sums cannot wrap", "protocols/field.py", "if field.p > largest:", "if True:",
-             PACKING),
+    Mutation("sums cannot wrap", "protocols/primitives/field.py",
+             "if field.p > largest:", "if True:", PACKING),
     refusal("NaN and infinity", "protocols/quantization.py",
             "not np.isfinite(values).all()", QUANTIZER),
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
     # Evidence (SPEC 6.10)
-    Mutation("dealers sign what they deal", OFFLINE,
+    Mutation("dealers sign what they deal", BUNDLES,
              "verify(batch.identity(sender), proof.signature, signed)", "pass", EVIDENCE),
-    refusal("evidence of this step", CLIENT, "message.key != current.key", EVIDENCE),
-    refusal("evidence of what was given", CLIENT, "owner not in current.given[kind]", EVIDENCE),
+    refusal("evidence of this step", CLIENT_STEP, "message.key != current.key", EVIDENCE),
+    refusal("evidence of what was given", CLIENT_STEP,
+            "owner not in current.given[kind]", EVIDENCE),
     Mutation("evidence holds", "protocols/evidence.py",
              "if self._holds(client, doubt, signature, siblings):", "if True:", EVIDENCE),
     Mutation("no evidence, no excuse", "protocols/evidence.py",
@@ -401,20 +414,20 @@ MUTATIONS = [
     Mutation("enough proven shares", "protocols/evidence.py",
              "if len(shares) < threshold:", "if False:", EVIDENCE),
     # The ring (SPEC 6.9)
-    refusal("nonce was committed to, server", OFFLINE,
+    refusal("nonce was committed to, server", SERVER_OFFLINE,
             "found != state.advertised[client].nonce_commitment", RING),
     refusal("nonces were committed to, client", OFFLINE,
             "any(state.committed.get(u) != commitment for u, commitment in shown.items())", RING),
     refusal("own commitment is listed", OFFLINE, "committed.get(party.client) != own", RING),
     refusal("keys are the neighbour's", OFFLINE,
             "message.nonce_commitment != state.committed[client]", RING),
-    refusal("enough active neighbours", CLIENT,
+    refusal("enough active neighbours", CLIENT_STEP,
             "sum(u in held for u in active) < party.batch.share_threshold", RING),
-    refusal("enough surviving neighbours", CLIENT,
-            "sum(u in state.held for u in survivors) < party.batch.share_threshold", RING),
+    refusal("enough surviving neighbours", CLIENT_STEP,
+            "sum(u in current.held for u in survivors) < party.batch.share_threshold", RING),
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
-            "seen in self._answered", ("tests/codream_secure/test_client.py",)),
+            "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
     refusal("shape of a request", "codream_secure/aggregation/requests.py",
             "min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape)",
             ("tests/codream_secure/test_fuzz_requests.py",)),

@@ -8,11 +8,12 @@ import numpy as np
 from hypothesis import strategies as st
 
 import protocols
-from protocols.client import ClientSession
-from protocols.keys import SigningKey
-from protocols.params import AggregationParams, Phase, Section, default_threshold, rounds
+from protocols.client.session import ClientSession
+from protocols.params import AggregationParams, Section, default_threshold
+from protocols.phases import Phase, rounds
 from protocols.policy import Policy
-from protocols.server import ServerSession
+from protocols.primitives.keys import SigningKey
+from protocols.server.session import ServerSession
 
 ROUNDS = rounds("semi-honest")
 ROOM = Path(protocols.__file__).parent

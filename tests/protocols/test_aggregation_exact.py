@@ -9,7 +9,7 @@ from secagg_helpers import ROUNDS, Run, aggregations, make_inputs, make_params, 
 
 from protocols.driver import DropSchedule, run_aggregation
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
-from protocols.params import Phase
+from protocols.phases import Phase
 
 
 def survivors_by_phase(params, drops):

@@ -11,7 +11,11 @@ import pytest
 from hypothesis import Phase, settings
 from secagg_helpers import make_params
 
-from protocols import messages, shamir
+from protocols import messages
+from protocols.audit import PropertyFailed, Subject, statistics
+from protocols.audit import run as audits
+from protocols.audit import strategies as some
+from protocols.client.durable import DurableClient
 from protocols.driver import AggregationResult, run_aggregation
 from protocols.errors import (
     ConfigError,
@@ -20,12 +24,9 @@ from protocols.errors import (
     NotEnoughSurvivors,
     SecAggError,
 )
-from protocols.ledger import DurableClient
 from protocols.messages import Message, StepRequest
-from protocols.packing import pack
-from protocols.testing import PropertyFailed, Subject, statistics
-from protocols.testing import audit as audits
-from protocols.testing import strategies as some
+from protocols.primitives import shamir
+from protocols.primitives.packing import pack
 
 EXAMPLES = settings.default.max_examples // 3
 

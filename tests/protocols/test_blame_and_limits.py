@@ -16,9 +16,10 @@ from secagg_helpers import (
 from test_evidence import DEALER, VICTIM, other
 from test_evidence import Run as Batch
 
-from protocols import messages, preprocessing, shamir
-from protocols.client import ClientSession
-from protocols.driver import BatchSession, Trust
+from protocols import messages
+from protocols.client import states as client_states
+from protocols.client.session import ClientSession
+from protocols.driver import BatchSession
 from protocols.errors import (
     ConfigError,
     CryptoError,
@@ -27,12 +28,15 @@ from protocols.errors import (
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
-from protocols.keys import KeyPair, is_canonical
 from protocols.messages import BundleReport
-from protocols.params import Phase, Section, Task
+from protocols.params import Section, Task
+from protocols.phases import Phase
 from protocols.policy import Policy
+from protocols.primitives import shamir
+from protocols.primitives.keys import KeyPair, is_canonical
+from protocols.rounds import Credentials
 from protocols.seeds import MAX_ATTEMPTS, Kind, SeedSlot, _subsets
-from protocols.server import ServerSession
+from protocols.server.session import ServerSession
 
 
 def first_of(xs, threshold):
@@ -100,8 +104,8 @@ def inputs():
 @pytest.mark.parametrize("malicious", [False, True])
 def test_a_step_number_is_answered_once_in_a_session_not_once_a_batch(malicious):
     policy = Policy(min_clients=4, colluders=1)
-    trust = Trust(signing_keys(ROSTER), policy) if malicious else None
-    session = BatchSession(bytes(32), ROSTER, 4, entropy=fixed_entropy(), trust=trust)
+    trust = Credentials(signing_keys(ROSTER), policy) if malicious else None
+    session = BatchSession(bytes(32), ROSTER, 4, entropy=fixed_entropy(), credentials=trust)
     session.prepare(1)
     session.step(inputs(), task(5))
     session.prepare(1)
@@ -155,7 +159,7 @@ def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(m
     run = Batch()
     proofs = run.upto_unmask(0, silent=[DEALER])
     # Its advertised key is another one than its shared and committed seed gives.
-    advertised = run.server.stock.advertised
+    advertised = run.server.keys.advertised
     key = KeyPair.from_private_bytes(b"\7" * 32).public
     own = advertised[DEALER]
     forged = messages.Advertisement(own.channel_key, (key, *own.mask_keys[1:]), own.commitment)
@@ -171,7 +175,7 @@ def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(m
     assert DEALER in run.server._barred  # not only absent, which it was anyway
 
 
-# -- reports and strangers -----------------------------------------------------------------------
+# -- reports and unknown senders -------------------------------------------------------------------
 
 
 def shared(n=7):
@@ -195,7 +199,7 @@ def test_a_report_of_somebody_who_is_gone_puts_nobody_out():
     assert run.server.candidates == run.params.roster[:-1]
 
 
-def test_strangers_are_refused_and_not_remembered():
+def test_senders_outside_the_roster_are_refused_and_not_remembered():
     run = shared()
     for stranger in range(1000, 1100):
         with pytest.raises((DecodeError, RemoteProtocolError)):
@@ -250,12 +254,12 @@ def test_a_key_in_disguise_is_refused_by_server_and_clients():
     copied = messages.Advertisement(
         own.channel_key, tuple(map(in_disguise, theirs.mask_keys)), own.commitment
     )
-    party = preprocessing.Party(params.batch, second, keys[second], policy)
+    party = client_states.Party(params.batch, second, keys[second], policy)
     forged = party.wrap(party.off0, copied)
     server.receive(first, sent[first])
     with pytest.raises(RemoteProtocolError, match="keys repeat"):
         server.receive(second, forged)
-    assert preprocessing.keys_repeat([copied])
+    assert messages.keys_repeat([copied])
     assert rest
 
 

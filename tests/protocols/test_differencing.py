@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from protocols import messages
+from protocols.audit import LyingServer
+from protocols.audit import strategies as some
 from protocols.messages import StepRequest
 from protocols.policy import Policy
-from protocols.testing import LyingServer
-from protocols.testing import strategies as some
 
 STEPS = 3
 MODELS = ["semi-honest", "malicious"]

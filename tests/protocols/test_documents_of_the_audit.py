@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols.testing import audit as audits
+from protocols.audit import run as audits
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -47,7 +47,7 @@ def test_every_test_of_a_fault_is_in_the_table():
 
 
 def test_every_file_that_is_named_exists():
-    for name in set(re.findall(r"`((?:tests/\w+/)?\w+\.py)`", README)):
+    for name in set(re.findall(r"`((?:tests/\w+/)?(?:\w+/)*\w+\.py)`", README)):
         places = [HERE / name, ROOT / name, ROOT / "tests" / "codream_secure" / name]
         assert any(place.exists() for place in places), name
 

@@ -14,20 +14,18 @@ from secagg_helpers import (
     signing_keys,
 )
 
-from protocols import evidence, messages, preprocessing
-from protocols.driver import DropSchedule, Trust, _Parties, _Wire
-from protocols.errors import (
-    CryptoError,
-    DecodeError,
-    LocalProtocolError,
-    RemoteProtocolError,
-)
-from protocols.ledger import DurableClient
+from protocols import evidence, messages
+from protocols.client import offline as client_offline
+from protocols.client.durable import DurableClient
+from protocols.client.states import HeldShares, KeyShare, Party, SelfShare
+from protocols.driver import DropSchedule, _Parties, _Wire
+from protocols.errors import CryptoError, DecodeError, LocalProtocolError, RemoteProtocolError
 from protocols.messages import EvidenceRequest, ShareEvidence, UnmaskShares
-from protocols.params import BatchParams, Phase
+from protocols.params import BatchParams
+from protocols.phases import Phase
 from protocols.policy import Policy
-from protocols.preprocessing import HeldShares, KeyShare, Party, SelfShare
-from protocols.server import ServerSession
+from protocols.rounds import Credentials
+from protocols.server.session import ServerSession
 
 PARAMS = malicious_params(7, threshold=5)  # clients 10, 13, 16, 19, 22, 25, 28
 KEYS = signing_keys(PARAMS.roster)
@@ -55,7 +53,7 @@ def other(share):
 
 def dealing_wrong(monkeypatch, victims, *, kind="self_mask", key=0):
     """Make the next client that shares deal wrong shares, and sign them as they are."""
-    original = preprocessing._split_seeds
+    original = client_offline.split_seeds
 
     def split(party, seeds, members):
         held = dict(original(party, seeds, members))
@@ -67,7 +65,7 @@ def dealing_wrong(monkeypatch, victims, *, kind="self_mask", key=0):
             held[victim] = tuple(steps)
         return held
 
-    monkeypatch.setattr(preprocessing, "_split_seeds", split)
+    monkeypatch.setattr(client_offline, "split_seeds", split)
 
 
 class Run:
@@ -330,7 +328,7 @@ def test_evidence_that_was_not_asked_for_is_refused(monkeypatch, wrong):
 
 def test_the_driver_asks_by_itself(monkeypatch):
     parties = _Parties(
-        BATCH, fixed_entropy(), wire := _Wire(None), Trust(KEYS, Policy(colluders=2))
+        BATCH, fixed_entropy(), wire := _Wire(None), Credentials(KEYS, Policy(colluders=2))
     )
     directories = parties.advertise_keys(DropSchedule())
     original = parties._clients[DEALER].share_keys

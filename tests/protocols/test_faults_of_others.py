@@ -11,30 +11,27 @@ import numpy as np
 import pytest
 from secagg_helpers import ROOM, make_inputs, make_params, plain_sum
 
-from protocols import client as client_module
-from protocols import context, masking, messages, prg
-from protocols.client import ClientSession, gate
-from protocols.driver import DropSchedule, Trust, run_aggregation
+from protocols import context, masking, messages
+from protocols.audit import LyingServer
+from protocols.audit import run as audits
+from protocols.audit import strategies as some
+from protocols.client import step as client_step
+from protocols.client.durable import DurableClient
+from protocols.client.session import ClientSession
+from protocols.client.states import Advertised, HeldShares, KeyShare, SelfShare
+from protocols.client.step import gate
+from protocols.driver import DropSchedule, run_aggregation
 from protocols.errors import ConfigError, DecodeError, RemoteProtocolError
-from protocols.field import PrimeField
-from protocols.keys import KeyPair
-from protocols.ledger import DurableClient
 from protocols.messages import Advertisement, Message, StepRequest, SurvivorSet, UnmaskShares
-from protocols.packing import pack
-from protocols.params import (
-    BatchParams,
-    Phase,
-    Section,
-    Task,
-    default_threshold,
-    rounds,
-)
-from protocols.preprocessing import Advertised, HeldShares, KeyShare, SelfShare
+from protocols.params import BatchParams, Section, Task, default_threshold
+from protocols.phases import Phase, rounds
+from protocols.primitives import prg
+from protocols.primitives.field import PrimeField
+from protocols.primitives.keys import KeyPair
+from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer
-from protocols.server import ServerSession
-from protocols.testing import LyingServer
-from protocols.testing import audit as audits
-from protocols.testing import strategies as some
+from protocols.rounds import Credentials
+from protocols.server.session import ServerSession
 
 SEMI_HONEST = some.make_batch(6, "semi-honest", threshold=4, steps=2)
 MALICIOUS = some.make_batch(6, "malicious", threshold=4, steps=2)
@@ -60,13 +57,15 @@ def masked_step(server: LyingServer, silent=()) -> None:
             assert server.request(u, full(), task_of(), some.one_hot(ROSTER, u))
 
 
-def recorded(params, drops=None, inputs=None, trust=None) -> list[tuple[Phase, str, int, bytes]]:
+def recorded(
+    params, drops=None, inputs=None, credentials=None
+) -> list[tuple[Phase, str, int, bytes]]:
     seen = []
     run_aggregation(
         inputs or make_inputs(params),
         params,
         drops=DropSchedule(drops or {}),
-        trust=trust,
+        credentials=credentials,
         tap=lambda *message: seen.append(message),
     )
     return seen
@@ -110,7 +109,7 @@ def test_w2_two_kinds_for_one_peer_cannot_be_expressed():
     assert [f.name for f in msgspec.structs.fields(SurvivorSet)] == ["survivors"]
     hints = get_type_hints(HeldShares)
     assert hints == {"mask_key": KeyShare, "self_mask": SelfShare}
-    assert get_type_hints(gate, vars(client_module))["return"] == dict[int, SelfShare | KeyShare]
+    assert get_type_hints(gate, vars(client_step))["return"] == dict[int, SelfShare | KeyShare]
 
 
 def test_w3_invented_neighbours_are_refused():
@@ -340,7 +339,9 @@ def test_f6_rounds_end_without_those_that_are_silent(model):
     x = {u: some.one_hot(ROSTER, u) for u in ROSTER}
     for phase in rounds(model):
         drops = DropSchedule({ROSTER[0]: phase, ROSTER[3]: phase})
-        result = run_aggregation(x, params, drops=drops, trust=Trust(keys) if keys else None)
+        result = run_aggregation(
+            x, params, drops=drops, credentials=Credentials(keys) if keys else None
+        )
         late = phase in {Phase.CONSISTENCY, Phase.UNMASKING}
         expected = [u for u in ROSTER if late or u not in drops.drops]
         assert some.named(ROSTER, result.totals[some.WHO]) == expected
@@ -428,7 +429,7 @@ def test_p3_the_signature_of_every_upload_is_verified(phase):
     keys = some.signing_keys(ROSTER)
     params = some.params_of(MALICIOUS, task_of())
     x = {u: some.one_hot(ROSTER, u) for u in ROSTER}
-    seen = recorded(params, inputs=x, trust=Trust(keys))
+    seen = recorded(params, inputs=x, credentials=Credentials(keys))
     server = ServerSession(params.batch)
     for due in rounds("malicious"):
         for moment, direction, u, data in seen:
@@ -487,7 +488,7 @@ def test_p5_the_server_makes_no_key_and_holds_no_secret():
         server.receive(u, sessions[u].share_keys(data))
     for u, data in server.end_round().items():
         sessions[u].open_bundles(data)
-    kept = everything(server.stock)
+    kept = everything(server.keys)
     assert len(kept) > 6 * 5
     assert not any(secret in data for secret in secrets for data in kept)
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from protocols import prg
 from protocols.errors import ConfigError, DecodeError
-from protocols.field import PrimeField
 from protocols.masking import _residues
-from protocols.packing import pack, packed_size, unpack
+from protocols.primitives import prg
+from protocols.primitives.field import PrimeField
+from protocols.primitives.packing import pack, packed_size, unpack
 
 WIDTHS = range(2, 33)
 bits_of_field = st.integers(2, 32)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from secagg_helpers import ROUNDS, fixed_entropy, make_inputs, make_params, plain_sum
 
-from protocols import masking, messages, preprocessing, prg
-from protocols.client import ClientSession
+from protocols import masking, messages
+from protocols.client import bundles
+from protocols.client.session import ClientSession
 from protocols.context import offline, online
 from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import (
@@ -19,9 +20,11 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.messages import MaskedInput, StepRequest, SurvivorSet
-from protocols.packing import unpack
-from protocols.params import BatchParams, Phase
-from protocols.server import ServerSession
+from protocols.params import BatchParams
+from protocols.phases import Phase
+from protocols.primitives import prg
+from protocols.primitives.packing import unpack
+from protocols.server.session import ServerSession
 
 M = 3
 ME = 13
@@ -404,7 +407,7 @@ def test_all_secrets_of_one_step_say_nothing_of_another():
 
 def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
     sealed, expanded = [], []
-    real_seal, real_add_masks = preprocessing.seal, prg.add_masks
+    real_seal, real_add_masks = bundles.seal, prg.add_masks
 
     def seal(key, plaintext, associated):
         sealed.append((key, plaintext))
@@ -414,7 +417,7 @@ def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
         expanded[-1] += [key for key, _ in masks]
         real_add_masks(total, masks, field)
 
-    monkeypatch.setattr(preprocessing, "seal", seal)
+    monkeypatch.setattr(bundles, "seal", seal)
     monkeypatch.setattr(prg, "add_masks", add_masks)
     run = Batch(make_params(4))
     assert len({key for key, _ in sealed}) == len(sealed) == 4 * 3  # a key seals one bundle

@@ -3,14 +3,14 @@
 import pytest
 from secagg_helpers import fixed_entropy, make_params, malicious_params, signing_keys
 
-from protocols import client as client_module
 from protocols import messages
+from protocols.audit import LyingServer
+from protocols.audit import strategies as some
+from protocols.client import step as client_step
+from protocols.client.states import Party
 from protocols.messages import StepRequest
 from protocols.params import BatchParams
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.testing import LyingServer
-from protocols.testing import strategies as some
 
 M = 2
 CORRUPT = 10
@@ -110,5 +110,5 @@ def test_without_the_proof_check_too_small_a_sum_opens(monkeypatch):
         return [honest for honest in opened if honest]  # the corrupt client's own input is no news
 
     assert attack() == []
-    monkeypatch.setattr(client_module, "check_proof", lambda *args: None)
+    monkeypatch.setattr(client_step, "check_proof", lambda *args: None)
     assert {v1, v2} in attack()

@@ -16,8 +16,10 @@ from secagg_helpers import (
 )
 
 from protocols import messages
-from protocols.client import ClientSession
-from protocols.driver import BatchSession, DropSchedule, Trust, run_aggregation
+from protocols.client.durable import DurableClient
+from protocols.client.session import ClientSession
+from protocols.client.states import Party
+from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import (
     ConfigError,
     DecodeError,
@@ -27,8 +29,6 @@ from protocols.errors import (
     RemoteProtocolError,
     SecAggError,
 )
-from protocols.keys import SigningKey
-from protocols.ledger import DurableClient
 from protocols.messages import (
     Consistency,
     ConsistencyProof,
@@ -38,10 +38,12 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import BatchParams, Phase, Section, rounds
+from protocols.params import BatchParams, Section
+from protocols.phases import Phase, rounds
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.server import ServerSession
+from protocols.primitives.keys import SigningKey
+from protocols.rounds import Credentials
+from protocols.server.session import ServerSession
 
 ROUNDS = rounds("malicious")
 ME = 13
@@ -49,7 +51,7 @@ M = 3
 
 
 PARAMS = malicious_params(5)  # clients 10, 13, 16, 19, 22; threshold 4
-TRUST = Trust(signing_keys(PARAMS.roster))
+TRUST = Credentials(signing_keys(PARAMS.roster))
 BATCH = BatchParams(
     session=PARAMS.session,
     batch=1,
@@ -117,12 +119,12 @@ def test_exact_sum_of_the_survivors_or_no_sum(data):
     n = data.draw(st.integers(3, 8))
     params = malicious_params(n, ("g", 9, 4), ("h", 2, 12))
     drops = data.draw(st.dictionaries(st.sampled_from(params.roster), st.sampled_from(ROUNDS)))
-    inputs, trust = make_inputs(params), Trust(signing_keys(params.roster))
+    inputs, trust = make_inputs(params), Credentials(signing_keys(params.roster))
     if n - len(drops) < params.threshold:
         with pytest.raises(NotEnoughSurvivors):
-            run_aggregation(inputs, params, drops=DropSchedule(drops), trust=trust)
+            run_aggregation(inputs, params, drops=DropSchedule(drops), credentials=trust)
         return
-    result = run_aggregation(inputs, params, drops=DropSchedule(drops), trust=trust)
+    result = run_aggregation(inputs, params, drops=DropSchedule(drops), credentials=trust)
     late = {Phase.CONSISTENCY, Phase.UNMASKING}
     survivors = [u for u in params.roster if u not in drops or drops[u] in late]
     assert result.survivors == tuple(survivors)
@@ -132,7 +134,9 @@ def test_exact_sum_of_the_survivors_or_no_sum(data):
 
 def test_a_batch_takes_a_round_more_per_step_and_cohorts_only_shrink():
     params = malicious_params(7)
-    owner = BatchSession(params.session, params.roster, 5, trust=Trust(signing_keys(params.roster)))
+    owner = BatchSession(
+        params.session, params.roster, 5, credentials=Credentials(signing_keys(params.roster))
+    )
     owner.prepare(3)
     inputs = make_inputs(params)
     left = list(params.roster)
@@ -148,7 +152,7 @@ def test_a_batch_takes_a_round_more_per_step_and_cohorts_only_shrink():
 
 def test_a_policy_may_allow_rejoining():
     owner = BatchSession(
-        PARAMS.session, PARAMS.roster, 4, trust=Trust(TRUST.keys, Policy(rejoin=True))
+        PARAMS.session, PARAMS.roster, 4, credentials=Credentials(TRUST.keys, Policy(rejoin=True))
     )
     owner.prepare(2)
     inputs = make_inputs(PARAMS)
@@ -187,7 +191,7 @@ def test_a_client_needs_its_own_identity_and_a_policy():
         with pytest.raises(LocalProtocolError):
             Party(BATCH, ME, identity, policy)
     with pytest.raises(LocalProtocolError, match="no signing key"):
-        Trust({}).identities(PARAMS.roster)
+        Credentials({}).identities(PARAMS.roster)
 
 
 def test_every_bit_flip_of_every_client_message_is_refused():
@@ -196,7 +200,7 @@ def test_every_bit_flip_of_every_client_message_is_refused():
         make_inputs(PARAMS),
         PARAMS,
         entropy=fixed_entropy(),
-        trust=TRUST,
+        credentials=TRUST,
         drops=DropSchedule({22: Phase.MASKED_INPUT}),
         tap=lambda phase, direction, u, data: seen.setdefault((phase, direction, u), data),
     )

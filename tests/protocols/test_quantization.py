@@ -6,14 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError, LocalProtocolError
-from protocols.field import PrimeField
-from protocols.quantization import (
-    CLIP_MAX,
-    CLIP_MAX_RATIO,
-    CLIP_MIN,
-    Quantizer,
-    next_clip,
-)
+from protocols.primitives.field import PrimeField
+from protocols.quantization import CLIP_MAX, CLIP_MAX_RATIO, CLIP_MIN, Quantizer, next_clip
 
 SEED = bytes(range(32))
 

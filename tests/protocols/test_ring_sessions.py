@@ -18,7 +18,10 @@ from secagg_helpers import (
 )
 
 from protocols import context, messages
-from protocols.client import ClientSession
+from protocols.audit import LyingServer
+from protocols.client.durable import DurableClient
+from protocols.client.session import ClientSession
+from protocols.client.states import Party
 from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import (
     ConfigError,
@@ -29,7 +32,6 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.graph import Graph, complete, ring_parameters
-from protocols.ledger import DurableClient
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -41,12 +43,11 @@ from protocols.messages import (
     StepRequest,
     SurvivorSet,
 )
-from protocols.params import BatchParams, Phase, Ring, rounds
+from protocols.params import BatchParams, Ring
+from protocols.phases import Phase, rounds
 from protocols.policy import Policy
-from protocols.preprocessing import Party
 from protocols.seeds import Kind
-from protocols.server import ServerSession
-from protocols.testing import LyingServer
+from protocols.server.session import ServerSession
 
 ROUNDS = rounds("semi-honest", ring=True)
 ME = 13
@@ -111,7 +112,7 @@ def test_exact_sum_of_the_survivors_or_no_sum(case):
     waiting = set(params.roster)
     for phase in ROUNDS:
         if phase == Phase.MASKED_INPUT:
-            off1 = run.server.stock.off1
+            off1 = run.server.keys.off1
             near = neighbours_by_hand(params, off1, run.drawn)
             waiting = active = core(waiting, near, least)
             if len(active) < params.threshold:
@@ -210,7 +211,7 @@ def test_a_neighbourhood_below_its_threshold_fails_the_step_before_any_share_lea
     run.begin()
     with pytest.raises(NotEnoughSurvivors, match="neighbours of client") as caught:
         run.round(Phase.MASKED_INPUT, silent=frozenset({ME}))
-    near = run.server.stock.graph.neighbours(ME)
+    near = run.server.keys.graph.neighbours(ME)
     assert (caught.value.alive, caught.value.needed) == (1, 2)
     assert caught.value.around == min(near)
     with pytest.raises(LocalProtocolError, match="no result"):
@@ -272,7 +273,7 @@ def test_too_few_for_any_neighbourhood_fail_the_draw():
 
 def ordered(run: Run) -> list[int]:
     state = run.server._state
-    off1 = run.server.stock.off1 if run.server._stock else state.off1
+    off1 = run.server.keys.off1 if run.server._keys else state.off1
     members = run.params.roster
     return sorted(members, key=lambda u: context.digest("ring", off1, context.u64(u)))
 
@@ -537,7 +538,7 @@ def in_step() -> tuple[Run, tuple[int, ...]]:
     """A run with its step begun, and the neighbours of ME, of whom two must stay."""
     run = Run(PARAMS, Phase.SHARE_KEYS)
     run.begin()
-    return run, run.server.stock.graph.neighbours(ME)
+    return run, run.server.keys.graph.neighbours(ME)
 
 
 def test_an_active_set_with_too_few_neighbours_is_refused():
@@ -617,7 +618,7 @@ def test_a_wrong_share_is_found_and_its_sender_named():
 
 def test_a_report_on_a_client_that_is_no_neighbour_is_refused():
     run = Run(PARAMS, Phase.SHARE_KEYS)
-    stranger = next(u for u in ROSTER if u != ME and u not in run.server.stock.graph.neighbours(ME))
+    stranger = next(u for u in ROSTER if u != ME and u not in run.server.keys.graph.neighbours(ME))
     with pytest.raises(RemoteProtocolError, match="sent no bundle"):
         run.server.receive(ME, messages.encode(BundleReport(bitmap(stranger))))
 

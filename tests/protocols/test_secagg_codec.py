@@ -26,7 +26,7 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import Phase
+from protocols.phases import Phase
 
 PARAMS = make_params(4, ("g", 5, 4), ("h", 3, 11))
 KINDS = {

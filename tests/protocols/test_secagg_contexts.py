@@ -6,10 +6,11 @@ import pytest
 from secagg_helpers import make_params
 
 from protocols import context
-from protocols.keys import KeyPair
+from protocols.client.bundles import bundle_associated, bundle_key
+from protocols.graph import share_points
 from protocols.masking import mask_key_pair, pair_mask_key, self_mask_key
 from protocols.params import Section
-from protocols.preprocessing import _bundle_associated, _bundle_key, share_points
+from protocols.primitives.keys import KeyPair
 
 PARAMS = make_params(4)
 OFFLINE = [
@@ -74,14 +75,14 @@ def test_advertised_context_binds_every_advertisement_and_its_owner():
     assert len(values) == 2 * len(variants)
 
 
-def test_bundle_keys_and_associated_data_bind_direction_and_context():
+def testbundle_keys_and_associated_data_bind_direction_and_context():
     cases = [
         (off1, sender, recipient)
         for off1 in (b"o" * 32, b"p" * 32)
         for sender, recipient in ((10, 13), (13, 10), (10, 16), (16, 13))
     ]
-    assert len({_bundle_key(b"s" * 32, *case) for case in cases}) == len(cases)
-    assert len({_bundle_associated(*case) for case in cases}) == len(cases)
+    assert len({bundle_key(b"s" * 32, *case) for case in cases}) == len(cases)
+    assert len({bundle_associated(*case) for case in cases}) == len(cases)
 
 
 def test_mask_keys_bind_the_clients_and_the_context():

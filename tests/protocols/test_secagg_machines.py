@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from secagg_helpers import ROUNDS, Run, fixed_entropy, make_inputs, make_params, plain_sum
 
-from protocols import messages, preprocessing
-from protocols.client import ClientSession, gate
+from protocols import messages
+from protocols.client import bundles as client_bundles
+from protocols.client import states as client_states
+from protocols.client.session import ClientSession
+from protocols.client.states import HeldShares, KeyShare, Masked, Party, SelfShare
+from protocols.client.step import gate
 from protocols.driver import DropSchedule, run_aggregation
 from protocols.errors import (
     ConfigError,
@@ -28,10 +32,10 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.packing import unpack
-from protocols.params import Phase
-from protocols.preprocessing import HeldShares, KeyShare, Masked, Party, SelfShare
+from protocols.phases import Phase
+from protocols.primitives.packing import unpack
 from protocols.seeds import commit_all
+from protocols.server import offline as server_offline
 
 PARAMS = make_params(5)  # clients 10, 13, 16, 19, 22; threshold 4
 ME = 13
@@ -330,7 +334,7 @@ def test_a_bundle_of_another_batch_does_not_open():
 @pytest.mark.parametrize("plaintext", [b"\xff" * 64, bytes(32), bytes(63), bytes(65), bytes(96)])
 def test_a_bundle_that_holds_anything_else_is_reported(monkeypatch, plaintext):
     run = Run(PARAMS, Phase.SHARE_KEYS)
-    monkeypatch.setattr(preprocessing, "unseal", lambda *args: plaintext)
+    monkeypatch.setattr(client_bundles, "unseal", lambda *args: plaintext)
     assert reported(run, delivery_of(run)) == (10, 16, 19, 22)
 
 
@@ -351,10 +355,10 @@ def test_a_reported_client_is_left_out_and_the_rest_is_exact():
 
 def test_who_accuses_everybody_leaves_alone():
     everybody = {u: frozenset(PARAMS.roster) - {u} for u in (16,)}
-    assert preprocessing.left_out(everybody) == {16}
-    assert preprocessing.left_out({}) == frozenset()
-    assert preprocessing.left_out({10: frozenset({13})}) == {10}
-    assert preprocessing.left_out({10: frozenset({13}), 16: frozenset({13})}) == {13}
+    assert server_offline.left_out(everybody) == {16}
+    assert server_offline.left_out({}) == frozenset()
+    assert server_offline.left_out({10: frozenset({13})}) == {10}
+    assert server_offline.left_out({10: frozenset({13}), 16: frozenset({13})}) == {13}
 
 
 def test_an_active_client_whose_bundle_did_not_open_is_refused():
@@ -444,7 +448,7 @@ def test_shares_leave_once_only():
 
 
 @pytest.mark.parametrize("phase", STEPS)
-def test_server_refuses_strangers_repetitions_and_later_rounds(phase):
+def test_server_refuses_senders_outside_the_roster_repetitions_and_later_rounds(phase):
     before = STEPS[STEPS.index(phase) - 1] if phase != STEPS[0] else None
     run = Run(PARAMS, before)
     data = run.answer(ME, phase)
@@ -605,11 +609,11 @@ def test_a_dealer_whose_commitment_is_another_seeds_is_named():
         if u == 16:
             state = run.clients[u]._state
             advert = messages.decode(data, Advertisement, params.batch)
-            other = preprocessing.OwnSeeds(bytes(32), state.seeds[0].self_mask)
-            root = commit_all(preprocessing.commitments(run.clients[u]._party, [other]))
+            other = client_states.OwnSeeds(bytes(32), state.seeds[0].self_mask)
+            root = commit_all(client_bundles.commitments(run.clients[u]._party, [other]))
             data = messages.encode(msgspec.structs.replace(advert, commitment=root))
             run.clients[u]._state = msgspec.structs.replace(state, sent=data)
-            leaves = preprocessing.commitments(run.clients[u]._party, [other])
+            leaves = client_bundles.commitments(run.clients[u]._party, [other])
         run.server.receive(u, data)
     run.replies = run.server.end_round()
     for u in params.roster:
@@ -779,8 +783,8 @@ def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named():
         data = run.answer(u, Phase.ADVERTISE_KEYS)
         if u == 16:
             session = run.clients[u]
-            seeds = (preprocessing.OwnSeeds(bytes(32), session._state.seeds[0].self_mask),)
-            root = commit_all(preprocessing.commitments(session._party, seeds))
+            seeds = (client_states.OwnSeeds(bytes(32), session._state.seeds[0].self_mask),)
+            root = commit_all(client_bundles.commitments(session._party, seeds))
             advert = messages.decode(data, Advertisement, PARAMS.batch)
             data = messages.encode(msgspec.structs.replace(advert, commitment=root))
             session._state = msgspec.structs.replace(session._state, sent=data, seeds=seeds)

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from secagg_helpers import Run, fixed_entropy, make_params, rounds_of, signing_keys
 
 from protocols import errors
-from protocols.driver import BatchSession, DropSchedule, Trust
+from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import AggregationParams, Phase, Ring, Section
+from protocols.params import AggregationParams, Ring, Section
+from protocols.phases import Phase
+from protocols.rounds import Credentials
 
 FILES = {name: json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in VECTORS}
 GOOD = [name for name, vector in FILES.items() if "messages" in vector]
@@ -263,7 +265,7 @@ def test_both_implementations_send_the_same_bytes(case):
         threshold,
         entropy=fixed_entropy(),
         tap=lambda phase, direction, u, data: sent.append((str(phase), direction, u, data)),
-        trust=Trust(signing_keys(roster)) if malicious else None,
+        credentials=Credentials(signing_keys(roster)) if malicious else None,
         ring=ring,
     )
     batch = reference.Batch(

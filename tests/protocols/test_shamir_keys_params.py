@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from secagg_helpers import fixed_entropy, make_params
 
-from protocols import shamir
 from protocols.errors import ConfigError, CryptoError, DecodeError
 from protocols.graph import complete
-from protocols.keys import KeyPair, draw, frame, hkdf, seal, unseal
 from protocols.params import AggregationParams, Section, default_threshold
+from protocols.primitives import shamir
+from protocols.primitives.keys import KeyPair, draw, frame, hkdf, seal, unseal
 
 
 def coefficients(threshold: int) -> list[int]:

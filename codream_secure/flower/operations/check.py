@@ -15,7 +15,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.flower.node_config import SERVER_OPTIONS, read_key, read_roster, site_data
 from codream_secure.sites.wire import VERSION
-from protocols.keys import SigningKey
+from protocols.primitives.keys import SigningKey
 
 TESTED = ("1.41", "1.42")
 _PATIENCE = 10.0

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from codream_secure.errors import UserError
-from protocols.keys import KEY_SIZE, SigningKey
+from protocols.primitives.keys import KEY_SIZE, SigningKey
 
 _DAYS = 90
 _PRIVATE_MODE, _FOLDER_MODE = 0o600, 0o700

@@ -14,7 +14,7 @@ from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.errors import RequestRefused, StepAborted, UserError
 from protocols.errors import LocalProtocolError
-from protocols.params import Phase, rounds
+from protocols.phases import Phase, rounds
 
 
 def dream_request(step=0):

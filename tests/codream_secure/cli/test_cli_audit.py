@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from codream_secure.cli.main import entry_point
-from protocols.testing import Outcome, PropertyFailed
-from protocols.testing import audit as audits
+from protocols.audit import Outcome, PropertyFailed
+from protocols.audit import run as audits
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_without_hypothesis_one_line_says_how_to_install_it():
     code = """
 import importlib.util, sys
 sys.modules["hypothesis"] = None
-from codream_secure.cli import entry_point
+from codream_secure.cli.main import entry_point
 sys.argv = ["codream-secure", "audit", "protocol"]
 entry_point()
 """

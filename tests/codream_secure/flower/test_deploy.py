@@ -23,7 +23,7 @@ from codream_secure.errors import UserError
 from codream_secure.flower.node_config import read_key, read_roster, site_settings
 from codream_secure.flower.operations.credentials import make_certificates, make_keys, write_roster
 from codream_secure.models.build import build_model
-from protocols.keys import SigningKey
+from protocols.primitives.keys import SigningKey
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
 from codream_secure.sites import site as flower_site
 from codream_secure.sites import wire
-from protocols.server import Finished
+from protocols.server.step import Finished
 
 CLIENTS = 4
 RUN_CONFIG = {"rate": 0.5, "name": "x"}

@@ -5,13 +5,12 @@ from opacus.validators import ModuleValidator
 from torch import nn
 from torch.nn import functional as F
 
-from codream_secure import models
 from codream_secure.data import InputSpec
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.errors import UserError
-from codream_secure.models import MODEL_NAMES
-from codream_secure.models.build import build_model, parameter_count
+from codream_secure.models.build import _MODELS, build_model, parameter_count
 from codream_secure.models.layers import PadTo, group_count
+from codream_secure.models.names import MODEL_NAMES
 
 DIGITS = InputSpec(1, 8, 8, 10)
 GREY = InputSpec(1, 28, 28, 10)
@@ -78,7 +77,7 @@ def test_parameter_counts(name, spec, count):
 
 
 def test_the_names_are_those_that_help_lists():
-    assert (*models._MODELS, "linear") == MODEL_NAMES
+    assert (*_MODELS, "linear") == MODEL_NAMES
 
 
 def test_every_architecture_has_its_parameters_counted():

@@ -17,7 +17,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy.accounting import cost
 from codream_secure.privacy.class_means import ClassImages, StatisticsTerms, contribution, release
 from codream_secure.privacy.integer_noise import IntegerNoise
-from protocols.params import Phase
+from protocols.phases import Phase
 
 SPEC = InputSpec(1, 4, 4, 3)
 KEY = bytes(range(32))

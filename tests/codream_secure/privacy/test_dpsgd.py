@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.models import MODEL_NAMES
 from codream_secure.models.build import build_model
+from codream_secure.models.names import MODEL_NAMES
 from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
 from codream_secure.privacy.dpsgd import PrivateTrainer, check_private_model, randomness
 

@@ -16,7 +16,9 @@ from codream_secure.report.page import write_page
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium: as root `.ci/run` installs it"
+)
 
 # A frame has the width that it is given; a window has a least one.
 FRAME = """<!doctype html><body style="margin: 0"><script>

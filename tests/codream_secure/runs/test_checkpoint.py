@@ -292,7 +292,7 @@ OPTIONS = [part for k, v in TINY.items() for part in (f"--{k.replace('_', '-')}"
 KILLED = {
     # In the second dream step of round 3: two steps and the labels in each round before.
     "in a round": """
-from codream_secure.aggregation import Aggregator
+from codream_secure.aggregation.aggregator import Aggregator
 real, calls = Aggregator.sum, []
 def sum(self, request):
     calls.append(request)

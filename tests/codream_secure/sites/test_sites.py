@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from machines import OPTIONS, PRIVATE
 
-import protocols.client
+import protocols.client.step
 from codream_secure.aggregation.requests import (
     VERSION,
     EvaluateRequest,
@@ -30,9 +30,9 @@ from codream_secure.sites.dream_site import _ModelState
 from codream_secure.sites.session import SiteSettings
 from codream_secure.sites.site import Site
 from codream_secure.storage.checkpoint import decode_state
-from protocols import preprocessing
-from protocols.keys import SigningKey
-from protocols.preprocessing import HeldShares, SelfShare
+from protocols.client import offline as client_offline
+from protocols.client.states import HeldShares, SelfShare
+from protocols.primitives.keys import SigningKey
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def other(share):
 
 def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, monkeypatch):
     there, lied = machines(malicious=True), []
-    original = protocols.client.unmask
+    original = protocols.client.step._shares
 
     def unmask(party, state, survivors):
         reply = original(party, state, survivors)
@@ -267,7 +267,7 @@ def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, mo
             return msgspec.structs.replace(reply, self_shares=wrong)
         return reply
 
-    monkeypatch.setattr(protocols.client, "unmask", unmask)
+    monkeypatch.setattr(protocols.client.step, "_shares", unmask)
     rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert lied
     assert [site for site, _ in asks(there, wire.Evidence)] == [2]
@@ -277,7 +277,7 @@ def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, mo
 
 def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkeypatch):
     there = machines(malicious=True)
-    original, dealt = preprocessing._split_seeds, []
+    original, dealt = client_offline.split_seeds, []
 
     def split(party, seeds, members):
         held = dict(original(party, seeds, members))
@@ -288,7 +288,7 @@ def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkey
             held[0] = (HeldShares(first.mask_key, wrong), *rest)
         return held
 
-    monkeypatch.setattr(preprocessing, "_split_seeds", split)
+    monkeypatch.setattr(client_offline, "split_seeds", split)
     rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert dealt
     assert [site for site, _ in asks(there, wire.Evidence)] == [0]

@@ -16,12 +16,12 @@ import pytest
 from codream_secure.errors import UserError
 from codream_secure.sites.stored_client import StoredClient, end_batches
 from codream_secure.storage.state_folder import StateFolder
+from protocols.client.states import Party
 from protocols.errors import LocalProtocolError, RemoteProtocolError
-from protocols.keys import SigningKey
 from protocols.params import BatchParams, Section, Task
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.server import ServerSession
+from protocols.primitives.keys import SigningKey
+from protocols.server.session import ServerSession
 
 ROSTER = (0, 1, 2, 3)
 SECTION = Section(name="g", length=5, maximum=15, clip=1.0)
@@ -357,7 +357,7 @@ def test_a_damaged_record_is_refused(tmp_path):
 def test_two_processes_cannot_use_one_folder(tmp_path):
     code = f"""
 import sys, pathlib
-from codream_secure.state_folder import StateFolder
+from codream_secure.storage.state_folder import StateFolder
 folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
 print("held", flush=True)
 sys.stdin.read()
@@ -390,7 +390,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 def test_a_record_is_whole_whenever_the_process_is_killed(tmp_path):
     code = f"""
 import pathlib
-from codream_secure.state_folder import StateFolder
+from codream_secure.storage.state_folder import StateFolder
 folder = StateFolder(pathlib.Path({str(tmp_path)!r}))
 number = 0
 while True:

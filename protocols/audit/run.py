@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from protocols.testing.checks import Outcome, Subject
-from protocols.testing.decoders import codec, fuzzing
-from protocols.testing.lies import hostile_clients, policy_first, substitution
-from protocols.testing.machine import lying_server, semi_honest_gate
-from protocols.testing.masks import mask_keys, uniform_masks, unlinkable_steps
-from protocols.testing.parts import packing, quantizer, sharing
-from protocols.testing.sums import below_threshold, exact_sum, overflow
+from protocols.audit.checks import Outcome, Subject
+from protocols.audit.decoders import codec, fuzzing
+from protocols.audit.lies import hostile_clients, policy_first, substitution
+from protocols.audit.machine import lying_server, semi_honest_gate
+from protocols.audit.masks import mask_keys, uniform_masks, unlinkable_steps
+from protocols.audit.parts import packing, quantizer, sharing
+from protocols.audit.sums import below_threshold, exact_sum, overflow
 
 Property = Callable[[int, Subject], Outcome]
 """Checks something on about so many examples; raises when it does not hold."""

@@ -10,15 +10,15 @@ from hypothesis.strategies import DataObject
 from numpy.typing import NDArray
 
 from protocols import context, masking, messages
-from protocols.keys import KeyPair
+from protocols.audit import statistics
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.lying import LyingServer
+from protocols.client.states import OwnSeeds, Prepared
 from protocols.messages import MaskedInput, StepRequest
-from protocols.packing import unpack
 from protocols.params import BatchParams, Task
-from protocols.preprocessing import OwnSeeds, Prepared
-from protocols.testing import statistics
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, Subject
-from protocols.testing.lying import LyingServer
+from protocols.primitives.keys import KeyPair
+from protocols.primitives.packing import unpack
 
 LENGTH = 45_000  # more than twice 19,937, or a Mersenne Twister would pass
 CLIENTS = 4  # t = 3: two colluders, two honest clients

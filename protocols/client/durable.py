@@ -1,9 +1,9 @@
-"""The one-answer ledger: one answer to each request, across restarts of the client (SPEC 6.7).
+"""Replay protection: one answer to each request, across restarts of the client (SPEC 6.7).
 
 Inputs are not reproducible (rounding, noise), and two answers to one request under the same masks
-would leak their difference. So whatever is about to leave is first stored by the owner of the
-client, in full, together with the state from which it goes on. Storing is the owner's: write to a
-temporary file, fsync, rename, fsync the folder, then send. A record replaces the one before.
+would reveal their difference. So the owner of the client stores every answer before it sends it,
+together with the state that follows: write a temporary file, fsync, rename, fsync the folder, then
+send. Each record replaces the one before.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import NamedTuple
 import msgspec
 
 from protocols import context, messages
-from protocols.client import ClientSession, Ended, Failed, Inputs
-from protocols.errors import LocalProtocolError, RemoteProtocolError, SecAggError
-from protocols.keys import Entropy
-from protocols.messages import StepRequest
-from protocols.params import Phase, Task
-from protocols.preprocessing import (
+from protocols.client.session import ClientSession
+from protocols.client.states import (
     Advertised,
-    Confirmed,
     Drawn,
-    Masked,
+    Ended,
+    Failed,
     Party,
     Prepared,
     Secret,
     Shared,
     Start,
     State,
-    Unmasked,
 )
+from protocols.client.step import Inputs
+from protocols.errors import LocalProtocolError, RemoteProtocolError, SecAggError
+from protocols.messages import StepRequest
+from protocols.params import Task
+from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, Stage, phase_of
+from protocols.primitives.keys import Entropy
 
-_OPENED = "open_bundles"
 _State = Start | Advertised | Drawn | Shared | Prepared | Failed | Ended
 
 
 class Answered(Secret, frozen=True):
-    """A request by its digest, and the reply; an empty reply means that none is sent."""
+    """A request, by its digest, and the reply. An empty reply means that none is sent."""
 
     request: bytes
     reply: bytes
@@ -55,7 +55,7 @@ class Record(Secret, frozen=True):
 
 
 class Reply(NamedTuple):
-    """What a step gives its owner: `record` is to be stored before `message` is sent."""
+    """The result of a call. The owner must store `record` before it sends `message`."""
 
     record: bytes
     message: bytes
@@ -67,14 +67,14 @@ class Reply(NamedTuple):
 class DurableClient:
     """A client that answers every request once, whatever happens to its process.
 
-    The same request again gets the same bytes; another one for a stage that was answered is
-    refused for ever, and does not disturb the step that runs. Two objects must never be made from
-    one record, nor an older record be used: the owner locks its folder (SPEC 6.7).
+    The same request again gets the same bytes. Another request for a stage that was answered is
+    refused for ever and does not disturb the running step. The owner must lock its folder: two
+    clients made from one record, or one made from an older record, break the protection.
 
     Args:
-        party: who, in which batch, on what conditions.
+        party: who takes part, in which batch, under which conditions.
         entropy: as for `ClientSession`.
-        record: what was stored last, after a restart.
+        record: the record stored last, after a restart.
 
     Raises:
         LocalProtocolError: the record is damaged, or of another client or batch.
@@ -99,39 +99,36 @@ class DurableClient:
 
     def advertise_keys(self) -> Reply:
         """Round 0; see `ClientSession.advertise_keys`."""
-        return self._once(Phase.ADVERTISE_KEYS, b"", Start, self._session.advertise_keys)
+        return self._once(Phase.ADVERTISE_KEYS, b"", self._session.advertise_keys)
 
     def draw_graph(self, commitments: bytes) -> Reply:
         """Draw, ring only; see `ClientSession.draw_graph`."""
         session = self._session
-        return self._once(
-            Phase.DRAW_GRAPH, commitments, Advertised, lambda: session.draw_graph(commitments)
-        )
+        return self._once(Phase.DRAW_GRAPH, commitments, lambda: session.draw_graph(commitments))
 
     def share_keys(self, directory: bytes) -> Reply:
         """Round 1; see `ClientSession.share_keys`."""
         session = self._session
-        due = Advertised if self._party.batch.ring is None else Drawn
-        return self._once(Phase.SHARE_KEYS, directory, due, lambda: session.share_keys(directory))
+        return self._once(Phase.SHARE_KEYS, directory, lambda: session.share_keys(directory))
 
     def open_bundles(self, delivery: bytes) -> Reply:
-        """After round 1; an empty message means that there is nothing to send."""
+        """After round 1; see `ClientSession.open_bundles`. An empty message is not sent."""
         session = self._session
-        return self._once(_OPENED, delivery, Shared, lambda: session.open_bundles(delivery) or b"")
+        return self._once(OPEN_BUNDLES, delivery, lambda: session.open_bundles(delivery) or b"")
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> Reply:
         """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
         asked = context.online(request, 0, task, self._party.batch.n, b"")
         key = messages.decode(request, StepRequest, self._party.batch).key
         session, before = self._session, self._answers
-        if self._is_new(key):
-            # The delivery may have come again with the request (SPEC 6.2): its answer stays.
-            self._answers = {s: a for s, a in before.items() if s == _OPENED}
+        if self._is_unspent(key):
+            # A new step erases the answers of the last one. The answer to the delivery stays: the
+            # delivery may have come again with this request (SPEC 6.2).
+            self._answers = {s: a for s, a in before.items() if s == OPEN_BUNDLES}
         try:
             return self._once(
                 Phase.MASKED_INPUT,
                 asked,
-                Prepared,
                 lambda: session.masked_input(request, task, inputs, above=above),
             )
         except SecAggError:
@@ -141,46 +138,36 @@ class DurableClient:
     def confirm(self, survivors: bytes) -> Reply:
         """Consistency round; see `ClientSession.confirm`."""
         session = self._session
-        return self._once(Phase.CONSISTENCY, survivors, Masked, lambda: session.confirm(survivors))
+        return self._once(Phase.CONSISTENCY, survivors, lambda: session.confirm(survivors))
 
     def unmask(self, data: bytes) -> Reply:
         """Round 3; see `ClientSession.unmask`."""
-        session, malicious = self._session, self._party.batch.malicious
-        due = Confirmed if malicious else Masked
-        return self._once(Phase.UNMASKING, data, due, lambda: session.unmask(data))
+        session = self._session
+        return self._once(Phase.UNMASKING, data, lambda: session.unmask(data))
 
     def evidence(self, request: bytes) -> Reply:
         """After a step, malicious model; see `ClientSession.evidence`."""
         session = self._session
-        return self._once("evidence", request, Unmasked, lambda: session.evidence(request))
+        return self._once(EVIDENCE, request, lambda: session.evidence(request))
 
     def end(self) -> bytes:
-        """Give up the batch; the record to store holds no secret any more."""
+        """Give up the batch. The record to store holds no secret any more."""
         self._session.end()
         self._answers = {}
         return self._record()
 
-    def _once(
-        self, stage: str, request: bytes, due: type[object], answer: Callable[[], bytes]
-    ) -> Reply:
+    def _once(self, stage: Stage, request: bytes, answer: Callable[[], bytes]) -> Reply:
         digest = hashlib.sha256(request).digest()
         stored = self._answers.get(stage)
         if stored is None:
-            self._check_due(due)
+            self._session.check_due(stage)
             stored = Answered(digest, answer())
             self._answers[stage] = stored
         elif stored.request != digest:
-            raise RemoteProtocolError(None, _phase(stage), "another request was answered")
+            raise RemoteProtocolError(None, phase_of(stage), "another request was answered")
         return Reply(self._record(), stored.reply)
 
-    def _check_due(self, due: type[object]) -> None:
-        state = self._session.state
-        running = state.current if isinstance(state, Prepared) else None
-        if not isinstance(state, due) and not isinstance(running, due):
-            raise LocalProtocolError(f"this step needs {due.__name__}")
-
-    def _is_new(self, key: int) -> bool:
-        """Whether keys are unspent, so that the answers of the step before are done with."""
+    def _is_unspent(self, key: int) -> bool:
         state = self._session.state
         return isinstance(state, Prepared) and key in state.unused
 
@@ -194,7 +181,7 @@ class DurableClient:
 
 
 def last_step(record: bytes) -> int:
-    """The last step that was answered in the batch of a record; -1 if none was.
+    """Return the last step that was answered in the batch of a record; -1 if none was.
 
     Raises:
         LocalProtocolError: the record is damaged.
@@ -208,10 +195,3 @@ def _load(record: bytes) -> Record:
         return msgspec.msgpack.decode(record, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise LocalProtocolError("the record is damaged") from None
-
-
-_STAGES = {_OPENED: Phase.SHARE_KEYS, "evidence": Phase.UNMASKING}
-
-
-def _phase(stage: str) -> Phase:
-    return _STAGES.get(stage) or Phase(stage)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocols.client import Inputs
-from protocols.driver import AggregationResult, DropSchedule, Tap, Trust, run_aggregation
+from protocols.audit.lying import ClientFactory
+from protocols.client.durable import DurableClient
+from protocols.client.step import Inputs
+from protocols.driver import AggregationResult, DropSchedule, run_aggregation
 from protocols.errors import SecAggError
-from protocols.keys import Entropy
-from protocols.ledger import DurableClient
 from protocols.params import AggregationParams
-from protocols.testing.lying import ClientFactory
+from protocols.primitives.keys import Entropy
+from protocols.rounds import Credentials, Tap
 
 
 class Aggregate(Protocol):
@@ -26,7 +27,7 @@ class Aggregate(Protocol):
         drops: DropSchedule = ...,
         entropy: Entropy | None = ...,
         tap: Tap | None = ...,
-        trust: Trust | None = ...,
+        credentials: Credentials | None = ...,
     ) -> AggregationResult:
         """Run it."""
         ...

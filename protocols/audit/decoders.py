@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from protocols import messages, signing
-from protocols.driver import DropSchedule, Trust, run_aggregation
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, PropertyFailed, Subject
+from protocols.client.durable import DurableClient
+from protocols.driver import DropSchedule, run_aggregation
 from protocols.errors import DecodeError, LocalProtocolError, SecAggError
-from protocols.ledger import DurableClient
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -33,10 +35,10 @@ from protocols.messages import (
     StepRequest,
     SurvivorSet,
 )
-from protocols.packing import pack, packed_size, unpack
-from protocols.params import AggregationParams, Phase
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, PropertyFailed, Subject
+from protocols.params import AggregationParams
+from protocols.phases import Phase
+from protocols.primitives.packing import pack, packed_size, unpack
+from protocols.rounds import Credentials
 
 _T = TypeVar("_T")
 
@@ -91,7 +93,7 @@ def samples() -> Samples:
         drops=DropSchedule({roster[0]: Phase.MASKED_INPUT}),
         entropy=some.seeded_entropy(b"samples"),
         tap=tap,
-        trust=Trust(some.signing_keys(roster)),
+        credentials=Credentials(some.signing_keys(roster)),
     )
     rare = (
         BundleReport(b"\2"),

@@ -9,16 +9,16 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from protocols import shamir
+from protocols.audit import statistics
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, Subject
 from protocols.errors import ConfigError, CryptoError, DecodeError, LocalProtocolError
-from protocols.field import MAX_BITS, MIN_BITS
-from protocols.packing import pack, packed_size, unpack
 from protocols.params import MAX_INPUT
+from protocols.primitives import shamir
+from protocols.primitives.field import MAX_BITS, MIN_BITS
+from protocols.primitives.packing import pack, packed_size, unpack
 from protocols.quantization import Quantizer
 from protocols.seeds import Kind, SeedSlot
-from protocols.testing import statistics
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, Subject
 
 ROUNDINGS = 4_000
 _OFF0 = bytes(32)

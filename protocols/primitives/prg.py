@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from protocols.errors import ConfigError
-from protocols.field import PrimeField
+from protocols.primitives.field import PrimeField
 
 KEY_SIZE = 32
 MAX_LENGTH = 1 << 32  # elements; far below the 2^128 blocks of the counter

@@ -14,6 +14,11 @@ from hypothesis.stateful import (
 )
 
 from protocols import messages
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.lies import flip
+from protocols.audit.lying import LyingServer
+from protocols.client.states import Party
 from protocols.messages import (
     BundleDelivery,
     ConsistencyProof,
@@ -23,11 +28,6 @@ from protocols.messages import (
 )
 from protocols.params import BatchParams, Task
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, Subject
-from protocols.testing.lies import flip
-from protocols.testing.lying import LyingServer
 
 CLIENTS, THRESHOLD, STEPS = 6, 4, 2
 CORRUPT = 10

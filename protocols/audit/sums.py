@@ -6,12 +6,13 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, Subject
 from protocols.driver import DropSchedule
 from protocols.errors import ConfigError, NotEnoughSurvivors
-from protocols.field import MAX_BITS, MIN_BITS, PrimeField
-from protocols.params import MAX_CLIENTS, MAX_INPUT, Phase, Task, ThreatModel, rounds
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, Subject
+from protocols.params import MAX_CLIENTS, MAX_INPUT, Task
+from protocols.phases import Phase, ThreatModel, rounds
+from protocols.primitives.field import MAX_BITS, MIN_BITS, PrimeField
 
 MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
 
@@ -29,7 +30,9 @@ def exact_sum(examples: int, subject: Subject) -> Outcome:
         case = data.draw(some.cases(model))
         spare = case.params.n - case.params.threshold
         drops = data.draw(some.drop_schedules(case, rounds(model), spare))
-        result = subject.aggregate(case.inputs, case.params, drops=drops, trust=case.trust)
+        result = subject.aggregate(
+            case.inputs, case.params, drops=drops, credentials=case.credentials
+        )
         survivors = tuple(u for u in case.params.roster if not drops.silent(u, Phase.MASKED_INPUT))
         totals = {name: total.tolist() for name, total in result.totals.items()}
         checks.that(result.survivors == survivors, "other survivors than those that sent")
@@ -64,7 +67,9 @@ def below_threshold(examples: int, subject: Subject) -> Outcome:
             return drawn[-1]
 
         try:
-            subject.aggregate(case.inputs, params, drops=drops, trust=case.trust, entropy=entropy)
+            subject.aggregate(
+                case.inputs, params, drops=drops, credentials=case.credentials, entropy=entropy
+            )
         except NotEnoughSurvivors as error:
             found = error.phase, error.alive, error.needed
             checks.that(found == (phase, alive, params.threshold), f"aborted with {error}")

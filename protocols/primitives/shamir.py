@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from protocols.errors import ConfigError, DecodeError
-from protocols.keys import Entropy, draw
+from protocols.primitives.keys import Entropy, draw
 
 P = 2**256 - 189
 SIZE = 32

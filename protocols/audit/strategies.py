@@ -13,20 +13,15 @@ from hypothesis.strategies import DataObject, SearchStrategy
 from numpy.typing import NDArray
 
 from protocols import messages
-from protocols.driver import DropSchedule, Trust
-from protocols.keys import Entropy, SigningKey
+from protocols.client.states import Party
+from protocols.driver import DropSchedule
 from protocols.messages import StepRequest
-from protocols.params import (
-    AggregationParams,
-    BatchParams,
-    Section,
-    Task,
-    ThreatModel,
-    default_threshold,
-)
-from protocols.params import Phase as Round
+from protocols.params import AggregationParams, BatchParams, Section, Task, default_threshold
+from protocols.phases import Phase as Round
+from protocols.phases import ThreatModel
 from protocols.policy import Policy
-from protocols.preprocessing import Party
+from protocols.primitives.keys import Entropy, SigningKey
+from protocols.rounds import Credentials
 
 Vectors = dict[str, NDArray[np.unsignedinteger]]
 
@@ -149,7 +144,7 @@ class Case:
 
     params: AggregationParams
     inputs: dict[int, Vectors]
-    trust: Trust | None
+    credentials: Credentials | None
 
     def __repr__(self) -> str:
         p = self.params
@@ -186,7 +181,9 @@ def cases(draw: st.DrawFn, threat_model: ThreatModel) -> Case:
     generator = np.random.default_rng(seed)
     values = {u: _vector(generator, length, most, top=top) for u in roster}
     inputs = {u: {**one_hot(roster, u), "x": values[u]} for u in roster}
-    return Case(params, inputs, Trust(keys, Policy(min_clients=2, min_honest=1)) if keys else None)
+    return Case(
+        params, inputs, Credentials(keys, Policy(min_clients=2, min_honest=1)) if keys else None
+    )
 
 
 def _vector(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocols import context, masking, messages, signing
+from protocols.client.states import Advertised, OwnSeeds, Prepared
 from protocols.errors import CryptoError
-from protocols.keys import KeyPair
+from protocols.graph import share_points
 from protocols.messages import (
     Advertisement,
     KeyDirectory,
@@ -19,9 +20,9 @@ from protocols.messages import (
     StepRequest,
     UnmaskShares,
 )
-from protocols.packing import unpack
 from protocols.params import BatchParams, Task
-from protocols.preprocessing import Advertised, OwnSeeds, Prepared, share_points
+from protocols.primitives.keys import KeyPair
+from protocols.primitives.packing import unpack
 from protocols.seeds import Kind, SeedSlot
 
 

@@ -9,23 +9,19 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from protocols import messages, signing
-from protocols.errors import (
-    DecodeError,
-    LocalProtocolError,
-    PolicyError,
-    RemoteProtocolError,
-)
-from protocols.keys import Entropy, SigningKey
-from protocols.ledger import Reply
+from protocols.audit import strategies as some
+from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.lying import LyingServer
+from protocols.audit.sums import MODELS
+from protocols.client.durable import Reply
+from protocols.client.states import Party
+from protocols.errors import DecodeError, LocalProtocolError, PolicyError, RemoteProtocolError
 from protocols.messages import BundleDelivery, StepRequest, SurvivorSet
-from protocols.params import BatchParams, Phase, Task, rounds
+from protocols.params import BatchParams, Task
+from protocols.phases import Phase, rounds
 from protocols.policy import Policy
-from protocols.preprocessing import Party
-from protocols.server import ServerSession
-from protocols.testing import strategies as some
-from protocols.testing.checks import Checks, Outcome, Subject
-from protocols.testing.lying import LyingServer
-from protocols.testing.sums import MODELS
+from protocols.primitives.keys import Entropy, SigningKey
+from protocols.server.session import ServerSession
 
 STEPS = 2
 LIE = (RemoteProtocolError, DecodeError)

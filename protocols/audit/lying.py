@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from protocols import context, messages, preprocessing, signing
-from protocols.client import Inputs
+from protocols import context, messages, signing
+from protocols.audit.attacker import ReferenceAttacker
+from protocols.client.durable import DurableClient, Reply
+from protocols.client.session import ClientSession
+from protocols.client.states import Party, Start
+from protocols.client.step import Inputs
 from protocols.errors import SecAggError
 from protocols.graph import neighbourhood
-from protocols.keys import Entropy, KeyPair
-from protocols.ledger import DurableClient, Reply
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -31,8 +33,7 @@ from protocols.messages import (
     Upload,
 )
 from protocols.params import Task
-from protocols.preprocessing import Party
-from protocols.testing.attacker import ReferenceAttacker
+from protocols.primitives.keys import Entropy, KeyPair
 
 ClientFactory = Callable[[Party, Entropy, bytes | None], DurableClient]
 """Makes a client from who it is, its entropy, and what it stored last (None at first)."""
@@ -193,10 +194,11 @@ class LyingServer:
         return BundleDelivery(messages.encode_set(chosen, self.batch.roster), tuple(sealed))
 
     def second_advertisement(self, client: int, entropy: Entropy) -> bytes:
-        """Other keys of a corrupt client, well signed, for showing to some of the others."""
-        state = preprocessing.advertise_keys(self._parties[client], entropy)
-        self.attacker.corrupt(client, state)
-        return state.sent
+        """Make second keys of a corrupt client, well signed, to be shown to some of the others."""
+        second = ClientSession.resume(self._parties[client], Start(), entropy)
+        sent = second.advertise_keys()
+        self.attacker.corrupt(client, second.state)
+        return sent
 
     def false_directories(self, client: int) -> Iterator[tuple[str, KeyDirectory]]:
         """What no client may accept of a server: substituted, echoed and useless keys (w3)."""

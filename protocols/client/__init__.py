@@ -1,0 +1,1 @@
+"""The client: its states, the offline exchange, the steps, and the session that runs them."""

@@ -1,0 +1,44 @@
+"""The rounds of the protocol, by name (SPEC 6). Both roles and every message refer to these."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal
+
+ThreatModel = Literal["semi-honest", "malicious"]
+
+
+class Phase(enum.StrEnum):
+    """The rounds in order (SPEC 6). `rounds` says which of them one aggregation has."""
+
+    ADVERTISE_KEYS = "advertise_keys"
+    DRAW_GRAPH = "draw_graph"
+    SHARE_KEYS = "share_keys"
+    MASKED_INPUT = "masked_input"
+    CONSISTENCY = "consistency"
+    UNMASKING = "unmasking"
+
+
+# Two exchanges that belong to a round but do not end it: bundles are opened after round 1 and may
+# be answered with a report; evidence is asked for after a step in which shares did not fit.
+OPEN_BUNDLES: Final = "open_bundles"
+EVIDENCE: Final = "evidence"
+
+Stage = Phase | Literal["open_bundles", "evidence"]
+"""Everything that a client is asked: the rounds, the opening of bundles, and evidence."""
+
+
+def phase_of(stage: Stage) -> Phase:
+    """Return the round that a stage is counted under."""
+    if stage == OPEN_BUNDLES:
+        return Phase.SHARE_KEYS
+    return Phase.UNMASKING if stage == EVIDENCE else Phase(stage)
+
+
+def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
+    """Return the rounds of one aggregation, in order (SPEC 6).
+
+    Only the malicious model has the consistency round. Only the ring is drawn.
+    """
+    optional = {Phase.CONSISTENCY: threat_model == "malicious", Phase.DRAW_GRAPH: ring}
+    return tuple(phase for phase in Phase if optional.get(phase, True))

@@ -1,0 +1,1 @@
+"""Arithmetic and cryptography that know nothing of clients, servers and rounds (SPEC 3, 4)."""

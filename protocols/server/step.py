@@ -1,0 +1,314 @@
+"""The server's side of one step (SPEC 6.3, 6.4, 6.8).
+
+    CollectingInputs (malicious: -> CollectingSignatures) -> CollectingShares -> Finished
+
+Masked inputs are added as they arrive, so memory holds one running sum and no client's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocols import context, masking, messages
+from protocols.errors import DecodeError, NotEnoughSurvivors, RemoteProtocolError
+from protocols.graph import Clients, Graph
+from protocols.messages import (
+    Consistency,
+    ConsistencyProof,
+    MaskedInput,
+    StepRequest,
+    SurvivorSet,
+    UnmaskShares,
+)
+from protocols.params import BatchParams, Task
+from protocols.phases import Phase
+from protocols.primitives.packing import unpack
+from protocols.primitives.shamir import decode_element
+from protocols.seeds import Kind
+from protocols.server.offline import Arrival, BatchKeys, Group, Replies, check_sender, enough
+from protocols.server.recovery import SeedRecovery
+
+Vectors = tuple[NDArray[np.uint32], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is fixed for a step when it begins."""
+
+    batch: BatchParams
+    keys: BatchKeys
+    key: int
+    task: Task
+    active: Clients
+    on: bytes
+
+    @property
+    def graph(self) -> Graph:
+        """Who masks with whom, and who holds whose shares."""
+        return self.keys.graph
+
+    def mask_key(self, client: int) -> bytes:
+        """Return a client's public mask key of this step."""
+        return self.keys.advertised[client].mask_keys[self.key]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingInputs:
+    """Round 2: the running sum, and the clients whose inputs are in it."""
+
+    step: Step
+    received: frozenset[int]
+    totals: Vectors = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingSignatures:
+    """Consistency round: the masked sum over the survivors, and their signatures on that set."""
+
+    step: Step
+    survivors: Clients
+    totals: Vectors = field(repr=False)
+    received: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectingShares:
+    """Round 3: the masked sum over the survivors, and the shares that came back.
+
+    Attributes:
+        dropped: the active set without U3; these clients sent no masked input.
+        responders: who is asked for shares.
+        seeds: finds the seeds that the shares belong to, and remembers shares that did not fit.
+    """
+
+    step: Step
+    survivors: Clients
+    dropped: Clients
+    responders: Clients
+    totals: Vectors = field(repr=False)
+    received: dict[int, UnmaskShares]
+    seeds: SeedRecovery = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, step: Step, survivors: Clients, responders: Clients, totals: Vectors
+    ) -> CollectingShares:
+        """Return the state before any answer."""
+        alive = frozenset(survivors)
+        dropped = tuple(u for u in step.active if u not in alive)
+        seeds = SeedRecovery(step.batch, step.keys, step.key, _statement(step, survivors))
+        return cls(step, survivors, dropped, responders, totals, {}, seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The sum of the survivors' inputs.
+
+    Attributes:
+        totals: section name -> uint32, shape (length,).
+        survivors: the clients whose inputs are in it, ascending.
+        liars: clients that answered with a wrong share; the sum is right all the same. In the
+            malicious model the share may have been dealt to them wrong, which evidence decides
+            (`ServerSession.evidence_requests`).
+    """
+
+    totals: Mapping[str, NDArray[np.uint32]] = field(repr=False)
+    survivors: Clients
+    liars: frozenset[int] = frozenset()
+
+
+Online = CollectingInputs | CollectingSignatures | CollectingShares
+
+
+# Round 2: masked input -------------------------------------------------------------------------
+
+
+def begin(
+    batch: BatchParams, keys: BatchKeys, task: Task, active: Clients, request: StepRequest
+) -> CollectingInputs:
+    """Start a step with an empty sum."""
+    on = context.online(keys.off1, request.key, task, batch.n, request.active)
+    zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)
+    return CollectingInputs(Step(batch, keys, request.key, task, active, on), frozenset(), zeros)
+
+
+def input_bound(_: BatchParams, state: CollectingInputs) -> bytes:
+    """Return the context that masked inputs are signed under."""
+    return state.step.on
+
+
+def receive_input(
+    _: BatchParams, state: CollectingInputs, arrival: Arrival[MaskedInput]
+) -> CollectingInputs:
+    """Add a masked input to the running sum (SPEC 6.3).
+
+    Raises:
+        DecodeError: a vector of wrong size, with an element >= p or with padding bits set.
+    """
+    client = arrival.client
+    check_sender(client, state.step.active, state.received, Phase.MASKED_INPUT)
+    task, n = state.step.task, state.step.batch.n
+    vectors = _unpack_sections(task, n, arrival.message)
+    parts = zip(task.fields(n), state.totals, vectors, strict=True)
+    totals = tuple(field.add(total, vector) for field, total, vector in parts)
+    return CollectingInputs(state.step, state.received | {client}, totals)
+
+
+def _unpack_sections(task: Task, n: int, message: MaskedInput) -> Vectors:
+    if len(message.sections) != len(task.sections):
+        raise DecodeError("wrong number of sections")
+    vectors = []
+    for section, field_, data in zip(task.sections, task.fields(n), message.sections, strict=True):
+        vector = unpack(data, field_.bits, section.length)
+        if not field_.contains(vector):
+            raise DecodeError("a masked element is not in the field")
+        vectors.append(vector)
+    return tuple(vectors)
+
+
+def end_inputs(
+    _: BatchParams, state: CollectingInputs
+) -> tuple[CollectingSignatures | CollectingShares, Replies]:
+    """Fix U3, the clients whose inputs are in the sum, and announce it (SPEC 6.3).
+
+    Raises:
+        NotEnoughSurvivors: |U3| below the threshold, or too small around one client.
+    """
+    step = state.step
+    survivors = _enough_holders(step, state.received, Phase.MASKED_INPUT)
+    message = SurvivorSet(messages.encode_set(survivors, step.batch.roster))
+    nxt: CollectingSignatures | CollectingShares
+    if step.batch.malicious:
+        nxt = CollectingSignatures(step, survivors, state.totals, received={})
+    else:
+        nxt = CollectingShares.of(step, survivors, survivors, state.totals)
+    return nxt, dict.fromkeys(survivors, message)
+
+
+def _enough_holders(step: Step, received: Group, phase: Phase) -> Clients:
+    """Return the senders in roster order, if they can open what every active client shared.
+
+    Raises:
+        NotEnoughSurvivors: they are fewer than the threshold, or than a seed needs holders.
+    """
+    senders = enough(step.batch, received, phase)
+    left, around = step.graph.weakest(step.active, frozenset(senders))
+    if left < step.batch.share_threshold:
+        raise NotEnoughSurvivors(phase, left, step.batch.share_threshold, around)
+    return senders
+
+
+# Consistency, malicious model ------------------------------------------------------------------
+
+
+def survivors_bound(batch: BatchParams, state: CollectingSignatures | CollectingShares) -> bytes:
+    """Return the context of answers about a survivor set (SPEC 3.11)."""
+    return _statement(state.step, state.survivors) if batch.malicious else state.step.on
+
+
+def _statement(step: Step, survivors: Clients) -> bytes:
+    """Return what the survivors sign: this step and this survivor set (SPEC 6.8)."""
+    return context.survivors(step.on, messages.encode_set(survivors, step.batch.roster))
+
+
+def receive_signature(
+    _: BatchParams, state: CollectingSignatures, arrival: Arrival[Consistency]
+) -> CollectingSignatures:
+    """Record a survivor's signature, which the session has checked (SPEC 6.8)."""
+    client = arrival.client
+    check_sender(client, state.survivors, state.received, Phase.CONSISTENCY)
+    return replace(state, received={**state.received, client: arrival.signature or b""})
+
+
+def end_signatures(_: BatchParams, state: CollectingSignatures) -> tuple[CollectingShares, Replies]:
+    """Show the signers each other's signatures (SPEC 6.8).
+
+    Raises:
+        NotEnoughSurvivors: fewer signatures than the threshold.
+    """
+    signers = enough(state.step.batch, state.received, Phase.CONSISTENCY)
+    proof = ConsistencyProof(
+        messages.encode_set(signers, state.step.batch.roster),
+        tuple(state.received[u] for u in signers),
+    )
+    nxt = CollectingShares.of(state.step, state.survivors, signers, state.totals)
+    return nxt, dict.fromkeys(signers, proof)
+
+
+# Round 3: unmasking ----------------------------------------------------------------------------
+
+
+def receive_shares(
+    _: BatchParams, state: CollectingShares, arrival: Arrival[UnmaskShares]
+) -> CollectingShares:
+    """Record a survivor's shares (SPEC 6.4).
+
+    Raises:
+        RemoteProtocolError: a wrong number of shares.
+        DecodeError: a share is not a field element.
+    """
+    client, message = arrival.client, arrival.message
+    check_sender(client, state.responders, state.received, Phase.UNMASKING)
+    owners = [state.step.graph.held(client, group) for group in (state.survivors, state.dropped)]
+    if [len(message.self_shares), len(message.key_shares)] != [len(group) for group in owners]:
+        raise RemoteProtocolError(client, Phase.UNMASKING, "wrong number of shares")
+    for share in message.self_shares + message.key_shares:
+        decode_element(share)
+    state.received[client] = message
+    return state
+
+
+def end_shares(_: BatchParams, state: CollectingShares) -> tuple[Finished, Replies]:
+    """Find the seeds, remove every mask, and return the sum (SPEC 6.4).
+
+    `state.seeds` keeps the shares that did not fit, also when this raises.
+
+    Raises:
+        NotEnoughSurvivors: fewer answers than the threshold, or too few around one client.
+        RemoteProtocolError: no shares of a client give the seed that it committed to.
+    """
+    step, seeds = state.step, state.seeds
+    _enough_holders(step, state.received, Phase.UNMASKING)
+    total = masking.MaskedSum(step.task, step.batch.n, state.totals)
+    for survivor, shares in _by_owner(state, Kind.SELF_MASK):
+        seed = seeds.find(survivor, Kind.SELF_MASK, shares)
+        total.add(masking.self_mask_key(seed, survivor, step.on), -1)
+    for dropped, shares in _by_owner(state, Kind.MASK_KEY):
+        _remove_pair_masks(state, total, dropped, seeds.find(dropped, Kind.MASK_KEY, shares))
+    names = [section.name for section in step.task.sections]
+    sums = dict(zip(names, total.reduced(), strict=True))
+    return Finished(sums, state.survivors, frozenset(seeds.liars)), {}
+
+
+def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Yield every client of which this kind of seed is needed, and its shares by holder.
+
+    A holder lists its shares in the order of the owners, so each list is read once, front to back.
+    """
+    own = kind is Kind.SELF_MASK
+    owners = state.survivors if own else state.dropped
+    lists = {u: iter(m.self_shares if own else m.key_shares) for u, m in state.received.items()}
+    answered = tuple(sorted(lists))
+    for owner in owners:
+        yield owner, {u: next(lists[u]) for u in state.step.graph.held(owner, answered)}
+
+
+def _remove_pair_masks(
+    state: CollectingShares, total: masking.MaskedSum, dropped: int, seed: bytes
+) -> None:
+    """Subtract the masks that the survivors share with a client that dropped out."""
+    step = state.step
+    pair = masking.mask_key_pair(seed, dropped, step.key, context.offline(step.batch))
+    if pair.public != step.mask_key(dropped):
+        raise RemoteProtocolError(
+            dropped, Phase.UNMASKING, "the committed seed does not give the advertised key"
+        )
+    near = frozenset(step.graph.neighbours(dropped))
+    for survivor in near.intersection(state.survivors):
+        public = step.mask_key(survivor)
+        key = masking.pair_mask_key(pair, dropped, survivor, public, step.on)
+        total.add(key, -masking.pair_sign(survivor, dropped))

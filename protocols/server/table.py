@@ -1,0 +1,135 @@
+"""The table of the server's rounds (SPEC 6.11).
+
+`ROUNDS` lists every state in which the server collects messages: which message it takes, under
+which context that is signed, how it is taken in, and how the round ends. `ServerSession` looks
+everything up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocols.messages import (
+    Advertisement,
+    BundleReport,
+    Consistency,
+    MaskedInput,
+    Nonce,
+    OnlineUpload,
+    ShareBundles,
+    ShareEvidence,
+    UnmaskShares,
+    Upload,
+)
+from protocols.params import BatchParams
+from protocols.phases import Phase
+from protocols.server import offline, step
+from protocols.server.offline import (
+    Arrival,
+    CollectingBundles,
+    CollectingKeys,
+    CollectingNonces,
+    Failed,
+    Idle,
+    Replies,
+)
+from protocols.server.step import (
+    CollectingInputs,
+    CollectingShares,
+    CollectingSignatures,
+    Finished,
+    Online,
+)
+
+Collecting = CollectingKeys | CollectingNonces | CollectingBundles | Online
+State = Collecting | Idle | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One row of the table: a state in which the server collects messages.
+
+    Attributes:
+        phase: the round.
+        takes: the message that clients send in it.
+        bound: (batch, state) -> the context that the message is signed under.
+        receive: (batch, state, arrival) -> the state with one message more.
+        end: (batch, state) -> the next state, and the replies.
+        leads_to: the types of states that `end` can lead to.
+    """
+
+    phase: Phase
+    takes: type[Upload]
+    bound: Callable[[BatchParams, Any], bytes]
+    receive: Callable[[BatchParams, Any, Arrival[Any]], Collecting]
+    end: Callable[[BatchParams, Any], tuple[State, Replies]]
+    leads_to: tuple[type[State], ...]
+
+
+ROUNDS: Mapping[type[Collecting], Round] = {
+    CollectingKeys: Round(
+        Phase.ADVERTISE_KEYS,
+        Advertisement,
+        offline.keys_bound,
+        offline.receive_keys,
+        offline.end_keys,
+        (CollectingNonces, CollectingBundles),
+    ),
+    CollectingNonces: Round(
+        Phase.DRAW_GRAPH,
+        Nonce,
+        offline.keys_bound,
+        offline.receive_nonce,
+        offline.end_nonces,
+        (CollectingBundles,),
+    ),
+    CollectingBundles: Round(
+        Phase.SHARE_KEYS,
+        ShareBundles,
+        offline.bundles_bound,
+        offline.receive_bundles,
+        offline.end_bundles,
+        (Idle,),
+    ),
+    CollectingInputs: Round(
+        Phase.MASKED_INPUT,
+        MaskedInput,
+        step.input_bound,
+        step.receive_input,
+        step.end_inputs,
+        (CollectingSignatures, CollectingShares),
+    ),
+    CollectingSignatures: Round(
+        Phase.CONSISTENCY,
+        Consistency,
+        step.survivors_bound,
+        step.receive_signature,
+        step.end_signatures,
+        (CollectingShares,),
+    ),
+    CollectingShares: Round(
+        Phase.UNMASKING,
+        UnmaskShares,
+        step.survivors_bound,
+        step.receive_shares,
+        step.end_shares,
+        (Finished,),
+    ),
+}
+# A step can begin in these states.
+RESTING = Idle, Finished
+# Uploads in the order in which a batch has them. A message that comes before its place in this
+# order breaks a rule; one that comes after it is merely late. Reports and evidence are taken at
+# any time after the exchange and the step that they are about.
+ORDER: tuple[type[Upload], ...] = (
+    Advertisement, Nonce, ShareBundles, BundleReport,
+    MaskedInput, Consistency, UnmaskShares, ShareEvidence,
+)  # fmt: skip
+
+
+def moment(message: Upload) -> tuple[int, int]:
+    """Return the key step of a message, -1 offline, and its place in `ORDER`."""
+    kinds = [isinstance(message, kind) for kind in ORDER]
+    return message.key if isinstance(message, OnlineUpload) else -1, kinds.index(True)
