@@ -35,7 +35,7 @@ def _group(
 ) -> DreamGroup:
     return DreamGroup(
         name,
-        [federation.members[c] for c in clients],
+        {c: federation.members[c].client for c in clients},
         aggregator,
         federation.config,
         federation.spec,

@@ -138,7 +138,8 @@ class Simulation(Run):
 
     def warm_up(self) -> None:
         """Train every client on its own data, as is done before the first dream."""
-        steps = warmup_steps(self.federation)
+        everybody = self.federation
+        steps = warmup_steps(self.config, everybody.plan, everybody.share)
 
         def train(member: Member) -> None:
             for _ in range(steps):
@@ -169,8 +170,9 @@ class Simulation(Run):
 
     def _acquire(self, number: int) -> None:
         """Let clients and student learn from dreams, and the twins from local data alone."""
-        settings = acquisition_settings(self.federation, number)
-        buffers = {m.identity: group.buffer for group in self.groups for m in group.members}
+        everybody = self.federation
+        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number)
+        buffers = {c: group.buffer for group in self.groups for c in group.members}
 
         def learn(member: Member) -> None:
             shuffle = generator(self._seed, "acquisition", number, member.identity)

@@ -64,7 +64,7 @@ def _dreaming(run: Run) -> dict[str, Any]:
         dream.collaboration,
         dream.dreams,
         dream.dream_batches,
-        dream.side_by_side,
+        dream.parallel_batches,
         dream.dream_steps,
         dream.label_last_step,
         dream.local_steps,

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from machines import Machines
+from run_folders import write_run  # noqa: F401 - a fixture
 
 from codream_secure.cli.main import entry_point
 from codream_secure.config.settings import Config
