@@ -147,6 +147,10 @@ class Run(RoundLoop[Measurement]):
         """Return the privacy of what was really released so far; None without DP."""
         return None if self.budget is None else self.budget.guarantee()
 
+    def epsilon(self) -> float | None:
+        """Return the epsilon of `guarantee`, in a fraction of its time; None without DP."""
+        return None if self.budget is None else self.budget.epsilon()
+
     @property
     def iterations(self) -> float:
         """What a client has computed, mean over clients: training steps on one local minibatch.

@@ -122,14 +122,13 @@ def progress_of(run: Run) -> dict[str, Any]:
 
     ``bytes_by_phase`` is of the last round alone.
     """
-    guarantee = run.guarantee()
     return {
         "aborted_steps": _aggregation(run)["aborted_steps"] or 0,
         "bytes_up": run.ledger.per_client("up"),
         "bytes_down": run.ledger.per_client("down"),
         "iterations": round(run.iterations, 1),
         "seconds": round(run.stopwatch.busy, 3),
-        "epsilon": None if guarantee is None else guarantee.epsilon,
+        "epsilon": run.epsilon(),
         "bytes_by_phase": {
             phase: by
             for phase, by in run.ledger.by_round().get(len(run.observer.history), {}).items()
