@@ -217,11 +217,7 @@ class Federation:
         return [everything if c == client else everything[:0] for c in self.roster]
 
     def _even_share(self) -> int:
-        """Return the public number of examples that counts for each client with data of its own.
-
-        Raises:
-            UserError: the settings do not say it.
-        """
+        """Return the examples that count for each site with own data, or raise UserError."""
         share = self.config.data.samples_per_client
         if share is None:
             raise UserError("sites with data of their own need --samples-per-client")
