@@ -92,7 +92,7 @@ def images_of(
     for member in members:
         teacher = member.client.teacher
         if not config.dream.prior_correction:
-            teacher = dataclasses.replace(teacher, offset=None)
+            teacher = dataclasses.replace(teacher, adjustment=None)
         with torch.no_grad():
             logits = teacher(real)
         total += (logits / config.learning.kd_temperature).softmax(dim=1) / len(members)

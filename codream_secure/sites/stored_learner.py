@@ -9,17 +9,17 @@ import numpy as np
 import torch
 
 from codream_secure.aggregation.aggregator import Call, FieldSum
+from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import (
     AskedOfClient,
     EvaluateRequest,
     LabelRequest,
     SoftLabels,
     asked_labels,
-    decode_request,
     digest,
     pixels,
-    sections,
 )
+from codream_secure.aggregation.sections import sections
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset

@@ -6,7 +6,8 @@ import stat
 import pytest
 from machines import OPTIONS, PRIVATE, Machines
 
-from codream_secure.aggregation.requests import StatisticsRequest, decode_request
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import StatisticsRequest
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.client import Client

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 from machines import OPTIONS, PRIVATE
 
-from codream_secure.aggregation.requests import (
-    VERSION,
-    EvaluateRequest,
-    LabelRequest,
-    decode_request,
-    encode,
-)
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import VERSION, EvaluateRequest, LabelRequest, encode
 from codream_secure.config.settings import Config
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused
