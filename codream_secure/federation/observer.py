@@ -1,14 +1,8 @@
 """The observer of a run on one machine: it looks into clients, and tells no participant.
 
-<<<<<<< HEAD
 Accuracies per client are facts about a simulation; no message of the protocol carries them. No
 epsilon covers what is here, and no module of the server's side may import this one
 (tests/codream_secure/test_layering.py).
-=======
-Per-client accuracies are facts about the simulation; the protocol does not carry them. Epsilon does
-not cover them, so no server-side module may import this one: tests/codream_secure/test_layering.py
-lists who may.
->>>>>>> main
 """
 
 import hashlib
