@@ -71,7 +71,7 @@ def statement(off1: bytes, dealer: int, recipient: int, signed_root: bytes) -> b
 
 
 def place(key: int, kind: Kind) -> int:
-    """Return the place in a bundle of the share of a step and kind (SPEC 3.5)."""
+    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
     return 2 * key + (kind is Kind.SELF_MASK)
 
 
