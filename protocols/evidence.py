@@ -19,19 +19,19 @@ from protocols.seeds import Kind, SeedSlot
 
 
 def leaves(shares: Iterable[bytes]) -> tuple[bytes, ...]:
-    """The digests of a bundle's 2M shares, in the order of the bundle."""
+    """Return the digests of a bundle's 2M shares, in the order of the bundle."""
     return tuple(digest("leaf", u64(index), share) for index, share in enumerate(shares))
 
 
 def root(level: Sequence[bytes]) -> bytes:
-    """The Merkle root over leaves; a node without a sibling moves up as it is."""
+    """Return the Merkle root over leaves; a node without a sibling moves up as it is."""
     while len(level) > 1:
         level = _parents(level)
     return level[0]
 
 
 def path(level: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The siblings from one leaf up to the root."""
+    """Return the siblings from one leaf up to the root."""
     siblings = []
     while len(level) > 1:
         if index ^ 1 < len(level):
@@ -41,7 +41,7 @@ def path(level: Sequence[bytes], index: int) -> tuple[bytes, ...]:
 
 
 def root_of_path(leaf: bytes, index: int, count: int, siblings: Sequence[bytes]) -> bytes:
-    """The root that a leaf and its path lead to.
+    """Return the root that a leaf and its path lead to.
 
     Args:
         leaf: digest of a share.
