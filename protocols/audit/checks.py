@@ -9,9 +9,10 @@ from typing import Protocol
 from protocols.audit.lying import ClientFactory
 from protocols.client.durable import DurableClient
 from protocols.client.step import Inputs
-from protocols.driver import AggregationResult, DropSchedule, run_aggregation
+from protocols.driver import AggregationResult, run_aggregation
 from protocols.errors import SecAggError
 from protocols.params import AggregationParams
+from protocols.phases import DropSchedule
 from protocols.primitives.keys import Entropy
 from protocols.rounds import Credentials, Tap
 

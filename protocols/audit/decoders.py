@@ -15,7 +15,7 @@ from protocols import messages, signing
 from protocols.audit import strategies as some
 from protocols.audit.checks import Checks, Outcome, PropertyFailed, Subject
 from protocols.client.durable import DurableClient
-from protocols.driver import DropSchedule, run_aggregation
+from protocols.driver import run_aggregation
 from protocols.errors import DecodeError, LocalProtocolError, SecAggError
 from protocols.messages import (
     Advertisement,
@@ -36,7 +36,7 @@ from protocols.messages import (
     SurvivorSet,
 )
 from protocols.params import AggregationParams
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 from protocols.primitives.packing import pack, packed_size, unpack
 from protocols.rounds import Credentials
 

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from protocols import messages
 from protocols.client.states import Party
-from protocols.driver import DropSchedule
 from protocols.messages import StepRequest
 from protocols.params import AggregationParams, BatchParams, Section, Task, default_threshold
+from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
-from protocols.phases import ThreatModel
 from protocols.policy import Policy
 from protocols.primitives.keys import Entropy, SigningKey
 from protocols.rounds import Credentials

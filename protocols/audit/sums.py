@@ -8,10 +8,9 @@ from hypothesis.strategies import DataObject
 
 from protocols.audit import strategies as some
 from protocols.audit.checks import Checks, Outcome, Subject
-from protocols.driver import DropSchedule
 from protocols.errors import ConfigError, NotEnoughSurvivors
 from protocols.params import MAX_CLIENTS, MAX_INPUT, Task
-from protocols.phases import Phase, ThreatModel, rounds
+from protocols.phases import DropSchedule, Phase, ThreatModel, rounds
 from protocols.primitives.field import MAX_BITS, MIN_BITS, PrimeField
 
 MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
