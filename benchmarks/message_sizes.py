@@ -73,11 +73,10 @@ def accuracy(shape: Shape, data: Dataset, rounds: int) -> dict[str, Any]:
     for _ in simulation.rounds():
         pass
     found = summarise(simulation)
-    sent = found["bytes"]
     return {
-        "clients": found["accuracy"]["clients_mean"],
-        "independent": found["accuracy"]["independent_mean"],
-        "MB a round, this run": (sent["per_client_up"] + sent["per_client_down"]) / rounds / 1e6,
+        "clients": found.accuracy.clients_mean,
+        "independent": found.accuracy.independent_mean,
+        "MB a round, this run": found.bytes.both / rounds / 1e6,
     }
 
 

@@ -114,6 +114,7 @@ def compare(
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     given = given_settings(options, config_file)
     if only_sizes:
@@ -135,12 +136,12 @@ def compare(
         result = Comparison(plan, folder, progress=progress).run()
         write_report(folder)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(compact(result))
     elif not quiet:
         console = stdout()
         console.print(comparison_table(result))
         console.print(f"written to {folder}, the page is report.html", highlight=False)
-    failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
+    failed = any(cell.failed for row in result.rows for cell in row.cells.values())
     sys.exit(EXIT_FAILED_CELL if failed else 0)
 
 

@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 an audit found something; 2 bad input; 3 done, but not all
 dropouts left a round without dreams, or a method of a comparison failed; 130 interrupted.
 """
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -178,6 +177,7 @@ def _simulate(
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.formats import compact  # noqa: PLC0415
     from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
     told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
@@ -194,7 +194,7 @@ def _simulate(
             draw_pictures(simulation, folder.path)
             write_report(folder.path)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(compact(summary))
     elif not quiet:
         console = stdout()
         console.print(summary_table(summary))
@@ -203,11 +203,9 @@ def _simulate(
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
-    from codream_secure.runs.summary import progress_of  # noqa: PLC0415
-
     try:
         for measurement in simulation.rounds():
-            folder.append(measurement, progress_of(simulation))
+            folder.record(simulation, measurement)
             folder.checkpoint(simulation)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

@@ -3,20 +3,20 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
+
+import msgspec
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.config.combinations import FAST_ONLY, PIXELS_ONLY, inapplicable
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import Simulation
-
-Match = Literal["rounds", "iterations", "seconds", "bytes"]
+from codream_secure.runs.formats import Match, PlanRecord
+from codream_secure.runs.summary import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +78,9 @@ class Plan:
         dreaming = [name for name in self.methods if parse_method(name).dreams]
         return (dreaming or list(self.methods))[0]
 
-    def state(self) -> dict[str, Any]:
-        """Return the plan in JSON's own types."""
-        plan = dataclasses.asdict(self)
-        return {**plan, "methods": list(self.methods), "seeds": list(self.seeds)}
+    def record(self) -> PlanRecord:
+        """Return the plan as compare.json holds it."""
+        return msgspec.convert(dataclasses.asdict(self), PlanRecord)
 
 
 def _of(method: Method) -> dict[str, object]:
@@ -95,9 +94,6 @@ def _of(method: Method) -> dict[str, object]:
 def as_match(name: str) -> Match:
     """Return what a word on the command line says."""
     return next(kind for kind in get_args(Match) if kind == name)
-
-
-Run = Simulation | BaselineRun
 
 
 MAX_ROUNDS = 1000
@@ -140,7 +136,7 @@ class Budget:
             before = now
 
 
-def cost_of(match: Match, costs: Mapping[str, Any], method: Method) -> Budget:
+def cost_of(match: Match, costs: Mapping[Match, float], method: Method) -> Budget:
     """Return the budget of a method from what the reference has spent, by kind of cost."""
     if match == "bytes" and method.family in _SILENT:
         match = "iterations"

@@ -8,10 +8,11 @@ and is refused.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from codream_secure.errors import UserError
@@ -253,8 +254,7 @@ GROUPS = (2, 3, 5)
 _GROUP_STEPS = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of private release, and how often it was made.
 
     Attributes:
@@ -365,8 +365,8 @@ def _together(release: Release, size: int) -> Release | None:
             return None
         mechanism = SampledGaussian(found.noise_multiplier / size)
     else:
-        mechanism = replace(found, l2=size * found.l2, l1=size * found.l1)
-    return replace(release, mechanism=mechanism)
+        mechanism = msgspec.structs.replace(found, l2=size * found.l2, l1=size * found.l1)
+    return msgspec.structs.replace(release, mechanism=mechanism)
 
 
 def _log_ratio(epsilon: float, size: int) -> float:
@@ -382,8 +382,7 @@ def _log_expm1(x: float) -> float:
     return x + math.log(-math.expm1(-x))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarantee:
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An (epsilon, delta) guarantee together with all that it was computed from.
 
     Attributes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codream_secure.report.groups import Group
 from codream_secure.report.text import number, percent, size
-from codream_secure.runs.reading import ALONE, TOGETHER, Run
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _shared(ranked: Sequence[Group]) -> str:
 
 
 def _overlap(one: Group, other: Group) -> str:
-    def read(run: Run) -> float | None:
+    def read(run: RecordedRun) -> float | None:
         return run.accuracy
 
     first, second = one.figures(read), other.figures(read)

@@ -27,7 +27,7 @@ from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.simulation import Simulation
 from codream_secure.report.groups import Group, Point
-from codream_secure.runs.reading import Row
+from codream_secure.runs.recorded_run import RoundFigures
 
 # Hues that can be read on white and on black.
 _COLOURS = (
@@ -75,7 +75,7 @@ def over_rounds(groups: Sequence[Group]) -> Chart | None:
     if len(groups) == 1:
         only = groups[0]
         if len(only.runs) == 1 and not only.first.one_model:
-            drawing.band([row for row in only.first.rows if row.accuracy is not None])
+            drawing.band([row for row in only.first.rounds_done if row.accuracy is not None])
         alone = only.curve(_round, lambda row: row.independent)
         drawing.curve(1, "training alone", alone)
         drawing.curve(2, "server's student", only.curve(_round, lambda row: row.student))
@@ -119,11 +119,11 @@ def over_epsilon(groups: Sequence[Group]) -> Chart | None:
     return drawing.finish()
 
 
-def _round(row: Row) -> float:
+def _round(row: RoundFigures) -> float:
     return row.round
 
 
-def _accuracy(row: Row) -> float | None:
+def _accuracy(row: RoundFigures) -> float | None:
     return row.accuracy
 
 
@@ -187,7 +187,7 @@ class _Drawing:
         if low != high:
             self.axis.fill_between(across, low, high, color=colour, alpha=0.2, linewidth=0)
 
-    def band(self, rows: Sequence[Row]) -> None:
+    def band(self, rows: Sequence[RoundFigures]) -> None:
         """Draw the spread over clients around the first curve."""
         pairs = [(row.round, row.accuracy or 0.0, row.spread or 0.0) for row in rows]
         self.axis.fill_between(

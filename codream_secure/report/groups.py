@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from codream_secure.runs.reading import ALONE, TOGETHER, Row, Run
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun, RoundFigures
 
 # Settings that say where and with what randomness a run was made, not what it is.
 _CIRCUMSTANCES = {"seed", "data_dir", "device"}
@@ -45,10 +45,10 @@ class Group:
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RecordedRun:
         """The run whose settings and pictures stand for all."""
         return self.runs[0]
 
@@ -67,11 +67,11 @@ class Group:
         """Whether clients send anything at all."""
         return self.first.sends
 
-    def figures(self, read: Callable[[Run], float | None]) -> list[float]:
+    def figures(self, read: Callable[[RecordedRun], float | None]) -> list[float]:
         """Return what is known of a figure, a number a seed."""
         return [found for run in self.runs if (found := read(run)) is not None]
 
-    def mean(self, read: Callable[[Run], float | None]) -> float | None:
+    def mean(self, read: Callable[[RecordedRun], float | None]) -> float | None:
         """Return the mean over seeds; None if no run knows it."""
         found = self.figures(read)
         return fmean(found) if found else None
@@ -89,10 +89,12 @@ class Group:
         }
 
     def curve(
-        self, x: Callable[[Row], float | None], y: Callable[[Row], float | None]
+        self, x: Callable[[RoundFigures], float | None], y: Callable[[RoundFigures], float | None]
     ) -> list[Point]:
         """Return a point for every round that all seeds with rows have reached."""
-        tables = [{row.round: row for row in run.rows} for run in self.runs if run.rows]
+        tables = [
+            {row.round: row for row in run.rounds_done} for run in self.runs if run.rounds_done
+        ]
         common = set.intersection(*map(set, tables)) if tables else set()
         points = []
         for number in sorted(common):
@@ -104,9 +106,9 @@ class Group:
         return points
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
+def group(runs: Sequence[RecordedRun]) -> list[Group]:
     """Put runs together that differ by their seed alone, in the order they come in."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[RecordedRun]] = {}
     for run in runs:
         found.setdefault(repr((run.method, sorted(_settings(run).items()))), []).append(run)
     alike = [tuple(sorted(same, key=lambda run: run.seed)) for same in found.values()]
@@ -116,24 +118,22 @@ def group(runs: Sequence[Run]) -> list[Group]:
     return [Group(_label(same[0], [other[0] for other in alike]), same) for same in alike]
 
 
-def _settings(run: Run) -> Mapping[str, object]:
-    settings = {name: value for name, value in run.config.items() if name not in _CIRCUMSTANCES}
-    own = run.summary.get("settings")
-    if isinstance(own, Mapping):
-        settings |= {f"baseline {name}": value for name, value in own.items()}
-    return settings
+def _settings(run: RecordedRun) -> Mapping[str, object]:
+    settings = {name: value for name, value in run.options.items() if name not in _CIRCUMSTANCES}
+    own = run.summary.baseline if run.summary else None
+    return settings | {f"baseline {name}": value for name, value in (own or {}).items()}
 
 
 def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Return by method the settings that tell its groups apart, where there are several."""
-    by_method: dict[str, list[Run]] = {}
+    by_method: dict[str, list[RecordedRun]] = {}
     for one in groups:
         by_method.setdefault(one.method, []).append(one.first)
     found = {method: _differing(runs) for method, runs in by_method.items()}
     return {_name(method): names for method, names in found.items() if names}
 
 
-def _differing(runs: Sequence[Run]) -> list[str]:
+def _differing(runs: Sequence[RecordedRun]) -> list[str]:
     settings = [_settings(run) for run in runs]
     names = sorted(set().union(*settings), key=lambda name: (_rank(name), name))
     return [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
@@ -143,7 +143,7 @@ def _rank(name: str) -> int:
     return _TELLING.index(name) if name in _TELLING else len(_TELLING)
 
 
-def _label(run: Run, others: Sequence[Run]) -> str:
+def _label(run: RecordedRun, others: Sequence[RecordedRun]) -> str:
     """Return the method's name, with as few settings as tell it from others of that method."""
     settings = [_settings(other) for other in others if other.method == run.method]
     chosen: list[str] = []

@@ -1,7 +1,6 @@
 """One page about one run or several: a single HTML file that needs no network."""
 
 import base64
-import json
 import platform
 import re
 import warnings
@@ -9,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -21,7 +20,9 @@ from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reac
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
 from codream_secure.report.text import UNKNOWN, number, percent, size
-from codream_secure.runs.reading import ALONE, TOGETHER, Run, matched, missing, read_all, rerun
+from codream_secure.runs.comparison_folder import matched, missing, rerun
+from codream_secure.runs.reading import read_all
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
@@ -101,7 +102,7 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
     return told
 
 
-def _render(runs: Sequence[Run], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
+def _render(runs: Sequence[RecordedRun], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
     """Return the page as a text, and its answer."""
     groups = sorted(group(runs), key=lambda one: -(accuracy(one) or 0.0))
     told = answer(groups)
@@ -170,11 +171,11 @@ def _headline(one: Group) -> list[tuple[str, str]]:
     ]
 
 
-def _whose(run: Run) -> str:
+def _whose(run: RecordedRun) -> str:
     return "one model for all" if run.one_model else ""
 
 
-def _finished(run: Run) -> str:
+def _finished(run: RecordedRun) -> str:
     rounds = run.rounds
     return str(run.rounds_finished) + ("" if rounds is None else f" of {rounds}")
 
@@ -184,8 +185,8 @@ def _whole(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _caution(run: Run) -> str:
-    if not run.summary:
+def _caution(run: RecordedRun) -> str:
+    if run.summary is None:
         return "not finished: the last round there is"
     if run.sends and run.secure is False:
         return "the server sees every client's input"
@@ -215,7 +216,7 @@ def _asides(groups: Sequence[Group]) -> Iterator[str]:
 
 def _numbers(one: Group) -> Iterator[list[str]]:
     for run in one.runs:
-        for row in run.rows:
+        for row in run.rounds_done:
             yield [
                 str(run.seed),
                 str(row.round),
@@ -278,16 +279,27 @@ def _learned(groups: Sequence[Group]) -> list[Learned]:
     return [Learned(", ".join(names), *key) for key, names in found.items()]
 
 
-def _audit(folder: Path) -> dict[str, Any] | None:
+class _Finding(msgspec.Struct):
+    what: str
+    found: str
+    claimed: str
+    holds: bool | None
+
+
+class _Audit(msgspec.Struct):
+    """What a page shows of audit.json."""
+
+    findings: tuple[_Finding, ...]
+    violated: tuple[str, ...]
+    shadows: int
+    seconds: float
+
+
+def _audit(folder: Path) -> _Audit | None:
     """Return what `codream-secure audit privacy` left in a folder, if it did."""
     try:
-        found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-        cells = [row[name] for row in found["findings"] for name in ("what", "found", "claimed")]
-        complete = all(isinstance(cell, str) for cell in cells) and isinstance(
-            found["shadows"], int
-        )
-        return dict(found) if complete and found["seconds"] >= 0 else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return msgspec.json.decode((folder / "audit.json").read_bytes(), type=_Audit)
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -308,7 +320,7 @@ def _version(name: str) -> str:
         return UNKNOWN
 
 
-def _reruns(runs: Iterable[Run], command: str) -> list[str]:
+def _reruns(runs: Iterable[RecordedRun], command: str) -> list[str]:
     commands = list(dict.fromkeys(rerun(run.folder) for run in runs))
     return [] if commands == [command] else commands
 

@@ -1,8 +1,10 @@
 """What tests of the learning side share: tiny federations that run in a second."""
 
 import sys
+from functools import partial
 
 import pytest
+import run_folders
 from machines import Machines
 
 from codream_secure.cli.main import entry_point
@@ -64,3 +66,9 @@ def run(capsys, monkeypatch, tmp_path):
         return exit_.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Return a function that writes a run folder and gives its path."""
+    return partial(run_folders.write_run, folder=tmp_path)

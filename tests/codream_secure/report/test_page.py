@@ -5,11 +5,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from run_folders import write_comparison
 
 from codream_secure.errors import UserError
+from codream_secure.report import page as report_page
 from codream_secure.report.page import write_page
-from codream_secure.runs import folder as run_folder
-from codream_secure.runs.reading import read, rerun
+from codream_secure.runs.comparison_folder import rerun
+from codream_secure.runs.reading import read
 
 HOSTILE = "<script>alert('$x$')</script>"
 
@@ -59,8 +61,7 @@ def check_self_contained(text):
 
 
 def test_a_page_of_one_run_says_what_it_gains_and_needs_nothing_else(write_run, page):
-    fedavg = {"per_client_up": 1000, "per_client_down": 2000, "by_phase": {}}
-    sizes = fedavg | {"fedavg_per_client_up": 6000, "fedavg_per_client_down": 6000}
+    sizes = {"fedavg_per_client_up": 6000, "fedavg_per_client_down": 6000}
     run = write_run("run", independent=0.8, pictures=True, summary={"bytes": sizes})
     answer, text = page(run)
     assert "10.0 points more than each training alone (80.0 %)" in answer
@@ -189,8 +190,8 @@ def test_without_privacy_a_sentence_stands_for_the_chart(write_run, page):
 
 
 def test_noise_from_a_seed_is_no_privacy_and_says_so(write_run, page):
-    privacy = {"epsilon": 8.0, "delta": 1e-5, "noise_source": "seeded"}
-    answer, text = page(write_run("a", epsilon=8.0, summary={"privacy": privacy}))
+    seeded = {"privacy": {"noise_source": "seeded"}}
+    answer, text = page(write_run("a", epsilon=8.0, summary=seeded))
     assert "whoever knows that removes it" in answer
     assert "experiment only" in text
 
@@ -216,24 +217,14 @@ def test_a_picture_that_is_none_is_left_out(write_run, page):
     assert "No run has a picture of dreams" in text
 
 
-@pytest.mark.parametrize(
-    "summary",
-    [
-        {},
-        {"accuracy": None, "bytes": None, "seconds": None, "privacy": None},
-        {"accuracy": {"clients_mean": "high"}, "bytes": {"by_phase": [1]}, "clients": "ten"},
-        {"bytes": {"by_phase": {"labels": 3}}, "rounds": None, "models": 7, "seed": None},
-        {"accuracy": {"clients_mean": float("nan")}, "bytes": {"per_client_up": 10**400}},
-    ],
-)
-def test_missing_and_odd_fields_are_unknown(write_run, page, summary):
+def test_what_neither_summary_nor_settings_say_is_unknown(write_run, page):
     run = write_run("a")
-    (run / "summary.json").write_text(json.dumps(summary))
-    rows = [{"round": 1}, {"round": 2, "clients": None, "independent": ["a"], "epsilon": "big"}]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "summary.json").unlink()
+    (run / "metrics.jsonl").write_text("")
     (run / "config.toml").write_text("")
     answer, text = page(run)
     assert "there is no accuracy to report" in answer
+    assert "unknown method on unknown data, unknown partition" in text
     check_self_contained(text)
 
 
@@ -264,16 +255,7 @@ def comparison(write_run, tmp_path):
     for lost in ("moon", "scaffold"):
         (folder / "cells" / f"{lost}-seed0" / "summary.json").unlink()
     (folder / "cells" / "moon-seed0" / "failed.txt").write_text("out of <memory>\n")
-    plan = {
-        "methods": ["codream", "fedavg-secure"],
-        "seeds": [0, 1],
-        "match": "bytes",
-        "trials": 2,
-        "target": None,
-        "settings": {"learning_rate": 0.1},
-        "options": {"clients": 2, "adaptive": "kl", "secure": False, "partition": "a b"},
-    }
-    (folder / "compare.json").write_text(json.dumps({"plan": plan}))
+    write_comparison(folder)
     return folder
 
 
@@ -293,7 +275,7 @@ def test_a_comparison_and_its_cells_are_run_again_by_its_command(comparison):
     )
     assert rerun(comparison) == command
     assert rerun(comparison / "cells" / "codream-seed0") == command
-    (comparison / "compare.json").write_text("[]")
+    (comparison / "compare.json").unlink()
     assert rerun(comparison) == "codream-secure compare"
 
 
@@ -334,7 +316,9 @@ def test_runs_on_different_data_are_not_compared(write_run, page, field):
 
 
 def test_a_digest_that_one_run_lacks_does_not_matter(write_run, page):
-    page(write_run("a", summary={"test_digest": "x"}), write_run("b", method="fedavg"))
+    unfinished = write_run("b", method="fedavg")
+    (unfinished / "summary.json").unlink()
+    page(write_run("a", summary={"test_digest": "x"}), unfinished)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +326,7 @@ def test_a_digest_that_one_run_lacks_does_not_matter(write_run, page):
     [
         ("summary.json", "{"),
         ("summary.json", "[]"),
+        ("summary.json", '{"format": 2}'),
         ("summary.json", "[" * 100_000),
         ("summary.json", b"\xff"),
         ("metrics.jsonl", '{"round": 1}\n{"rou'),
@@ -354,6 +339,24 @@ def test_a_damaged_folder_is_named(write_run, page, name, content):
     (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=rf"{re.escape(str(run))}: .*damaged.*simulate --config"):
         page(run)
+
+
+@pytest.mark.parametrize("old", ['{"schema_version": 1, "method": "codream"}', '{"format": 1}'])
+def test_a_folder_of_an_old_format_is_named_with_its_format(write_run, page, old):
+    run = write_run("a")
+    (run / "summary.json").write_text(old)
+    says = rf"{re.escape(str(run))}: summary.json has format 1; this version reads format 2; run it"
+    with pytest.raises(UserError, match=says):
+        page(run)
+    (run / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="summary.json has no format number"):
+        page(run)
+
+
+def test_a_comparison_of_an_old_format_is_named_with_its_format(comparison, page):
+    (comparison / "compare.json").write_text('{"schema_version": 1}')
+    with pytest.raises(UserError, match=r"compared: compare.json has format 1; .* new folder"):
+        page(comparison)
 
 
 def test_a_folder_that_is_no_run_is_named(page, tmp_path):
@@ -402,7 +405,7 @@ def test_a_page_that_fails_loses_nothing(run, tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("no font")
 
-    monkeypatch.setattr(run_folder, "write_page", broken)
+    monkeypatch.setattr(report_page, "write_page", broken)
     with pytest.warns(UserWarning, match=r"report\.html was not written: no font"):
         code, _, _ = simulate(run)
     assert code == 0

@@ -31,7 +31,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.learning.learner import BatchStream
 from codream_secure.privacy.dpsgd import PrivateTrainer
 from codream_secure.runs.folder import RunFolder
-from codream_secure.runs.summary import progress_of, summarise
+from codream_secure.runs.summary import summarise
 from codream_secure.storage.checkpoint import FORMAT, decode, encode
 from protocols.driver import BatchSession
 
@@ -61,7 +61,7 @@ def play(simulation, folder, stop_after=None):
     """Run the rounds that are left as the command line does, without its pictures."""
     with closing(folder):
         for measurement in simulation.rounds():
-            folder.append(measurement, progress_of(simulation))
+            folder.record(simulation, measurement)
             folder.checkpoint(simulation)
             if measurement.round == stop_after:
                 break
@@ -106,16 +106,16 @@ def dreams_of(simulation):
 
 def figures(simulation):
     """Return the summary without what an interruption changes."""
-    summary = summarise(simulation)
+    summary = msgspec.to_builtins(summarise(simulation))
     for name in ("seconds", "resumed"):
         del summary[name]
     for name in (
         "per_client_up",
         "per_client_down",
-        "equal_at_parameters",
+        "break_even_parameters",
         "overhead",
         "by_client",
-        "could_save",
+        "avoidable",
     ):
         del summary["bytes"][name]
     for phase in OF_FRESH_KEYS:
@@ -421,7 +421,7 @@ def test_no_crash_gives_a_budget_back(tiny, tmp_path, monkeypatch, seed):
     assert guarantee.steps == 6
     assert 7.5 < guarantee.epsilon <= 8.0
     assert [release.name for release in guarantee.releases] == ["local training", "class means"]
-    assert summarise(simulation)["privacy"]["steps"] == 6
+    assert summarise(simulation).privacy.steps == 6
 
 
 def test_noise_is_fresh_after_a_resume_unless_it_is_seeded(tiny, tmp_path):
