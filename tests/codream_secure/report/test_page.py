@@ -349,7 +349,7 @@ def test_a_folder_of_an_old_format_is_named_with_its_format(write_run, page, old
     with pytest.raises(UserError, match=says):
         page(run)
     (run / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match="summary.json has no format number"):
+    with pytest.raises(UserError, match=r"summary\.json has no format number"):
         page(run)
 
 
