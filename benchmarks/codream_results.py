@@ -214,7 +214,7 @@ def fast(bench: Bench) -> Part:
         "pixels": SKEWED,
         "fast, as many dreams": {**FAST, "dreams": 128},
         "fast, half of the dreams": FAST,
-        "the same, batches side by side": {**FAST, "side_by_side": True},
+        "the same, batches side by side": {**FAST, "parallel_batches": True},
     }
     runs = {name: bench.over_seeds(options, digits()) for name, options in cases.items()}
     rows = [row(name, cases[name], runs[name]) for name in cases]

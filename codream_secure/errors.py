@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """One clear line that says what is wrong and how to mend it.
+    """One clear line that says what is wrong and how to fix it.
 
     The command line prints it and exits with code 2.
     """

@@ -82,7 +82,7 @@ def nonce_commitments(off0: bytes, nonces: Mapping[int, bytes]) -> dict[int, byt
 
 
 def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
-    """The same for one client."""
+    """Return the nonce commitment of one client (SPEC 3.7)."""
     return nonce_commitments(off0, {client: nonce})[client]
 
 

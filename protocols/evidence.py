@@ -1,9 +1,9 @@
-"""Who dealt a wrong share: signed Merkle roots, and paths up to them (SPEC 3.12, 6.10).
+"""Proof of who dealt a wrong share: signed Merkle roots and paths (SPEC 3.12, 6.10).
 
 Malicious model only. A share that does not fit its owner's commitment was changed by the client
-that answered with it, or was dealt wrong. The owner signs, per recipient, the root of everything it
-deals to it; the recipient checks the signature before it takes the bundle, and can then prove what
-it was given.
+that answered with it, or its owner dealt it wrong. The owner signs for each recipient the root over
+all shares that it deals to it. The recipient checks the signature before it accepts the bundle, so
+it can later prove what it was given.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def root_of_path(leaf: bytes, index: int, count: int, siblings: Sequence[bytes])
 
 
 def statement(off1: bytes, dealer: int, recipient: int, signed_root: bytes) -> bytes:
-    """What a dealer signs for one recipient."""
+    """Return what a dealer signs for one recipient."""
     return digest("shares", off1, u64(dealer), u64(recipient), signed_root)
 
 
 def place(key: int, kind: Kind) -> int:
-    """Where in a bundle the share of a step and kind stands (SPEC 3.5)."""
+    """Return the place in a bundle of the share of a step and kind (SPEC 3.5)."""
     return 2 * key + (kind is Kind.SELF_MASK)
 
 
@@ -82,7 +82,7 @@ def _parents(level: Sequence[bytes]) -> tuple[bytes, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A share that somebody answered with and that fits no committed seed, or may not."""
+    """A share in an answer that does not fit the committed seed, or may not fit it."""
 
     owner: int
     kind: Kind
@@ -91,7 +91,7 @@ class Doubt:
 
 @dataclass(slots=True)
 class Inquiry:
-    """What the server asks after a step in which shares did not fit, and what it concludes.
+    """The server's inquiry after a step in which shares did not fit, and its conclusion.
 
     Args:
         batch: public.
@@ -118,7 +118,7 @@ class Inquiry:
     def answered(
         self, client: int, signatures: Sequence[bytes], paths: Sequence[Sequence[bytes]]
     ) -> None:
-        """Record which of a client's doubts its evidence clears it of; the rest is held against it.
+        """Record which doubts a client's evidence removes. The others count against the client.
 
         Args:
             client: who answers; asked before, and answers for the first time.
@@ -135,7 +135,7 @@ class Inquiry:
         self.proven[client] = frozenset(proven)
 
     def verdict(self) -> frozenset[int]:
-        """Who dealt or answered with a wrong share, as far as the answers prove it."""
+        """Return the clients that dealt or gave a wrong share, as far as the answers prove it."""
         named = set()
         dealt: dict[tuple[int, Kind], dict[int, bytes]] = {}
         for client, doubts in self.doubts.items():
@@ -169,7 +169,7 @@ class Inquiry:
         return True
 
     def _bad(self, slot: tuple[int, Kind], shares: Mapping[int, bytes]) -> bool:
-        """Whether a dealer's own shares, enough of them, do not give its committed seed."""
+        """Tell whether at least τ proven shares of a dealer do not give its committed seed."""
         owner, kind = slot
         threshold = self.batch.share_threshold
         if len(shares) < threshold:

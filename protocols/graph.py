@@ -1,7 +1,7 @@
-"""Who masks with whom and who holds whose shares (SPEC 1.4).
+"""Which clients mask with each other, and which hold whose shares (SPEC 1.4).
 
-`complete` is the default and cheap enough up to about 100 clients; `k-regular` is the ring below,
-for the semi-honest model only (SPEC 8.7). Everything else speaks of neighbours and holders.
+`complete` is the default and is cheap enough up to about 100 clients. `k-regular` is the ring
+below, for the semi-honest model only (SPEC 8.7). All other modules speak of neighbours and holders.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def least_on_ring(batch: BatchParams) -> int:
 
 
 def complete(client: int, members: tuple[int, ...]) -> tuple[int, ...]:
-    """Neighbours in the complete graph: every member but the client itself, in ascending order."""
+    """Return all members but the client itself, in ascending order: the complete graph."""
     return tuple(peer for peer in members if peer != client)
 
 
 def neighbourhood(batch: BatchParams, client: int, members: Clients, seed: bytes) -> Clients:
-    """A client's neighbours in a batch, ascending.
+    """Return a client's neighbours in a batch, ascending.
 
     Args:
         batch: says which graph.
@@ -72,31 +72,32 @@ class Graph:
             self._near = {u: _around(order, place, k) for place, u in enumerate(order)}
 
     def neighbours(self, client: int) -> Clients:
-        """Who masks with a client, ascending."""
+        """Return the clients that mask with a client, ascending."""
         return complete(client, self._members) if self._near is None else self._near[client]
 
     def held(self, client: int, group: Clients) -> Clients:
-        """Of whom in an ascending group of members a client holds shares; who holds its own.
+        """Return the members of `group` with which `client` exchanges shares.
 
-        Both are the same (SPEC 1.4): the neighbours, on the complete graph also the client itself.
+        The relation is symmetric (SPEC 1.4): the neighbours, on the complete graph also the client
+        itself. `group` is ascending.
         """
         if self._near is None:
             return group
         return tuple(sorted(frozenset(self._near[client]).intersection(group)))
 
     def weakest(self, clients: Collection[int], present: frozenset[int]) -> tuple[int, int | None]:
-        """The fewest holders that one of the clients has among those present, and which client.
+        """Return the smallest number of present holders that a client has, and that client.
 
-        The client is None on the complete graph, where all have the same.
+        The client is None on the complete graph, where all clients have the same holders.
         """
         if self._near is None:
             return len(present), None
         return min((len(present.intersection(self._near[u])), u) for u in clients)
 
     def stable(self, members: Clients) -> Clients:
-        """The members without those that have too few holders among the rest (SPEC 6.3).
+        """Return the members without those that have too few holders among the rest (SPEC 6.3).
 
-        On the complete graph all have the same number, and the threshold alone decides.
+        On the complete graph all have the same number of holders; the threshold alone decides.
         """
         if self._near is None:
             return members
@@ -115,7 +116,7 @@ class Graph:
 
 
 def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
-    """A permutation of the members that everybody computes from a public seed.
+    """Return a permutation of the members that everybody computes from a public seed.
 
     Args:
         members: client ids, in any order.
@@ -136,7 +137,7 @@ def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
 
 
 def ring_neighbours(client: int, order: tuple[int, ...], k: int) -> tuple[int, ...]:
-    """Neighbours in the k-regular Harary graph, in ascending order.
+    """Return a client's neighbours in the k-regular Harary graph, in ascending order.
 
     Args:
         client: whose neighbours.
@@ -164,7 +165,7 @@ def _around(order: Clients, position: int, k: int) -> Clients:
 
 
 def _degree(ring: Ring, members: int) -> int:
-    """Among few members all others are neighbours (SPEC 1.4)."""
+    """Return k, or the number of all others if there are fewer (SPEC 1.4)."""
     return min(ring.degree, members - 1)
 
 

@@ -118,7 +118,7 @@ class SurvivorSet(Message, frozen=True, tag=0x15):
 
 
 class UnmaskShares(Message, frozen=True, tag=0x16):
-    """Round 3, up: one share per active client that any are held of, of one kind each.
+    """Round 3, up: one share, of either kind, for each active client of which shares are held.
 
     `self_shares` are for U3, `key_shares` for the active set without U3, each in roster order.
     """
@@ -145,7 +145,7 @@ class ConsistencyProof(Message, frozen=True, tag=0x1A):
 
 
 class EvidenceRequest(Message, frozen=True, tag=0x1C):
-    """After a step, down, malicious model: of whose shares the recipient is to prove the origin.
+    """After a step, down, malicious model: whose shares the recipient must prove the origin of.
 
     Bitmaps of the owners of its self-mask and of its mask-key shares.
     """
@@ -193,7 +193,7 @@ _SIGNED = 4 * _HEADER + SIGNATURE_SIZE
 
 
 def encode(message: Message) -> bytes:
-    """The canonical bytes of a message."""
+    """Return the canonical bytes of a message."""
     return msgspec.msgpack.encode(message)
 
 

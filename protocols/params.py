@@ -160,6 +160,47 @@ class BatchParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the server and all clients agree on for a session; every batch has these.
+
+    Args:
+        session: 32 public bytes, of this session alone.
+        roster: client ids, strictly ascending.
+        threshold: t, clients that must answer every round.
+        threat_model: what clients assume of the server.
+        identities: malicious model: public keys in roster order.
+        ring: the k-regular graph; None is the complete graph.
+        rejoin: malicious model: whether a client that missed a step may be back in the next one.
+    """
+
+    session: bytes
+    roster: tuple[int, ...]
+    threshold: int
+    threat_model: ThreatModel = "semi-honest"
+    identities: tuple[bytes, ...] = ()
+    ring: Ring | None = None
+    rejoin: bool = False
+
+    @property
+    def malicious(self) -> bool:
+        """Whether messages are signed and survivor sets compared."""
+        return self.threat_model == "malicious"
+
+    def batch(self, number: int, steps: int) -> BatchParams:
+        """Return the parameters of a batch of keys."""
+        return BatchParams(
+            session=self.session,
+            batch=number,
+            steps=steps,
+            roster=self.roster,
+            threshold=self.threshold,
+            threat_model=self.threat_model,
+            identities=self.identities,
+            ring=self.ring,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What one step sums; known only once the step's broadcast is (SPEC 2.1).
 

@@ -26,7 +26,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SeedSlot:
-    """Whose seed, of which key step, for what. Holds no secret."""
+    """Names one seed: its owner, its key step and its kind. Holds no secret."""
 
     off0: bytes
     client: int
@@ -79,7 +79,7 @@ class SeedSlot:
 
 
 def _subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
-    """The first `threshold` of xs, then those without one of them, without two, and so on.
+    """Yield the first `threshold` of xs, then such sets with one x left out, with two, and so on.
 
     Every set once, MAX_ATTEMPTS at most: with k left out, the last one chosen is xs[threshold + k
     - 1], and those left out stand before it.

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-import codream_secure.cli.main
+import codream_secure.cli.simulate
 from codream_secure.baselines.methods import parse_method
 from codream_secure.cli.main import cli
 from codream_secure.compare import comparison
@@ -273,7 +273,7 @@ def check_program(command, monkeypatch):
         assert done.value.exit_code == 0
         return
     context = chosen.make_context(chosen.name, words)
-    monkeypatch.setattr(codream_secure.cli.main, "_simulate", lambda *_, **__: 0)
+    monkeypatch.setattr(codream_secure.cli.simulate, "_simulate", lambda *_, **__: 0)
     monkeypatch.setattr(comparison, "Comparison", Planned)
     if chosen.name in ("simulate", "compare") and not context.params.get("only_sizes"):
         with pytest.raises(SystemExit) as done:

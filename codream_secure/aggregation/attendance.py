@@ -9,9 +9,7 @@ from codream_secure.storage.checkpoint import AttendanceState
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
 from protocols.phases import Phase
-
-# How often the key exchange of one batch is tried until every client has shared (D13).
-KEY_ATTEMPTS = 5
+from protocols.rounds import KEY_ATTEMPTS
 
 
 class Attendance:

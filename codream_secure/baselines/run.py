@@ -30,6 +30,8 @@ from codream_secure.federation.observer import Measurement
 from codream_secure.federation.simulation import NoProgress, Progress, choose_device
 from codream_secure.learning.compute import Work
 from codream_secure.privacy.accounting import Guarantee
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.stopwatch import Stopwatch
 
@@ -137,10 +139,19 @@ class BaselineRun:
 
     def guarantee(self) -> Guarantee | None:
         """Return the privacy of what was really run; None without DP."""
-        if isinstance(self.baseline, DistributedDpSgd):
-            return self.baseline.plan.guarantee()
-        plan = self.federation.plan
+        plan = self._charged_plan
         return plan.guarantee() if plan else None
+
+    def epsilon(self) -> float | None:
+        """Return the epsilon of `guarantee` so far, at a fraction of its time; None without DP."""
+        plan = self._charged_plan
+        return plan.epsilon() if plan else None
+
+    @property
+    def _charged_plan(self) -> PrivacyPlan | ReleasePlan | None:
+        """The plan whose releases this method makes."""
+        baseline = self.baseline
+        return baseline.plan if isinstance(baseline, DistributedDpSgd) else self.federation.plan
 
     @property
     def iterations(self) -> float:

@@ -1,4 +1,4 @@
-"""`codream-secure audit`: check the masking protocol and privacy claims on the user's machine."""
+"""`codream-secure audit`: test the masking protocol and the privacy claims on this machine."""
 
 import json
 import sys
@@ -6,17 +6,22 @@ import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 
+from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
+from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 
-INSTALL = "pip install 'codream-secure[audit]'"
-EXIT_FAILED = 1
+if TYPE_CHECKING:
+    from codream_secure.audit.everything import Findings
+    from protocols.audit.run import Result
 
+INSTALL = "pip install 'codream-secure[audit]'"
 
 _EXAMPLES = """\b
 Examples:
@@ -34,7 +39,7 @@ Examples:
 
 @click.group()
 def audit() -> None:
-    """Check that what is promised holds, here and now."""
+    """Check on this machine that the promises hold."""
 
 
 @audit.command(epilog=_EXAMPLES)
@@ -55,20 +60,22 @@ def protocol(*, examples: int, as_json: bool) -> None:
     began, results = time.perf_counter(), []
     for result in audits.run(examples):
         results.append(result)
-        if result.outcome is None:
-            console.print(f"[red]FAILED[/]  {result.name:17} {escape(result.failure)}")
-        else:
-            counts = f"{result.outcome.examples:6,} examples {result.outcome.checks:7,} checks"
-            console.print(f"[green]ok[/]      {result.name:17} {counts}")
+        console.print(_line(result))
     failed = [result.name for result in results if result.outcome is None]
     seconds = time.perf_counter() - began
     if as_json:
         properties = [asdict(result) for result in results]
-        json.dump({"properties": properties, "failed": failed, "seconds": seconds}, sys.stdout)
-        click.echo()
+        click.echo(json.dumps({"properties": properties, "failed": failed, "seconds": seconds}))
     held = len(results) - len(failed)
     console.print(f"{held} of {len(results)} properties hold; {seconds:.0f} seconds")
-    sys.exit(EXIT_FAILED if failed else 0)
+    sys.exit(EXIT_CLAIM_FAILED if failed else 0)
+
+
+def _line(result: "Result") -> str:
+    if result.outcome is None:
+        return f"[red]FAILED[/]  {result.name:17} {escape(result.failure)}"
+    counts = f"{result.outcome.examples:6,} examples {result.outcome.checks:7,} checks"
+    return f"[green]ok[/]      {result.name:17} {counts}"
 
 
 @audit.command(epilog=_PRIVACY_EXAMPLES)
@@ -112,27 +119,8 @@ def privacy(
     """
     given = {"dataset": dataset, "clients": clients, "dp_eps": dp_eps}
     config = _attacked(run_dir, {k: v for k, v in given.items() if v is not None})
-    # torch takes seconds to import: only now.
-    from codream_secure.audit import everything  # noqa: PLC0415
-    from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
-    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
-    from codream_secure.report.table import audit_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
-
-    data = load_dataset(
-        config.data.dataset, Path(config.data.data_dir), image_size=config.data.image_size
-    )
     folder, began = out or run_dir, time.perf_counter()
-    with LiveProgress(Console(stderr=True, quiet=as_json)) as progress:
-        found = everything.run(
-            config,
-            data,
-            parts=only or tuple(everything.PARTS),
-            shadows=shadows,
-            folder=None if folder is None else folder / "audit-shadows",
-            start=progress.start,
-            advance=progress.advance,
-        )
+    found = _audit(config, only, shadows, folder, quiet=as_json)
     result = {
         "findings": list(found),
         "violated": found.violated,
@@ -141,17 +129,47 @@ def privacy(
         "seconds": round(time.perf_counter() - began, 1),
     }
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        if folder == run_dir:
-            from codream_secure.report.page import write_report  # noqa: PLC0415
-
-            write_report(folder)
+        _write(result, folder, page=folder == run_dir)
     if as_json:
         click.echo(json.dumps(result))
     else:
+        from codream_secure.report.table import audit_table  # noqa: PLC0415
+        from codream_secure.report.text import stdout  # noqa: PLC0415
+
         stdout().print(audit_table(result))
-    sys.exit(EXIT_FAILED if found.violated else 0)
+    sys.exit(EXIT_CLAIM_FAILED if found.violated else 0)
+
+
+def _audit(
+    config: Config, parts: tuple[str, ...], shadows: int, folder: Path | None, *, quiet: bool
+) -> "Findings":
+    # torch takes seconds to import: only now, so that --help and bad options answer at once.
+    from codream_secure.audit import everything  # noqa: PLC0415
+    from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+
+    chosen = config.data
+    data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
+    with LiveProgress(Console(stderr=True, quiet=quiet)) as progress:
+        return everything.run(
+            config,
+            data,
+            parts=parts or tuple(everything.PARTS),
+            shadows=shadows,
+            folder=None if folder is None else folder / "audit-shadows",
+            start=progress.start,
+            advance=progress.advance,
+        )
+
+
+def _write(result: dict[str, Any], folder: Path, *, page: bool) -> None:
+    """Write audit.json; ``page``: the folder is a run's, whose page shows the audit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if page:
+        from codream_secure.report.page import write_report  # noqa: PLC0415
+
+        write_report(folder)
 
 
 def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
@@ -163,8 +181,9 @@ def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
     if run_dir is None:
         return Config.from_options({"models": "mlp", "seed": 0, "dp_eps": 8.0, **given})
     if given:
-        name = "--" + min(given).replace("_", "-")
-        raise UserError(f"{name} cannot be used with RUN_DIR: the run says what is attacked")
+        raise UserError(
+            f"{option(min(given))} cannot be used with RUN_DIR: the run says what is attacked"
+        )
     if not (run_dir / "config.toml").is_file():
         raise UserError(f"{run_dir} is not the folder of a run")
     options = Config.from_options(load_toml(run_dir / "config.toml")).options()

@@ -1,19 +1,22 @@
-"""The command `compare`: several methods, the same data and seeds, one table."""
+"""`codream-secure compare`: several methods over the same data and seeds, in one table."""
 
 import json
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from codream_secure.cli.exit_codes import EXIT_INCOMPLETE
 from codream_secure.cli.options import given_settings, run_options
+from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 
-EXIT_FAILED_CELL = 3
+if TYPE_CHECKING:
+    from codream_secure.compare.plan import Plan
 
 _EXAMPLES = """\b
 Examples:
@@ -31,7 +34,7 @@ Examples:
     show_default=True,
     help="comma-separated: codream, codream-fast, fedmd (labelled noise), avgkd, fedgen, "
     "independent, centralized; fedavg, fedprox, scaffold, moon, each also with -secure (masked), "
-    "-8bit or -secure-8bit behind",
+    "-8bit or -secure-8bit as suffix",
 )
 @click.option("--seeds", default="0", show_default=True, help="comma-separated seeds of runs")
 @click.option(
@@ -39,8 +42,8 @@ Examples:
     type=click.Choice(["rounds", "iterations", "seconds", "bytes"]),
     default="iterations",
     show_default=True,
-    help="what every method may spend as much of as the first that dreams; iterations: a client's "
-    "forward and backward passes, dreaming and distillation included",
+    help="what is equal: every method may spend as much of it as the first that dreams; "
+    "iterations: a client's forward and backward passes, including dreaming and distillation",
 )
 @click.option(
     "--trials",
@@ -50,21 +53,23 @@ Examples:
     help="step sizes tried for every method on validation, at a quarter of the rounds; 1: none",
 )
 @click.option(
-    "--target", type=click.FloatRange(0, 1), help="accuracy to read bytes off at, for instance 0.85"
+    "--target",
+    type=click.FloatRange(0, 1),
+    help="report the bytes sent when this accuracy is reached, for instance 0.85",
 )
 @click.option(
     "--fed-epochs",
     type=click.IntRange(1, 1000),
     default=5,
     show_default=True,
-    help="local epochs of baselines a round",
+    help="local epochs of the baselines in each round",
 )
 @click.option(
     "--fed-lr",
     type=click.FloatRange(0, min_open=True),
     default=0.03,
     show_default=True,
-    help="step size of the baselines' SGD, where tuning begins",
+    help="step size of the baselines' SGD; tuning starts from it",
 )
 @click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
 @click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
@@ -72,9 +77,9 @@ Examples:
     "--sizes",
     "only_sizes",
     is_flag=True,
-    help="train nothing: bytes of a round at the paper's shapes, and from which model size on "
-    "dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change them with "
-    "--clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
+    help="train nothing: print the bytes of a round at the paper's shapes, and the model size "
+    "above which dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change "
+    "them with --clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
 )
 @run_options(without=("method", "seed", "label_last_step"))
 @click.option("--config", "config_file", type=Path, help="TOML file with settings of runs")
@@ -105,33 +110,40 @@ def compare(
     **options: object,
 ) -> None:
     """Run several methods on the same data, at equal cost, and compare them."""
-    from rich.console import Console  # noqa: PLC0415 - with torch, seconds: --help answers at once
-
-    from codream_secure.baselines.base import BaselineSettings  # noqa: PLC0415
-    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
+    given = given_settings(options, config_file)
+    if only_sizes:
+        _sizes(given, out, as_json=as_json, quiet=quiet)
+        return
+    from codream_secure.baselines.base import BaselineSettings  # noqa: PLC0415 - imports torch
     from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
+
+    baselines = BaselineSettings(
+        local_epochs=fed_epochs, learning_rate=fed_lr, prox=prox, moon_weight=moon_weight
+    )
+    plan = Plan(
+        methods=tuple(name.strip() for name in methods.split(",")),
+        seeds=_numbers(seeds),
+        options=given,
+        settings=baselines,
+        match=as_match(match),
+        trials=trials,
+        target=target,
+    )
+    folder = out or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+    sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
+
+
+def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
+    """Run all cells that are not finished, print the result, and return the exit code."""
+    from rich.console import Console  # noqa: PLC0415 - as all that is slow to import
+
+    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
     from codream_secure.report.page import write_report  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
 
-    given = given_settings(options, config_file)
-    if only_sizes:
-        _sizes(given, out, as_json=as_json, quiet=quiet)
-        return
-    plan = Plan(
-        methods=tuple(name.strip() for name in methods.split(",")),
-        seeds=_numbers(seeds),
-        options=given,
-        settings=BaselineSettings(
-            local_epochs=fed_epochs, learning_rate=fed_lr, prox=prox, moon_weight=moon_weight
-        ),
-        match=as_match(match),
-        trials=trials,
-        target=target,
-    )
-    folder = out or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
     with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
         result = Comparison(plan, folder, progress=progress).run()
         write_report(folder)
@@ -142,7 +154,7 @@ def compare(
         console.print(comparison_table(result))
         console.print(f"written to {folder}, the page is report.html", highlight=False)
     failed = any(cell.failed for row in result.rows for cell in row.cells.values())
-    sys.exit(EXIT_FAILED_CELL if failed else 0)
+    return EXIT_INCOMPLETE if failed else 0
 
 
 _SHAPE = {
@@ -156,15 +168,14 @@ _SHAPE = {
 
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
-    """Print bytes of a round, and write them and a picture if there is a folder."""
+    """Print the bytes of a round; if there is a folder, write them and a picture into it."""
     from codream_secure.compare.sizes import Shape, draw_crossover, sizes  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
 
     Config.from_options(given)
     if unused := set(given) - set(_SHAPE):
-        option = "--" + min(unused).replace("_", "-")
-        raise UserError(f"{option} cannot be used with --sizes: nothing is trained")
+        raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
     found = sizes(shape)
     if out is not None:
@@ -184,7 +195,9 @@ def _numbers(seeds: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(word) for word in seeds.split(","))
     except ValueError:
-        raise UserError(f"--seeds must be numbers with commas between, not {seeds!r}") from None
+        raise UserError(
+            f"--seeds must be whole numbers, separated by commas, not {seeds!r}"
+        ) from None
     if min(numbers) < 0:
         raise UserError(f"--seeds must not be negative, as in {seeds!r}")
     return numbers

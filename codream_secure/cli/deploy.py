@@ -3,7 +3,9 @@
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,8 +36,9 @@ def deploy() -> None:
 def keys(client: int, out: Path) -> None:
     """Make a site's key pair for the malicious model, and its Flower node key.
 
-    Keep CLIENT.private and CLIENT.node at the site. Give CLIENT.public to whoever writes the
-    roster, by other means than the server, and CLIENT.node.pub to the SuperLink's owner.
+    Keep CLIENT.private and CLIENT.node at the site. Give CLIENT.public to the person who writes
+    the roster, on a way that does not pass the server, and CLIENT.node.pub to the owner of the
+    SuperLink.
     """
     from codream_secure.flower.operations.credentials import make_keys  # noqa: PLC0415
 
@@ -47,7 +50,7 @@ def keys(client: int, out: Path) -> None:
 @click.argument("public", type=Path, nargs=-1, required=True)
 @click.option("--out", type=Path, default=Path("roster.json"), show_default=True)
 def roster(public: tuple[Path, ...], out: Path) -> None:
-    """Write the roster of public keys that every site and the server have."""
+    """Write the roster: the public keys that every site and the server need."""
     from codream_secure.flower.operations.credentials import write_roster  # noqa: PLC0415
 
     count = write_roster(public, out)
@@ -60,8 +63,8 @@ def roster(public: tuple[Path, ...], out: Path) -> None:
 def certificates(hosts: str, out: Path) -> None:
     """Make a certificate authority and a server certificate, for development.
 
-    In production use certificates of your organisation or of a public authority: this one's key
-    lies in a file beside them, and nobody can revoke what it signed.
+    In production use certificates of your organisation or of a public authority. The key of this
+    authority lies in a file beside its certificates, and nobody can revoke what it signed.
     """
     from codream_secure.flower.operations.credentials import make_certificates  # noqa: PLC0415
 
@@ -71,10 +74,14 @@ def certificates(hosts: str, out: Path) -> None:
 
 
 @deploy.command()
-@click.option("--data", required=True, help="what --node-config data=... will be")
-@click.option("--model", help="what --node-config model=... will be")
-@click.option("--part", is_flag=True, help="--node-config whole=false: its part of the run's data")
-@click.option("--app", type=Path, help="folder of the run's app, to compare with")
+@click.option("--data", required=True, help="value of data=... in --node-config")
+@click.option("--model", help="value of model=... in --node-config")
+@click.option(
+    "--part",
+    is_flag=True,
+    help="--node-config has whole=false: the site takes its part of the run's data",
+)
+@click.option("--app", type=Path, help="folder of the run's app, to compare the site with")
 @click.option("--superlink", help="host:port that the site will connect to")
 @click.option("--ca", type=Path, help="the authority's certificate")
 @click.option("--roster", "roster_file", type=Path, help="file of public keys")
@@ -82,11 +89,11 @@ def certificates(hosts: str, out: Path) -> None:
 @click.option("--client", type=click.IntRange(min=0), help="this site's number")
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def check(*, as_json: bool, **options: object) -> None:
-    """Look at a site before it takes part: versions, data, model, keys, the SuperLink and its TLS.
+    """Check a site before it takes part: versions, data, model, keys, the SuperLink and its TLS.
 
-    With --app also whether all of it fits the run.
+    With --app, check also that all of this fits the run.
 
-    Exit code 1: something is wrong; its line says what and how to mend it.
+    Exit code 1: something is wrong; its line says what it is and how to fix it.
     """
     from codream_secure.flower.operations.check import check_site  # noqa: PLC0415
 
@@ -128,39 +135,48 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
     """Start a SuperLink and SuperNodes on this machine, run, and stop them: a demonstration."""
     from codream_secure.flower.operations.local import Local  # noqa: PLC0415
 
-    more = {}
+    # A signal that ends this process must end everything that it started.
+    for number in _ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it on purpose
+            signal.signal(number, _leave)
+    with Local(**options, more=_pairs(settings), quiet=as_json) as running:  # type: ignore[arg-type]
+        summary = running.run()
+    click.echo(json.dumps(summary) if as_json else _told(summary, running.out))
+
+
+def _pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    found = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: write NAME=VALUE")
-        more[name] = value
-    # Who ends this process by a signal ends all that it started.
-    for number in _ENDS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, _leave)
-    with Local(**options, more=more, quiet=as_json) as running:  # type: ignore[arg-type]
-        summary = running.run()
-    if as_json:
-        click.echo(json.dumps(summary))
-        return
+        found[name] = value
+    return found
+
+
+def _told(summary: Mapping[str, Any], out: Path) -> str:
+    """Return what a person reads of a run's summary."""
+    lines = []
     for one in summary["rounds"]:
         server = "-" if one["server"] is None else f"{100 * one['server']:.1f} %"
         told = one["sites"]
         sites = "" if told is None else f", sites {100 * told['accuracy']:.1f} %"
-        click.echo(
+        lines.append(
             f"round {one['round']}: server {server}{sites}, {one['learned']} sites learned, "
             f"dreams {one['dreams'][:16]}"
         )
     flower, clients = summary["flower"], summary["config"]["clients"]
     ledger = summary["bytes_per_client"]
-    click.echo(
+    lines.append(
         f"{flower['messages']} messages in {flower['round_trips']} round trips, "
-        f"{flower['seconds']:.0f} s of waiting\n"
+        f"{flower['seconds']:.0f} s of waiting"
+    )
+    lines.append(
         f"bytes a site: {flower['whole_up'] / clients / 1e3:.1f} kB up and "
         f"{flower['whole_down'] / clients / 1e3:.1f} kB down in Flower's messages, "
-        f"{ledger['up'] / 1e3:.1f} and {ledger['down'] / 1e3:.1f} kB of them the protocol's\n"
-        f"results in {running.out}"
+        f"{ledger['up'] / 1e3:.1f} and {ledger['down'] / 1e3:.1f} kB of them the protocol's"
     )
+    return "\n".join([*lines, f"results in {out}"])
 
 
 def _leave(number: int, _frame: object) -> None:

@@ -1,34 +1,23 @@
-"""`codream-secure report` and `runs`: what run folders hold, as a page or a list."""
+"""`codream-secure report`: one page about run folders."""
 
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from codream_secure.errors import UserError
-
-if TYPE_CHECKING:
-    from codream_secure.runs.recorded_run import RecordedRun
+from codream_secure.cli.runs import headline
 
 _PAGE = "report.html"
-
-
-_REPORT_EXAMPLES = """\b
+_EXAMPLES = """\b
 Examples:
   codream-secure report runs/20261123-181028-codream-digits
   codream-secure report mine yours --out both.html
   codream-secure report comparisons/20261123-190000 --json
 """
-_RUNS_EXAMPLES = """\b
-Examples:
-  codream-secure runs
-  codream-secure runs comparisons --json
-"""
 
 
-@click.command(epilog=_REPORT_EXAMPLES)
+@click.command(epilog=_EXAMPLES)
 @click.argument("run_dirs", metavar="RUN_DIR...", type=Path, nargs=-1, required=True)
 @click.option(
     "--out",
@@ -57,92 +46,11 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> No
         click.echo(f"written to {path}")
 
 
-@click.command(epilog=_RUNS_EXAMPLES)
-@click.argument("folder", type=Path, default=Path("runs"))
-@click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
-def runs(folder: Path, *, as_json: bool) -> None:
-    """List the runs in FOLDER (default: runs), those of comparisons included."""
-    from codream_secure.runs.reading import find, read  # noqa: PLC0415
-
-    found, damaged = [], []
-    for path in find(folder):
-        try:
-            found.append(read(path))
-        except UserError as error:
-            damaged.append(error)
-    if as_json:
-        click.echo(json.dumps([headline(run) for run in found]))
-    elif found:
-        _print(found, folder)
-    elif not damaged:
-        click.echo(f"no runs in {folder}")
-    if damaged:
-        for earlier in damaged[:-1]:
-            click.echo(f"error: {earlier}", err=True)
-        raise damaged[-1]
-
-
-def headline(run: "RecordedRun") -> dict[str, Any]:
-    """Return a run's headline numbers in JSON's own types; null is unknown."""
-    return {
-        "folder": str(run.folder),
-        "method": run.method,
-        "dataset": run.dataset,
-        "partition": run.partition,
-        "clients": run.clients,
-        "seed": run.seed,
-        "accuracy": run.accuracy,
-        "accuracy_std": run.spread,
-        "bytes_up": run.bytes_up,
-        "bytes_down": run.bytes_down,
-        "private": run.private,
-        "epsilon": run.epsilon,
-        "rounds_finished": run.rounds_finished,
-        "rounds": run.rounds,
-        "seconds": run.seconds,
-        "iterations": run.iterations,
-    }
-
-
 def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
-    """Return what makes one folder again, and of several what makes their page again."""
+    """Return the command that makes one folder again, or the page of several."""
     from codream_secure.runs.comparison_folder import rerun  # noqa: PLC0415
 
     if len(run_dirs) == 1:
         return rerun(run_dirs[0])
     words = ["codream-secure", "report", *map(str, run_dirs)]
     return shlex.join([*words, "--out", str(out)] if out else words)
-
-
-def _print(found: "list[RecordedRun]", folder: Path) -> None:
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    from codream_secure.report.text import (  # noqa: PLC0415
-        number,
-        percent,
-        size,
-        stdout,
-    )
-
-    table = Table()
-    for name in ("run", "method", "dataset", "partition", "clients", "accuracy"):
-        table.add_column(name, overflow="fold")
-    for name in ("up", "down", "ε", "rounds"):
-        table.add_column(name, no_wrap=True)
-    for run in found:
-        none = "none" if run.private is False else "-"
-        cells = (
-            str(run.folder.relative_to(folder)),
-            run.method,
-            run.dataset or "-",
-            run.partition or "-",
-            number(run.clients),
-            percent(run.accuracy),
-            size(run.bytes_up),
-            size(run.bytes_down),
-            none if run.epsilon is None else f"{run.epsilon:.3g}",
-            str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
-        )
-        table.add_row(*map(escape, cells))
-    stdout().print(table)

@@ -6,7 +6,7 @@ from codream_secure.errors import UserError
 
 # Old name: new name, both with underscores. An entry lives for one release and is then deleted;
 # the command line, TOML files, run folders and Flower's run config all look here.
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {"side_by_side": "parallel_batches"}
 
 
 def option(name: str) -> str:

@@ -84,12 +84,12 @@ _RULES = (
         "cannot be used with --dp-unit client: labels are probabilities with integer noise",
     ),
     Rule(
-        ("side_by_side",),
+        ("parallel_batches",),
         lambda c: not c.private_clients,
         "cannot be used with --dp-unit client: a batch has a release of its own",
     ),
     Rule(
-        ("side_by_side",),
+        ("parallel_batches",),
         lambda c: c.dream.collaboration and _batches(c) > 1,
         "needs collaboration and more than one batch a round: --dream-batches",
     ),

@@ -102,9 +102,9 @@ class DreamConfig:
     rounds: Annotated[Positive | None, _help("rounds of dreaming and learning")] = None
     dreams: Annotated[Positive | None, _help("dreams in a batch")] = None
     dream_batches: Annotated[Positive | None, _help("batches of dreams in a round")] = None
-    side_by_side: Annotated[
+    parallel_batches: Annotated[
         bool,
-        _help("move a round's batches side by side: one sum a step for all, fewer round trips"),
+        _help("move all dream batches of a round together: one sum a step, fewer round trips"),
     ] = False
     dream_steps: Annotated[Natural | None, _help("global steps for each batch (R)")] = None
     label_last_step: Annotated[

@@ -29,7 +29,7 @@ class ResolvedDreams(DreamConfig):
     @property
     def syntheses(self) -> int:
         """How many syntheses a round has, one after another."""
-        return 1 if self.side_by_side else self.dream_batches
+        return 1 if self.parallel_batches else self.dream_batches
 
     @property
     def sums_per_synthesis(self) -> int:

@@ -4,8 +4,9 @@ A federation is one such group. Without collaboration (an ablation of the paper)
 group of its own, and nothing leaves it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings, MetaGenerator
-from codream_secure.dreaming.sources import DreamSource, PixelDreams, SideBySide, smooth_noise
+from codream_secure.dreaming.sources import DreamSource, ParallelBatches, PixelDreams, smooth_noise
 from codream_secure.dreaming.synthesis import (
     ClassMeans,
     Clips,
@@ -26,11 +27,17 @@ from codream_secure.dreaming.synthesis import (
     LabelledDreams,
     SynthesisSettings,
 )
-from codream_secure.federation.members import Member
 from codream_secure.privacy.class_means import ClassImages
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
 from codream_secure.storage.checkpoint import GroupState
+
+
+class GroupMember(Protocol):
+    """What a group needs of a client that runs in this process."""
+
+    def freeze_teacher(self) -> None:
+        """Copy the client's model; the copy answers the requests of this round."""
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class DreamGroup:
 
     Args:
         name: selects its random streams.
-        members: whose losses are summed.
+        members: clients of this process by id, whose losses are summed; empty over machines.
         aggregator: sums their answers.
         config: resolved settings.
         spec: shape of an image and number of classes.
@@ -55,7 +62,7 @@ class DreamGroup:
     """
 
     name: tuple[str | int, ...]
-    members: Sequence[Member]
+    members: Mapping[int, GroupMember]
     aggregator: Aggregator
     config: Resolved
     spec: InputSpec
@@ -79,8 +86,8 @@ class DreamGroup:
 
     def begin_round(self, number: int) -> None:
         """Prepare for a round's batches."""
-        for member in self.members:
-            member.client.freeze_teacher()
+        for member in self.members.values():
+            member.freeze_teacher()
         if self._meta is not None:
             self._meta.begin_round(number)
 
@@ -98,7 +105,7 @@ class DreamGroup:
             Batches with their labels, in order; without those whose labels were aborted.
         """
         batches = range(self.config.dream.dream_batches)
-        together = [batches] if self.config.dream.side_by_side else [[one] for one in batches]
+        together = [batches] if self.config.dream.parallel_batches else [[one] for one in batches]
         found = []
         for some in together:
             found += self._synthesise(number, some, student, advance)
@@ -111,11 +118,11 @@ class DreamGroup:
         student: nn.Module | None,
         advance: Callable[[], None],
     ) -> list[LabelledDreams]:
-        """Make some of a round's batches side by side."""
+        """Make one or more of a round's dream batches in one synthesis."""
         noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
         starts = [self._source(noise) for noise in noises]
         sources = [source for source, _ in starts]
-        source = sources[0] if len(sources) == 1 else SideBySide(sources)
+        source = sources[0] if len(sources) == 1 else ParallelBatches(sources)
         start_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
             source,
@@ -201,7 +208,7 @@ class DreamGroup:
 
 
 def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
-    """Return the class means that batches side by side began at, if they did."""
+    """Return the class means that parallel batches started from, or None."""
     found = [one for one in released if one is not None]
     return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
 

@@ -81,7 +81,7 @@ def smooth_noise(shape: tuple[int, int, int, int], draw: torch.Generator) -> Ten
     return total / spread
 
 
-class SideBySide:
+class ParallelBatches:
     """A source whose dreams are those of several of one size, one after another.
 
     Args:

@@ -180,7 +180,8 @@ class Simulation:
 
     def warm_up(self) -> None:
         """Train every client on its own data before the first dream."""
-        steps = warmup_steps(self.federation)
+        everybody = self.federation
+        steps = warmup_steps(self.config, everybody.plan, everybody.share)
 
         def train(member: Member) -> None:
             for _ in range(steps):
@@ -213,8 +214,9 @@ class Simulation:
 
     def _acquire(self, number: int) -> None:
         """Let everybody learn from dreams, and the independent twins from their data."""
-        settings = acquisition_settings(self.federation, number)
-        buffers = {m.identity: group.buffer for group in self.groups for m in group.members}
+        everybody = self.federation
+        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number)
+        buffers = {c: group.buffer for group in self.groups for c in group.members}
 
         def learn(member: Member) -> None:
             shuffle = generator(self._seed, "acquisition", number, member.identity)
@@ -340,6 +342,11 @@ class Simulation:
         budget = self.federation.budget
         return budget.guarantee() if budget else None
 
+    def epsilon(self) -> float | None:
+        """Return the epsilon of `guarantee` so far, at a fraction of its time; None without DP."""
+        budget = self.federation.budget
+        return budget.epsilon() if budget else None
+
     @property
     def iterations(self) -> float:
         """What a client has computed, mean: forward and backward passes over a local batch.
@@ -396,7 +403,7 @@ class Simulation:
         everybody = self.federation
         return DreamGroup(
             name,
-            [everybody.members[c] for c in members],
+            {c: everybody.members[c].client for c in members},
             aggregator,
             self.config,
             everybody.spec,

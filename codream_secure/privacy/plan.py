@@ -232,6 +232,10 @@ class PrivacyPlan:
             made.append(release(self.statistics, self.shares))
         return tuple(made)
 
+    def epsilon(self) -> float:
+        """Return the epsilon of `guarantee` alone: group privacy takes many times as long."""
+        return cost(self.releases(), self._settings.dp_delta).epsilon
+
     def guarantee(self) -> Guarantee:
         """Return what the clients' runs have cost so far, with the noise that was there."""
         releases, delta = self.releases(), self._settings.dp_delta

@@ -202,6 +202,10 @@ class ReleasePlan:
             if count
         )
 
+    def epsilon(self) -> float:
+        """Return the epsilon of `guarantee` alone: group privacy takes many times as long."""
+        return cost(self.releases(), self._privacy.dp_delta).epsilon
+
     def guarantee(self) -> Guarantee:
         """Return what all sums so far have cost."""
         releases, delta = self.releases(), self._privacy.dp_delta

@@ -71,7 +71,7 @@ def _dreaming(run: Simulation) -> Dreaming:
         collaboration=dream.collaboration,
         dreams=dream.dreams,
         dream_batches=dream.dream_batches,
-        parallel_batches=dream.side_by_side,
+        parallel_batches=dream.parallel_batches,
         dream_steps=dream.dream_steps,
         label_last_step=dream.label_last_step,
         local_steps=dream.local_steps,
@@ -107,7 +107,6 @@ def _protocol(run: Run) -> Protocol:
 
 def row_of(run: Run, measured: Measurement) -> Row:
     """Return the row of the round that has just ended: accuracies, and costs so far."""
-    guarantee = run.guarantee()
     sent = run.ledger.by_round().get(len(run.observer.history), {})
     return Row(
         **asdict(measured),
@@ -116,7 +115,7 @@ def row_of(run: Run, measured: Measurement) -> Row:
         bytes_down=run.ledger.per_client("down"),
         iterations=round(run.iterations, 1),
         seconds=round(run.stopwatch.busy, 3),
-        epsilon=None if guarantee is None else guarantee.epsilon,
+        epsilon=run.epsilon(),
         bytes_by_phase=traffic({phase: by for phase, by in sent.items() if any(by.values())}),
     )
 

@@ -13,12 +13,12 @@ from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.sites.history import bound
 from codream_secure.sites.journal import Journal, StepRecord
 from codream_secure.sites.peers import Sites
-from codream_secure.sites.sums import RemoteSums, SumTerms
+from codream_secure.sites.sums import RemoteSums
 from codream_secure.sites.wire import protocol_step
 from codream_secure.storage.checkpoint import AggregatorState
 from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import Task
+from protocols.params import Task, Terms
 from protocols.phases import Phase
 
 Totals = Mapping[str, NDArray[np.uint32]]
@@ -52,7 +52,7 @@ class RemoteAggregator(Aggregator):
         journal: Journal,
     ) -> None:
         super().__init__({}, settings, meters)
-        terms = SumTerms(
+        terms = Terms(
             session=session,
             roster=settings.roster,
             threshold=settings.needed,

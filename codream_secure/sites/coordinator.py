@@ -130,7 +130,7 @@ class Coordinator:
         )
         device = torch.device("cpu")
         self._scale = PixelScale(scaling, device)
-        group = DreamGroup((), (), self.aggregator, self.config, spec, self._scale, device, 0)
+        group = DreamGroup((), {}, self.aggregator, self.config, spec, self._scale, device, 0)
         self.server = Server(
             self.config,
             self.aggregator,

@@ -162,7 +162,7 @@ class Learning:
 
     def _warm_up(self, federation: Federation) -> None:
         learner = federation.members[self._settings.client].client.learner
-        for _ in range(warmup_steps(federation)):
+        for _ in range(warmup_steps(federation.config, federation.plan, federation.share)):
             learner.local_step()
 
     def _federation(self) -> Federation:
@@ -231,7 +231,9 @@ class Learning:
             labelled = LabelledDreams(pixels(request), _targets(request, found, federation))
             for batch in labelled.split(request.batches):
                 buffer.add(federation.scale.from_pixels(batch.pixels), batch.targets)
-        settings = acquisition_settings(federation, message.round)
+        settings = acquisition_settings(
+            federation.config, federation.plan, federation.share, message.round
+        )
         seed = federation.config.run.seed or 0
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
         acquire(client.learner, buffer, settings, shuffle)

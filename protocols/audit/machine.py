@@ -64,8 +64,8 @@ def lying_server(examples: int, subject: Subject) -> Outcome:
 def semi_honest_gate(examples: int, subject: Subject) -> Outcome:
     """The same server to clients of the semi-honest model: never both shares, one answer a stage.
 
-    Nothing is promised there about the sums of a lying server (SPEC 1.2); the gate and the ledger
-    hold all the same. Source: SPEC 6.4, 6.7; fault w2.
+    Nothing is promised there about the sums of a lying server (SPEC 1.2); the gate and the
+    replay protection hold all the same. Source: SPEC 6.4, 6.7; fault w2.
     """
     honest = some.make_batch(CLIENTS, "semi-honest", steps=STEPS, threshold=THRESHOLD)
     return _run(examples, subject, honest)
@@ -455,7 +455,7 @@ class _LyingServerMachine(RuleBasedStateMachine):
 
     @invariant()
     def always_one_kind_and_one_answer(self) -> None:
-        """No breach of the gate or of the ledger."""
+        """Neither the gate nor the replay protection was breached."""
         breaches = self.server.attacker.breaches
         self.checks.that(not breaches, "; ".join(breaches))
 

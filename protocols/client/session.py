@@ -187,7 +187,7 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `offline.draw_graph`.
             LocalProtocolError: the call is not due, or the graph is complete.
         """
-        return self._answer(Phase.DRAW_GRAPH, commitments)
+        return self.answer(Phase.DRAW_GRAPH, commitments)
 
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: return the encoded ShareBundles for the encoded KeyDirectory.
@@ -198,7 +198,7 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `offline.share_keys`, `offline.share_on_ring`.
             LocalProtocolError: the call is not due.
         """
-        return self._answer(Phase.SHARE_KEYS, directory)
+        return self.answer(Phase.SHARE_KEYS, directory)
 
     def open_bundles(self, delivery: bytes) -> bytes | None:
         """After round 1: take in the encoded BundleDelivery.
@@ -210,7 +210,7 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `offline.open_bundles`.
             LocalProtocolError: the call is not due.
         """
-        return self._answer(OPEN_BUNDLES, delivery) or None
+        return self.answer(OPEN_BUNDLES, delivery) or None
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> bytes:
         """Round 2: return the encoded MaskedInput for the encoded StepRequest.
@@ -244,7 +244,7 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `step.check_survivors`.
             LocalProtocolError: no step waits for it, or this is the semi-honest model.
         """
-        return self._answer(Phase.CONSISTENCY, survivors)
+        return self.answer(Phase.CONSISTENCY, survivors)
 
     def unmask(self, data: bytes) -> bytes:
         """Round 3: return the encoded UnmaskShares for the encoded SurvivorSet.
@@ -255,7 +255,7 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `step.check_survivors`, `step.check_proof`.
             LocalProtocolError: no step waits for it.
         """
-        return self._answer(Phase.UNMASKING, data)
+        return self.answer(Phase.UNMASKING, data)
 
     def evidence(self, request: bytes) -> bytes:
         """After a step, malicious model: return the ShareEvidence for the EvidenceRequest.
@@ -264,7 +264,24 @@ class ClientSession:
             DecodeError, RemoteProtocolError: see `step.give_evidence`.
             LocalProtocolError: no shares were sent in this step, or the evidence was.
         """
-        return self._answer(EVIDENCE, request)
+        return self.answer(EVIDENCE, request)
+
+    def answer(self, stage: Stage, data: bytes) -> bytes:
+        """Answer the server's message of any stage but the first and the masked input.
+
+        Returns:
+            The encoded reply; empty bytes if there is nothing to send.
+
+        Raises:
+            DecodeError, RemoteProtocolError, PolicyError: the message is not acceptable.
+            LocalProtocolError: the call is not due.
+        """
+        row, state = self._give_up(stage)
+        if row.takes is None or stage == Phase.MASKED_INPUT:
+            raise LocalProtocolError(f"{stage} needs a call of its own")
+        message = messages.decode(data, row.takes, self._party.batch)
+        running = (state.current,) if isinstance(state, Prepared) else ()
+        return self._finish(row, row.handler(self._party, state, *running, message))
 
     def end(self) -> None:
         """Erase all secrets of the batch. Its owner calls this when a new batch replaces it."""
@@ -291,15 +308,6 @@ class ClientSession:
         )
         session._state = state
         return session
-
-    def _answer(self, stage: Stage, data: bytes) -> bytes:
-        """Decode one message of the server and answer it."""
-        row, state = self._give_up(stage)
-        if row.takes is None:
-            raise LocalProtocolError(f"{stage} takes no message")
-        message = messages.decode(data, row.takes, self._party.batch)
-        running = (state.current,) if isinstance(state, Prepared) else ()
-        return self._finish(row, row.handler(self._party, state, *running, message))
 
     def _give_up(self, stage: Stage) -> tuple[Transition, State]:
         """Take the state out of the session: whatever fails from now on ends step or batch."""

@@ -13,7 +13,8 @@ from protocols.errors import ConfigError
 MIN_BITS = 2
 MAX_BITS = 32
 
-# 2^b - _GAP[b] is the largest prime below 2^b; tests/protocols/test_field.py proves every row.
+# 2^b - _GAP[b] is the largest prime below 2^b; tests/protocols/test_field_packing_prg.py proves
+# every row.
 _GAP = {
     2: 1, 3: 1, 4: 3, 5: 1, 6: 3, 7: 1, 8: 5, 9: 3, 10: 3, 11: 9, 12: 3, 13: 1, 14: 3, 15: 19,
     16: 15, 17: 1, 18: 5, 19: 1, 20: 3, 21: 9, 22: 3, 23: 15, 24: 3, 25: 39, 26: 5, 27: 39,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from protocols import messages, signing
 from protocols.errors import (
@@ -16,7 +16,6 @@ from protocols.evidence import Inquiry
 from protocols.graph import Clients
 from protocols.messages import (
     BundleReport,
-    Message,
     ShareEvidence,
     StepRequest,
     UnmaskShares,
@@ -31,36 +30,20 @@ from protocols.server.offline import (
     CollectingKeys,
     Failed,
     Idle,
-    Replies,
     check_sender,
 )
 from protocols.server.recovery import evidence_request
 from protocols.server.step import CollectingInputs, CollectingShares, Finished, Online
-from protocols.server.table import ORDER, RESTING, ROUNDS, Collecting, Round, State, moment
-
-
-class _Encoded(Mapping[int, bytes]):
-    """Replies by client, encoded when they are asked for.
-
-    On the ring every reply of the draw lists all nonces. Encoded ahead, n of them would take n^2
-    bytes.
-    """
-
-    def __init__(self, replies: Replies) -> None:
-        self._replies = replies
-        self._last: tuple[Message | None, bytes] = None, b""
-
-    def __getitem__(self, client: int) -> bytes:
-        reply = self._replies[client]
-        if reply is not self._last[0]:  # most rounds send the same to all
-            self._last = reply, messages.encode(reply)
-        return self._last[1]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._replies)
-
-    def __len__(self) -> int:
-        return len(self._replies)
+from protocols.server.table import (
+    ORDER,
+    RESTING,
+    ROUNDS,
+    Collecting,
+    Encoded,
+    Round,
+    State,
+    moment,
+)
 
 
 class ServerSession:
@@ -197,7 +180,7 @@ class ServerSession:
             self._lose(replies)
         elif isinstance(nxt, Finished) and not self._batch.malicious:
             self._barred |= nxt.liars
-        return _Encoded(replies)
+        return Encoded(replies)
 
     def _bar_dealer(self, state: State, error: RemoteProtocolError) -> None:
         """Bar the owner of a seed that could not be used, if it is at fault for certain.

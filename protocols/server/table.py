@@ -7,15 +7,17 @@ everything up here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from protocols import messages
 from protocols.messages import (
     Advertisement,
     BundleReport,
     Consistency,
     MaskedInput,
+    Message,
     Nonce,
     OnlineUpload,
     ShareBundles,
@@ -133,3 +135,27 @@ def moment(message: Upload) -> tuple[int, int]:
     """Return the key step of a message, -1 offline, and its place in `ORDER`."""
     kinds = [isinstance(message, kind) for kind in ORDER]
     return message.key if isinstance(message, OnlineUpload) else -1, kinds.index(True)
+
+
+class Encoded(Mapping[int, bytes]):
+    """Replies by client, encoded when they are asked for.
+
+    On the ring every reply of the draw lists all nonces. Encoded ahead, n of them would take n^2
+    bytes.
+    """
+
+    def __init__(self, replies: Replies) -> None:
+        self._replies = replies
+        self._last: tuple[Message | None, bytes] = None, b""
+
+    def __getitem__(self, client: int) -> bytes:
+        reply = self._replies[client]
+        if reply is not self._last[0]:  # most rounds send the same to all
+            self._last = reply, messages.encode(reply)
+        return self._last[1]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._replies)
+
+    def __len__(self) -> int:
+        return len(self._replies)

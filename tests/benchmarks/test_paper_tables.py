@@ -16,7 +16,7 @@ from _paper_runs import Run, Runner, command, comparison
 from click.testing import CliRunner
 
 from codream_secure.cli.compare import compare as compare_command
-from codream_secure.cli.main import simulate as simulate_command
+from codream_secure.cli.simulate import simulate as simulate_command
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import DATASET_NAMES

@@ -328,7 +328,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the driver keeps answered steps", "protocols/driver.py",
-        "self._answered[u] = task.step", "pass", BLAME,
+        "self._answered[client] = task.step", "pass", BLAME,
     ),
     Mutation(
         "evidence until the step begins", SERVER,

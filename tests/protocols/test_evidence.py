@@ -18,7 +18,7 @@ from protocols import evidence, messages
 from protocols.client import offline as client_offline
 from protocols.client.durable import DurableClient
 from protocols.client.states import HeldShares, KeyShare, Party, SelfShare
-from protocols.driver import DropSchedule, _Parties, _Wire
+from protocols.driver import BatchSession
 from protocols.errors import CryptoError, DecodeError, LocalProtocolError, RemoteProtocolError
 from protocols.messages import EvidenceRequest, ShareEvidence, UnmaskShares
 from protocols.params import BatchParams
@@ -327,29 +327,34 @@ def test_evidence_that_was_not_asked_for_is_refused(monkeypatch, wrong):
 
 
 def test_the_driver_asks_by_itself(monkeypatch):
-    parties = _Parties(
-        BATCH, fixed_entropy(), wire := _Wire(None), Credentials(KEYS, Policy(colluders=2))
+    credentials = Credentials(KEYS, Policy(colluders=2))
+    owner = BatchSession(
+        PARAMS.session,
+        PARAMS.roster,
+        PARAMS.threshold,
+        entropy=fixed_entropy(),
+        credentials=credentials,
     )
-    directories = parties.advertise_keys(DropSchedule())
-    original = parties._clients[DEALER].share_keys
+    with monkeypatch.context() as patch:
+        honest = client_offline.split_seeds
+        dealing_wrong(patch, [VICTIM])
+        wrong = client_offline.split_seeds
 
-    def share(directory):
-        with monkeypatch.context() as patch:
-            dealing_wrong(patch, [VICTIM])
-            return original(directory)
+        def split(party, seeds, members):
+            return (wrong if party.client == DEALER else honest)(party, seeds, members)
 
-    monkeypatch.setattr(parties._clients[DEALER], "share_keys", share)
-    parties.share_keys(directories, DropSchedule())
+        patch.setattr(client_offline, "split_seeds", split)
+        owner.prepare(1)
     inputs = make_inputs(PARAMS)
-    trips = wire.round_trips
-    result = parties.run_step(inputs, PARAMS.task, DropSchedule())
+    trips = owner.round_trips
+    result = owner.step(inputs, PARAMS.task)
     assert {k: v.tolist() for k, v in result.totals.items()} == plain_sum(
         inputs, PARAMS.roster, PARAMS
     )
-    assert wire.round_trips - trips == 4
+    assert owner.round_trips - trips == 4
     assert result.bytes[Phase.UNMASKING]["up"][VICTIM] > result.bytes[Phase.UNMASKING]["up"][16]
-    assert DEALER not in parties.server.candidates
-    assert VICTIM in parties.server.candidates
+    assert DEALER not in owner.candidates
+    assert VICTIM in owner.candidates
 
 
 @given(st.integers(1, 40), st.data())

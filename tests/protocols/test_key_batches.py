@@ -169,8 +169,8 @@ def test_the_offline_exchange_is_tried_again_until_everybody_shared():
         DropSchedule(dict.fromkeys(params.roster[:k], Phase.SHARE_KEYS)) for k in (2, 1, 0, 1)
     ]
     owner.prepare(2, iter(silent))
-    assert owner._parties.server.candidates == params.roster
-    assert owner._batches == 3
+    assert owner.candidates == params.roster
+    assert owner._rounds._batches == 3
     assert not owner.needs_keys
 
 
@@ -180,7 +180,7 @@ def test_the_best_attempt_is_kept_and_none_is_an_error():
     one = DropSchedule({10: Phase.ADVERTISE_KEYS})
     two = DropSchedule({10: Phase.SHARE_KEYS, 13: Phase.ADVERTISE_KEYS})
     owner.prepare(2, [two, one, two])
-    assert owner._parties.server.candidates == params.roster[1:]
+    assert owner.candidates == params.roster[1:]
     assert owner.needs_keys  # four holders, threshold four: one more loss would stop it
     inputs = make_inputs(params)
     result = owner.step(inputs, params.task)
@@ -195,7 +195,7 @@ def test_a_new_batch_erases_the_old_one():
     params = make_params(3)
     owner = session(params)
     owner.prepare(2)
-    old = owner._parties._clients
+    (old,) = owner._clients.values()
     owner.prepare(2)
     assert {repr(client._state) for client in old.values()} == {"Ended()"}
     with pytest.raises(LocalProtocolError, match="Ended"):

@@ -444,7 +444,7 @@ def test_step_numbers_must_grow():
             run.clients[ME].masked_input(request, run.task(step), make_inputs(PARAMS)[ME])
 
 
-# One-answer ledger ------------------------------------------------------------------------------
+# Replay protection ------------------------------------------------------------------------------
 
 
 def restarted(reply, u: int = ME) -> DurableClient:

@@ -209,6 +209,7 @@ def test_distributed_dpsgd_releases_noisy_sums_alone(tiny, monkeypatch):
     ]
     # All six stayed: more noise than the five that were planned for.
     assert found.epsilon < 8
+    assert run.epsilon() == found.epsilon
     assert found.noise_colluders == 1
     assert run.exchange.aggregator.steps == 5
     assert any((before[n] != v).any() for n, v in tensors_of(run.baseline.model).items())

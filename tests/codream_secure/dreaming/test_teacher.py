@@ -247,7 +247,7 @@ def test_the_split_gradient_is_the_direct_gradient_through_teacher_and_student(k
 
 
 @pytest.mark.parametrize("local", [LocalSteps(), LocalSteps(3, 0.05)])
-def test_batches_side_by_side_are_answered_as_if_each_were_alone(local):
+def test_parallel_batches_are_answered_as_if_each_were_alone(local):
     teacher = frozen("resnet8")
     logits = torch.randn(6, 10, generator=torch.Generator().manual_seed(1))
     asked = request(6, batches=2, student=student_of(logits), local=local)

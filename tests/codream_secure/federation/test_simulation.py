@@ -88,10 +88,10 @@ def test_several_batches_a_round(tiny):
 
 
 @pytest.mark.parametrize("method", ["codream", "codream-fast"])
-def test_batches_side_by_side_take_the_sums_of_one(tiny, method):
+def test_parallel_batches_take_the_sums_of_one(tiny, method):
     options = {"method": method, "dream_batches": 3, "dream_steps": 2, "models": "resnet8"}
     one_by_one, _ = run(tiny(**options))
-    together, history = run(tiny(**options, side_by_side=True))
+    together, history = run(tiny(**options, parallel_batches=True))
     assert one_by_one.aggregator.steps == 3 * 3
     assert together.aggregator.steps == 3
     assert together.aggregator.round_trips < one_by_one.aggregator.round_trips
@@ -110,8 +110,8 @@ def test_batches_side_by_side_take_the_sums_of_one(tiny, method):
     ids=str,
 )
 def test_there_must_be_something_beside_a_batch(tiny, options):
-    with pytest.raises(UserError, match="--side-by-side needs collaboration and more than one"):
-        Simulation(tiny(side_by_side=True, **options))
+    with pytest.raises(UserError, match="--parallel-batches needs collaboration and more than one"):
+        Simulation(tiny(parallel_batches=True, **options))
 
 
 def test_the_saved_models_are_those_of_the_reported_round(tiny):
@@ -129,8 +129,12 @@ METHODS = {
     "local steps": {"local_steps": 3, "dream_optimizer": "avg"},
     "fedadam": {"dream_optimizer": "fedadam"},
     "fast": {"method": "codream-fast", "dream_batches": 2},
-    "side by side": {"dream_batches": 2, "side_by_side": True, "statistics_momentum": 0.5},
-    "fast, side by side": {"method": "codream-fast", "dream_batches": 2, "side_by_side": True},
+    "parallel batches": {"dream_batches": 2, "parallel_batches": True, "statistics_momentum": 0.5},
+    "fast, parallel batches": {
+        "method": "codream-fast",
+        "dream_batches": 2,
+        "parallel_batches": True,
+    },
     "fast, local steps, fomaml": {"method": "codream-fast", "meta": "fomaml", "local_steps": 2},
     "adaptive": {"adaptive": "jsd", "adaptive_start": 1},
     "adaptive fast, local steps": {

@@ -142,7 +142,7 @@ def test_finished_dreams_enter_the_statistics_memory_only_if_asked():
     assert len(teacher.memory._moments) == 1
 
 
-def test_batches_side_by_side_enter_the_statistics_memory_one_after_another():
+def test_parallel_batches_enter_the_statistics_memory_one_after_another():
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Flatten()).eval()
     together, alone = (Teacher(model, StatisticsMemory()) for _ in range(2))
     both = request(statistics_momentum=0.9)

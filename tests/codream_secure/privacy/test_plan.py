@@ -6,8 +6,10 @@ from codream_secure.config.rules import resolve
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
+from codream_secure.privacy import plan as plan_module
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.runs.summary import progress_of
 
 SPEC = InputSpec(1, 8, 8, 10)
 
@@ -58,6 +60,20 @@ def test_an_interrupted_run_reports_what_was_charged_so_far(tiny):
     guarantee = simulation.guarantee()
     assert guarantee.steps == 2
     assert guarantee.epsilon < 8.0
+    assert simulation.epsilon() == guarantee.epsilon
+
+
+def test_a_row_of_progress_takes_one_epsilon_and_no_group_privacy(tiny, monkeypatch):
+    """Group privacy of sampled batches once took ten seconds in every round."""
+    simulation = Simulation(private(tiny, dp_batch=25))
+    next(iter(simulation.rounds()))
+    expected = simulation.guarantee().epsilon
+
+    def refuse(*_):
+        raise AssertionError("group privacy")
+
+    monkeypatch.setattr(plan_module, "group_epsilons", refuse)
+    assert progress_of(simulation)["epsilon"] == expected
 
 
 def test_a_delta_that_allows_publishing_an_example_is_refused(tiny):

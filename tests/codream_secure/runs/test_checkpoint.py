@@ -145,12 +145,12 @@ METHODS = {
         "label_weighting": "confidence",
         "labels": "logits",
     },
-    "side by side": {
+    "parallel batches": {
         "models": "resnet8",
         "width": 4,
         "method": "codream-fast",
         "dream_batches": 2,
-        "side_by_side": True,
+        "parallel_batches": True,
         "statistics_momentum": 0.5,
     },
     "fomaml, local steps, weights": {

@@ -41,11 +41,11 @@ from protocols.primitives.keys import SigningKey
         OPTIONS,
         {**OPTIONS, "threat_model": "malicious"},
         {**OPTIONS, "method": "codream-fast", "dream_batches": 2, "dreams": 4},
-        {**OPTIONS, "method": "codream-fast", "dream_batches": 2, "side_by_side": True},
+        {**OPTIONS, "method": "codream-fast", "dream_batches": 2, "parallel_batches": True},
         {**OPTIONS, "local_steps": 3, "adaptive": "jsd", "label_weighting": "confidence"},
         PRIVATE,
     ],
-    ids=["plain", "malicious", "fast", "side by side", "options", "private"],
+    ids=["plain", "malicious", "fast", "parallel batches", "options", "private"],
 )
 def test_dreams_are_those_of_a_simulation_bit_by_bit(machines, options):
     there = machines(malicious=options.get("threat_model") == "malicious")

@@ -1,0 +1,6 @@
+"""What the program's exit codes mean; 0 is done, ``codream-secure --help`` lists them all."""
+
+EXIT_CLAIM_FAILED = 1  # an audit or a check found something wrong
+EXIT_BAD_INPUT = 2
+EXIT_INCOMPLETE = 3  # done but not all: a round without dreams, or a method that failed
+EXIT_INTERRUPTED = 130  # as a shell reports a process that SIGINT ended

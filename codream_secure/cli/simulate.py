@@ -1,0 +1,163 @@
+"""`codream-secure simulate`: a whole federation on this machine."""
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from codream_secure.cli.options import given_settings, run_options
+from codream_secure.config.resolved import Resolved
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
+from codream_secure.errors import UserError
+
+if TYPE_CHECKING:
+    from codream_secure.federation.simulation import Progress, Simulation
+    from codream_secure.runs.folder import RunFolder
+
+_EXAMPLES = """\b
+Examples:
+  codream-secure simulate --clients 10 --dp-eps 8
+  codream-secure simulate --partition dirichlet:0.5
+  codream-secure simulate --models resnet8,lenet5,mlp --dropout 0.1
+  codream-secure simulate --dataset my-images.npz --json
+  codream-secure simulate --checkpoint-every 1 --out run
+  codream-secure simulate --resume run
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@run_options()
+@click.option(
+    "--config",
+    "config_file",
+    type=Path,
+    help="TOML file with options as keys, underscores for dashes; the command line wins",
+)
+@click.option(
+    "--out", type=Path, help="folder for the results, new or empty  [default: runs/<time>-<name>]"
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="print summary.json on stdout and nothing else"
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="write a checkpoint into the results' folder after every K-th round",
+)
+@click.option(
+    "--resume",
+    type=Path,
+    help="folder of an interrupted run with a checkpoint: go on with it, settings unchanged",
+)
+@click.option(
+    "--tensorboard", is_flag=True, help="also write TensorBoard's event files into the folder"
+)
+@click.option("--quiet", is_flag=True, help="no progress display and no table")
+def simulate(
+    config_file: Path | None,
+    out: Path | None,
+    checkpoint_every: int | None,
+    resume: Path | None,
+    *,
+    as_json: bool,
+    tensorboard: bool,
+    quiet: bool,
+    **options: object,
+) -> None:
+    """Run a whole federation on this machine."""
+    given = given_settings(options, config_file)
+    if resume is not None:
+        if out is not None:
+            raise UserError("--out cannot be used with --resume: results go where the run began")
+        begin = partial(_go_on, given, resume, checkpoint_every)
+    else:
+        begin = partial(_start, resolve(Config.from_options(given)), out, checkpoint_every)
+    sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
+
+
+def _start(
+    config: Resolved, out: Path | None, checkpoint_every: int | None, progress: "Progress"
+) -> "tuple[Simulation, RunFolder]":
+    """Begin a new run."""
+    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
+    from codream_secure.runs.folder import RunFolder, default_folder  # noqa: PLC0415
+
+    simulation = Simulation(config, progress=progress)
+    folder = RunFolder.create(out or default_folder(config), checkpoint_every=checkpoint_every)
+    folder.start(simulation)
+    return simulation, folder
+
+
+def _go_on(
+    given: Mapping[str, object], run: Path, checkpoint_every: int | None, progress: "Progress"
+) -> "tuple[Simulation, RunFolder]":
+    """Go on with a run that was interrupted."""
+    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
+    from codream_secure.runs.folder import RunFolder  # noqa: PLC0415
+
+    folder = RunFolder.reopen(run, checkpoint_every=checkpoint_every)
+    try:
+        simulation = Simulation(folder.configuration(given), progress=progress)
+        folder.restore(simulation)
+    except BaseException:
+        folder.close()
+        raise
+    return simulation, folder
+
+
+def _simulate(
+    begin: "Callable[[Progress], tuple[Simulation, RunFolder]]",
+    *,
+    as_json: bool,
+    tensorboard: bool,
+    quiet: bool,
+) -> int:
+    # torch takes seconds to import: only now, so that --help and bad options answer at once.
+    from rich.console import Console  # noqa: PLC0415
+
+    from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
+    from codream_secure.report.charts import draw_pictures  # noqa: PLC0415
+    from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.table import summary_table  # noqa: PLC0415
+    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.formats import compact  # noqa: PLC0415
+    from codream_secure.runs.summary import summarise  # noqa: PLC0415
+
+    told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
+    with LiveProgress(told) as progress:
+        simulation, folder = begin(progress)
+        if found := prediction(simulation.config, simulation.federation.spec):
+            told.print(found)
+        with closing(folder):
+            if tensorboard:
+                folder.open_events()
+            code = _run(simulation, folder)
+            summary = summarise(simulation)
+            folder.finish(simulation, summary)
+            draw_pictures(simulation, folder.path)
+            write_report(folder.path)
+    if as_json:
+        click.echo(compact(summary))
+    elif not quiet:
+        console = stdout()
+        console.print(summary_table(summary))
+        console.print(f"written to {folder.path}", highlight=False)
+    return code
+
+
+def _run(simulation: "Simulation", folder: "RunFolder") -> int:
+    try:
+        for measurement in simulation.rounds():
+            folder.record(simulation, measurement)
+            folder.checkpoint(simulation)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return EXIT_INCOMPLETE if simulation.unlabelled_rounds else 0
