@@ -30,7 +30,7 @@ from codream_secure.baselines.base import BaselineSettings
 from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Match, Plan
 from codream_secure.report.page import write_page
-from codream_secure.runs.formats import ComparisonResult, Means
+from codream_secure.runs.comparison_format import ComparisonResult, Means
 
 RESULTS = Path(__file__).parent / "results"
 DREAMING = ("codream", "codream-fast")

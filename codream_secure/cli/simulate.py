@@ -123,8 +123,8 @@ def _simulate(
     from rich.console import Console  # noqa: PLC0415
 
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
-    from codream_secure.report.charts import draw_pictures  # noqa: PLC0415
     from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.pictures import draw_pictures  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415

@@ -19,20 +19,16 @@ from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import NoProgress, Progress, Simulation
-from codream_secure.report.charts import draw_pictures
+from codream_secure.report.pictures import draw_pictures
 from codream_secure.runs.comparison_folder import FAILED
+from codream_secure.runs.comparison_format import Cell, ComparisonResult, Match, MethodRow, Trial
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import (
     COMPARISON,
     FORMAT,
     SUMMARY,
-    Cell,
-    ComparisonResult,
     FormatError,
-    Match,
-    MethodRow,
     Summary,
-    Trial,
     parse,
     pretty,
 )

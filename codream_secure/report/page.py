@@ -16,9 +16,9 @@ from markupsafe import Markup, escape
 from codream_secure._version import __version__
 from codream_secure.errors import UserError
 from codream_secure.report import charts
-from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
+from codream_secure.report.page_answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.text import UNKNOWN, number, percent, size
 from codream_secure.runs.comparison_folder import matched, missing, rerun
 from codream_secure.runs.reading import read_all

@@ -11,7 +11,8 @@ from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.privacy.accounting import Guarantee, Release
 from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussian
 from codream_secure.report.text import percent, size
-from codream_secure.runs.formats import Bytes, ComparisonResult, Means, PlanRecord, Summary
+from codream_secure.runs.comparison_format import ComparisonResult, Means, PlanRecord
+from codream_secure.runs.formats import Bytes, Summary
 
 _Rows = list[tuple[str, str]]
 

@@ -3,15 +3,9 @@
 import shlex
 from pathlib import Path
 
+from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
 from codream_secure.runs.files import CELLS, is_cell, read_record, text_of
-from codream_secure.runs.formats import (
-    COMPARISON,
-    CONFIG,
-    METRICS,
-    SUMMARY,
-    ComparisonResult,
-    PlanRecord,
-)
+from codream_secure.runs.formats import COMPARISON, CONFIG, METRICS, SUMMARY
 
 # A cell that failed has the reason in this file, in place of a summary.
 FAILED = "failed.txt"

@@ -8,13 +8,12 @@ from PIL import Image
 
 from codream_secure.privacy.accounting import Guarantee, Release
 from codream_secure.privacy.mechanisms import SampledGaussian
+from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
 from codream_secure.runs.formats import (
     FORMAT,
     Accuracy,
     Bytes,
-    ComparisonResult,
     Dreaming,
-    PlanRecord,
     Protocol,
     Row,
     Seconds,

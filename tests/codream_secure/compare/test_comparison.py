@@ -10,8 +10,9 @@ from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
 from codream_secure.errors import UserError
+from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.files import read_summary
-from codream_secure.runs.formats import ComparisonResult, parse
+from codream_secure.runs.formats import parse
 
 TINY = {
     "clients": 4,
