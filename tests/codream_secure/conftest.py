@@ -72,3 +72,16 @@ def run(capsys, monkeypatch, tmp_path):
 def write_run(tmp_path):
     """Return a function that writes a run folder and gives its path."""
     return partial(run_folders.write_run, folder=tmp_path)
+
+
+@pytest.fixture
+def comparison(write_run, tmp_path):
+    """A comparison of which one cell failed and one was not finished."""
+    folder = tmp_path / "compared"
+    for method in ("codream", "fedavg-secure", "moon", "scaffold"):
+        write_run(f"{method}-seed0", method=method, folder=folder / "cells")
+    for lost in ("moon", "scaffold"):
+        (folder / "cells" / f"{lost}-seed0" / "summary.json").unlink()
+    (folder / "cells" / "moon-seed0" / "failed.txt").write_text("out of <memory>\n")
+    run_folders.write_comparison(folder)
+    return folder

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from codream_secure.cli.main import cli
 from codream_secure.data import DATASET_NAMES
@@ -98,21 +97,6 @@ def test_every_command_shows_examples_that_parse(run, command):
 def test_the_help_says_what_exit_codes_mean(run):
     _, out, _ = run("--help")
     assert re.findall(r"^    (\d+)  ", out, re.MULTILINE) == ["0", "1", "2", "3", "130"]
-
-
-def test_event_files_for_tensorboard_hold_every_round(run, tmp_path):
-    arguments = [*TINY, "--rounds", "2", "--out", "first", "--quiet"]
-    assert run(*arguments, "--tensorboard") == (0, "", "")
-    events = EventAccumulator(str(tmp_path / "first/tensorboard")).Reload()
-    assert {"accuracy/clients", "accuracy/server", "cost/bytes_up"} <= set(events.Tags()["scalars"])
-    assert [point.step for point in events.Scalars("accuracy/clients")] == [1, 2]
-
-
-def test_without_tensorboard_the_option_says_what_to_install(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
-    code, out, err = run(*TINY, "--out", "first", "--tensorboard")
-    assert (code, out) == (2, "")
-    assert "pip install 'codream-secure[tensorboard]'" in err
 
 
 def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path):

@@ -5,13 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from run_folders import write_comparison
 
 from codream_secure.errors import UserError
 from codream_secure.report import page as report_page
 from codream_secure.report.page import write_page
-from codream_secure.runs.comparison_folder import rerun
-from codream_secure.runs.reading import read
 
 HOSTILE = "<script>alert('$x$')</script>"
 
@@ -246,19 +243,6 @@ def test_a_comparison_stands_for_its_cells(write_run, page, tmp_path):
     assert text.count('<th scope="row"><div>') == 2
 
 
-@pytest.fixture
-def comparison(write_run, tmp_path):
-    """A comparison of which one cell failed and one was not finished."""
-    folder = tmp_path / "compared"
-    for method in ("codream", "fedavg-secure", "moon", "scaffold"):
-        write_run(f"{method}-seed0", method=method, folder=folder / "cells")
-    for lost in ("moon", "scaffold"):
-        (folder / "cells" / f"{lost}-seed0" / "summary.json").unlink()
-    (folder / "cells" / "moon-seed0" / "failed.txt").write_text("out of <memory>\n")
-    write_comparison(folder)
-    return folder
-
-
 def test_cells_without_results_are_named_and_left_out(comparison, page):
     answer, text = page(comparison)
     assert "moon" not in answer.lower()
@@ -266,23 +250,6 @@ def test_cells_without_results_are_named_and_left_out(comparison, page):
     assert "No result of scaffold-seed0: not finished" in text
     assert "Every method might spend equal bytes." in text
     assert "of 3" not in text
-
-
-def test_a_comparison_and_its_cells_are_run_again_by_its_command(comparison):
-    command = (
-        "codream-secure compare --methods codream,fedavg-secure --seeds 0,1 --match bytes "
-        "--trials 2 --fed-lr 0.1 --clients 2 --adaptive kl --no-secure --partition 'a b'"
-    )
-    assert rerun(comparison) == command
-    assert rerun(comparison / "cells" / "codream-seed0") == command
-    (comparison / "compare.json").unlink()
-    assert rerun(comparison) == "codream-secure compare"
-
-
-def test_an_unfinished_cell_is_no_run_of_the_method_in_its_settings(comparison):
-    cell = comparison / "cells" / "scaffold-seed0"
-    (cell / "config.toml").write_text('method = "codream"')
-    assert read(cell).method == "scaffold"
 
 
 def edit_rows(run, **changes):
@@ -306,67 +273,6 @@ def test_kinds_of_runs_are_compared_after_the_rounds_that_they_paid_for(write_ru
     chosen = write_run("a", top=0.8, summary={"accuracy": reported})
     assert "reach 99.0 %" in page(chosen)[0]
     assert "CoDream (80.0 %" in page(chosen, write_run("b", method="avgkd", top=0.9))[0]
-
-
-@pytest.mark.parametrize("field", ["dataset", "test_digest"])
-def test_runs_on_different_data_are_not_compared(write_run, page, field):
-    runs = [write_run(name, summary={field: name}) for name in ("a", "b")]
-    with pytest.raises(UserError, match="tested on different data and cannot be compared"):
-        page(*runs)
-
-
-def test_a_digest_that_one_run_lacks_does_not_matter(write_run, page):
-    unfinished = write_run("b", method="fedavg")
-    (unfinished / "summary.json").unlink()
-    page(write_run("a", summary={"test_digest": "x"}), unfinished)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("summary.json", "{"),
-        ("summary.json", "[]"),
-        ("summary.json", '{"format": 2}'),
-        ("summary.json", "[" * 100_000),
-        ("summary.json", b"\xff"),
-        ("metrics.jsonl", '{"round": 1}\n{"rou'),
-        ("metrics.jsonl", '{"round": "one"}\n'),
-        ("config.toml", "= ="),
-    ],
-)
-def test_a_damaged_folder_is_named(write_run, page, name, content):
-    run = write_run("a")
-    (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=rf"{re.escape(str(run))}: .*damaged.*simulate --config"):
-        page(run)
-
-
-@pytest.mark.parametrize("old", ['{"schema_version": 1, "method": "codream"}', '{"format": 1}'])
-def test_a_folder_of_an_old_format_is_named_with_its_format(write_run, page, old):
-    run = write_run("a")
-    (run / "summary.json").write_text(old)
-    says = rf"{re.escape(str(run))}: summary.json has format 1; this version reads format 2; run it"
-    with pytest.raises(UserError, match=says):
-        page(run)
-    (run / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"summary\.json has no format number"):
-        page(run)
-
-
-def test_a_comparison_of_an_old_format_is_named_with_its_format(comparison, page):
-    (comparison / "compare.json").write_text('{"schema_version": 1}')
-    with pytest.raises(UserError, match=r"compared: compare.json has format 1; .* new folder"):
-        page(comparison)
-
-
-def test_a_folder_that_is_no_run_is_named(page, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        page(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="not the folder of a run"):
-        page(tmp_path)
-    (tmp_path / "cells").mkdir()
-    with pytest.raises(UserError, match="none of its cells is finished"):
-        page(tmp_path)
 
 
 def test_a_page_that_cannot_be_written_is_one_line(write_run, tmp_path):
