@@ -63,7 +63,9 @@ def test_a_baseline_has_no_dreams_and_as_much_protocol_as_it_uses(tiny, method):
 
 def test_a_summary_of_another_format_is_told_from_a_damaged_one():
     text = pretty(summary_of())
-    with pytest.raises(FormatError, match=f"format {FORMAT + 1}; this version reads format {FORMAT}"):
+    with pytest.raises(
+        FormatError, match=f"format {FORMAT + 1}; this version reads format {FORMAT}"
+    ):
         parse(pretty(changed(summary_of(), {"format": FORMAT + 1})), Summary)
     for spoiled in (text.replace('"seed"', '"sead"'), text.replace('"digits"', "7")):
         with pytest.raises(msgspec.ValidationError):

@@ -1,23 +1,18 @@
-"""The command line: what it prints and leaves, and what it says of bad input."""
+"""`codream-secure simulate`: what it prints and leaves, and what it says of bad input."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 import tomllib
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from codream_secure.cli.main import cli
-from codream_secure.data import DATASET_NAMES
-from codream_secure.models.names import MODEL_NAMES
 from codream_secure.runs.formats import Summary
 
 TINY = [
@@ -66,37 +61,6 @@ def test_json_is_the_summary_and_nothing_else(run, tmp_path):
     }
     assert summary["privacy"] is None
     assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
-
-
-COMMANDS = (
-    [],
-    ["simulate"],
-    ["compare"],
-    ["report"],
-    ["runs"],
-    ["protocol", "parameters"],
-    ["audit", "protocol"],
-)
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_shows_examples_that_parse(run, command):
-    code, out, _ = run(*command, "--help")
-    assert code == 0
-    examples = out.split("Examples:")[1].split("\n\n")[0].strip().splitlines()
-    assert examples
-    for example in examples:
-        program, *words = example.strip().split("   ")[0].split()
-        assert program == "codream-secure"
-        chosen = cli
-        while isinstance(chosen, click.Group):
-            chosen, words = chosen.commands[words[0]], words[1:]
-        chosen.make_context(chosen.name, words)
-
-
-def test_the_help_says_what_exit_codes_mean(run):
-    _, out, _ = run("--help")
-    assert re.findall(r"^    (\d+)  ", out, re.MULTILINE) == ["0", "1", "2", "3", "130"]
 
 
 def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path):
@@ -327,28 +291,6 @@ def test_interrupting_leaves_a_readable_folder_and_code_130(tmp_path):
     assert len(list((tmp_path / "run/models").iterdir())) == 5
 
 
-def test_version_and_help(run):
-    code, out, _ = run("--version")
-    assert code == 0
-    assert out.startswith("codream-secure, version ")
-    code, out, _ = run("simulate", "--help")
-    assert code == 0
-    text = re.sub(r"\s+", " ", out)
-    assert ", ".join(DATASET_NAMES) in text
-    assert re.search(", ".join(MODEL_NAMES), text)
-    for option in (
-        "--samples-per-client",
-        "--image-size",
-        "--dp-eps",
-        "--threshold",
-        "--label-bits",
-        "--no-secure",
-        "--config",
-        "Examples",
-    ):
-        assert option in out
-
-
 def test_a_malicious_server_costs_one_more_round_trip_and_the_summary_says_so(run):
     _, out, _ = run(*TINY, "--json", "--out", "curious")
     curious = json.loads(out)
@@ -371,35 +313,6 @@ def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(r
     summary = json.loads(out)
     assert summary["protocol"]["steps"] >= 31
     assert summary["protocol"]["completed_share"] >= 0.7
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--threat-model", "malicious", "--no-secure"), "--no-secure"),
-        (("--rejoin",), "--threat-model malicious"),
-        (("--key-steps", "2000"), "--key-steps must be from 1 to 1024, not 2000"),
-        (("--latent", "8"), "--latent needs --method codream-fast"),
-        (("--method", "codream-fast", "--dream-lr", "0.1"), "use --generator-lr"),
-        (("--local-size", "0.3"), "--local-size needs --local-steps above 1"),
-        (("--adaptive-start", "3"), "needs --adaptive jsd or kl"),
-        (("--no-collaboration", "--adaptive", "jsd"), "the server has no student"),
-        (("--no-collaboration", "--threat-model", "malicious"), "nothing is aggregated"),
-        (("--weight-cap", "5"), "needs --weights examples"),
-        (
-            ("--prior-correction", "0.5", "--dp-eps", "8"),
-            "--prior-correction cannot be used with --dp-eps: class frequencies are private",
-        ),
-        (("--weights", "examples", "--dp-eps", "8"), "--weights cannot be used with --dp-eps"),
-        (("--models", "linear,mlp", "--norm", "group"), "--norm changes none of --models"),
-        (("--dp-eps", "8", "--norm", "group", "--models", "auto"), "--norm changes none"),
-    ],
-)
-def test_an_option_that_would_be_ignored_is_refused(run, options, words):
-    code, _, err = run(*TINY, *options)
-    assert code == 2
-    assert words in err
-    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
