@@ -137,7 +137,7 @@ def _bytes(run: Run) -> Bytes:
         by_phase=traffic(ledger.by_phase()),
         by_client={client: Traffic(**by) for client, by in ledger.by_client().items()},
         overhead=Traffic(**ledger.overhead()),
-        avoidable=traffic(ledger.savings()),
+        avoidable=traffic(ledger.avoidable()),
         fedavg_per_client_up=fedavg,
         fedavg_per_client_down=fedavg,
         # In a round FedAvg moves every parameter once up and once down, 4 bytes each.
