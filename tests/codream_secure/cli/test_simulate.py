@@ -296,9 +296,15 @@ def test_a_malicious_server_costs_one_more_round_trip_and_the_summary_says_so(ru
     curious = json.loads(out)
     _, out, _ = run(*TINY, "--json", "--threat-model", "malicious", "--out", "lying")
     lying = json.loads(out)
-    assert (curious["threat_model"], lying["threat_model"]) == ("semi-honest", "malicious")
+    assert (curious["protocol"]["threat_model"], lying["protocol"]["threat_model"]) == (
+        "semi-honest",
+        "malicious",
+    )
     # Two steps in one key batch: 2 + 2/M and 3 + 2/M.
-    assert (curious["round_trips_per_step"], lying["round_trips_per_step"]) == (3, 4)
+    assert (
+        curious["protocol"]["round_trips_per_step"],
+        lying["protocol"]["round_trips_per_step"],
+    ) == (3, 4)
     assert (curious["colluders"], lying["colluders"]) == (2, 1)
     assert curious["bytes"]["by_phase"]["consistency"] == {"up": 0, "down": 0}
     assert lying["bytes"]["by_phase"]["consistency"]["up"] > 0
