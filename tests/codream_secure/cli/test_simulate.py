@@ -296,16 +296,11 @@ def test_a_malicious_server_costs_one_more_round_trip_and_the_summary_says_so(ru
     curious = json.loads(out)
     _, out, _ = run(*TINY, "--json", "--threat-model", "malicious", "--out", "lying")
     lying = json.loads(out)
-    assert (curious["protocol"]["threat_model"], lying["protocol"]["threat_model"]) == (
-        "semi-honest",
-        "malicious",
-    )
+    found = [one["protocol"] for one in (curious, lying)]
+    assert [one["threat_model"] for one in found] == ["semi-honest", "malicious"]
     # Two steps in one key batch: 2 + 2/M and 3 + 2/M.
-    assert (
-        curious["protocol"]["round_trips_per_step"],
-        lying["protocol"]["round_trips_per_step"],
-    ) == (3, 4)
-    assert (curious["colluders"], lying["colluders"]) == (2, 1)
+    assert [one["round_trips_per_step"] for one in found] == [3, 4]
+    assert [one["colluders"] for one in found] == [2, 1]
     assert curious["bytes"]["by_phase"]["consistency"] == {"up": 0, "down": 0}
     assert lying["bytes"]["by_phase"]["consistency"]["up"] > 0
     assert lying["accuracy"] == curious["accuracy"]
