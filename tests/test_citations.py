@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILE = re.compile(r"(?<![\w./*{])((?:[\w-]+/)*[\w-]+\.(?:py|md))(?:::(\w+))?(?![\w*{(])")
+FILE = re.compile(r"(?<![\w./*{-])((?:[\w-]+/)*[\w-]+\.(?:py|md))(?:::(\w+))?(?![\w*{(])")
 NAME = re.compile(r"`{1,2}((?:[a-z_]+\.)*[A-Z][a-z]+[A-Z]?\w*(?:\.\w+)*)`{1,2}")
 MODULE = re.compile(r"`{1,2}((?:codream_secure|protocols|benchmarks)(?:\.\w+)+)`{1,2}")
 # Files of users, in examples; the paper's code.
 OTHERS = {"my_module.py", "__init__.py"}
+# In backticks, but no name of the code.
+METHODS = {"CoDream", "FedAvg"}
 SPEC = re.compile(r"SPEC ((?:\d+(?:\.\d+)*)(?:(?:, | to | and )\d+(?:\.\d+)*)*)")
 
 
@@ -30,7 +32,10 @@ def tracked():
 FILES = tracked()
 SOURCES = [p for p in FILES if p.suffix == ".py"]
 SPECIFICATION = (ROOT / "protocols" / "SPEC.md").read_text(encoding="utf-8")
-PAGES = [p for p in FILES if p.suffix == ".md" and p.name != "CHANGELOG.md"]
+# The changelog and records cite what was there at their time.
+PAGES = [
+    p for p in FILES if p.suffix == ".md" and p.name != "CHANGELOG.md" and "results" not in p.parts
+]
 
 
 def prose(path):
@@ -98,7 +103,7 @@ def missing(text, citing):
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_docstrings_and_comments_cite_what_is_there(path):
     text = "\n".join(prose(path))
-    names = NAME.findall(text)
+    names = [name for name in NAME.findall(text) if name not in METHODS]
     known = identifiers() | {p.stem for p in SOURCES}
     lost = [n for n in names if n.split(".")[-1] not in known and n.split(".")[0] not in known]
     assert [*missing(text, path), *lost] == []

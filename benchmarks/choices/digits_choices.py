@@ -4,10 +4,10 @@
     ... --quick     the bits table with one fold, half the rounds
     ... --only bits labels
 
-The test part is never touched. Every row differs from the defaults of `codream-secure simulate`
-in what its name says and in the number of rounds; without DP masks are off, which changes no bit
-of the result (tests/codream_secure/test_simulation.py). A row trains on 80 % of the training part,
-so its accuracies are lower than those of digits_accuracy.py.
+The test part is never touched. A row's name says how it differs from the defaults of
+`codream-secure simulate`; the number of rounds differs too. Without DP masks are off, which changes
+no bit of the result (tests/codream_secure/federation/test_simulation.py). A row trains on 80 % of
+the training part, so its accuracies are lower than those of digits_accuracy.py.
 """
 
 import argparse

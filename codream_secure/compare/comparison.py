@@ -7,6 +7,7 @@ spend. A method goes on round by round as long as the next round fits.
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,9 @@ from codream_secure.compare.results import figures, means
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
-from codream_secure.federation.simulation import NoProgress, Progress, Simulation
+from codream_secure.federation.rounds import NoProgress, Progress
+from codream_secure.federation.run import Run
+from codream_secure.federation.simulation import Simulation
 from codream_secure.report.pictures import draw_pictures
 from codream_secure.runs.comparison_folder import FAILED
 from codream_secure.runs.comparison_format import Cell, ComparisonResult, Match, MethodRow, Trial
@@ -33,7 +36,7 @@ from codream_secure.runs.formats import (
     pretty,
 )
 from codream_secure.runs.reading import read_rows
-from codream_secure.runs.summary import Run, summarise
+from codream_secure.runs.summary import summarise
 
 # How the step size is varied; the first is the default, so one trial is no tuning.
 FACTORS = (1.0, 1 / 3, 3.0, 0.1, 10.0)
@@ -121,8 +124,9 @@ class Comparison:
         try:
             run = self._build(name, seed, factor)
             folder.start(run)
-            for measurement in self._budget(name, seed).limited(run):
-                folder.record(run, measurement)
+            run.after_round.append(partial(folder.record, run))
+            for _ in self._budget(name, seed).limited(run):
+                pass
         except UserError as error:
             self._fail(path, str(error))
         except (RuntimeError, ValueError, ArithmeticError) as error:

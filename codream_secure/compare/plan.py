@@ -15,8 +15,8 @@ from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
+from codream_secure.federation.run import Run
 from codream_secure.runs.comparison_format import Match, PlanRecord
-from codream_secure.runs.summary import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

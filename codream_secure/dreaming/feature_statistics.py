@@ -15,8 +15,8 @@ class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of every channel over batch and space.
 
     On CPUs `Tensor.var` and the gradients of mean and variance are slow over these axes
-    (benchmarks/costs/dream_step.py measures the ratio). Batch norm's kernel computes both moments in
-    vectorized passes. The gradient takes one more pass, since it is affine in the features.
+    (benchmarks/costs/dream_step.py measures the ratio). Batch norm's kernel computes both moments
+    in vectorized passes. The gradient takes one more pass, since it is affine in the features.
     """
 
     @staticmethod

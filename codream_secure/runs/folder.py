@@ -13,6 +13,7 @@ from codream_secure.config.rules import resolve, to_toml
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runs.checkpoints import Checkpoints
 from codream_secure.runs.formats import (
@@ -24,7 +25,7 @@ from codream_secure.runs.formats import (
     parse_row,
     pretty,
 )
-from codream_secure.runs.summary import Run, row_of
+from codream_secure.runs.summary import row_of
 from codream_secure.runs.tensorboard import open_events, write_events
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class RunFolder:
             file.write(to_toml(run.config))
             file.flush()
             os.fsync(file.fileno())
-        if self._checkpoints and isinstance(run, Simulation):
+        if self._checkpoints:
             self._checkpoints.attach(run)
 
     def configuration(self, given: Mapping[str, object]) -> Config:
@@ -157,7 +158,7 @@ class RunFolder:
         self._events = open_events(self.path)
 
     def record(self, run: Run, measurement: Measurement) -> None:
-        """Append the round that has just ended to metrics.jsonl."""
+        """Append the round that has just ended to metrics.jsonl; a hook of `Run.after_round`."""
         row = row_of(run, measurement)
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(compact(row) + "\n")
@@ -181,7 +182,7 @@ class RunFolder:
         A cell of a comparison keeps no models.
         """
         (self.path / SUMMARY).write_text(pretty(summary), encoding="utf-8")
-        if not cell and isinstance(run, Simulation):
+        if not cell:
             self._save_models(run)
 
     def close(self) -> None:
@@ -191,10 +192,10 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.close()
 
-    def _save_models(self, simulation: Simulation) -> None:
+    def _save_models(self, run: Run) -> None:
         folder = self.path / "models"
         folder.mkdir(exist_ok=True)
-        for name, weights in simulation.weights().items():
+        for name, weights in run.weights().items():
             save_file(weights, folder / f"{name}.safetensors")
 
 

@@ -5,9 +5,8 @@ from dataclasses import asdict
 import msgspec
 from torch import nn
 
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import Simulation
+from codream_secure.federation.run import Run
 from codream_secure.runs.formats import (
     FORMAT,
     Accuracy,
@@ -20,8 +19,6 @@ from codream_secure.runs.formats import (
     Traffic,
     traffic,
 )
-
-Run = Simulation | BaselineRun
 
 
 def encoded_state(model: nn.Module) -> bytes:
@@ -42,7 +39,7 @@ def summarise(run: Run) -> Summary:
     config, reported = run.config, run.observer.reported()
     return Summary(
         format=FORMAT,
-        method=config.dream.method if isinstance(run, Simulation) else run.method.name,
+        method=run.method_name,
         dataset=config.data.dataset,
         test_digest=run.observer.test_digest,
         partition=config.data.partition,
@@ -53,10 +50,10 @@ def summarise(run: Run) -> Summary:
         rounds_finished=len(run.observer.history),
         reported_round=reported.round if reported else None,
         weights=config.learning.weights,
-        resumed=run.resumed if isinstance(run, Simulation) else 0,
+        resumed=run.resumed,
         iterations=round(run.iterations, 1),
-        dreaming=_dreaming(run) if isinstance(run, Simulation) else None,
-        baseline=None if isinstance(run, Simulation) else asdict(run.settings),
+        dreaming=_dreaming(run) if run.makes_dreams else None,
+        baseline=None if run.makes_dreams else dict(run.method_settings),
         protocol=_protocol(run),
         accuracy=_accuracy(reported),
         privacy=run.guarantee(),
@@ -65,7 +62,7 @@ def summarise(run: Run) -> Summary:
     )
 
 
-def _dreaming(run: Simulation) -> Dreaming:
+def _dreaming(run: Run) -> Dreaming:
     dream, learning = run.config.dream, run.config.learning
     return Dreaming(
         collaboration=dream.collaboration,
@@ -86,13 +83,12 @@ def _dreaming(run: Simulation) -> Dreaming:
 
 def _protocol(run: Run) -> Protocol:
     """Return what summing took. FedAvg in the clear at full precision has no aggregator."""
-    secure = run.config.secure.secure if isinstance(run, Simulation) else run.method.secure
-    found = run.aggregator if isinstance(run, Simulation) else run.exchange.aggregator
+    found = run.aggregator
     sends = any(run.ledger.per_client(direction) for direction in ("up", "down"))
     rounds = len(run.observer.history) if sends else 0
     return Protocol(
-        secure=secure,
-        threat_model=run.config.secure.threat_model if secure else None,
+        secure=run.masked,
+        threat_model=run.config.secure.threat_model if run.masked else None,
         threshold=None if found is None else found.threshold,
         colluders=None if found is None else found.colluders,
         round_trips=rounds if found is None else found.round_trips,
