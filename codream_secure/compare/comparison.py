@@ -1,4 +1,4 @@
-"""Running a comparison, cell by cell, in a folder that it can go on in.
+"""Runs a comparison cell by cell, in a folder; a repeated call runs only unfinished cells.
 
 Read `Comparison.run` first. The first method that dreams (else the first method) is the
 reference: it runs its own number of rounds, and what that costs is what every other method may
@@ -38,22 +38,22 @@ from codream_secure.runs.formats import (
 from codream_secure.runs.reading import read_rows
 from codream_secure.runs.summary import summarise
 
-# How the step size is varied; the first is the default, so one trial is no tuning.
+# Factors on the step size. The first keeps the default, so that one trial tunes nothing.
 FACTORS = (1.0, 1 / 3, 3.0, 0.1, 10.0)
-_TRIAL_PART = 4
+_TRIAL_PART = 4  # a trial has this part of the rounds
 
 
 class Comparison:
-    """A comparison and the folder that it is kept in.
+    """A comparison, and the folder that holds it.
 
     Args:
         plan: what to run.
-        folder: new, empty, or one in which the same plan was begun: finished cells stay.
-        dataset: in place of the one that the settings name.
-        progress: told what is going on.
+        folder: new, empty, or one in which the same plan was begun. Finished cells are kept.
+        dataset: used instead of the dataset that the settings name.
+        progress: follows what is being run.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or compare.json has another format.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Comparison:
         (path / FAILED).write_text(reason + "\n", encoding="utf-8")
 
     def _build(self, name: str, seed: int, factor: float, rounds: int | None = None) -> Run:
-        """Return a run that has not begun; a tuned step size is put in."""
+        """Return a run that has not begun, with its step size multiplied by ``factor``."""
         method = parse_method(name, secure=bool(self.plan.options.get("secure", True)))
         config = self.plan.config(method, seed)
         self._progress.start(f"{name}, seed {seed}", 1)
@@ -166,13 +166,11 @@ class Comparison:
         )
 
     def _budget(self, name: str, seed: int) -> Budget:
-        """Return what a cell may spend: as much as the reference of the same seed did."""
+        """Return what a cell may spend: as much as the reference spent with the same seed."""
         own = self.plan.config(parse_method(name), seed)
-        if name == self.plan.reference:
-            return Budget("rounds", own.dream.rounds or 1)
-        if own.private:
-            # The privacy budget was computed for that many rounds.
-            return Budget("rounds", own.dream.rounds or 1)
+        # The noise of a private run was computed for its number of rounds.
+        if name == self.plan.reference or own.private:
+            return Budget("rounds", own.dream.rounds)
         reference = self._summary(self.plan.reference, seed)
         if reference is None:
             raise UserError(f"the reference, {self.plan.reference}, failed: nothing to match")
@@ -181,7 +179,7 @@ class Comparison:
     # -- tuning -----------------------------------------------------------------------------
 
     def _tuned(self, name: str) -> float:
-        """Return the factor on the step size that did best on validation, at equal trials."""
+        """Return the factor on the step size that reached the best validation accuracy."""
         if self.plan.trials == 1 or self.plan.config(parse_method(name), 0).private:
             return 1.0
         tried = self._tuning.setdefault(name, [])
@@ -189,7 +187,7 @@ class Comparison:
             try:
                 tried.append(self._trial(name, factor))
             except (UserError, RuntimeError, ValueError, ArithmeticError):
-                # The cell itself will fail in the same way and say why.
+                # The cell itself will fail for the same reason, which its folder then names.
                 tried.append(Trial(factor=factor, validation=0.0))
             self._save(())
         return max(tried, key=lambda trial: trial.validation).factor
@@ -197,7 +195,7 @@ class Comparison:
     def _trial(self, name: str, factor: float) -> Trial:
         seed = self.plan.seeds[0]
         method = parse_method(name)
-        rounds = max(1, (self.plan.config(method, seed).dream.rounds or 1) // _TRIAL_PART)
+        rounds = max(1, self.plan.config(method, seed).dream.rounds // _TRIAL_PART)
         reference = self._tuning.get(self.plan.reference, [])
         if name == self.plan.reference or not reference:
             budget = Budget("rounds", rounds)

@@ -1,4 +1,4 @@
-"""Charts of a page, as SVG that stands in the page and takes its colours."""
+"""The charts of a page, as SVG elements that take the colours of the page."""
 
 import io
 import math
@@ -60,7 +60,7 @@ class Chart:
 
 
 def over_rounds(groups: Sequence[Group]) -> Chart | None:
-    """Draw test accuracy over rounds; of a single group also training alone and the student."""
+    """Draw accuracy over rounds; for a single group, also training alone and the student."""
     drawing = _Drawing("rounds", "Test accuracy over rounds", "round")
     for index, group in enumerate(groups):
         drawing.curve(index, group.label, group.curve(_round, _accuracy))
@@ -76,7 +76,7 @@ def over_rounds(groups: Sequence[Group]) -> Chart | None:
 
 
 def over_bytes(groups: Sequence[Group]) -> Chart | None:
-    """Draw test accuracy over the bytes of one client; what sends nothing is a level line."""
+    """Draw accuracy over the bytes of one client; a method that sends nothing is a level line."""
     drawing = _Drawing("bytes", "Test accuracy over bytes up and down a client", "bytes a client")
     for index, group in enumerate(groups):
         if group.sends:
@@ -120,7 +120,7 @@ def _accuracy(row: RoundFigures) -> float | None:
 
 
 def _spent(group: Group) -> list[Point]:
-    """Return accuracy over epsilon round by round, or where it ended if rounds do not tell."""
+    """Return accuracy over epsilon for every round, or only the last if rows have no epsilon."""
     points = group.curve(lambda row: row.epsilon, _accuracy)
     found = group.figures(lambda run: run.accuracy)
     end = group.mean(lambda run: run.epsilon)
@@ -130,7 +130,7 @@ def _spent(group: Group) -> list[Point]:
 
 
 class _Drawing:
-    """A chart in the making: accuracy upwards, no text in it that a file brought along."""
+    """A chart while it is drawn. No text of a file stands in it: labels are in the legend."""
 
     def __init__(self, name: str, title: str, across: str) -> None:
         self._name = name
@@ -197,7 +197,7 @@ class _Drawing:
             self.axis.axhline(value, color=self._key(index, label, "- -"), linestyle=(0, (6, 3)))
 
     def log_bytes(self) -> None:
-        """Make the axis across one of bytes by powers of ten."""
+        """Scale the x-axis logarithmically, and label it in bytes."""
         axis, low, high = self.axis, min(self._across), max(self._across)
         axis.set_xscale("log")
         # A range of 1 to 7 has two round numbers in it, wherever it begins.
@@ -232,7 +232,7 @@ def _short_size(value: float, _: object) -> str:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """Return the figure as an SVG element that fits its place, with ids of its own."""
+    """Return the figure as an SVG element as wide as its place, with ids that begin with ``name``."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # Text stays text: the page's font, and findable.

@@ -1,4 +1,4 @@
-"""One page about one run or several: a single HTML file that needs no network."""
+"""The page about one run or several: a single HTML file that loads nothing else."""
 
 import base64
 import platform
@@ -147,7 +147,7 @@ def _title(groups: Sequence[Group]) -> str:
 
 
 def _headline(one: Group) -> list[tuple[str, str]]:
-    """Return the cells of a group's row, each with what stands below it in small."""
+    """Return the cells of a group's row, each with its small print."""
     first = one.first
     up, down = one.mean(lambda run: run.bytes_up), one.mean(lambda run: run.bytes_down)
     nothing = not one.sends and not up and not down
@@ -181,7 +181,7 @@ def _finished(run: RecordedRun) -> str:
 
 
 def _whole(text: str) -> str:
-    """Return a text that stays on one line."""
+    """Return a text that no browser breaks into two lines."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -194,7 +194,7 @@ def _caution(run: RecordedRun) -> str:
 
 
 def _asides(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield what belongs below the table."""
+    """Yield the sentences below the table."""
     for method, names in differing(groups).items():
         yield f"The rows of {method} differ in: {', '.join(names)}."
     for one in groups:
@@ -246,7 +246,7 @@ def _bar(count: float, longest: float) -> Bar:
 
 
 def _pictures(groups: Sequence[Group], name: str, *, once: bool = False) -> list[Picture]:
-    """Return a picture a group, of its first run; with ``once`` equal ones stand once."""
+    """Return a picture of the first run of each group; with ``once`` equal pictures once."""
     found: dict[bytes | str, Picture] = {}
     for one in groups:
         data = _png(one.first.folder / name)
@@ -304,7 +304,7 @@ def _audit(folder: Path) -> _Audit | None:
 
 
 def _versions() -> list[tuple[str, str]]:
-    """Return what the page was written with, without importing it."""
+    """Return the versions of the software that wrote the page, without importing it."""
     return [
         ("codream-secure", __version__),
         ("python", platform.python_version()),
@@ -332,7 +332,7 @@ def _markdown(text: str) -> Markup:
 
 
 def write_report(folder: Path) -> None:
-    """Write report.html of a run or a comparison; nothing is lost if it cannot be drawn."""
+    """Write report.html of a run or a comparison; warn if that fails, since results are kept."""
     try:
         write_page([folder], folder / PAGE, rerun(folder))
     except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk

@@ -251,7 +251,7 @@ _COLUMNS: dict[str, Callable[[Means], str]] = {
 
 
 def sizes_table(found: Mapping[str, Any]) -> Table:
-    """Return the table of `compare.sizes.sizes`: megabytes a round and client, both ways."""
+    """Return the table of what `compare --sizes` found: megabytes a round and client, both ways."""
     shape = found["shape"]
     table = Table(
         title=(

@@ -6,6 +6,7 @@ from contextlib import closing
 import msgspec
 import torch
 
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.summary import summarise
@@ -53,8 +54,9 @@ def go_on(path, stop_after=None):
 
 
 def models(simulation):
+    """Return the weights as they are now, not those of the reported round."""
     twins = {f"twin-{c}": m.state_dict() for c, m in simulation.federation.twin_models().items()}
-    return {**simulation._weights(), **twins}
+    return {**Run.weights(simulation), **twins}
 
 
 def same(first, second):
