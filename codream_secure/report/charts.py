@@ -232,7 +232,7 @@ def _short_size(value: float, _: object) -> str:
 
 
 def _svg(figure: Figure, name: str, title: str) -> Markup:
-    """Return the figure as an SVG element as wide as its place, with ids that begin with ``name``."""
+    """Return the figure as an SVG element as wide as its place; its ids begin with ``name``."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     # Text stays text: the page's font, and findable.
