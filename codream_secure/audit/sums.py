@@ -17,9 +17,9 @@ from codream_secure.aggregation.requests import NoiseKind
 from codream_secure.audit.bounds import family_epsilon
 from codream_secure.privacy.accounting import Release, cost, integer_variance
 from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism
-from protocols.driver import DropSchedule, run_aggregation
+from protocols.driver import run_aggregation
 from protocols.params import AggregationParams, Section
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 
 DELTA = 1e-5
 _LENGTH = 1 << 12
