@@ -27,6 +27,7 @@ from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.settings import Config
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.errors import StepAborted, UserError
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.learning.learner import BatchStream
 from codream_secure.privacy.dpsgd import PrivateTrainer
@@ -85,7 +86,7 @@ def go_on(path, stop_after=None):
 
 def models(simulation):
     twins = {f"twin-{c}": m.state_dict() for c, m in simulation.federation.twin_models().items()}
-    return {**simulation._weights(), **twins}
+    return {**Run.weights(simulation), **twins}
 
 
 def same(first, second):
