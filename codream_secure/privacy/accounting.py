@@ -8,10 +8,11 @@ and is refused.
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -254,8 +255,7 @@ GROUPS = (2, 3, 5)
 _GROUP_STEPS = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of private release, and how often it was made.
 
     Attributes:
@@ -374,8 +374,8 @@ def _together(release: Release, size: int) -> Release | None:
             return None
         mechanism = SampledGaussian(found.noise_multiplier / size)
     else:
-        mechanism = replace(found, l2=size * found.l2, l1=size * found.l1)
-    return replace(release, mechanism=mechanism)
+        mechanism = msgspec.structs.replace(found, l2=size * found.l2, l1=size * found.l1)
+    return msgspec.structs.replace(release, mechanism=mechanism)
 
 
 def _log_ratio(epsilon: float, size: int) -> float:
@@ -391,8 +391,7 @@ def _log_expm1(x: float) -> float:
     return x + math.log(-math.expm1(-x))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarantee:
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An (epsilon, delta) guarantee together with all that it was computed from.
 
     Attributes:

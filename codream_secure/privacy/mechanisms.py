@@ -1,15 +1,18 @@
 """The mechanisms that accounting knows, as privacy events."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True)
-class SampledGaussian:
+class _Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Summaries hold mechanisms as they are; ``kind`` says which one it is."""
+
+
+class SampledGaussian(_Mechanism, frozen=True, tag="sampled gaussian"):
     """Steps of the Poisson-sampled Gaussian mechanism, sensitivity 1 (DP-SGD, Abadi et al. 2016).
 
     Attributes:
@@ -33,8 +36,7 @@ class SampledGaussian:
         return np.asarray(accountant.rdp)
 
 
-@dataclass(frozen=True, slots=True)
-class SkellamSum:
+class SkellamSum(_Mechanism, frozen=True, tag="skellam sum"):
     """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021, Theorem 3.5).
 
     Attributes:
@@ -61,8 +63,7 @@ class SkellamSum:
         return steps * (orders * squared / (2 * v) + np.minimum(near, 3 * self.l1 / (2 * v)))
 
 
-@dataclass(frozen=True, slots=True)
-class DiscreteGaussianSum:
+class DiscreteGaussianSum(_Mechanism, frozen=True, tag="discrete gaussian sum"):
     """A sum of integer vectors with shares of discrete Gaussian noise.
 
     Kairouz, Liu, Steinke (The Distributed Discrete Gaussian Mechanism, ICML 2021), Proposition 14.
