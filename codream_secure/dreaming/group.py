@@ -117,10 +117,8 @@ class DreamGroup:
         noises = [generator(self._seed, "dreams", *self.name, number, b) for b in batches]
         starts = [self._source(noise) for noise in noises]
         sources = [source for source, _ in starts]
-        source = sources[0] if len(sources) == 1 else ParallelBatches(sources)
-        start_bytes = source.dreams().numel()
         synthesis = DreamSynthesis(
-            source,
+            sources[0] if len(sources) == 1 else ParallelBatches(sources),
             self.scale,
             synthesis_settings(self.config, self.spec, self.weight_cap, batches=len(batches)),
             clips=self._clips,
@@ -130,6 +128,18 @@ class DreamGroup:
             label_plan=self.label_plan,
             released=_joined([released for _, released in starts]),
         )
+        labelled = self._run(synthesis, advance)
+        self._count_start(sources)
+        self.rolled_back += synthesis.rolled_back
+        self._learn_from(sources)
+        found = [] if labelled is None else labelled.split(len(batches))
+        for batch in found:
+            dreams = self.scale.from_pixels(batch.pixels)
+            self.buffer.add(dreams, batch.targets.to(self.device))
+        return found
+
+    def _run(self, synthesis: DreamSynthesis, advance: Callable[[], None]) -> LabelledDreams | None:
+        """Take all steps of a synthesis; return its labelled dreams, or None if aborted."""
         dream = self.config.dream
         for _ in range(dream.dream_steps - dream.label_last_step):
             if self.label_plan:
@@ -137,21 +147,25 @@ class DreamGroup:
             else:
                 synthesis.dream_step(self.aggregator)
             advance()
+        # One request can ask for the last gradient and for the labels; that saves a broadcast.
         finish = synthesis.labelled_step if dream.label_last_step else synthesis.label
         labelled = finish(self.aggregator)
         advance()
-        if self._meta is None:
-            for _ in self.members:
-                self.aggregator.count_avoidable("starting noise, from a public seed", start_bytes)
-        self.rolled_back += synthesis.rolled_back
-        for one in sources:
-            if self._meta is not None and isinstance(one, GeneratedDreams):
-                self.rolled_back += not self._meta.learn_from(one)
-        found = [] if labelled is None else labelled.split(len(batches))
-        for batch in found:
-            dreams = self.scale.from_pixels(batch.pixels)
-            self.buffer.add(dreams, batch.targets.to(self.device))
-        return found
+        return labelled
+
+    def _count_start(self, sources: Sequence[DreamSource]) -> None:
+        """Count the first dreams as avoidable bytes: clients could draw them from the seed."""
+        if self._meta is not None:
+            return  # Generator weights stay on the server, so clients could not derive its dreams.
+        size = sum(source.dreams().numel() for source in sources)  # one byte a pixel
+        for _ in self.members:
+            self.aggregator.count_avoidable("starting noise, from a public seed", size)
+
+    def _learn_from(self, sources: Sequence[DreamSource]) -> None:
+        """Take one step of the meta-generator for every batch that it started."""
+        for source in sources:
+            if self._meta is not None and isinstance(source, GeneratedDreams):
+                self.rolled_back += not self._meta.learn_from(source)
 
     def state(self) -> GroupState:
         """Return what a checkpoint stores of the group; each member is stored separately."""
