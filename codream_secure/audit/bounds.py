@@ -44,7 +44,7 @@ def family_epsilon(
     (choose_out, test_out), (choose_in, test_in) = halves
     pooled = np.concatenate([choose_out, choose_in])
     candidates = np.quantile(pooled, np.linspace(0.005, 0.995, 199))
-    # Where no noise of the family is possible, what is farthest from possible.
+    # If no noise level of the family fits, take the threshold that is violated most.
     best = min(candidates, key=lambda at: _largest_noise(choose_out, choose_in, at, sampling_rate))
     noise, _ = _largest_noise(test_out, test_in, best, sampling_rate)
     if noise >= _MOST_NOISE:
