@@ -183,7 +183,7 @@ class StatisticsRequest(
 ):
     """Asks for class sums with noise, once a session, under the terms that every client knows.
 
-    All fields are those of `privacy.class_statistics.StatisticsTerms`, and nothing else is here:
+    All fields are those of `privacy.class_means.ClassMeanTerms`, and nothing else is here:
     a second request is the same bytes, which no client answers twice.
     """
 

@@ -30,8 +30,8 @@ from codream_secure.federation.observer import Measurement
 from codream_secure.federation.server import Server
 from codream_secure.learning.acquisition import acquire
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
-from codream_secure.privacy.accounting import Guarantee
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
+from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.parallel import in_parallel, one_core_each
 from codream_secure.runtime.seeds import generator
@@ -94,7 +94,7 @@ class Simulation:
         With ``dp_eps`` everything that leaves a client is (epsilon, delta)-DP with respect to
         adding or removing one of its examples: local data is touched by at most ``dp_steps``
         DP-SGD steps and, once, by the class means, whose noise is that of all clients together
-        (`privacy.class_statistics`); the noise of both was computed for their total. Dreams,
+        (`privacy.class_means`); the noise of both was computed for their total. Dreams,
         labels and distillation are post-processing. With ``dp_unit`` client, noisy sums of labels
         are all that leaves the clients (`privacy.client_labels`). `guarantee` reports what was
         really taken.
@@ -272,11 +272,11 @@ class Simulation:
 
     def _statistics(self) -> StatisticsState | None:
         plan = self.federation.plan
-        if plan is None or plan.shares is None:
+        if plan is None or (shares := plan.class_mean_shares) is None:
             return None
         return StatisticsState(
             means=None if self.server.images is None else self.server.images.means,
-            shares=plan.shares,
+            shares=shares,
         )
 
     def restore(self, state: RunState, charged: int = 0) -> None:
@@ -321,9 +321,9 @@ class Simulation:
             raise ValueError(f"{taken} private steps were taken and {charged} charged")
         plan.restore(charged)
         if (kept := state.statistics) is not None:
-            plan.shares = kept.shares
+            plan.restore_class_means(kept.shares)
             if kept.means is not None:
-                self.server.start_dreams_from(ClassImages(kept.means))
+                self.server.start_dreams_from(ClassMeanImages(kept.means))
 
     # -- results ---------------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class Simulation:
     def _releases(self) -> int:
         """Aggregations before the first round: one if there are class means."""
         plan = self.federation.plan
-        return int(plan is not None and plan.statistics is not None)
+        return int(plan is not None and plan.class_means is not None)
 
     @property
     def _collaborates(self) -> bool:

@@ -84,7 +84,7 @@ def test_a_delta_that_allows_publishing_an_example_is_refused(tiny):
 def test_independent_training_has_a_budget_of_its_own(tiny):
     simulation = Simulation(private(tiny))
     list(simulation.rounds())
-    spent = {role: b.steps_taken for (role, _), b in simulation.federation.plan._budgets.items()}
+    spent = {role: b.charged for (role, _), b in simulation.federation.plan._budgets.items()}
     assert spent == {"client": 5, "twin": 5}
 
 
