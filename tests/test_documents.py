@@ -35,7 +35,15 @@ from codream_secure.models.names import MODEL_NAMES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = re.compile(r"(\S*COMPLETE=\w+ )?codream-secure |python benchmarks/|eval .*codream-secure")
+# A script has a main of its own; the other modules of benchmarks/ are what scripts share.
+SCRIPTS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "benchmarks").rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+)
+OURS = re.compile(
+    r"(\S*COMPLETE=\w+ )?codream-secure |python -m benchmarks\.|eval .*codream-secure"
+)
 
 # Commands that the documents show for what they refuse.
 EXIT_CODES = {
@@ -51,7 +59,7 @@ SLOW = {
     "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",
-    "python benchmarks/paper_tables.py --quick --only table2",
+    "python -m benchmarks.paper.tables --quick --only table2",
 }
 QUICK_RUNS = {
     *EXIT_CODES,
@@ -64,33 +72,34 @@ QUICK_RUNS = {
 
 # Never run: only whether the options exist and go together is checked.
 HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
+NO_DATA = "needs data that is no part of the project"
 PARSED_ONLY = {
     "codream-secure compare": "the command as a name: the defaults take half an hour",
-    "python benchmarks/accuracy_communication.py --only digits_skewed": HOURS,
-    "python benchmarks/codream_results.py --only ceiling --seeds 1": "needs data that is no part",
-    "python benchmarks/codream_results.py --only cifar10": HOURS,
-    "python benchmarks/codream_results.py --only ablation": HOURS,
-    "python benchmarks/codream_results.py --only bits": HOURS,
-    "python benchmarks/codream_results.py --only fast": HOURS,
-    "python benchmarks/codream_results.py --only long": HOURS,
-    "python benchmarks/codream_results.py --only real": HOURS,
-    "python benchmarks/codream_results.py --only unequal": HOURS,
-    "python benchmarks/codream_results.py --only unequal_iid": HOURS,
-    "python benchmarks/digits_accuracy.py": HOURS,
-    "python benchmarks/digits_choices.py": HOURS,
-    "python benchmarks/digits_choices.py --only statistics": HOURS,
-    'python benchmarks/digits_choices.py --only "client level"': HOURS,
-    "python benchmarks/privacy_utility.py": HOURS,
-    "python benchmarks/dream_choices.py --data FASHION_MNIST.npz": "needs data that is no part",
-    "python benchmarks/dream_step.py": "takes minutes",
-    "python benchmarks/dream_step.py --device cuda": "needs a GPU",
-    "python benchmarks/message_sizes.py": "leaves out accuracy without data that is no part",
-    "python benchmarks/paper_tables.py": "takes minutes; `--quick` of all scripts is run below",
-    "python benchmarks/paper_tables.py --scale tiny": "the same",
-    "python benchmarks/paper_tables.py --scale small --out kept": HOURS,
-    "python benchmarks/paper_tables.py --scale full --out kept-full": "needs a GPU and days",
-    "python benchmarks/paper_tables.py --scale small --data my.npz --out kept --only table5": HOURS,
-    "python benchmarks/paper_tables.py --record --out kept": RECORDS,
+    "python -m benchmarks.learning.accuracy_communication --only digits_skewed": HOURS,
+    "python -m benchmarks.learning.codream_results --only ceiling --seeds 1": NO_DATA,
+    "python -m benchmarks.learning.codream_results --only cifar10": HOURS,
+    "python -m benchmarks.learning.codream_results --only ablation": HOURS,
+    "python -m benchmarks.learning.codream_results --only bits": HOURS,
+    "python -m benchmarks.learning.codream_results --only fast": HOURS,
+    "python -m benchmarks.learning.codream_results --only long": HOURS,
+    "python -m benchmarks.learning.codream_results --only real": HOURS,
+    "python -m benchmarks.learning.codream_results --only unequal": HOURS,
+    "python -m benchmarks.learning.codream_results --only unequal_iid": HOURS,
+    "python -m benchmarks.learning.digits_accuracy": HOURS,
+    "python -m benchmarks.choices.digits_choices": HOURS,
+    "python -m benchmarks.choices.digits_choices --only statistics": HOURS,
+    'python -m benchmarks.choices.digits_choices --only "client level"': HOURS,
+    "python -m benchmarks.learning.privacy_utility": HOURS,
+    "python -m benchmarks.choices.dream_choices --data FASHION_MNIST.npz": NO_DATA,
+    "python -m benchmarks.costs.dream_step": "takes minutes",
+    "python -m benchmarks.costs.dream_step --device cuda": "needs a GPU",
+    "python -m benchmarks.costs.message_sizes": "leaves out accuracy without data that is no part",
+    "python -m benchmarks.paper.tables": "takes minutes; `--quick` of all scripts is run below",
+    "python -m benchmarks.paper.tables --scale tiny": "the same",
+    "python -m benchmarks.paper.tables --scale small --out kept": HOURS,
+    "python -m benchmarks.paper.tables --scale full --out kept-full": "needs a GPU and days",
+    "python -m benchmarks.paper.tables --scale small --data my.npz --out kept --only table5": HOURS,
+    "python -m benchmarks.paper.tables --record --out kept": RECORDS,
 }
 
 # Settings of small runs that stand in for the runs that the documents name.
@@ -115,8 +124,6 @@ def commands(page):
     ]
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-    # Tables name scripts without their folder.
-    spans = [re.sub(r"^(\w+\.py --)", r"python benchmarks/\1", span) for span in spans]
     return [" ".join(line.split()) for line in (*lines, *spans) if OURS.match(line)]
 
 
@@ -197,11 +204,10 @@ def execute(command, folder):
     ):
         (links / name).write_text(text)
         (links / name).chmod(0o755)
-    words = command.replace("python benchmarks/", f"python {shlex.quote(str(ROOT))}/benchmarks/")
     if out := re.fullmatch(r"codream-secure simulate .*--out (\S+).*", command):
         shutil.rmtree(folder / out[1], ignore_errors=True)
     result = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", words],
+        ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
         env={
             **os.environ,
@@ -240,8 +246,8 @@ def test_every_command_has_options_that_exist_and_go_together(command, example_f
 
 
 def check_script(command, monkeypatch):
-    _, script, *words = shlex.split(command)
-    module, found = importlib.import_module(Path(script).stem), []
+    _, _, script, *words = shlex.split(command)
+    module, found = importlib.import_module(script), []
     read = argparse.ArgumentParser.parse_args
 
     def parse(parser):
@@ -407,14 +413,18 @@ def test_the_readme_s_own_model_can_be_used(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_module")
 
 
+def test_benchmarks_readme_names_every_script():
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for script in SCRIPTS:
+        assert f"python -m {script}" in text, script
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "script", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda p: p.stem
-)
-def test_every_benchmark_has_a_quick_run_with_json(script, tmp_path):
-    command = [sys.executable, str(script), "--quick", "--json"]
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_benchmark_has_a_quick_run_with_json(script):
+    command = [sys.executable, "-m", script, "--quick", "--json"]
     result = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     report = json.loads(result.stdout)
     assert report["rows"]

@@ -26,8 +26,8 @@ from codream_secure.aggregation.requests import (
     digest,
     encode,
     payload,
-    sections,
 )
+from codream_secure.aggregation.sections import sections
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.runtime.parallel import in_parallel
@@ -209,7 +209,7 @@ class Aggregator(ABC):
         for client in active:
             self._meters.ledger.record("broadcast", "down", size, client=client, payload=content)
             if call.step:
-                self.could_save("settings repeated in every request", size - content)
+                self.count_avoidable("settings repeated in every request", size - content)
         senders = [c for c in active if not drops.silent(c, Phase.MASKED_INPUT)]
         with self._meters.stopwatch.measure("answering"):
             answers = in_parallel(lambda c: self._ask(c, call), senders)
@@ -219,9 +219,9 @@ class Aggregator(ABC):
         inputs = {c: answer for c, answer in answered.items() if answer is not None}
         return inputs, DropSchedule({**drops.drops, **silent})
 
-    def could_save(self, what: str, size: int) -> None:
-        """Note that a client was sent so many bytes which it knew or could have derived."""
-        self._meters.ledger.could_save(what, "down", size)
+    def count_avoidable(self, what: str, size: int) -> None:
+        """Count bytes sent to one client that it had or could have derived."""
+        self._meters.ledger.count_avoidable(what, "down", size)
 
     def _ask(self, client: int, call: Call) -> Mapping[str, NDArray[np.uint32]] | None:
         try:

@@ -1,4 +1,4 @@
-"""The byte ledger: what was really encoded and sent, by round, phase, direction and client."""
+"""The byte ledger: sizes of all encoded messages, by round, phase, direction and client."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,16 +25,16 @@ _DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
 class ByteLedger:
-    """Counts encoded messages.
+    """Counts the bytes of encoded messages.
 
-    ``broadcast`` holds what goes down to everybody: dream and label requests, models; ``labels``
-    the masked labels going up and the summed labels coming down, ``statistics`` the masked class
-    sums; the key phases and unmasking of these aggregations count under their own phases.
+    ``broadcast`` holds messages to every client: requests for dreams and labels, models.
+    ``labels`` holds masked labels (up) and summed labels (down), ``statistics`` masked class sums.
+    The key phases and the unmasking of these aggregations count under their own phases.
 
-    A message's *payload* is what the same numbers take without any protocol, each in as many bits
-    as one client's value needs; the rest of it is overhead: keys, shares, headers, and the bits
-    that a sum needs and one value does not. *Savings* are bytes of messages that were sent and
-    that a smarter sender would not send, because the receiver has them or can derive them.
+    The *payload* of a message is the size of its numbers without any protocol, each in as many
+    bits as one client's value needs. The rest is *overhead*: keys, shares, headers, and the bits
+    that a sum needs and one value does not. *Avoidable* bytes were sent although the receiver had
+    them or could have derived them.
     """
 
     def __init__(self, clients: Iterable[int]) -> None:
@@ -42,13 +42,13 @@ class ByteLedger:
         self._round = 0
         self._sizes: defaultdict[tuple[int, str, Direction], list[int]] = defaultdict(self._zeros)
         self._payload: defaultdict[Direction, int] = defaultdict(int)
-        self._savings: defaultdict[tuple[str, Direction], int] = defaultdict(int)
+        self._avoidable: defaultdict[tuple[str, Direction], int] = defaultdict(int)
 
     def _zeros(self) -> list[int]:
         return [0] * len(self._rows)
 
     def begin_round(self, number: int) -> None:
-        """Count what follows under this round; before the first it is round 0."""
+        """Count all later messages under this round; before the first round it is round 0."""
         self._round = number
 
     def record(
@@ -67,17 +67,17 @@ class ByteLedger:
         self._sizes[self._round, phase, direction][self._rows[client]] += size
         self._payload[direction] += payload
 
-    def could_save(self, what: str, direction: Direction, size: int) -> None:
-        """Note that so many of the recorded bytes were constant or derivable."""
+    def count_avoidable(self, what: str, direction: Direction, size: int) -> None:
+        """Count recorded bytes that the receiver had or could have derived; ``what`` says which."""
         if size:
-            self._savings[what, direction] += size
+            self._avoidable[what, direction] += size
 
     def by_phase(self) -> ByPhase:
         """Return bytes per client (mean over all clients, rounded) by phase and direction."""
         return self._table(None)
 
     def by_round(self) -> dict[int, ByPhase]:
-        """Return the same of every round; round 0 is what was sent before the first."""
+        """Return the same for every round; round 0 holds messages sent before the first."""
         numbers = sorted({number for number, _, _ in self._sizes})
         return {number: self._table(number) for number in numbers}
 
@@ -106,35 +106,35 @@ class ByteLedger:
         clients = len(self._rows)
         return {d: self.per_client(d) - round(self._payload[d] / clients) for d in _DIRECTIONS}
 
-    def savings(self) -> dict[str, dict[str, int]]:
-        """Return bytes per client that need not have been sent, by reason and direction."""
+    def avoidable(self) -> dict[str, dict[str, int]]:
+        """Return avoidable bytes per client, by reason and direction."""
         clients = len(self._rows)
         table: dict[str, dict[str, int]] = {}
-        for (what, direction), size in sorted(self._savings.items()):
+        for (what, direction), size in sorted(self._avoidable.items()):
             empty = dict.fromkeys(map(str, _DIRECTIONS), 0)
             table.setdefault(what, empty)[direction] = round(size / clients)
         return table
 
     def state(self) -> LedgerState:
-        """Return what a checkpoint holds of it."""
+        """Return the ledger's part of a checkpoint."""
         return LedgerState(
             sizes=[(n, p, d, list(sizes)) for (n, p, d), sizes in self._sizes.items()],
             payload=dict(self._payload),
-            savings=[(what, d, size) for (what, d), size in self._savings.items()],
+            savings=[(what, d, size) for (what, d), size in self._avoidable.items()],
         )
 
     def restore(self, state: LedgerState) -> None:
-        """Go on counting.
+        """Restore the state that `state` returned.
 
         Raises:
-            ValueError: the state is that of other clients, or has an unknown phase.
+            ValueError: the state belongs to other clients, or has an unknown phase.
         """
         for _, phase, _, sizes in state.sizes:
             if phase not in PHASES or len(sizes) != len(self._rows):
                 raise ValueError("bytes of other phases or clients")
         self._sizes.update({(n, p, d): list(sizes) for n, p, d, sizes in state.sizes})
         self._payload.update(state.payload)
-        self._savings.update({(what, d): size for what, d, size in state.savings})
+        self._avoidable.update({(what, d): size for what, d, size in state.savings})
 
 
 def megabytes(by: Mapping[str, int]) -> float:

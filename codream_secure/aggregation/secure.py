@@ -112,7 +112,7 @@ class SecureAggregator(Aggregator):
             self._advertised[client] = size
         else:
             known = min(size, self._advertised.get(client, 0))
-            self._meters.ledger.could_save("own entry in the key directory", "down", known)
+            self._meters.ledger.count_avoidable("own entry in the key directory", "down", known)
 
 
 def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Credentials | None:

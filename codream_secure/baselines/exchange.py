@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from codream_secure.aggregation.aggregator import AVERAGING, Aggregator, FieldSum, Meters
+from codream_secure.aggregation.decoding import decode_model_request
 from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.requests import (
     VERSION,
     GradientRequest,
     ModelRequest,
     ModelState,
-    decode_model_request,
     digest,
     encode,
 )

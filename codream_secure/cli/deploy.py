@@ -1,4 +1,4 @@
-"""`codream-secure deploy`: running on several machines, around Flower's own programs."""
+"""`codream-secure deploy`: prepare and run a federation over machines with Flower's programs."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`codream-secure privacy`: figures of differential privacy, without a federation."""
+"""`codream-secure privacy`: compute figures of differential privacy without a federation."""
 
 import json
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="print JSON and not
 
 @click.group()
 def privacy() -> None:
-    """Figures of differential privacy."""
+    """Compute figures of differential privacy."""
 
 
 @privacy.command(
@@ -62,13 +62,15 @@ def epsilon(
     delta: float,
     as_json: bool,
 ) -> None:
-    """Print epsilon of DP-SGD steps, or of all that the run in RUN_DIR released."""
+    """Print the epsilon of DP-SGD steps, or of everything that the run in RUN_DIR released."""
     if run_dir is not None:
         if noise_multiplier is not None or steps is not None:
-            raise UserError("name a run or a mechanism, not both")
+            raise UserError(
+                "give RUN_DIR or a mechanism (--noise-multiplier and --steps), not both"
+            )
         releases, delta = _of_run(run_dir)
     elif noise_multiplier is None or steps is None:
-        raise UserError("name a run, or give --noise-multiplier and --steps")
+        raise UserError("give RUN_DIR, or --noise-multiplier and --steps")
     else:
         check_mechanism(noise_multiplier, sampling_rate)
         if steps < 1:
@@ -109,7 +111,7 @@ Examples:
 @_delta
 @_json
 def noise(*, eps: float, sampling_rate: float, steps: int, delta: float, as_json: bool) -> None:
-    """Print the smallest noise multiplier of DP-SGD steps that fit an epsilon."""
+    """Print the smallest noise multiplier with which DP-SGD steps fit an epsilon."""
     found = noise_multiplier_for(eps, delta, sampling_rate, steps)
     spent = cost([training(found, sampling_rate, steps)], delta)
     if as_json:
@@ -135,7 +137,7 @@ Examples:
     type=float,
     default=1.0,
     show_default=True,
-    help="how much contributions point one way: 1 all, 1 / sqrt(n) not at all",
+    help="how much contributions point the same way: 1 fully, 1 / sqrt(n) not at all",
 )
 @_delta
 @_json
@@ -150,7 +152,7 @@ def plan(
     delta: float,
     as_json: bool,
 ) -> None:
-    """Print what masked sums with noise are worth, by unit of privacy: signal, noise, and bits."""
+    """Print signal, noise and bits of masked sums with noise, for each unit of privacy."""
     common: dict[str, Any] = {
         "clients": clients,
         "dimensions": dims,
@@ -169,7 +171,7 @@ def plan(
 
     from codream_secure.report.text import stdout  # noqa: PLC0415
 
-    table = Table(caption="signal / noise below 1: the sum says little; an upper bound")
+    table = Table(caption="signal / noise is an upper bound; below 1 the sum says little")
     for name in ("unit", "summed", "noise / clip", "signal / noise", "of one release", "cosine"):
         table.add_column(name)
     table.add_column("needed for 1")
@@ -194,7 +196,7 @@ def _cells(forecast: Forecast) -> tuple[str, ...]:
 
 
 def _of_run(folder: Path) -> tuple[tuple[Release, ...], float]:
-    """Return what a run released, and its delta."""
+    """Return the releases of a run, and its delta."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         kept = summary["privacy"]

@@ -1,4 +1,4 @@
-"""`codream-secure protocol`: figures about the masking protocol, without a federation."""
+"""`codream-secure protocol`: compute figures of the masking protocol without a federation."""
 
 import json
 import sys
@@ -24,16 +24,30 @@ Examples:
 
 @click.group()
 def protocol() -> None:
-    """Figures about the masking protocol."""
+    """Compute figures of the masking protocol."""
 
 
 @protocol.command(epilog=_EXAMPLES)
 @click.option("--clients", type=int, required=True, help="number of clients, 3 to 16384")
 @click.option("--corrupt", type=float, required=True, help="fraction that may collude, 0 to 1")
 @click.option("--dropouts", type=float, required=True, help="fraction that may drop out, 0 to 1")
-@click.option("--sigma", type=int, default=40, show_default=True, help="privacy fails: 2^-sigma")
-@click.option("--eta", type=int, default=30, show_default=True, help="a step is lost: 2^-eta")
-@click.option("--steps", type=int, default=1, show_default=True, help="steps that one graph serves")
+@click.option(
+    "--sigma",
+    type=int,
+    default=40,
+    show_default=True,
+    help="privacy fails with probability at most 2^-sigma",
+)
+@click.option(
+    "--eta",
+    type=int,
+    default=30,
+    show_default=True,
+    help="a step fails with probability at most 2^-eta",
+)
+@click.option(
+    "--steps", type=int, default=1, show_default=True, help="steps for which one graph is used"
+)
 @click.option(
     "--threat-model",
     type=click.Choice([*(model.value for model in RingModel), _MALICIOUS]),
@@ -56,7 +70,7 @@ def parameters(
     """Print the degree k and the threshold t of a sparse graph (k-regular ring, SecAgg+)."""
     if threat_model == _MALICIOUS:
         raise UserError(
-            "no k-regular ring is safe against a malicious server, which chooses who drops out; "
+            "no k-regular ring is safe against a malicious server, since it chooses who drops out; "
             "use the complete graph"
         )
     try:
@@ -104,5 +118,5 @@ def _text(clients: int, found: RingParameters) -> str:
 
 
 def _power(log2: float) -> str:
-    """Upper bound as a power of two; -inf is no failure at all."""
+    """Return an upper bound as a power of two; -inf means that no failure is possible."""
     return f"<= 2^{log2:.1f}" if log2 > -float("inf") else "0"

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.plain import ClearInput
-from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelState, encode, sections
+from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelState, encode
+from codream_secure.aggregation.sections import sections
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.exchange import ModelUpdate

@@ -7,8 +7,8 @@ from codream_secure.config.settings import Config
 from codream_secure.models.names import MODEL_NAMES, WITHOUT_NORM
 
 # Public constants. They were chosen on validation folds of the digits' training part
-# (benchmarks/digits_choices.py), and never depend on a client's data in a run: under DP such a
-# choice would be a release that nobody accounts for.
+# (benchmarks/choices/digits_choices.py). They never depend on a client's data in a run: under DP
+# such a choice would be a release that nobody accounts for.
 _PLAIN = {
     "rounds": 6,
     "dreams": 128,

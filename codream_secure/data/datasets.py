@@ -1,7 +1,7 @@
 """Loading a dataset: by name, from a file of arrays, or from a folder of images.
 
-The scaling of a dataset is a table of public constants, never a statistic of what was loaded:
-a mean computed from private examples would be a release that no privacy accounting covers.
+Images are scaled by public constants, which stand in a table here. A mean that was computed from
+private examples would be a release that no privacy accounting covers.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from codream_secure.errors import UserError
 
 DATASET_NAMES: Final = ("digits", *CLASSES)
 
-# The split of `digits` is this constant and the rule of `_digits_test_indices`, and nothing else.
+# This constant and the rule of `_digits_test_indices` fix the split of `digits` completely.
 DIGITS_TEST_PER_CLASS: Final = 40
 
 _DIGITS: Final = 10
-# Everything else, a user's own data included, is scaled to [-1, 1].
+# All other data, including a user's own, are scaled to [-1, 1].
 _SCALING: Final = {
     "mnist": Scaling((0.1307,), (0.3081,)),
     "fashion-mnist": Scaling((0.2860,), (0.3530,)),
@@ -39,13 +39,13 @@ class Dataset:
     """Training and test images with their labels.
 
     Attributes:
-        name: Name of the dataset; of a file, its name without the folders.
+        name: Name of the dataset; for a file, the name without its folders.
         x_train: float32, N x C x H x W, pixels in [0, 1] (not scaled).
         y_train: int64, N, in [0, classes).
         x_test: float32, M x C x H x W, pixels in [0, 1] (not scaled).
         y_test: int64, M, in [0, classes).
         spec: Shape of an image, and the number of classes.
-        scaling: Public constants a model's input is scaled by.
+        scaling: Public mean and deviation by which the input of a model is scaled.
     """
 
     name: str
@@ -64,21 +64,21 @@ def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Da
         name: One of `DATASET_NAMES`, or the path of a file that ends in `.npz`, or of a folder.
             A file holds the arrays `x_train`, `y_train`, `x_test`, `y_test`. Images are
             N x H x W or N x H x W x C, C in 1..4, either uint8 or floats in [0, 1]; labels are
-            integers from 0. What a folder holds is said in `codream_secure.data.folders`.
-        data_dir: Where the files of the downloaded datasets are or will be put. Not used for
-            `digits` (it comes with scikit-learn) nor for a file or a folder.
+            integers from 0. `codream_secure.data.folders` describes the folder.
+        data_dir: Folder of the downloaded files; missing ones are put there. It is not used for
+            `digits` (which come with scikit-learn), for a file or for a folder.
         image_size: Height and width that the images of a folder are resized to.
 
     Returns:
-        The dataset. The train-test split is the dataset's own and independent of any seed.
+        The dataset. The split into training and test part is the dataset's own; no seed changes it.
 
     Raises:
-        UserError: The name is unknown, a download failed, or a file or folder is not as
-            described above.
+        UserError: The name is unknown, a download failed, or a file or folder does not have
+            the form that is described above.
     """
     if name in DATASET_NAMES or name.endswith(".npz"):
         if image_size is not None:
-            msg = f"an image size is for folders of images; {name} has its own, leave it out"
+            msg = f"--image-size is for folders of images; {name} has its own size, leave it out"
             raise UserError(msg)
         return _load_named(name, data_dir)
     if Path(name).is_dir():
@@ -130,8 +130,8 @@ def _load_digits() -> Dataset:
 
 
 def _digits_test_indices(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of the test images, ascending: evenly spaced examples of every class."""
-    # No random generator: its stream may change with a version of numpy, and the split may not.
+    """Return the ascending positions of the test images: evenly spaced in every class."""
+    # No random generator: numpy may change its stream with a version, and the split must stay.
     chosen = []
     for label in range(_DIGITS):
         members = np.flatnonzero(labels == label)

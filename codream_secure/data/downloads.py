@@ -1,6 +1,6 @@
-"""The datasets that are downloaded once: by torchvision, and PathMNIST by medmnist.
+"""Download datasets with torchvision, and PathMNIST with medmnist.
 
-Files that are already in the data folder are read without network.
+Files that are in the data folder already are read without the network.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class _Source(NamedTuple):
-    """A class of torchvision, and where below the data folder it looks for its files."""
+    """A class of torchvision, and the subfolder in which it looks for its files."""
 
     class_name: str
     folder: str
@@ -40,7 +40,7 @@ _PATHMNIST: Final = "pathmnist"
 _PATHMNIST_FILE: Final = "pathmnist.npz"
 CLASSES: Final = {name: source.classes for name, source in _TORCHVISION.items()} | {_PATHMNIST: 9}
 
-# What torchvision and numpy raise: no network, a broken download, files they cannot parse.
+# torchvision and numpy raise these: no network, a broken download, files that do not parse.
 _ERRORS: Final = (
     OSError,
     RuntimeError,
@@ -56,12 +56,12 @@ _ERRORS: Final = (
 
 
 def download(name: str, data_dir: Path) -> tuple[_Split, _Split]:
-    """Read a dataset's files, after downloading those that are missing.
+    """Read the files of a dataset, and download those that are missing.
 
     Args:
         name: A key of `CLASSES`. `emnist` is its `balanced` split, with the images upright.
             PathMNIST's validation part is left out.
-        data_dir: Where the files are or will be put.
+        data_dir: Folder of the files; missing ones are put there.
 
     Returns:
         Training and test part: images, uint8 N x C x H x W, and labels, int64 N.
@@ -79,7 +79,7 @@ def download(name: str, data_dir: Path) -> tuple[_Split, _Split]:
 
 @contextlib.contextmanager
 def _one_line(name: str, folder: Path) -> Iterator[None]:
-    """Turn what went wrong into one line, and keep standard output for results."""
+    """Turn an error into one line, and send what libraries print to stderr."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -103,12 +103,12 @@ def _torchvision(name: str, split: str, data_dir: Path) -> _Split:
     source = getattr(datasets, _TORCHVISION[name].class_name)
     images, labels = _arrays(source(root=data_dir, download=True, **chosen))
     if name == "emnist":
-        images = images.transpose(0, 1, 3, 2)  # its files hold columns where MNIST's hold rows
+        images = images.transpose(0, 1, 3, 2)  # EMNIST stores images transposed
     return images, np.asarray(labels, dtype=np.int64)
 
 
 def _arrays(source: Any) -> tuple[NDArray[np.uint8], Any]:  # noqa: ANN401 - torchvision is untyped
-    """Images and labels of any of torchvision's classes, which hold them in three ways."""
+    """Return images and labels; torchvision's classes store them in three different ways."""
     if hasattr(source, "labels"):  # SVHN: arrays, channels first already
         return source.data, source.labels
     if isinstance(source.data, np.ndarray):  # CIFAR: an array, channels last; a list
@@ -120,7 +120,7 @@ def _pathmnist(data_dir: Path) -> tuple[_Split, _Split]:
     path = data_dir / _PATHMNIST_FILE
     if not path.exists():
         _download_pathmnist(data_dir)
-    # Opened here, so that it is closed even where numpy fails half way.
+    # Opened here, so that the file is closed even if numpy fails while it reads.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         train, test = (
             (

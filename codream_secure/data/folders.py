@@ -1,14 +1,14 @@
-"""Reading a folder of images: a folder for every class, named after it.
+"""Read a folder of images, with one subfolder for each class, named after the class.
 
     photos/train/cat/1.png             photos/cat/1.png
     photos/train/dog/2.png      or     photos/dog/2.png
     photos/test/cat/3.png
     photos/test/dog/4.png
 
-On the left the split is the user's. On the right a fifth of every class is the test part: the
-files whose names come first by SHA-256, so that the split depends on nothing but the names.
-Classes are numbered in the order of their names. Names that begin with a dot, and files whose
-ending is none of `ENDINGS`, are passed over.
+On the left the user made the split. On the right one fifth of each class becomes the test part:
+the files whose names have the smallest SHA-256 digests. So the split depends on the names alone.
+Classes are numbered in the order of their names. Names that begin with a dot are ignored, and so
+are files whose ending is not in `ENDINGS`.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from codream_secure.errors import UserError
 
 ENDINGS: Final = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
-TEST_PART: Final = 5  # one in so many, rounded down, of every class
+TEST_PART: Final = 5  # one image in five of each class, rounded down
 
 _CLASSES_MIN: Final = 2
 _SPLIT_MIN: Final = 2
@@ -36,12 +36,12 @@ _Files = list[tuple[Path, int]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageFolder:
-    """What a folder holds.
+    """The images of a folder.
 
     Attributes:
         train: Images, uint8 N x C x H x W, and labels, int64 N.
-        test: The same of the test part.
-        classes: Their names, by label.
+        test: The same for the test part.
+        classes: Names of the classes, by label.
     """
 
     train: _Split
@@ -54,11 +54,11 @@ def read_folder(root: Path, size: int | None) -> ImageFolder:
 
     Args:
         root: The folder, as described above.
-        size: Resize every image to `size` x `size`, bilinearly; None takes them as they are,
-            and they must be equally large.
+        size: Height and width to which every image is resized (bilinear). None: images keep
+            their size, and all must have the same.
 
     Returns:
-        The images: of one channel where all are grey, else of three. Transparency is dropped.
+        The images, with one channel if all are grey, else with three. Transparency is dropped.
 
     Raises:
         UserError: There are fewer than two classes, a class is empty, the two parts do not fit
@@ -74,16 +74,19 @@ def read_folder(root: Path, size: int | None) -> ImageFolder:
 
 
 def _listed(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
-    """Files with their labels: of the training and of the test part; and the classes."""
+    """Return the files with their labels, for training and test, and the names of the classes."""
     try:
         if not any(path.is_dir() for path in _visible(root / "train")):
             return _split(root)
         if not (root / "test").is_dir():
-            raise _error(root, "it has train/ and no test/; add it, or name train/ to split that")
+            raise _error(
+                root,
+                "it has train/ and no test/; add it, or name train/ to split that",
+            )
         classes = _class_names(root / "train")
         unknown = [path.name for path in _folders(root / "test") if path.name not in classes]
         if unknown:
-            raise _error(root, f"class {unknown[0]} is in test/ and not in train/")
+            raise _error(root, f"class {unknown[0]} is in test/ but not in train/")
         train, test = (
             [
                 (path, label)
@@ -94,21 +97,24 @@ def _listed(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
             for part in ("train", "test")
         )
         if not test:
-            raise _error(root / "test", "it has no images; put some in, in a folder for a class")
+            raise _error(root / "test", "it has no images; add some, in one folder for each class")
     except OSError as error:
         raise _error(root, f"cannot be read ({error.strerror})") from error
     return train, test, classes
 
 
 def _split(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
-    """Take a fifth of every class for the test part, one image at least."""
+    """Take one fifth of each class for the test part, at least one image."""
     classes = _class_names(root)
     train: _Files = []
     test: _Files = []
     for label, name in enumerate(classes):
         images = _images(root / name)
         if len(images) < _SPLIT_MIN:
-            raise _error(root / name, "it has one image, and both parts need one; add another")
+            raise _error(
+                root / name,
+                "it has one image, but training and test part need one each; add another",
+            )
         names = {path: path.relative_to(root).as_posix().encode() for path in images}
         in_order = sorted(images, key=lambda path: hashlib.sha256(names[path]).digest())
         chosen = set(in_order[: max(1, len(images) // TEST_PART)])
@@ -130,13 +136,13 @@ def _folders(folder: Path) -> list[Path]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(path.name for path in _folders(folder))
     if len(names) < _CLASSES_MIN:
-        text = f"it needs a folder for every class, for two classes or more, and has {len(names)}"
+        text = f"it needs a folder for every class and at least two classes, but has {len(names)}"
         raise _error(folder, text)
     return names
 
 
 def _images(folder: Path) -> list[Path]:
-    """All images below a folder, in the order of their paths."""
+    """Return all images below a folder, in the order of their paths."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
     images = [
         path
@@ -149,7 +155,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
-    """Read one image as uint8, H x W x 1 if it is grey, else H x W x 3."""
+    """Read one image: uint8, H x W x 1 if it is grey, else H x W x 3."""
     from PIL import Image  # noqa: PLC0415 - only needed here
 
     try:
@@ -161,7 +167,7 @@ def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
                 plain = plain.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(plain)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _error(path, "it is no readable image; mend or remove it") from error
+        raise _error(path, "it is not a readable image; repair or remove it") from error
     return pixels if pixels.ndim == _COLOUR_AXES else pixels[..., None]
 
 

@@ -1,4 +1,4 @@
-"""Reading a user's `.npz` file: everything that can be wrong with it is said in one line."""
+"""Read a user's `.npz` file, and report in one line whatever is wrong with it."""
 
 import tokenize
 import zipfile
@@ -18,7 +18,7 @@ MAX_CLASSES: Final = 65_536
 
 _GREY_AXES: Final = 3
 _COLOUR_AXES: Final = 4
-# What numpy and zipfile raise for a file that is not what it says it is.
+# numpy and zipfile raise these for a file that is damaged or of another kind.
 _FORMAT_ERRORS: Final = (
     ValueError,
     KeyError,
@@ -53,8 +53,8 @@ def read_npz(path: Path) -> Arrays:
         Images as float32 N x C x H x W in [0, 1], labels as int64.
 
     Raises:
-        UserError: The file is missing, is no readable `.npz` file, or an array is not as it
-            must be.
+        UserError: The file is missing or is not a readable `.npz` file, or an array is missing
+            or has the wrong shape, type or values.
     """
     raw = _read_arrays(path)
     images = {key: _images(path, key, raw[key]) for key in ("x_train", "x_test")}
@@ -79,7 +79,7 @@ def _error(path: Path, text: str) -> UserError:
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here, so that it is closed even where numpy fails half way.
+        # Opened here, so that the file is closed even if numpy fails while it reads.
         with path.open("rb") as stream:
             if not zipfile.is_zipfile(stream):
                 raise _error(path, "not a complete .npz file; write it with numpy.savez")
@@ -120,7 +120,7 @@ def _images(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
         text = f"{key} has type {array.dtype}; store pixels as uint8, or as floats in [0, 1]"
         raise _error(path, text)
     if not np.isfinite(pixels).all():
-        raise _error(path, f"{key} has NaN or infinite pixels; remove those images or mend them")
+        raise _error(path, f"{key} has NaN or infinite pixels; remove or repair those images")
     if pixels.min() < 0 or pixels.max() > 1:
         text = (
             f"{key} has pixels from {pixels.min():g} to {pixels.max():g}; bring them to [0, 1]"

@@ -1,6 +1,6 @@
-"""Dealing training examples to clients, and setting some of a client's aside.
+"""Deal training examples to clients, and set some of a client's examples aside for validation.
 
-Only a simulation partitions: it plays all clients and therefore sees all labels.
+Only a simulation deals: it plays all clients and therefore sees all labels.
 """
 
 from collections.abc import Callable
@@ -24,13 +24,13 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What `partition` was asked for.
+    """The checked arguments of `partition`.
 
     Attributes:
-        scheme: As written, for messages.
+        scheme: As the user wrote it, for messages.
         number: ALPHA, or the classes per client; 0 under `iid`.
         clients: Number of clients.
-        samples: Examples of a client; None deals all.
+        samples: Examples of each client; None deals all examples.
         least: Examples that every client must get.
     """
 
@@ -41,7 +41,7 @@ class _Request:
     least: int
 
     def sizes(self, total: int) -> Indices:
-        """Sizes of clients that are equal up to one: int64, one a client."""
+        """Return the sizes of the clients' parts, int64; they differ by at most one."""
         if self.samples is not None:
             return np.full(self.clients, self.samples, dtype=np.int64)
         return total // self.clients + (np.arange(self.clients) < total % self.clients)
@@ -59,35 +59,35 @@ def partition(
     """Deal examples to clients, each example to at most one.
 
     - `iid` cuts a random permutation. Sizes are equal up to one.
-    - `dirichlet:ALPHA` draws for every client its own class proportions from Dir(ALPHA, ...,
-      ALPHA), and gives it as near to them as the examples that are left allow. Sizes are equal
-      up to one. It is the partition of Hsu et al. (2019), with a uniform prior and without
-      replacement, and of the CoDream paper (AAAI-25).
+    - `dirichlet:ALPHA` draws class proportions for every client from Dir(ALPHA, ..., ALPHA). The
+      client gets examples in these proportions, as closely as the remaining examples allow.
+      Sizes are equal up to one. This is the partition of Hsu et al. (2019), with a uniform prior
+      and without replacement, and of the CoDream paper (AAAI-25).
     - `dirichlet-labels:ALPHA` draws for every class the proportions in which clients share it
-      (Yurochkin et al. 2019). Sizes differ. Draws in which a client has fewer than
-      `min_examples` are thrown away.
-    - `shards:CLASSES_PER_CLIENT` gives every client examples of exactly so many classes (after
-      McMahan et al. 2017). Every class is cut into shards of equal size up to one, as many as
-      clients have it, and is had by as many clients as any other class up to one.
+      (Yurochkin et al. 2019). Sizes differ. A draw in which a client has fewer than
+      `min_examples` examples is repeated.
+    - `shards:CLASSES_PER_CLIENT` gives every client examples of exactly this many classes (after
+      McMahan et al. 2017). Every class goes to the same number of clients, up to one, and is cut
+      into one shard for each of them; its shards have equal size, up to one.
 
-    The smaller ALPHA, the more the clients differ.
+    A smaller ALPHA makes the clients more different.
 
     Args:
         labels: int64, N, in [0, classes).
         clients: Number of clients.
         scheme: `iid`, or one of the others with a positive number, as in `dirichlet:0.5`.
         seed: Not negative; the same arguments give the same partition.
-        samples_per_client: Deal this many examples to every client, and leave the rest out; on
-            average under `dirichlet-labels`. None deals all examples.
-        min_examples: Every client must get this many. The default leaves one example to train
-            on and one to validate on.
+        samples_per_client: Number of examples for every client (the mean number under
+            `dirichlet-labels`); the others are not used. None deals all examples.
+        min_examples: Least number for every client. The default leaves one example for training
+            and one for validation.
 
     Returns:
-        For every client, int64 positions in `labels`, in random order.
+        One int64 array for each client: positions in `labels`, in random order.
 
     Raises:
-        UserError: The scheme is unknown, its number is not one it can have, or there are too
-            few examples for so many clients.
+        UserError: The scheme or its number is not valid, or there are too few examples for this
+            number of clients.
     """
     if clients < 1:
         msg = f"cannot deal examples to {clients} clients; use at least 1"
@@ -108,16 +108,16 @@ def split_validation(
 ) -> tuple[Indices, Indices]:
     """Set part of a client's examples aside for validation.
 
-    Every class gives its share, up to one example; both sides get at least one example.
+    Every class contributes in proportion, up to one example. Both parts get at least one.
 
     Args:
         indices: int64, the client's positions in `labels`, at least two.
         labels: int64, the labels of all clients' examples.
-        fraction: Wanted share of validation examples, strictly between 0 and 1.
+        fraction: Share of validation examples, strictly between 0 and 1.
         seed: Not negative; the same arguments give the same split.
 
     Returns:
-        Positions to train on and positions to validate on, both in random order.
+        Positions for training and positions for validation, both in random order.
 
     Raises:
         UserError: The fraction is out of range, or there are fewer than two examples.
@@ -126,7 +126,9 @@ def split_validation(
         msg = f"the validation fraction must be between 0 and 1, not {fraction}"
         raise UserError(msg)
     if len(indices) < _SPLIT_MIN:
-        msg = f"a client with {len(indices)} examples has none to validate on; use fewer clients"
+        msg = (
+            f"a client with {len(indices)} examples has none left for validation; use fewer clients"
+        )
         raise UserError(msg)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(indices)
@@ -146,7 +148,7 @@ def label_histogram(labels: NDArray[np.int64], classes: int) -> NDArray[np.int64
         classes: Number of classes.
 
     Returns:
-        int64, one count a class. Private to the client whose labels they are.
+        int64, one count for each class. The counts are private to the client.
     """
     return np.bincount(labels, minlength=classes).astype(np.int64)
 
@@ -196,16 +198,16 @@ def _check_enough(total: int, request: _Request) -> None:
 
 
 def _dirichlet_counts(available: Indices, request: _Request, rng: np.random.Generator) -> Indices:
-    """How many examples of every class every client gets: int64, clients x classes."""
+    """Return the number of examples of each class for each client: int64, clients x classes."""
     priors = rng.dirichlet(np.full(len(available), request.number), size=request.clients)
     sizes = request.sizes(int(available.sum()))
     counts = np.zeros(priors.shape, dtype=np.int64)
-    # A pass ends with all clients full or with one more class used up, so there are few.
+    # Each pass fills all clients or uses up at least one more class, so there are few passes.
     while (missing := sizes - counts.sum(axis=1)).any():
         left = available - counts.sum(axis=0)
         drawn = rng.multinomial(missing, _renormalized(priors, left))
         for label in np.flatnonzero(drawn.sum(axis=0) > left):
-            # Chance, not the order of the clients, decides who goes without.
+            # Too many asked for this class: chance, not the clients' order, decides who gets it.
             drawn[:, label] = rng.multivariate_hypergeometric(drawn[:, label], left[label])
         counts += drawn
     return counts
@@ -220,7 +222,7 @@ def _dirichlet_labels_counts(
     for _ in range(_DRAWS):
         shares = rng.dirichlet(np.full(request.clients, request.number), size=len(available))
         cuts = np.rint(np.cumsum(shares, axis=1) * available[:, None]).astype(np.int64)
-        cuts[:, -1] = available  # whatever the rounding of the sum
+        cuts[:, -1] = available  # the sum of the shares may be rounded to less
         counts = np.diff(cuts, axis=1, prepend=0).T
         if counts.sum(axis=1).min() >= request.least:
             return counts
@@ -262,7 +264,7 @@ def _shard_counts(available: Indices, request: _Request, rng: np.random.Generato
 def _held_classes(
     available: Indices, request: _Request, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Who has which class: every client `number`, every class equally often up to one."""
+    """Return which client has which class: `number` for each client, classes equally often."""
     classes, wanted = np.flatnonzero(available), int(request.number)
     if wanted > len(classes):
         msg = f"{request.scheme}: the data has {len(classes)} classes; use at most as many"
@@ -280,14 +282,14 @@ def _held_classes(
     held = np.zeros((request.clients, len(available)), dtype=np.bool_)
     for client in range(request.clients):
         so_far = held.sum(axis=0)[classes]
-        # The classes that fewest clients have so far; chance decides between equals.
+        # First the classes that the fewest clients have; chance decides between equal ones.
         order = np.lexsort((rng.random(len(classes)), so_far))
         held[client, classes[order[:wanted]]] = True
     return held
 
 
 def _levelled(limits: Indices, total: int, rng: np.random.Generator) -> Indices:
-    """Numbers with a given sum, at most `limits` and otherwise equal up to one."""
+    """Return numbers that add up to `total`: at most `limits`, and otherwise equal up to one."""
     taken = np.zeros_like(limits)
     while (rest := total - int(taken.sum())) > 0:
         room = np.flatnonzero(taken < limits)
@@ -306,16 +308,16 @@ _COUNTS: Final[dict[str, Callable[[Indices, _Request, np.random.Generator], Indi
 
 
 def _renormalized(priors: NDArray[np.float64], left: Indices) -> NDArray[np.float64]:
-    """Every client's proportions over the classes that have examples left."""
+    """Return each client's proportions over the classes that still have examples."""
     weights = priors * (left > 0)
-    # With a small alpha all of a client's mass can sit, to machine precision, on classes that
-    # are used up; then it takes what there is.
+    # With a small alpha, all of a client's probability can lie on classes that are used up (the
+    # rest is below the smallest float). Such a client draws from all remaining examples.
     weights[weights.sum(axis=1) < np.finfo(np.float64).tiny] = left
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def _deal(labels: NDArray[np.int64], counts: Indices, rng: np.random.Generator) -> list[Indices]:
-    """Give every client random examples of each class, as many as `counts` says."""
+    """Give every client `counts` random examples of each class."""
     parts: list[list[Indices]] = [[] for _ in counts]
     for label in range(counts.shape[1]):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -336,7 +338,7 @@ def _largest_remainders(
 
 
 def _rank_within_class(labels: NDArray[np.int64]) -> Indices:
-    """For every position, how many earlier ones have the same label."""
+    """Return for each position how many earlier positions have the same label."""
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(np.bincount(labels)) - np.bincount(labels)
     rank = np.empty(len(labels), dtype=np.int64)

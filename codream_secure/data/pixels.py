@@ -1,4 +1,4 @@
-"""The public map between uint8 pixels, which are broadcast, and the values that models see."""
+"""Map between uint8 pixels, which are broadcast, and the values that models see."""
 
 import numpy as np
 import torch
@@ -10,7 +10,12 @@ from codream_secure.data.spec import Scaling
 
 
 class PixelScale:
-    """The public map between uint8 pixels and the scaled values that models see."""
+    """The public map between uint8 pixels and the scaled values that models see.
+
+    Args:
+        scaling: public mean and deviation of each channel.
+        device: where scaled values live.
+    """
 
     def __init__(self, scaling: Scaling, device: torch.device | str = "cpu") -> None:
         shape = (1, -1, 1, 1)
@@ -20,7 +25,7 @@ class PixelScale:
         self.high = (1 - self._mean) / self._std
 
     def clamp(self, scaled: Tensor) -> Tensor:
-        """Return the values moved into the range that pixels can have."""
+        """Clip scaled values to the range that pixels can have."""
         return scaled.clamp(self.low, self.high)
 
     def scale(self, images: Tensor) -> Tensor:
@@ -43,9 +48,15 @@ class PixelScale:
     def to_pixels(self, scaled: Tensor, dither: torch.Generator) -> NDArray[np.uint8]:
         """Round scaled values to uint8 pixels, at random and without bias.
 
-        The dither makes every broadcast differ, also after an aborted step that left the
-        dreams where they were; a client refuses to answer one broadcast twice (D1).
+        Args:
+            scaled: float32, shape (B, C, H, W).
+            dither: source of the random rounding.
+
+        Returns:
+            uint8, shape (B, C, H, W).
         """
+        # A client answers a broadcast only once (D1). An aborted step leaves the dreams as they
+        # were, so without fresh random rounding the repeated broadcast would be refused.
         levels = self.unscale(scaled).cpu() * 255
         rounded = (levels + torch.rand(levels.shape, generator=dither)).floor()
         return rounded.clamp(0, 255).to(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""What every party may know of the data: the shape of an image, the classes, the scaling."""
+"""Public facts about the data: the shape of an image, the number of classes, the scaling."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -28,8 +28,8 @@ class Scaling:
     """Public constants: a model sees `(pixel - mean) / std`, channel by channel.
 
     Attributes:
-        mean: One number a channel, in units of a pixel value in [0, 1].
-        std: One positive number a channel, in the same units.
+        mean: One number for each channel, in units of a pixel value in [0, 1].
+        std: One positive number for each channel, in the same units.
 
     Raises:
         ValueError: The lengths differ, or a number is not finite, or a `std` is not positive.

@@ -1,4 +1,4 @@
-"""R_bn: the distance of a dream batch's feature statistics from a teacher's BatchNorm memory."""
+"""R_bn: how far the feature statistics of a dream batch are from a teacher's BatchNorm memory."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +14,9 @@ _EPSILON = 1e-5  # keeps the inverse deviation of a dead channel finite
 class _ChannelMoments(torch.autograd.Function):
     """Mean and biased variance of every channel over batch and space.
 
-    Over these axes `Tensor.var` is slow on CPUs, and so are its and the mean's gradient
-    (benchmarks/dream_step.py has the ratio). Batch norm's own kernel finds both moments in
-    vectorized passes, and the gradient, affine in the features, is one more.
+    On CPUs `Tensor.var` and the gradients of mean and variance are slow over these axes
+    (benchmarks/costs/dream_step.py measures the ratio). Batch norm's kernel computes both moments
+    in vectorized passes. The gradient takes one more pass, since it is affine in the features.
     """
 
     @staticmethod
@@ -34,6 +34,7 @@ class _ChannelMoments(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_mean: Tensor, to_variance: Tensor) -> Tensor:  # noqa: ANN401
         features, mean = ctx.saved_tensors
+        # d mean / d x = 1 / n and d variance / d x = 2 (x - mean) / n, for n values a channel.
         count = features.numel() // features.shape[1]
         slope = 2 / count * to_variance
         offset = to_mean / count - slope * mean
@@ -52,45 +53,46 @@ def channel_moments(features: Tensor) -> Moments:
 
 
 class StatisticsMemory:
-    """Running feature statistics of the dream batches so far, one mean and variance a layer.
+    """Running feature statistics of one client's earlier dream batches, a pair for each layer.
 
-    With a momentum, R_bn compares the mixture of these and of the batch at hand, so that many
-    small batches cover the teacher's statistics together (Fast-Datafree, Fang et al., AAAI-22).
-    It belongs to one client.
+    With a momentum, R_bn compares the teacher's statistics with a mixture of these and of the
+    present batch, so that many small batches match them together. Source: Fast-Datafree, Fang et
+    al., AAAI-22.
     """
 
     def __init__(self) -> None:
         self._moments: list[Moments] = []
 
     def mixed(self, layer: int, batch: Moments, momentum: float) -> Moments:
-        """Return ``momentum`` parts of the memory and the rest of the batch at hand."""
+        """Return momentum * memory + (1 - momentum) * batch for one layer."""
         if not momentum or layer >= len(self._moments):
             return batch
         mean, variance = self._moments[layer]
         return mean.lerp(batch[0], 1 - momentum), variance.lerp(batch[1], 1 - momentum)
 
     def take(self, batch: "FeatureStatistics", momentum: float) -> None:
-        """Take a finished batch in."""
+        """Mix a finished batch into the memory."""
         taken = [(mean.detach(), variance.detach()) for mean, variance in batch.moments]
         self._moments = [self.mixed(i, moments, momentum) for i, moments in enumerate(taken)]
 
     def state(self) -> list[Moments]:
-        """Return mean and variance a layer, for a checkpoint."""
+        """Return one mean and variance for each layer, for a checkpoint."""
         return list(self._moments)
 
     def restore(self, moments: list[Moments], device: torch.device) -> None:
-        """Go on with the memory of the same client."""
+        """Restore the moments that `state` returned."""
         self._moments = [(mean.to(device), variance.to(device)) for mean, variance in moments]
 
 
 class FeatureStatistics:
-    """Watches the input of every BatchNorm2d of a teacher while the context is open.
+    """Records the inputs' moments at every BatchNorm2d of a teacher while the context is open.
 
-    A teacher without BatchNorm takes part with a penalty of zero. The running statistics are
-    functions of private data that no noise protects: never use this under DP (dp.md b3).
+    A teacher without BatchNorm has a penalty of zero. Never use this under DP: the running
+    statistics are functions of private data, and no noise protects them (`AnswerRules` refuses
+    such requests there).
 
     Attributes:
-        moments: mean and biased variance over batch and space, one pair a layer.
+        moments: mean and biased variance over batch and space, one pair for each layer.
     """
 
     def __init__(self, teacher: nn.Module) -> None:
@@ -120,13 +122,13 @@ class FeatureStatistics:
         self.moments.append(channel_moments(inputs[0]))
 
     def penalty(self, like: Tensor, memory: StatisticsMemory, momentum: float) -> Tensor:
-        """Return the mean over layers of ||mean difference|| + ||variance difference||.
+        """Return R_bn = mean over layers l of ||mu_l - mu_l(x)||_2 + ||var_l - var_l(x)||_2.
 
-        The mean instead of the paper's sum (Eq. 3) keeps deep and shallow teachers comparable
-        in one federation.
+        CoDream's Eq. 3 has the sum over layers. The mean makes deep and shallow teachers of one
+        federation comparable.
 
         Args:
-            like: any tensor of the dtype and device that a zero penalty should have.
+            like: gives dtype and device of a zero penalty.
             memory: statistics of earlier dream batches.
             momentum: their share, 0..1.
         """

@@ -19,14 +19,9 @@ from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings, MetaGenerator
+from codream_secure.dreaming.server_terms import ClassMeans, SynthesisSettings
 from codream_secure.dreaming.sources import DreamSource, ParallelBatches, PixelDreams, smooth_noise
-from codream_secure.dreaming.synthesis import (
-    ClassMeans,
-    Clips,
-    DreamSynthesis,
-    LabelledDreams,
-    SynthesisSettings,
-)
+from codream_secure.dreaming.synthesis import Clips, DreamSynthesis, LabelledDreams
 from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
@@ -147,7 +142,7 @@ class DreamGroup:
         advance()
         if self._meta is None:
             for _ in self.members:
-                self.aggregator.could_save("starting noise, from a public seed", start_bytes)
+                self.aggregator.count_avoidable("starting noise, from a public seed", start_bytes)
         self.rolled_back += synthesis.rolled_back
         for one in sources:
             if self._meta is not None and isinstance(one, GeneratedDreams):

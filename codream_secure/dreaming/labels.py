@@ -37,12 +37,12 @@ def label_contribution(
         ``confidence``, float64, shape (B,), confidences less 1/2.
     """
     logits = _observed_logits(teacher, scale.from_pixels(pixels(request)), request)
-    if request.kind == "logits":
-        values = logits.clamp(-request.clip, request.clip)
+    if request.labels.kind == "logits":
+        values = logits.clamp(-request.labels.clip, request.labels.clip)
     else:
-        values = (logits / request.temperature).softmax(dim=1) - 0.5
+        values = (logits / request.labels.temperature).softmax(dim=1) - 0.5
     sections = {"labels": values}
-    if request.weighting == "confidence":
+    if request.labels.weighting == "confidence":
         confidence = _confidence(logits)
         sections = {"labels": values * confidence[:, None], "confidence": confidence - 0.5}
     return {name: v.double().cpu().numpy().ravel() for name, v in sections.items()}
@@ -81,9 +81,9 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
     Raises:
         StepAborted: weighted by examples, and all weights are zero.
     """
-    if request.noisy is not None:
-        return _noisy_mean(answer, request, request.noisy)
-    if request.weighting == "equal":
+    if request.labels.noisy is not None:
+        return _noisy_mean(answer, request, request.labels.noisy)
+    if request.labels.weighting == "equal":
         if not request.weight_cap:
             return answer.mean("labels")
         weight = int(answer.totals["weight"][0])
@@ -93,16 +93,16 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
     weights = answer.count * (answer.mean("confidence") + 0.5)
     # Where nobody is confident, rounding can leave nothing or less; then nobody's word counts.
     weights = np.maximum(weights, answer.count * answer.quantizer("confidence").resolution)
-    sums = answer.count * answer.mean("labels").reshape(-1, request.classes)
+    sums = answer.count * answer.mean("labels").reshape(-1, request.labels.classes)
     return np.asarray((sums / weights[:, None]).ravel())
 
 
 def _noisy_mean(answer: FieldSum, request: LabelRequest, terms: NoisyTerms) -> NDArray[np.float64]:
     """Return the mean of noisy labels, moved to the nearest probabilities; less 1/2."""
-    grid = LabelGrid(request.shape[0], request.classes)
+    grid = LabelGrid(request.shape[0], request.labels.classes)
     sums = noisy_sum(terms).decode(answer.totals["labels"], answer.count)
-    mean = grid.values(sums, rotation(request)).reshape(-1, request.classes) / answer.count
-    return np.asarray((_onto_simplex(mean + 1 / request.classes) - 0.5).ravel())
+    mean = grid.values(sums, rotation(request)).reshape(-1, request.labels.classes) / answer.count
+    return np.asarray((_onto_simplex(mean + 1 / request.labels.classes) - 0.5).ravel())
 
 
 def _onto_simplex(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,9 +123,9 @@ def soft_targets(mean: NDArray[np.float64], request: LabelRequest) -> Tensor:
     Returns:
         float32, shape (B, classes), rows summing to 1.
     """
-    values = torch.from_numpy(mean.reshape(-1, request.classes))
-    if request.kind == "logits":
-        return (values / request.temperature).softmax(dim=1).float()
+    values = torch.from_numpy(mean.reshape(-1, request.labels.classes))
+    if request.labels.kind == "logits":
+        return (values / request.labels.temperature).softmax(dim=1).float()
     # Rounding can leave a mean slightly below zero and a row slightly off one.
     probabilities = (values + 0.5).clamp_min(0)
     return (probabilities / probabilities.sum(dim=1, keepdim=True)).float()

@@ -1,9 +1,13 @@
-"""The terms of a dream's loss. Clients differentiate the first two; the server owns the priors.
+"""The terms of a dream's loss (CoDream, Eq. 3). Every function here returns a scalar.
 
-Every term returns a scalar. What a client contributes is the gradient of
-``B * (w_entropy * entropy + w_balance * class_balance + w_bn * feature distance)``: the factor B
-(dreams in the batch) makes the size of one pixel's gradient independent of the batch size, so
-that one public clip fits every batch.
+Client k contributes the gradient, with respect to the dreams x, of
+
+    B * (w_ent * H(x) + w_bal * L_bal(x) + w_bn * R_bn(x) + w_adv * R_adv(x)),
+
+with H `entropy`, L_bal `class_balance`, R_adv `adversarial` and R_bn the distance that
+`feature_statistics` computes. The factor B (dreams in the batch) makes the size of one pixel's
+gradient independent of the batch size, so that one public clip fits every batch. The server adds
+the gradients of the priors `total_variation`, `squared_norm` and `class_mean_distance` itself.
 """
 
 import torch
@@ -14,7 +18,7 @@ from codream_secure.aggregation.requests import Adversary
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Mean entropy of the predictions, in nats (CoDream Eq. 3, first term).
+    """Return H = -(1/B) sum_i sum_c p_ic log p_ic, p the softmax, in nats (CoDream, Eq. 3).
 
     Args:
         logits: float, shape (B, classes).
@@ -24,10 +28,11 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def class_balance(logits: Tensor) -> Tensor:
-    """Negative entropy of the batch-mean prediction, in nats.
+    """Return L_bal = sum_c m_c log m_c, with m the mean prediction over the batch, in nats.
 
-    Entropy alone is content when all dreams show one class; this term is lowest when the batch
-    covers all classes evenly. (DAFL, Chen et al., ICCV 2019, "information entropy loss".)
+    `entropy` alone has its minimum where all dreams show the same class; this term is lowest where
+    the batch covers all classes evenly. Source: DAFL, Chen et al., ICCV 2019, "information entropy
+    loss".
 
     Args:
         logits: float, shape (B, classes).
@@ -37,7 +42,7 @@ def class_balance(logits: Tensor) -> Tensor:
 
 
 def total_variation(dreams: Tensor) -> Tensor:
-    """Sum of squared differences of neighbouring pixels, divided by the number of values.
+    """Return the sum of squared differences of neighbouring pixels, by the number of values.
 
     Args:
         dreams: float, shape (B, C, H, W).
@@ -48,12 +53,12 @@ def total_variation(dreams: Tensor) -> Tensor:
 
 
 def class_mean_distance(dreams: Tensor, classes: Tensor, means: Tensor) -> Tensor:
-    """Mean squared distance between what the dreams of a class are in the mean and what they shall.
+    """Return the mean squared distance of the dreams' class means from given class means.
 
     Args:
         dreams: float, shape (B, C, H, W).
         classes: of every dream, int64, shape (B,); a class without dreams does not count.
-        means: of every class, shape (classes, C, H, W).
+        means: the given mean of every class, shape (classes, C, H, W).
     """
     counts = torch.bincount(classes, minlength=len(means))
     sums = torch.zeros_like(means).index_add(0, classes, dreams)
@@ -62,7 +67,7 @@ def class_mean_distance(dreams: Tensor, classes: Tensor, means: Tensor) -> Tenso
 
 
 def squared_norm(dreams: Tensor) -> Tensor:
-    """Mean squared value of the dreams (the L2 prior).
+    """Return the mean squared value of the dreams (the L2 prior).
 
     Args:
         dreams: float, shape (B, C, H, W).
@@ -71,13 +76,14 @@ def squared_norm(dreams: Tensor) -> Tensor:
 
 
 def adversarial(teacher: Tensor, student: Tensor, kind: Adversary) -> Tensor:
-    """Return R_adv, the mean over the batch of a negative divergence, in nats.
+    """Return R_adv: minus the divergence of teacher and student, mean over the batch, in nats.
 
     Args:
         teacher: logits, float, shape (B, classes).
         student: logits, float, shape (B, classes).
         kind: "jsd", the Jensen-Shannon divergence, at most log 2 (CoDream, Eq. 3); "kl",
-            KL(teacher || student) where both name the same class, unbounded (official code).
+            KL(teacher || student) at dreams where both predict the same class, unbounded (as in
+            CoDream's official code).
     """
     log_t, log_s = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
     if kind == "kl":

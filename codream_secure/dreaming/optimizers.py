@@ -1,7 +1,7 @@
-"""How the server moves what it optimises, given the gradient of all clients' losses.
+"""The optimizers with which the server moves dreams along the clients' mean gradient.
 
-``avg``, ``adam`` and ``fedadam`` are the server optimizers of CoDream (reference: its Algorithm 1
-and official code, and Reddi et al., ICLR 2021). Moments are kept over a whole synthesis.
+``avg``, ``adam`` and ``fedadam`` are the server optimizers of CoDream. Moments last for one whole
+synthesis. Source: CoDream, Algorithm 1 and official code; Reddi et al., ICLR 2021.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class FedAdam(torch.optim.Optimizer):
     """Adam without bias correction, on pseudo-gradients (Reddi et al., ICLR 2021, Algorithm 2).
 
     Args:
-        tensors: to be moved.
+        tensors: which it moves.
         lr: step size.
         betas: decay of the first and second moment.
         tau: added to the root of the second moment.
@@ -55,10 +55,13 @@ class FedAdam(torch.optim.Optimizer):
 
 
 def dream_optimizer(name: DreamOptimizer, dreams: Tensor, lr: float) -> torch.optim.Optimizer:
-    """Return the optimizer of a synthesis.
+    """Return the optimizer that moves one batch of dreams.
 
-    ``avg`` moves the dreams by the mean of what the clients moved them (the gradient is then a
-    mean displacement, see `Synthesis`), ``lr`` times; the others take steps of about ``lr``.
+    Args:
+        name: ``avg`` moves the dreams by ``lr`` times the clients' mean displacement, which
+            `PixelDreams.descend` passes as the gradient; the others take steps of about ``lr``.
+        dreams: the tensor to be moved, shape (B, C, H, W).
+        lr: step size in scaled pixels; with ``avg`` a factor.
     """
     if name == "avg":
         return torch.optim.SGD([dreams], lr=lr)

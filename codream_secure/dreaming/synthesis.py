@@ -1,4 +1,4 @@
-"""The server's side of dreaming: it holds the dreams and learns nothing but sums."""
+"""The server's side of dreaming: it holds the dreams and learns only sums of answers."""
 
 from dataclasses import dataclass
 
@@ -10,25 +10,20 @@ from torch import Tensor, nn
 from codream_secure.aggregation.aggregator import Aggregator, FieldSum
 from codream_secure.aggregation.requests import (
     VERSION,
-    Adversary,
     DreamRequest,
-    LabelKind,
     LabelRequest,
-    Labels,
-    LabelWeighting,
-    LocalSteps,
+    LabelTerms,
     Request,
     Student,
     asked_labels,
 )
 from codream_secure.data.pixels import PixelScale
 from codream_secure.dreaming.labels import label_mean, soft_targets
-from codream_secure.dreaming.losses import (
-    class_balance,
-    class_mean_distance,
-    entropy,
-    squared_norm,
-    total_variation,
+from codream_secure.dreaming.server_terms import (
+    ClassMeans,
+    SynthesisSettings,
+    own_gradient,
+    student_gradient,
 )
 from codream_secure.dreaming.sources import DreamSource
 from codream_secure.errors import StepAborted
@@ -36,60 +31,14 @@ from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import ReleasePlan
 from protocols.quantization import CLIP_START, next_clip
 
-# A label step that was aborted is tried again on dreams that have moved on by one step: clients
-# refuse a broadcast that they have answered (D1).
+# How often labels are asked for until a request is not aborted. Every attempt moves the dreams by
+# one more step first: clients refuse a broadcast that they have already answered (D1).
 LABEL_ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SynthesisSettings:
-    """Public settings of a synthesis; what clients need of them travels in every request.
-
-    Args:
-        classes: number of classes.
-        bits: of a gradient coordinate.
-        entropy_weight, bn_weight, balance_weight: of the clients' terms.
-        statistics_momentum: share of earlier dreams in R_bn's statistics.
-        tv_weight, l2_weight: of the server's priors.
-        statistics_weight: of the distance to released class means, where there are some.
-        local: steps that clients take on copies of their own.
-        adversary: which R_adv, where a student takes part.
-        adversary_weight: of R_adv.
-        adversary_bits: of the gradient with respect to a logit of the student.
-        labels: what is averaged.
-        label_weighting: equal, or by the clients' confidence at each dream.
-        label_bits: of a label.
-        label_clip: public range of a logit.
-        kd_temperature: at which probabilities are taken.
-        weight_cap: largest weight of a client; 0: clients count alike.
-        batches: that are made in one synthesis, side by side.
-    """
-
-    classes: int
-    bits: int
-    entropy_weight: float
-    bn_weight: float
-    balance_weight: float
-    statistics_momentum: float
-    tv_weight: float
-    l2_weight: float
-    statistics_weight: float
-    local: LocalSteps
-    adversary: Adversary
-    adversary_weight: float
-    adversary_bits: int
-    labels: LabelKind
-    label_weighting: LabelWeighting
-    label_bits: int
-    label_clip: float
-    kd_temperature: float
-    weight_cap: int
-    batches: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledDreams:
-    """What one synthesis yields; all of it is public.
+    """The result of a synthesis; public.
 
     ``pixels``: uint8, shape (B, C, H, W). ``targets``: float32 probabilities, shape (B, classes).
     """
@@ -98,31 +47,19 @@ class LabelledDreams:
     targets: Tensor
 
     def split(self, batches: int) -> list["LabelledDreams"]:
-        """Return the batches that were made side by side, in order."""
+        """Return the parallel batches of which these are the dreams, in order."""
         parts = zip(np.split(self.pixels, batches), self.targets.chunk(batches), strict=True)
         return [LabelledDreams(pixels, targets) for pixels, targets in parts]
 
 
-@dataclass(frozen=True, slots=True)
-class ClassMeans:
-    """What the dreams of a batch shall be in the mean: class means that were released.
-
-    ``classes``: that every dream began in, int64, shape (B,). ``means``: scaled, float32, shape
-    (classes, C, H, W).
-    """
-
-    classes: Tensor
-    means: Tensor
-
-
 class Clips:
-    """The public clips of dream steps, by section, carried from sum to sum (SPEC 7.4)."""
+    """The public clips of dream steps, by section; each sum decides the next clip (SPEC 7.4)."""
 
     def __init__(self) -> None:
         self.values = {"gradient": CLIP_START, "student": CLIP_START}
 
     def follow(self, answer: FieldSum) -> None:
-        """Set the next clips from the sums of a step."""
+        """Set the clips of the next step from the sums of this one."""
         for section in answer.sections:
             if section.name not in self.values:
                 continue
@@ -132,23 +69,23 @@ class Clips:
 
 
 class DreamSynthesis:
-    """One batch of dreams, or several side by side, from their start to soft labels.
+    """One batch of dreams, or several parallel ones, from their start to soft labels.
 
-    CoDream Algorithm 1.
+    Source: CoDream, Algorithm 1.
 
     Args:
         source: holds the dreams and moves them.
         scale: the public pixel scale.
         settings: public settings.
-        clips: read and advanced at every step.
-        noise: makes the dither of broadcasts.
-        position: (round, batch), which the requests carry.
-        student: frozen, in eval mode; with it dreams also seek where it disagrees (R_adv).
-        label_plan: with it labels are noisy sums, and dreams are made by the student alone.
-        released: class means to stay near to; None: there are none.
+        clips: of the gradients; changed after every step.
+        noise: draws the dither with which dreams are rounded to pixels.
+        position: (round, batch), sent in every request.
+        student: frozen, in eval mode; with it the loss has the term R_adv.
+        label_plan: client-level DP: labels are noisy sums, and only the student moves the dreams.
+        released: class means that the dreams stay near; None: there are none.
 
     Attributes:
-        rolled_back: steps whose result was not finite and was taken back.
+        rolled_back: how many steps were undone because their result was not finite.
     """
 
     def __init__(
@@ -172,7 +109,7 @@ class DreamSynthesis:
         self.rolled_back = 0
 
     def dream_request(self, *, with_labels: bool = False) -> DreamRequest:
-        """Return the broadcast of the next dream step; with labels it asks for these as well."""
+        """Return the request of the next dream step; ``with_labels`` asks for labels too."""
         s = self._settings
         pixels = self._pixels()
         return DreamRequest(
@@ -195,52 +132,46 @@ class DreamSynthesis:
             batches=s.batches,
         )
 
-    def _labels(self) -> Labels:
+    def _labels(self) -> LabelTerms:
         s = self._settings
-        return Labels(
+        return LabelTerms(
             bits=s.label_bits,
             clip=s.label_clip if s.labels == "logits" else 0.5,
             kind=s.labels,
             temperature=s.kd_temperature,
             classes=s.classes,
             weighting=s.label_weighting,
+            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
         )
 
     def label_request(self) -> LabelRequest:
-        """Return the broadcast that asks for labels of the dreams as they are now."""
-        s, asked = self._settings, self._labels()
-        pixels = self._pixels()
+        """Return the request for labels of the present dreams."""
+        s, pixels = self._settings, self._pixels()
         return LabelRequest(
             version=VERSION,
             round=self._round,
             batch=self._batch,
             shape=_shape(pixels),
             dreams=pixels.tobytes(),
-            bits=asked.bits,
-            clip=asked.clip,
-            kind=asked.kind,
-            temperature=asked.temperature,
-            classes=asked.classes,
-            weighting=asked.weighting,
+            labels=self._labels(),
             statistics_momentum=s.statistics_momentum,
             weight_cap=s.weight_cap,
-            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
             batches=s.batches,
         )
 
     def public_step(self) -> None:
-        """Move the dreams by what the server's student says of them; nobody is asked.
+        """Move the dreams along the loss of the server's student, without asking any client.
 
-        Before there is a student they stay what they are.
+        Without a student the dreams do not move.
         """
         if self._student is None:
             return
         s, dreams = self._settings, self._source.dreams()
         gradient = student_gradient(self._student, dreams, s.entropy_weight, s.balance_weight)
-        self.rolled_back += not self._source.descend(gradient + self._prior_gradient(), 1.0)
+        self.rolled_back += not self._source.descend(gradient + self._own_gradient(), 1.0)
 
     def dream_step(self, aggregator: Aggregator) -> bool:
-        """Ask for one summed gradient and move the dreams; False if the step was aborted."""
+        """Request one summed gradient and move the dreams; return False if it was aborted."""
         request = self.dream_request()
         self._steps += 1
         try:
@@ -251,9 +182,9 @@ class DreamSynthesis:
         return True
 
     def labelled_step(self, aggregator: Aggregator) -> LabelledDreams | None:
-        """Do both with one broadcast: the labels are those of the dreams before they move.
+        """Request gradient and labels at once; the labels belong to the dreams before they move.
 
-        None if all attempts were aborted.
+        Returns None if all attempts were aborted.
         """
         for _ in range(LABEL_ATTEMPTS):
             request = self.dream_request(with_labels=True)
@@ -270,7 +201,7 @@ class DreamSynthesis:
     def _descend(self, request: DreamRequest, answer: FieldSum) -> None:
         self._clips.follow(answer)
         gradient = _tensor(answer.mean("gradient")).reshape(request.shape)
-        gradient = gradient.to(self._scale.low.device) + self._prior_gradient()
+        gradient = gradient.to(self._scale.low.device) + self._own_gradient()
         if request.student is not None:
             towards_student = _tensor(answer.mean("student")).reshape(-1, request.student.classes)
             gradient += self._through_student(request, towards_student)
@@ -278,7 +209,7 @@ class DreamSynthesis:
         self.rolled_back += not self._source.descend(gradient, stride)
 
     def label(self, aggregator: Aggregator) -> LabelledDreams | None:
-        """Ask for the summed labels of the finished dreams; None if all attempts were aborted."""
+        """Request labels of the finished dreams; return None if all attempts were aborted."""
         if self._label_plan:
             return self._noisy_label(aggregator, self._label_plan)
         for attempt in range(LABEL_ATTEMPTS):
@@ -292,7 +223,7 @@ class DreamSynthesis:
         return None
 
     def _noisy_label(self, aggregator: Aggregator, plan: ReleasePlan) -> LabelledDreams | None:
-        """Ask once: what is aborted is charged, and there is nothing left to try again with."""
+        """Request noisy labels once: the budget has room for this release alone, aborted or not."""
         if not plan.reserve():
             return None
         request = self.label_request()
@@ -303,27 +234,15 @@ class DreamSynthesis:
         plan.released(answer.count)
         return _labelled(request, answer)
 
+    def _own_gradient(self) -> Tensor:
+        return own_gradient(self._source.dreams(), self._settings, self._released)
+
     def _pixels(self) -> NDArray[np.uint8]:
         return self._scale.to_pixels(self._source.dreams(), self._noise)
 
-    def _prior_gradient(self) -> Tensor:
-        """Return the gradient of B times the server's own terms: no client is asked for it."""
-        s, dreams, released = self._settings, self._source.dreams(), self._released
-        matches = released is not None and s.statistics_weight
-        if not (s.tv_weight or s.l2_weight or matches):
-            return torch.zeros_like(dreams)
-        leaf = dreams.detach().clone().requires_grad_()
-        prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
-        if released is not None and matches:
-            batches = zip(leaf.chunk(s.batches), released.classes.chunk(s.batches), strict=True)
-            distances = [class_mean_distance(*batch, released.means) for batch in batches]
-            prior = prior + s.statistics_weight * torch.stack(distances).mean()
-        (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
-        return gradient
-
     @torch.no_grad()
     def _student_logits(self, pixels: NDArray[np.uint8]) -> Student | None:
-        """Publish what the student says of the dreams that clients will see."""
+        """Return the student's logits at the pixels that clients will receive."""
         if self._student is None:
             return None
         s = self._settings
@@ -349,7 +268,7 @@ class DreamSynthesis:
 
 
 def _labelled(request: Request, answer: FieldSum) -> LabelledDreams:
-    """Return the request's dreams with the labels that were asked for.
+    """Return the request's dreams with the labels that the sums decode to.
 
     Raises:
         StepAborted: see `label_mean`.
@@ -367,21 +286,3 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 def _shape(pixels: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     count, channels, height, width = pixels.shape
     return count, channels, height, width
-
-
-def student_gradient(
-    student: nn.Module, dreams: Tensor, entropy_weight: float, balance_weight: float
-) -> Tensor:
-    """Return the gradient of the student's loss: what a client computes, of a public model.
-
-    Args:
-        student: frozen, in eval mode; learned from released labels alone.
-        dreams: scaled images, shape (B, C, H, W).
-        entropy_weight: of the predictions' entropy.
-        balance_weight: of class balance.
-    """
-    leaf = dreams.detach().clone().requires_grad_()
-    logits = student(leaf)
-    loss = entropy_weight * entropy(logits) + balance_weight * class_balance(logits)
-    (gradient,) = torch.autograd.grad(len(leaf) * loss, leaf)
-    return gradient

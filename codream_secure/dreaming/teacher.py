@@ -1,4 +1,4 @@
-"""What one client computes for a dream request: the gradient of its own loss at the dreams."""
+"""A client's part of a dream step: the gradient of its own loss at the dreams."""
 
 from dataclasses import dataclass
 
@@ -16,41 +16,41 @@ from codream_secure.models.evaluate import logits_of
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A frozen model in eval mode, and what it needs besides to be asked.
+    """A frozen model in eval mode, which answers the requests of one round.
 
     Args:
-        model: no gradient reaches its parameters.
-        memory: of earlier dreams' feature statistics.
-        offset: added to logits, float, shape (classes,): see `prior_offset`. None: nothing.
+        model: its parameters take no gradient.
+        memory: feature statistics of earlier dreams.
+        adjustment: added to logits, float, shape (classes,): see `logit_adjustment`.
         bf16: see `codream_secure.models.evaluate.logits_of`.
     """
 
     model: nn.Module
     memory: StatisticsMemory
-    offset: Tensor | None = None
+    adjustment: Tensor | None = None
     bf16: bool = False
 
     def __call__(self, dreams: Tensor) -> Tensor:
         """Return the logits of scaled images, shape (B, classes)."""
         logits = logits_of(self.model, dreams, bf16=self.bf16)
-        return logits if self.offset is None else logits + self.offset
+        return logits if self.adjustment is None else logits + self.adjustment
 
 
-def prior_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
-    """Return what takes a client's class frequencies out of its logits.
+def logit_adjustment(labels: Tensor, classes: int, strength: float) -> Tensor:
+    """Return -strength * log(pi), with pi the client's class frequencies (add-one smoothed).
 
-    A model that saw few examples of a class seldom predicts it. Its logits less ``strength`` times
-    the log of the (add-one) frequencies are those of a model of even classes, so that a federation
-    of skewed clients labels dreams better than the mean of their prejudices (Menon et al.,
-    Long-tail learning via logit adjustment, ICLR 2021, post hoc).
+    A model seldom predicts a class of which it saw few examples. Added to its logits, this term
+    removes the effect of uneven class frequencies, so that clients with skewed data label dreams
+    better together. Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021,
+    post-hoc adjustment.
 
-    The frequencies are private and no noise protects them: what is asked of such a teacher leaves
-    the client under masks alone, and never under DP.
+    The frequencies are private, and no noise protects them. Answers of such a teacher may leave
+    the client only under masks, and never under DP.
 
     Args:
         labels: of the client's training examples, int64, shape (N,).
-        classes: how many there are.
-        strength: 1 corrects fully.
+        classes: number of classes.
+        strength: tau of the paper; 1 removes the frequencies fully.
 
     Returns:
         float32, shape (classes,).
@@ -62,10 +62,10 @@ def prior_offset(labels: Tensor, classes: int, strength: float) -> Tensor:
 def client_loss(
     teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
 ) -> Tensor:
-    """Return B times the weighted loss of CoDream Eq. 3, of one batch.
+    """Return B times the weighted loss of CoDream, Eq. 3, for one batch (see `losses`).
 
     Args:
-        teacher: no gradient reaches its parameters.
+        teacher: of this client.
         dreams: scaled images, float, shape (B, C, H, W).
         request: weights of the terms; 0 switches one off.
         student: its logits, float, shape (B, classes); needed if the request has a student.
@@ -92,7 +92,7 @@ def client_loss(
 def dream_gradient(
     teacher: Teacher, dreams: Tensor, request: DreamRequest, student: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of the summed `client_loss` of all batches at the dreams.
+    """Return the gradients of the sum of `client_loss` over all parallel batches.
 
     Args:
         teacher: see `client_loss`.
@@ -131,13 +131,13 @@ def _batch_gradient(
 def dream_contribution(
     teacher: Teacher, scale: PixelScale, request: DreamRequest
 ) -> dict[str, NDArray[np.float32]]:
-    """Return what a client adds to the sums of a dream step, by section.
+    """Return a client's contribution to the sums of a dream step, by section.
 
-    With one local step this is the gradient at the broadcast dreams. With M it is the
-    pseudo-gradient of Algorithm 1: M steps of ``local.size / clip`` along the negative gradient,
-    kept within the range of pixels, and the way made, divided by M and by the size of a step.
-    The student's logits are known at the broadcast dreams alone; during local steps they are
-    constants, and the gradient with respect to them is that of the first step.
+    With one local step it is the gradient at the broadcast dreams x_0. With M steps it is the
+    pseudo-gradient of CoDream's Algorithm 1, (x_0 - x_M) / (M s): each step moves x by s =
+    ``local.size / clip`` times the negative gradient and clamps it to the range of pixels.
+    The student's logits are known only at x_0. They stay constant during local steps, and the
+    gradient with respect to them is that of the first step.
 
     Args:
         teacher: of this client.

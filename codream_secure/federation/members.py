@@ -22,9 +22,9 @@ from codream_secure.data.partition import (
 )
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
-from codream_secure.dreaming.teacher import prior_offset
+from codream_secure.dreaming.teacher import logit_adjustment
 from codream_secure.errors import UserError
-from codream_secure.federation.client import Client, Policy
+from codream_secure.federation.client import AnswerRules, Client
 from codream_secure.federation.observer import Observer
 from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
 from codream_secure.models.build import build_model
@@ -228,7 +228,7 @@ class Federation:
             self._learner(c, local, "client"),
             self.scale,
             derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
-            Policy(
+            AnswerRules(
                 allow_feature_statistics=not self.config.private,
                 allow_weights=not self.config.private,
                 noisy_labels_only=self.config.private_clients,
@@ -236,7 +236,7 @@ class Federation:
             releases=self.label_plan.share(c) if self.label_plan else None,
             statistics=self._statistics(c, local),
             examples=len(rows),
-            offset=self._offset(local),
+            adjustment=self._adjustment(local),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
 
@@ -247,9 +247,9 @@ class Federation:
         labels = local.y.cpu().numpy()
         return OwnClassMeans(self.plan.class_means, images, labels, self.plan.noise_key(c))
 
-    def _offset(self, local: Examples) -> Tensor | None:
+    def _adjustment(self, local: Examples) -> Tensor | None:
         strength = self.config.dream.prior_correction
-        return prior_offset(local.y, self.spec.classes, strength) if strength else None
+        return logit_adjustment(local.y, self.spec.classes, strength) if strength else None
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
         """Build a client's learner or its twin's, with streams of their own.

@@ -1,7 +1,8 @@
 """The observer of a simulation: it may look into clients, and tells nobody who takes part.
 
-Per-client accuracies are facts about the simulation, not something the protocol carries. Nothing
-here is covered by epsilon, and no server-side module may import this one (tests/test_layering.py).
+Per-client accuracies are facts about the simulation; the protocol does not carry them. Epsilon does
+not cover them, so no server-side module may import this one: tests/codream_secure/test_layering.py
+lists who may.
 """
 
 import hashlib

@@ -1,64 +1,80 @@
-"""Bytes to sites by number, through Flower's Grid."""
+"""Carries bytes between the server and numbered sites, in Flower's messages."""
 
 import logging
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from flwr.serverapp import Grid
 
 from codream_secure.sites import wire
 from codream_secure.sites.peers import Traffic, one_line
 
-# Flower's own `send_and_receive` looks every 3 seconds, which would be most of a round trip.
+if TYPE_CHECKING:  # at a site it would be a slow import of what only servers need
+    from flwr.serverapp import Grid
+
+# The record and the entry of a Flower message that hold our bytes, and the action of a query.
+RECORD, BODY, ACTION = "codream-secure", "body", "secure"
+# Seconds between two looks for answers. Flower's own `send_and_receive` waits 3 seconds, which is
+# longer than most round trips.
 _PAUSE = 0.3
 
 log = logging.getLogger("flwr")
 
 
-class Carrier:
-    """Moves bytes to sites by number, whatever node Flower has for each.
+def body_of(content: Mapping[str, object]) -> bytes | None:
+    """Return our bytes in the content of a Flower message; None if there are none."""
+    record = content.get(RECORD)
+    body = record.get(BODY) if isinstance(record, Mapping) else None
+    return body if isinstance(body, bytes) else None
 
-    A node says itself which site it is. The first that says so is that site while it is connected;
-    others that say the same are sent nothing.
+
+def content_with(body: bytes) -> RecordDict:
+    """Return the content of a Flower message that holds these bytes."""
+    return RecordDict({RECORD: ConfigRecord({BODY: body})})
+
+
+class Carrier:
+    """Sends bytes to sites by number, whichever Flower node each of them is.
+
+    Every node says itself which site it is. The first node that claims a number keeps it while it
+    is connected; other nodes with the same claim are sent nothing.
 
     Args:
         grid: Flower's.
-        timeout: seconds to wait for answers, each time.
-        message_type: which function of the ClientApp answers.
+        timeout: seconds to wait for the answers to each set of messages.
+        message_type: selects the function of the ClientApp that answers.
 
     Attributes:
         message_type: may be changed between messages.
-        traffic: is told the size of whole messages, as protocol buffers; what carries these in turn
-            (HTTP, TLS) is not counted.
+        traffic: counts whole messages, as protocol buffers; HTTP and TLS around them are not
+            counted.
     """
 
-    def __init__(
-        self, grid: Grid, timeout: float, message_type: str = f"query.{wire.ACTION}"
-    ) -> None:
+    def __init__(self, grid: "Grid", timeout: float, message_type: str = f"query.{ACTION}") -> None:
         self._grid, self._timeout = grid, timeout
         self.message_type = message_type
         self.traffic = Traffic()
-        # What connected nodes say that they are, in the order in which they said it.
+        # The site that each connected node claims to be, in the order of their claims.
         self._claims: dict[int, int] = {}
 
     def wait_for(self, sites: int, seconds: float) -> None:
-        """Wait until so many sites are there, or the time is over."""
+        """Wait until so many sites are connected, or the seconds are over."""
         until = time.monotonic() + seconds
         while len(self.sites()) < sites and time.monotonic() < until:
             time.sleep(_PAUSE)
 
     def __call__(self, messages: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Send, and return what comes back in time, by site."""
+        """Send bytes by site; return the answers that arrive in time, by site."""
         sites = self.sites()
         nodes = {site: node for node, site in sites.items()}
         there = {nodes[site]: data for site, data in messages.items() if site in nodes}
         return {sites[node]: data for node, data in self._send(there).items()}
 
     def sites(self) -> dict[int, int]:
-        """Return the number of every connected node that has one; new ones are asked for it."""
+        """Return the site of every connected node that is one; new nodes are asked for it."""
         connected = set(self._grid.get_node_ids())
         self._claims = {node: site for node, site in self._claims.items() if node in connected}
         new = {node: wire.encode(wire.Who()) for node in connected - set(self._claims)}
@@ -79,7 +95,7 @@ class Carrier:
     def _send(self, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
         messages = [
             Message(
-                RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})}),
+                content_with(body),
                 dst_node_id=node,
                 message_type=self.message_type,
                 ttl=self._timeout,
@@ -92,7 +108,7 @@ class Carrier:
             if not reply.has_content():
                 log.warning("node %d: %s", node, one_line(str(reply.error.reason)))
                 continue
-            body = wire.body_of(reply.content)
+            body = body_of(reply.content)
             if body is None or node not in bodies:
                 log.warning("node %d sent what is no answer", node)
                 continue

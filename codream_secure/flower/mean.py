@@ -1,6 +1,6 @@
-"""FedAvg's mean as integers: what a client adds to the sum, what comes out.
+"""FedAvg's mean as integers: from a client's update to its input, from the sum to the mean.
 
-No secret is here, and no message: the vectors are masked by `protocols`.
+`protocols` masks the inputs; nothing here knows keys or messages.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from protocols.server.step import Finished
 
 
 def array_record(request: MeanRequest) -> ArrayRecord:
-    """Return the arrays of a request as Flower has them."""
+    """Return the arrays of a request in Flower's form."""
     return ArrayRecord(
         {
             sent.name: Array(dtype=sent.dtype, shape=sent.shape, stype=sent.stype, data=sent.data)
@@ -24,7 +24,7 @@ def array_record(request: MeanRequest) -> ArrayRecord:
 
 
 def sent_arrays(record: ArrayRecord) -> tuple[SentArray, ...]:
-    """Return Flower's arrays as they are sent."""
+    """Return Flower's arrays in the form of a request."""
     return tuple(
         SentArray(name, array.dtype, tuple(array.shape), array.stype, array.data)
         for name, array in record.items()
@@ -32,27 +32,27 @@ def sent_arrays(record: ArrayRecord) -> tuple[SentArray, ...]:
 
 
 def integers(record: ArrayRecord) -> set[str]:
-    """Return the names of arrays that have no mean, such as BatchNorm's counters."""
+    """Return the names of integer arrays, such as BatchNorm's counters: they have no mean."""
     return {n for n, a in record.items() if not np.issubdtype(np.dtype(a.dtype), np.floating)}
 
 
 def client_inputs(
     request: MeanRequest, arrays: ArrayRecord | None, metrics: MetricRecord, seed: bytes
 ) -> Inputs:
-    """Return a client's part of the sum.
+    """Return a client's input to the sum.
 
     Args:
-        request: that is answered.
-        arrays: what the client's training returned, named and shaped like the request's; None
-            if it evaluates.
-        metrics: what it returned beside them.
+        request: the request.
+        arrays: what training returned, with the request's names and shapes; None for evaluation.
+        metrics: the metrics that came with them.
         seed: 32 secret bytes for the rounding, used once.
 
     Returns:
-        by section uint32: the update (new less sent values), the metrics asked for, the weight.
+        For each section uint32 numbers: the update (new minus sent values), the metrics that the
+        request names, the weight.
 
     Raises:
-        RequestRefused: an array, a metric or the weight is missing or is not what it should be.
+        RequestRefused: an array, a metric or the weight is missing, or has a wrong type or shape.
         LocalProtocolError: a value is NaN or infinite.
     """
     inputs: dict[str, NDArray[np.uint32]] = {}
@@ -75,16 +75,16 @@ def client_inputs(
 def new_arrays(
     request: MeanRequest, finished: Finished, mean_weight: float | None = None
 ) -> ArrayRecord:
-    """Return what was sent plus the mean update of the survivors.
+    """Return the sent arrays plus the mean update of the survivors.
 
     Args:
-        request: that was answered.
+        request: the request.
         finished: the sum.
-        mean_weight: with weights, the mean of min(w, W) over the clients of the step that told
-            their sum, which stands for the survivors' of later steps.
+        mean_weight: with weights, the mean of min(w, W) over the clients of the step that summed
+            the weights. It replaces the survivors' own mean in later steps.
 
     Returns:
-        arrays of the same names, shapes and dtypes.
+        Arrays with the same names, shapes and dtypes.
 
     Guarantees:
         With equal weights a number's error is zero-mean and its variance at most
@@ -115,7 +115,7 @@ def new_arrays(
 
 
 def mean_metrics(request: MeanRequest, finished: Finished) -> dict[str, float]:
-    """Return the mean of every metric over the survivors, each counted once."""
+    """Return the unweighted mean of every metric over the survivors."""
     if not request.metrics:
         return {}
     count = len(finished.survivors)

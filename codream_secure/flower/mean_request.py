@@ -1,4 +1,4 @@
-"""What a round of FedAvg under masks asks of clients: the broadcast, and its vectors."""
+"""The broadcast of a round of FedAvg under masks, and the vectors that clients return."""
 
 import hashlib
 import math
@@ -13,16 +13,17 @@ from protocols.quantization import Quantizer
 
 TRAIN, EVALUATE = "fedavg-train", "fedavg-evaluate"
 UPDATE, METRICS, WEIGHT = "update", "metrics", "weight"
-# Flower's name of how many examples a client has: its weight, whatever a server calls that.
+# Flower's usual name of a client's number of examples. It is a weight even if the server uses
+# another name for weights.
 _EXAMPLES = "num-examples"
 _METRIC_LEVELS = (1 << 20) - 1
 
-# Scalars and lists of them, as in Flower's ConfigRecord, which checks them.
+# Scalars and lists of scalars. Flower's ConfigRecord checks them.
 Config = dict[str, Any]
 
 
 class SentArray(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One of Flower's arrays, serialized as Flower does it."""
+    """One of Flower's arrays, in Flower's serialization."""
 
     name: str
     dtype: str
@@ -32,14 +33,14 @@ class SentArray(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class MeanRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The broadcast of one step: everything that a client computes on (D4).
+    """The broadcast of one step: all that a client's computation depends on (D4).
 
-    ``evaluate``: asks for metrics alone. ``keys``: names of the records of arrays and of the
-    configuration in Flower's message, and of the weight among the metrics. ``run_config``: of the
-    run, which a client compares with the one it was given. ``metrics``: names, ``metric_clip``
-    their range. ``weight_cap`` W: a client with w examples multiplies its update by min(w, W) / W;
-    0: clients count equally. ``weigh``: the weights are a sum of their own, once in a session (D2).
-    ``fixed``: names of arrays that stay as they are sent.
+    ``evaluate``: asks only for metrics. ``keys``: names of the arrays' record and of the
+    configuration's record in Flower's message, and of the weight among the metrics. ``run_config``:
+    the run's; a client compares it with its own. ``metrics``: names; ``metric_clip``: their range.
+    ``weight_cap`` W: a client with w examples multiplies its update by min(w, W) / W; 0: clients
+    count equally. ``weigh``: asks also for the sum of weights, once in a session (D2). ``fixed``:
+    names of arrays that do not change.
     """
 
     version: int
@@ -59,17 +60,17 @@ class MeanRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
     @property
     def quantizer(self) -> Quantizer:
-        """Of the update."""
+        """Quantizes the update."""
         return Quantizer((1 << self.bits) - 1, self.clip)
 
     @property
     def metric_quantizer(self) -> Quantizer:
-        """Of the metrics."""
+        """Quantizes the metrics."""
         return Quantizer(_METRIC_LEVELS, self.metric_clip)
 
     @property
     def kind(self) -> str:
-        """Name of this kind of sum."""
+        """Name of this kind of sum, for the client's policy."""
         return EVALUATE if self.evaluate else TRAIN
 
     @property
@@ -102,10 +103,10 @@ def encode_request(request: MeanRequest) -> bytes:
 
 
 def decode_request(data: bytes) -> MeanRequest:
-    """Decode a request, and check what a client must not be asked.
+    """Decode a request, and refuse what a client must not answer.
 
     Raises:
-        RequestRefused: it is none, of another version, or its settings are out of range.
+        RequestRefused: it is no request, has another version, or has settings out of range.
     """
     try:
         request = decode_with(_DECODER, data)
@@ -119,16 +120,17 @@ def decode_request(data: bytes) -> MeanRequest:
         raise RequestRefused("weights without a cap, or with one that is out of range")
     for weight in (_EXAMPLES, request.keys[2]):
         if weight in request.metrics:
-            # A client's weight does not change: two sums tell it (D2).
+            # A client's weight is the same in every step. Sums over different survivors would
+            # differ by one client's weight (D2).
             raise RequestRefused(f"{weight} is not a metric that is summed")
     return request
 
 
 def task_of(request: MeanRequest, broadcast: bytes, step: int) -> Task:
-    """Return the step of the protocol.
+    """Return the protocol's task for a request.
 
     Raises:
-        RequestRefused: the request is for another step; so none is answered twice (D1).
+        RequestRefused: the request is for another step. This stops replays under a new number (D1).
     """
     if request.step != step:
         raise RequestRefused(f"the broadcast is of step {request.step}, not {step}")

@@ -1,4 +1,4 @@
-"""What a SuperNode's configuration says of its site."""
+"""Reads a SuperNode's configuration: the settings, data and keys of its site."""
 
 import importlib
 import json
@@ -18,21 +18,21 @@ from protocols.primitives.keys import KEY_SIZE, SigningKey
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset
 
-# Entries of the run's configuration that are the server's own; the others are options of the run.
+# Entries of the run configuration for the ServerApp itself; all others are options of the run.
 SERVER_OPTIONS = frozenset(
     {"roster", "reply-timeout", "start-timeout", "out", "resume", "evaluate"}
 )
 
 
 def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteSettings:
-    """Return the settings that ``--node-config`` gives; see `flower.client_app`.
+    """Return a site's settings from its ``--node-config``; `flower.client_app` lists the entries.
 
     Args:
-        config: the node's.
-        learns: whether it must say where data are; else sums are all that is asked of it.
+        config: the node's configuration.
+        learns: whether the entry ``data`` is needed; a site of sums alone has no data.
 
     Raises:
-        UserError: a key is missing, or a file is not what it should be.
+        UserError: an entry is missing, or a file does not hold what it should.
     """
     for name in ("client", "state", *(["data"] if learns else [])):
         if name not in config:
@@ -72,14 +72,14 @@ def _above_zero(name: str, value: object) -> float:
 
 
 def site_data(name: str) -> "Dataset":
-    """Return the data of a site.
+    """Return a site's data.
 
     Args:
-        name: of a dataset, an .npz file, or ``module:function``; the module is installed or lies in
-            the current folder.
+        name: a dataset's name, an .npz file, or ``module:function`` whose module is installed or
+            lies in the current folder.
 
     Raises:
-        UserError: there is no such thing.
+        UserError: nothing of this name can be loaded, or the function returns no `Dataset`.
     """
     from codream_secure.data.datasets import Dataset, load_dataset  # noqa: PLC0415 - slow
 
@@ -99,10 +99,10 @@ def site_data(name: str) -> "Dataset":
 
 
 def read_key(path: Path) -> bytes:
-    """Return a private signing key: 32 bytes in hex.
+    """Return the private signing key in a file, 32 bytes; the file has them in hex.
 
     Raises:
-        UserError: the file is not one.
+        UserError: the file holds no signing key.
     """
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
@@ -114,10 +114,10 @@ def read_key(path: Path) -> bytes:
 
 
 def read_roster(path: Path) -> tuple[bytes, ...]:
-    """Return the public keys in the order of the clients' numbers.
+    """Return the public keys of a roster file, in the order of the clients' numbers.
 
     Raises:
-        UserError: the file is not a roster.
+        UserError: the file holds no roster.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["clients"]

@@ -1,9 +1,9 @@
-"""A Grid for any strategy that averages: one reply comes back, the mean of masked updates.
+"""A Grid for any strategy that averages; it gets one reply, the mean of masked updates.
 
     strategy.start(grid=SecureGrid(grid, context, clients=3), ...)
 
-Clients use `secure_mod`. Strategies that look at single replies (Krum, medians, trimmed means) see
-the mean alone, and do nothing more than FedAvg.
+Clients use `secure_mod`. Strategies that compare single replies (Krum, medians, trimmed means) see
+only the mean, and do no more than FedAvg.
 """
 
 import logging
@@ -30,37 +30,37 @@ log = logging.getLogger("flwr")
 
 
 class SecureGrid(Grid):
-    """Sums what clients return to train and evaluate messages, and sees nothing else of it.
+    """Sums what clients return to train and evaluate messages; it sees only the sums.
 
-    All clients take part in every step; those that are not there, or fail, have dropped out. Below
-    the threshold no reply comes back, and Flower's strategies keep the model that they have.
+    All clients take part in every step. Those that are not connected, or fail, have dropped out.
+    Below the threshold there is no reply, and Flower's strategies keep their model.
 
     Args:
         grid: Flower's.
-        context: of the ServerApp; its run configuration is what clients must have too.
+        context: of the ServerApp; clients must have the same run configuration.
         clients: how many there are; their numbers are 0, 1, 2, …
-        clip: largest change of a number in a client's update that is not cut off.
-        bits: q, of a number of the update; 1 to 24.
+        clip: c; larger changes of a number in a client's update are cut off at ±c.
+        bits: q, of each number of the update; 1 to 24.
         train_metrics: names of metrics whose mean comes back with the model.
-        evaluate_metrics: the same for evaluation; none: clients are not asked to evaluate.
-        metric_clip: largest absolute value of a metric that is not cut off.
-        weight_cap: W. Clients count by min(examples, W); None: equally. The sum of weights is
-            told once, in the first step (D2).
-        weighted_by_key: the strategy's.
+        evaluate_metrics: the same for evaluation; without any, clients are not asked to evaluate.
+        metric_clip: larger absolute values of a metric are cut off.
+        weight_cap: W; a client counts with weight min(examples, W). None: all count equally. The
+            server learns the sum of weights once, in the first step (D2).
+        weighted_by_key: the strategy's name of the number of examples.
         threat_model: "malicious" needs ``roster``.
         roster: file of public keys, of `codream-secure deploy roster`.
         threshold: t, clients that must stay; None: floor(2n/3) + 1.
-        rejoin: malicious model: whether a client that missed a step may be back in the next one.
-        key_steps: for how many steps keys are made in one exchange.
-        timeout: seconds to wait for answers, each time: a message of a dead client costs as much.
+        rejoin: malicious model: whether a client that missed a step may take part in the next one.
+        key_steps: M, the number of steps that one key exchange makes keys for.
+        timeout: seconds to wait for the answers of each round; a dead client costs all of them.
         start_timeout: seconds to wait for all clients at the start.
 
     Attributes:
-        server: the session.
+        server: the session of sums.
 
     Raises:
-        UserError: the roster is missing or of another size.
-        ConfigError: the terms are not those of any session.
+        UserError: the roster is missing, or has not one key for each client.
+        ConfigError: the protocol does not allow these parameters.
     """
 
     def __init__(
@@ -84,12 +84,6 @@ class SecureGrid(Grid):
         timeout: float = 600.0,
         start_timeout: float = 120.0,
     ) -> None:
-        identities = () if roster is None else read_roster(Path(roster))
-        if len(identities) != (clients if threat_model == "malicious" else 0):
-            raise UserError(
-                f"the malicious model needs a roster of {clients} keys, the semi-honest one none; "
-                f"this one has {len(identities)}"
-            )
         self._grid, self._run_config = grid, dict(context.run_config)
         self._clients, self._start_timeout = clients, start_timeout
         self._carrier = Carrier(grid, timeout, message_type="train")
@@ -98,7 +92,7 @@ class SecureGrid(Grid):
             clients=clients,
             threshold=threshold,
             threat_model=threat_model,
-            identities=identities,
+            identities=_identities(roster, clients if threat_model == "malicious" else 0),
             rejoin=rejoin,
             key_steps=key_steps,
             tell=lambda line: log.warning("%s", line),
@@ -132,7 +126,7 @@ class SecureGrid(Grid):
         raise UserError(_ONLY)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes of clients that are there, after all of them or the time to start."""
+        """Return the nodes of connected clients; the first call waits for all of them to start."""
         wait = 0.0 if self._nodes else self._start_timeout
         self._carrier.wait_for(self._clients, wait)
         self._nodes = set(self._carrier.sites())
@@ -144,15 +138,15 @@ class SecureGrid(Grid):
         *,
         timeout: float | None = None,  # noqa: ARG002 - Grid's
     ) -> list[Message]:
-        """Take a step; return one reply, with the mean, or none.
+        """Run one step of the protocol; return one reply with the mean, or none.
 
         Args:
-            messages: of a strategy, the same to every client that is there.
-            timeout: not used; see the constructor's.
+            messages: a strategy's, the same for every connected client.
+            timeout: ignored; the constructor's holds.
 
         Raises:
-            UserError: messages are not the same for all, or of another type than train and
-                evaluate; or the step that told the weights was aborted.
+            UserError: the messages differ, or are neither train nor evaluate messages; or the
+                step that sums the weights was aborted.
         """
         asked = list(messages)
         if not asked:
@@ -181,7 +175,7 @@ class SecureGrid(Grid):
 
     def _request(self, content: RecordDict, *, evaluate: bool) -> MeanRequest:
         (arrays_key, arrays), (config_key, config) = _records(content)
-        # Strategies turn integers to floats on the way: what was one at first stays fixed.
+        # Strategies turn integers into floats. An array that was integer at first stays fixed.
         self._fixed |= integers(arrays)
         cap = 0 if evaluate else self._weight_cap
         return MeanRequest(
@@ -200,7 +194,7 @@ class SecureGrid(Grid):
         )
 
     def _content(self, request: MeanRequest, finished: Finished) -> RecordDict:
-        """Return what one client would have returned that is the mean of all."""
+        """Return the mean in the form of one client's reply."""
         count = len(finished.survivors)
         if request.weigh:
             self._mean_weight = int(finished.totals[WEIGHT][0]) / count
@@ -211,7 +205,17 @@ class SecureGrid(Grid):
         return content
 
 
-_ONLY = "with SecureGrid only send_and_receive is there, for train and evaluate messages"
+_ONLY = "SecureGrid offers only send_and_receive, for train and evaluate messages"
+
+
+def _identities(roster: str | Path | None, needed: int) -> tuple[bytes, ...]:
+    """Return the public keys in a roster file, which must be this many."""
+    identities = () if roster is None else read_roster(Path(roster))
+    if len(identities) != needed:
+        raise UserError(
+            f"this threat model needs a roster of {needed} keys, and {len(identities)} are given"
+        )
+    return identities
 
 
 def _is_evaluation(messages: list[Message], nodes: set[int]) -> bool:

@@ -1,9 +1,9 @@
-"""A mod for any ClientApp: what its functions return is added up under masks, and only that.
+"""A mod for any ClientApp: the server learns the masked sum of what its functions return.
 
     app = ClientApp(mods=[secure_mod])
 
-The server uses `SecureGrid`. In ``--node-config`` stand ``client``, ``state`` and, in the
-malicious model, ``identity`` and ``roster``, as in `flower.client_app`.
+The server uses `SecureGrid`. ``--node-config`` needs ``client`` and ``state``, and in the malicious
+model ``identity`` and ``roster``, as in `flower.client_app`.
 """
 
 import os
@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from codream_secure.errors import RequestRefused
+from codream_secure.flower.carrier import body_of, content_with
 from codream_secure.flower.mean import array_record, client_inputs
 from codream_secure.flower.mean_request import (
     EVALUATE,
@@ -22,36 +23,35 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
-from codream_secure.sites import wire
-from codream_secure.sites.site import SumSite
+from codream_secure.sites.site import Site
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.step import Inputs
 from protocols.params import Task
 
 _SEED_SIZE = 32
-_WEIGHED = "weighed"
-_WEIGHT_KEY = "weight-key"
+# Records of a session: that the weight was told, and its name among the metrics.
+_WEIGHED, _WEIGHT_KEY = "weighed", "weight-key"
 
 
 def secure_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Answer one message of `SecureGrid`; the app's function is called for a masked input alone.
+    """Answer one message of `SecureGrid`; only a masked input calls the app's function.
 
     Raises:
         RequestRefused: the message asks for an answer in the clear.
-        UserError: the node's configuration lacks something.
+        UserError: the node's configuration is wrong, or the folder cannot be used.
     """
-    body = wire.body_of(message.content)
+    body = body_of(message.content)
     if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
     settings = site_settings(context.node_config, learns=False)
-    with SumSite(settings, _Summand(message, context, call_next)) as site:
+    with Site(settings, _Summand(message, context, call_next)) as site:
         answer = site.handle_bytes(body)
-    return Message(RecordDict({wire.RECORD: ConfigRecord({wire.BODY: answer})}), reply_to=message)
+    return Message(content_with(answer), reply_to=message)
 
 
 @dataclass(frozen=True, slots=True)
 class _Summand:
-    """What the app's function returns, as a `Summand`."""
+    """The `Summand` whose input is what the app's function returns."""
 
     message: Message
     context: Context
@@ -65,7 +65,8 @@ class _Summand:
         request = decode_request(broadcast)
         if request.run_config != dict(self.context.run_config):
             raise RequestRefused("the server has another run configuration than this client")
-        # The digest does not cover Flower's metadata, which say what function is called.
+        # Flower's metadata select the function and are not part of the digest. Without this check
+        # a server could have all but one client call a function that returns nothing.
         wanted = "evaluate" if request.evaluate else "train"
         if self.message.metadata.message_type != wanted:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
@@ -90,9 +91,9 @@ class _Summand:
 
     @staticmethod
     def _check_weight_key(key: str, folder: StateFolder) -> None:
-        """Hold the server to the name of the weight that it gave first in the session.
+        """Refuse another name of the weight than the first one in the session.
 
-        Under another name what was the weight would be a metric like others (D2).
+        Under another name the weight would count as a common metric, and be summed again (D2).
         """
         known = folder.load(_WEIGHT_KEY)
         if known is None:
@@ -101,7 +102,7 @@ class _Summand:
             raise RequestRefused("the weight had another name in this session (D2)")
 
     def _call(self, request: MeanRequest) -> RecordDict:
-        """Call the app's function with what the digest covers, and nothing else."""
+        """Call the app's function with what the broadcast's digest covers, and nothing else."""
         arrays, config, _ = request.keys
         content = RecordDict({arrays: array_record(request), config: ConfigRecord(request.config)})
         self.message.content = content

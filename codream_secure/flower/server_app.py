@@ -1,14 +1,14 @@
-"""Flower's ServerApp: a `Coordinator` whose messages travel through a Grid.
+"""Flower's ServerApp: a `Coordinator` whose messages a Grid carries.
 
 The run configuration holds options of `codream-secure simulate`, by their names with dashes, and:
 
 - ``roster``: file of public keys, in the malicious model.
-- ``reply-timeout``: seconds to wait for sites' answers, each time.
-- ``start-timeout``: seconds to wait for enough sites at the start.
-- ``out``: folder for results, and for what it takes to go on after a crash.
-- ``resume`` (false): go on with the run in ``out``, whose settings must be the same.
+- ``reply-timeout``: seconds to wait for the sites' answers to each set of messages.
+- ``start-timeout``: seconds to wait for all sites at the start.
+- ``out``: folder for results, and for the state from which a crashed run resumes.
+- ``resume`` (false): resume the run in ``out``, with the same settings.
 - ``evaluate``: whether to ask, once a round, for the sum of the accuracies of the sites' own
-  models; without it, unless there is DP.
+  models; default: true without DP, false under DP.
 """
 
 import json
@@ -36,7 +36,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run over the sites that are connected."""
+    """Run CoDream over the connected sites; an error in the settings ends the app with code 2."""
     try:
         run(grid, context.run_config)
     except UserError as error:
@@ -45,10 +45,10 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run(grid: Grid, run_config: Mapping[str, Any]) -> None:
-    """Run, and write dreams.npz and summary.json as they grow.
+    """Run CoDream over sites; rewrite dreams.npz and summary.json after each round.
 
     Raises:
-        UserError: a setting that there is not, too few sites, or a folder that is used.
+        UserError: an unknown setting, too few sites, or a folder that is in use.
     """
     folder = Path(str(run_config.get("out") or "codream-run"))
     resumes = run_config.get("resume") in (True, "true")

@@ -23,7 +23,7 @@ from codream_secure.models.resnet import Bottleneck, ResNet
 from codream_secure.models.vgg import VGG
 from codream_secure.models.wideresnet import WideResNet
 
-# Name: what builds it, and the default of its `width`. `linear` has none.
+# Name: constructor and default `width`. `linear` is not here, since it has no width.
 _MODELS: Final[dict[str, tuple[Callable[..., nn.Module], int]]] = {
     "resnet8": (partial(ResNet, blocks=(1, 1, 1)), 8),
     "resnet18": (partial(ResNet, blocks=(2, 2, 2, 2)), 64),
@@ -57,27 +57,27 @@ def build_model(
     Its `forward` takes scaled images, float32 N x C x H x W with the sizes in `spec`, and returns
     logits, float32 N x classes. Weights are torch's defaults for each layer: Kaiming-uniform
     convolutions and linear layers, norms that start as the identity. In training mode, batch
-    norm needs at least two images. Images that are smaller than an architecture can take are
-    padded with zeros, inside its `forward` (`layers.PadTo`).
+    norm needs at least two images. Images that are too small for an architecture are padded with
+    zeros inside its `forward` (`layers.PadTo`).
 
     Args:
         name: One of `MODEL_NAMES`, or `module:function` (see `codream_secure.models.custom`).
         spec: Shape of an image, and the number of classes.
         width: Channels of the first layer (every other layer follows in proportion), or the
-            hidden units of `mlp`; None is the architecture's own. `linear` and models of one's
-            own have none.
-        norm: `batch`, or `group` for training with DP-SGD, where examples may not mix. `mlp`
-            and `linear` have no norm, and models of one's own have what they have.
-        seed: The same seed gives the same weights, of a model of one's own where it draws them
-            from torch; None takes a seed from the operating system. Torch's global random state
-            is left as it was.
+            hidden units of `mlp`. None: the architecture's default. `linear` and user-defined
+            models have no width.
+        norm: `batch`, or `group` for DP-SGD, where examples must not mix. `mlp` and `linear`
+            have no norm. User-defined models ignore `norm`.
+        seed: The same seed gives the same weights (of a user-defined model, if it draws them
+            from torch). None: the operating system gives a seed. The global random state of
+            torch does not change.
 
     Returns:
         The model.
 
     Raises:
-        UserError: The name is unknown, the width is not one this model can have, or a model of
-            one's own cannot be made or used.
+        UserError: The name is unknown, the model cannot have this width, or a user-defined
+            model cannot be made or used.
     """
     if name not in MODEL_NAMES and not is_custom(name):
         msg = f"unknown model {name!r}: use {', '.join(MODEL_NAMES)} or my_module:my_function"
@@ -89,9 +89,9 @@ def build_model(
         msg = f"model {name} cannot have width {width}: leave it out or use a positive one"
         raise UserError(msg)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Before the seed: a module that is imported here may draw numbers itself.
+        # Import before seeding: an imported module may draw random numbers itself.
         build = _builder(name, width, norm)
-        # Not torch.manual_seed, which would also seed every accelerator.
+        # Not torch.manual_seed: it would also seed every accelerator.
         torch.default_generator.manual_seed(secrets.randbits(63) if seed is None else seed)
         return build(spec)
 
@@ -106,5 +106,5 @@ def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], 
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Count the trainable numbers of a model; the running statistics of batch norm are none."""
+    """Return how many trainable numbers a model has, without BatchNorm's running statistics."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

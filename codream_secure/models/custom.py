@@ -1,4 +1,4 @@
-"""A user's own architecture, named `module:function` on the command line.
+"""User-defined architectures, named `module:function` on the command line.
 
 `function(spec)` takes an `InputSpec` and returns an `nn.Module` that maps scaled images, float32
 N x C x H x W, to logits, float32 N x classes.
@@ -22,26 +22,26 @@ _PROBE = 2
 
 
 def is_custom(name: str) -> bool:
-    """Tell whether a model's name asks for an import."""
+    """Return whether a model's name is that of a user-defined model."""
     return ":" in name
 
 
 def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
-    """Import a user's function and wrap it: a model that it makes is tried on blank images.
+    """Import a user's function and wrap it, so that each model is first tried on blank images.
 
-    The wrapper returns the model in training mode, a copy of its own even where the function
-    always returns the same one, and raises the errors below as well.
+    The wrapper returns a new copy in training mode, even if the function always returns the same
+    model. It raises the same errors.
 
     Args:
-        name: `module:function`; the module is installed or lies in the current folder, which
-            comes first.
+        name: `module:function`. The module is looked for in the current folder first, then
+            among the installed ones.
 
     Returns:
-        What makes a model from a spec.
+        A function from a spec to a model.
 
     Raises:
-        UserError: It cannot be imported or made, or it cannot be used: not a module, nothing to
-            train, tensors elsewhere than on the CPU, another shape of output.
+        UserError: The function cannot be imported or fails, or its model cannot be used: it is
+            no `nn.Module`, has nothing to train, tensors outside the CPU, or a wrong output.
     """
     with _in_current_folder(name):
         function = _function(name)
@@ -57,14 +57,14 @@ def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
 
 @contextmanager
 def _in_current_folder(name: str) -> Iterator[None]:
-    """Import from the current folder first; turn what is raised into a line naming the model."""
+    """Import from the current folder first; turn any error into one line that names the model."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
         yield
     except UserError as error:
         raise UserError(f"model {name}: {error}") from error
-    except Exception as error:  # the user's code may raise anything
+    except Exception as error:  # user code may raise anything
         text = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(f"model {name} raised {type(error).__name__}: {text}") from error
     finally:
@@ -79,7 +79,7 @@ def _function(name: str) -> Callable[[InputSpec], object]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and what it imports is not
+            raise  # the module exists, but something that it imports does not
         text = f"no module {error.name}; install it or put it into the current folder"
         raise UserError(text) from error
     function = getattr(module, attribute, None)
@@ -94,7 +94,7 @@ def _as_module(model: object) -> nn.Module:
     for kind, tensors in (("parameter", model.named_parameters), ("buffer", model.named_buffers)):
         for name, tensor in tensors():
             if tensor.device.type != "cpu":
-                text = f"{kind} {name} is on {tensor.device}; leave it on the CPU, a run moves it"
+                text = f"{kind} {name} is on {tensor.device}; leave it on the CPU, the run moves it"
                 raise UserError(text)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError("it has no parameters to train")
@@ -102,14 +102,14 @@ def _as_module(model: object) -> nn.Module:
 
 
 def _check_output(model: nn.Module, spec: InputSpec) -> None:
-    """Try two images: logits of the right shape, with a gradient that dreams can follow."""
+    """Check on two images that the logits have the right shape and a gradient for dreams."""
     images = torch.zeros(_PROBE, spec.channels, spec.height, spec.width, requires_grad=True)
     logits = model(images)
     if not isinstance(logits, Tensor):
         raise UserError(f"its output must be a tensor of logits, not {type(logits).__name__}")
     expected = (_PROBE, spec.classes)
     if tuple(logits.shape) != expected:
-        text = f"of {_PROBE} images its output has shape {tuple(logits.shape)}, not {expected}"
+        text = f"for {_PROBE} images its output has shape {tuple(logits.shape)}, not {expected}"
         raise UserError(f"{text}; {spec.classes} is the number of classes")
     if logits.dtype != torch.float32:
         raise UserError(f"its output must be float32, not {logits.dtype}")

@@ -12,9 +12,9 @@ from codream_secure.data.examples import Examples
 
 @torch.no_grad()
 def hits(model: nn.Module, examples: Examples, batch: int = 256) -> NDArray[np.bool_]:
-    """Return for every example whether its label has the largest logit, shape (N,).
+    """Return for each example whether its label has the largest logit: bool, shape (N,).
 
-    The model is evaluated in eval mode and left in the mode it was in.
+    The model is evaluated in eval mode; afterwards it is in the mode that it was in before.
     """
     was_training = model.training
     model.eval()
@@ -32,15 +32,15 @@ def accuracy(model: nn.Module, examples: Examples) -> float:
 def personal_accuracy(
     found: NDArray[np.bool_], labels: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> float:
-    """Return the accuracy on one client's own mix of classes.
+    """Return the accuracy on one client's own mix of classes, in [0, 1].
 
-    The test accuracy on every class, weighted by how many training examples of it the client has.
-    Classes that the test part lacks are left out.
+    It is the mean of the test accuracies on the classes, weighted by the client's number of
+    training examples. Classes without test examples are left out.
 
     Args:
-        found: of the test part, see `hits`, shape (N,).
-        labels: of the test part, shape (N,).
-        counts: the client's examples of every class, shape (classes,).
+        found: hits on the test part, bool, shape (N,); see `hits`.
+        labels: labels of the test part, int64, shape (N,).
+        counts: the client's training examples of each class, int64, shape (classes,).
     """
     tested = np.bincount(labels, minlength=len(counts))
     right = np.bincount(labels, weights=found, minlength=len(counts))
@@ -49,13 +49,15 @@ def personal_accuracy(
 
 
 def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
-    """Return a model's logits; its forward pass may run in bfloat16 where torch allows.
+    """Return a model's logits; the forward pass may run in bfloat16.
 
     Args:
-        model: in whatever mode.
+        model: in training or eval mode.
         x: scaled images, float32, shape (B, C, H, W).
-        bf16: whether to use `torch.autocast`. Weights, losses, and gradients with respect to both
-            stay float32.
+        bf16: whether to use `torch.autocast`. Weights, losses and all gradients stay float32.
+
+    Returns:
+        float32, shape (B, classes).
     """
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         logits: Tensor = model(x)
@@ -63,5 +65,5 @@ def logits_of(model: nn.Module, x: Tensor, *, bf16: bool) -> Tensor:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in eval mode whose parameters take no gradients."""
+    """Return a copy in eval mode whose parameters need no gradients."""
     return copy.deepcopy(model).eval().requires_grad_(requires_grad=False)

@@ -14,14 +14,15 @@ SLOPE: Final = 0.2
 class Generator(nn.Module):
     """A linear layer and three convolutions with two upsamplings by 2.
 
-    Norms use the statistics of the batch at hand and keep none: running ones are never read
-    here, and in the official code they are what first grows without bound.
+    Norms use the statistics of the current batch and keep no running ones: nothing here reads
+    those, and in the official code they are the first values that grow without bound.
 
     Args:
-        spec: shape of an image; sides that 4 does not divide are cut from the next multiple.
+        spec: shape of an image. For a side that 4 does not divide, the next multiple of 4 is made
+            and then cut.
         latent: numbers in a latent vector.
-        width: channels of the last hidden layer; twice as many before it.
-        seed: of the first weights.
+        width: channels of the last hidden layer; the layers before it have twice as many.
+        seed: of the initial weights.
     """
 
     def __init__(self, spec: InputSpec, *, latent: int, width: int, seed: int) -> None:

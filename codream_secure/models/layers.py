@@ -14,27 +14,27 @@ VECTOR_FLOATS: Final = 8  # float32 in an AVX2 register
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Make a norm over N x `channels` x H x W."""
+    """Return a normalization layer for inputs of shape N x `channels` x H x W."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     return nn.GroupNorm(group_count(channels), channels)
 
 
 def group_count(channels: int) -> int:
-    """Number of groups for group norm.
+    """Return the number of groups for group norm.
 
-    The greatest common divisor of 32 and `channels`, halved where a group would be one channel:
-    norming each channel alone throws away how strongly it answered, and leaves nothing at all
-    of a 1 x 1 map. So 6 channels make 2 groups, 8 make 4, 16 make 8, 64 and more make 32.
+    It is the greatest common divisor of 32 and `channels`, halved if a group would have fewer than
+    two channels: normalizing one channel alone loses the strength of its response, and turns a
+    1 x 1 map into zero.
     """
     groups = gcd(MAX_GROUPS, channels)
     return groups // 2 if groups > 1 and channels < MIN_GROUP_CHANNELS * groups else groups
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """Make a 3 x 3 convolution that keeps height and width, divided by `stride`.
+    """Return a 3 x 3 convolution that divides height and width by `stride`.
 
-    It has no bias: a norm follows, which has one.
+    It has no bias, because the norm that follows has one.
     """
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
@@ -56,11 +56,10 @@ def takes_channels_last(model: nn.Module) -> bool:
 
 
 class PadTo(nn.Module):
-    """Pad smaller images with zeros to a minimum height and width, keeping them central.
+    """Pad smaller images with zeros to a minimum height and width; the image stays in the centre.
 
-    It is a fixed transform that depends on nothing but the shape, and passes N x C x H x W
-    images that are large enough through unchanged. The model's input is scaled, so zero is the
-    dataset's public mean pixel.
+    The transform depends on the shape alone. Images that are large enough, N x C x H x W, do not
+    change. The input of a model is scaled, so zero is the public mean pixel of the dataset.
     """
 
     def __init__(self, minimum: int) -> None:

@@ -1,4 +1,4 @@
-"""The names of the architectures: apart from them, so that `--help` need not wait for torch."""
+"""Names of the architectures. This module does not import torch, so that `--help` is fast."""
 
 from typing import Final
 

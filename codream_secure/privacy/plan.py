@@ -47,7 +47,7 @@ class PrivacyPlan(PrivacyBudget):
     Guarantee:
         The noise of training is computed once for all ``dp_steps`` steps and what else is
         released, so that all together cost at most ``dp_eps``. Computing it again in each
-        round, as `PrivacyEngine.make_private_with_epsilon` invites, would overspend. Steps that an
+        round, as `make_private_with_epsilon` of Opacus invites, would overspend. Steps that an
         interrupted run had reserved stay charged, whether or not they were taken. The noise of the
         class means is enough if as few clients as the threshold stay and ``noise_colluders`` of
         them tell the server their share.

@@ -172,7 +172,7 @@ def _bytes(run: Simulation | BaselineRun) -> dict[str, Any]:
         "by_phase": ledger.by_phase(),
         "by_client": {str(client): by for client, by in ledger.by_client().items()},
         "overhead": ledger.overhead(),
-        "could_save": ledger.savings(),
+        "could_save": ledger.avoidable(),
         "fedavg_per_client_up": fedavg,
         "fedavg_per_client_down": fedavg,
         # FedAvg moves 2 x rounds x 4 bytes a parameter.

@@ -1,4 +1,4 @@
-"""Clients of one machine side by side: one thread a client, one core a thread."""
+"""Compute clients in parallel on one machine: one thread for each client, one core a thread."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +14,10 @@ _Result = TypeVar("_Result")
 
 @contextmanager
 def one_core_each() -> Iterator[None]:
-    """Keep torch's own thread pool at one thread inside the block.
+    """Limit torch's own thread pool to one thread inside the block.
 
-    Small models lose more to a pool than they gain, several pools at once stall each other, and
-    with one thread a client's gradient does not depend on what else runs.
+    A pool costs small models more than it gains, and several pools at once block each other. With
+    one thread, a client's gradient does not depend on what else runs.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def in_parallel(function: Callable[[_Item], _Result], items: Iterable[_Item]) ->
     """Yield ``function(item)`` in the order of the items, computed on as many threads as cores.
 
     Args:
-        function: touches nothing that another item's call touches.
+        function: must not touch what the call for another item touches.
         items: independent pieces of work.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

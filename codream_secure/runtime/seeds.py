@@ -1,4 +1,4 @@
-"""Derive independent seeds from one run seed, so that results do not depend on scheduling."""
+"""Derive independent seeds from the run's seed, so that results do not depend on scheduling."""
 
 import hashlib
 
@@ -6,12 +6,13 @@ import torch
 
 
 def derive_bytes(seed: int, *path: str | int) -> bytes:
-    """Return 32 bytes that depend on ``seed`` and on the whole ``path`` and on nothing else.
+    """Return 32 bytes that depend on ``seed`` and the whole ``path``, and on nothing else.
 
     Args:
-        seed: the run's seed.
-        path: what the seed is for, for instance ``("client", 3, "shuffle")``.
+        seed: the seed of the run.
+        path: the purpose, for example ``("client", 3, "shuffle")``.
     """
+    # Each part carries its length: without it, ("a", "bc") and ("ab", "c") would share a stream.
     parts = [str(part).encode() for part in (seed, *path)]
     text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     return hashlib.sha256(b"codream-secure seed\x00" + text).digest()
@@ -23,5 +24,5 @@ def derive_seed(seed: int, *path: str | int) -> int:
 
 
 def generator(seed: int, *path: str | int) -> torch.Generator:
-    """Return a CPU generator of its own for the purpose that ``path`` names."""
+    """Return a new CPU generator for the purpose that ``path`` names."""
     return torch.Generator().manual_seed(derive_seed(seed, *path))

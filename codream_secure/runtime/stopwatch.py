@@ -1,4 +1,4 @@
-"""Wall time by activity, for the report. Nested activities are not counted twice."""
+"""Measure wall time by activity, for the report; nested activities are not counted twice."""
 
 import time
 from collections import defaultdict
@@ -18,12 +18,12 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """Seconds since the watch was made, and those of earlier processes."""
+        """Seconds since the stopwatch was made, plus those of earlier processes."""
         return time.perf_counter() - self._start
 
     @property
     def busy(self) -> float:
-        """Seconds of all activities but independent training, which only serves to compare."""
+        """Seconds of all activities except independent training, which only serves to compare."""
         return sum(s for activity, s in self.seconds.items() if activity != "independent")
 
     def _charge(self) -> None:
@@ -34,7 +34,7 @@ class Stopwatch:
 
     @contextmanager
     def measure(self, activity: str) -> Iterator[None]:
-        """Charge the time spent inside the block to ``activity``."""
+        """Add the time spent inside the block to ``activity``."""
         self._charge()
         self._stack.append(activity)
         try:
@@ -48,7 +48,7 @@ class Stopwatch:
         return StopwatchState(total=self.total, seconds=dict(self.seconds))
 
     def restore(self, state: StopwatchState) -> None:
-        """Add the seconds of the processes before."""
+        """Add the seconds that `state` returned in an earlier process."""
         self._start -= state.total
         for activity, seconds in state.seconds.items():
             self.seconds[activity] += seconds

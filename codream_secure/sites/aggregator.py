@@ -1,4 +1,4 @@
-"""The aggregator of a run over sites, with a record of every sum."""
+"""The aggregator of a run over sites; its journal records every sum."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,17 +28,17 @@ class RemoteAggregator(Aggregator):
     """The aggregator of a run over sites.
 
     Args:
-        sites: who is asked.
+        sites: the sites.
         settings: roster, threshold, threat model.
-        meters: bytes and seconds.
+        meters: count bytes and seconds.
         session: 32 public bytes of this run.
         identities: public keys in roster order, in the malicious model.
-        journal: has the sums of a process before, and takes those of this one.
+        journal: has the sums of an earlier process, and records those of this one.
 
     Attributes:
-        begun: sums so far, evaluations included.
-        history: of the sites that were told everything; see `flower.history`.
-        labels: the round's summed labels, encoded, in the order of its batches.
+        begun: number of sums so far, evaluations included.
+        history: of a site that has received every message; see `sites.history`.
+        labels: the round's summed labels, encoded, in the order of its dream batches.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class RemoteAggregator(Aggregator):
         )
         self._call: Call | None = None
         self._sent: list[tuple[Phase, Direction, int, int]] = []
+        self._asked: set[int] = set()
         self.begun = 0
         self.history = b""
         self.labels: list[bytes] = []
@@ -77,19 +78,20 @@ class RemoteAggregator(Aggregator):
 
     @property
     def next_step(self) -> int:
-        """The first step of the protocol that was not used for dreams."""
+        """The protocol's number of the next step of dreaming."""
         return protocol_step(self.steps)
 
     def evaluate(self, number: int) -> tuple[float, int] | None:
-        """Ask how well the sites' own models do after round ``number``.
+        """Ask for the sum of the accuracies of the sites' own models after a round.
 
         Returns:
-            The mean of the accuracies, and of how many sites; None if there is none.
+            The mean accuracy (0 to 1) and the number of sites in it; None if no site answered, or
+            too few did.
         """
         request = EvaluateRequest(version=VERSION, round=number)
         call = Call(self.steps, request, encode(request))
         try:
-            # Between two steps of dreaming: these are numbered as in a simulation.
+            # An odd number, between two steps of dreaming: see `wire.protocol_step`.
             totals = self._numbered(call, self.next_step - 1).totals["accuracy"]
         except NotEnoughSurvivors:
             return None
@@ -97,7 +99,7 @@ class RemoteAggregator(Aggregator):
         return (correct / EvaluateRequest.SCALE / sites, sites) if sites else None
 
     def restore(self, state: AggregatorState) -> None:
-        """Go on counting; keys are made when the next step needs some."""
+        """Restore the counters; keys are made when the next step needs them."""
         super().restore(state)
         self._earlier_round_trips = 0  # the sites' traffic has them
 
@@ -106,7 +108,7 @@ class RemoteAggregator(Aggregator):
         return self._sites.traffic.round_trips
 
     def _renew_lost_keys(self) -> None:
-        """Keys are made when the next step needs some."""
+        """Do nothing: keys are made when the next step needs them."""
 
     def _make_keys(self, call: Call, steps: int, attempts: object) -> None:
         """Not used: `_sum` makes keys."""
@@ -118,8 +120,8 @@ class RemoteAggregator(Aggregator):
         return self._numbered(call, protocol_step(call.step))
 
     def _numbered(self, call: Call, number: int) -> FieldSum:
-        """Sum under a step of the protocol, or take the sum that there is of it."""
-        self._call, self._sent = call, []
+        """Sum with this number of the protocol, or replay the recorded sum after a restart."""
+        self._call, self._sent, self._asked = call, [], set()
         public = bound(self.history, call.broadcast)
         task = replace(call.task, step=number, broadcast_digest=digest(public))
         position, self.begun = self.begun, self.begun + 1
@@ -151,7 +153,7 @@ class RemoteAggregator(Aggregator):
         )
 
     def _replayed(self, call: Call, known: StepRecord) -> FieldSum:
-        """Give the sum that an earlier process had."""
+        """Return the sum that an earlier process recorded, and count its messages again."""
         for message in known.messages:
             self._message(*message)
         totals = known.sums()
@@ -163,6 +165,11 @@ class RemoteAggregator(Aggregator):
         call = self._call
         self._sent.append((phase, direction, site, size))
         self._count(phase, direction, site, size, None if call is None else call.request)
-        if call is not None and (phase, direction) == (Phase.MASKED_INPUT, "down"):
+        if call is None or (phase, direction) != (Phase.MASKED_INPUT, "down"):
+            return
+        # The broadcast travels with the request. The second message of this round to a site, which
+        # ends the round, has none.
+        if site not in self._asked:
+            self._asked.add(site)
             size = len(self.history) + len(call.broadcast)
             self._meters.ledger.record("broadcast", "down", size, client=site)

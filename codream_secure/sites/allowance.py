@@ -1,4 +1,4 @@
-"""What a site lets servers spend of its examples' privacy: its own limit, over all runs."""
+"""A site's own limit on the privacy that all runs together may spend of its examples."""
 
 import hashlib
 import math
@@ -14,7 +14,7 @@ RECORD = "allowance"
 
 
 class _Spent(msgspec.Struct, frozen=True, array_like=True):
-    """One session that was begun, with all that it may release."""
+    """A session that has begun, with the whole epsilon and delta of its settings."""
 
     run: bytes  # digest of the session and its options
     epsilon: float
@@ -23,25 +23,26 @@ class _Spent(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """A limit that lies with the site, since a run's epsilon is chosen by its server.
+    """The site's own limit: a run's server chooses epsilon, so the site must be able to refuse it.
 
     Args:
-        epsilon: what all sessions from one folder may have together.
+        epsilon: the most that all sessions of one folder may spend together.
         delta: the same for delta.
 
     Guarantee:
         A session is on record, with the whole epsilon and delta of its settings, before anything
         is trained for it; epsilons and deltas add up (Dwork and Roth 2014, theorem 3.16). Unit and
-        adjacency are those of `--dp-eps`: one example, added or removed. Sums with everybody's
-        noise (class means) rest on others' noise too: a site takes part in them only where its
-        roster says who the others are, and the run reckons with as many liars as its threshold
-        bears. A folder that is set back to an older state forgets what was spent.
+        adjacency are those of `--dp-eps`: one example, added or removed. Sums that need the noise
+        of all sites (class means) rest on the others' noise too. So a site takes part in them only
+        if it has a roster, which says who the others are, and if the run assumes at least as many
+        colluders as the roster's threshold tolerates. A folder that is restored to an older state
+        forgets what was spent since.
     """
 
     epsilon: float
     delta: float = 1e-5
 
-    def take(
+    def charge(
         self,
         folder: StateFolder,
         session: bytes,
@@ -49,25 +50,26 @@ class Allowance:
         *,
         colluders: int | None,
     ) -> None:
-        """Put a session on record that is about to begin, or to begin anew.
+        """Charge a session that is about to begin, or to begin again.
 
-        Called whenever the state of a session is erased for another: a session that comes back
-        after another one costs its epsilon again. One that was cut off while it began does not.
+        A session is charged again if another one began since, because its training starts anew.
+        The last session is not charged twice: it was cut off while it began.
 
         Args:
             folder: the site's.
-            session: of the run.
+            session: of the run, 32 bytes.
             options: of the run, as `Config.options`.
-            colluders: of whom the roster's threshold bears; None: there is no roster.
+            colluders: n_C, the most colluders that the roster's threshold tolerates; None: there is
+                no roster.
 
         Raises:
-            RequestRefused: the run has no DP, noise that its server can take off, or more epsilon
-                or delta than is left.
+            RequestRefused: the run has no DP, has noise that its server can remove, or needs more
+                epsilon or delta than is left.
         """
         epsilon, delta = _limits(options)
         _check_shared_noise(options, colluders)
-        told = msgspec.msgpack.encode((session, options), order="deterministic")
-        run = hashlib.sha256(told).digest()
+        encoded = msgspec.msgpack.encode((session, options), order="deterministic")
+        run = hashlib.sha256(encoded).digest()
         spent = _load(folder)
         if spent and spent[-1].run == run:
             return
@@ -76,15 +78,16 @@ class Allowance:
             ("epsilon", self.epsilon, sum(one.epsilon for one in spent)),
             ("delta", self.delta, sum(one.delta for one in spent)),
         ):
-            if not total <= limit:
+            if not total <= limit:  # written so that NaN is refused
                 raise RequestRefused(
-                    f"with this run the site would have spent {name} {total:g}, and {limit:g} is "
-                    "what it allows"
+                    f"with this run the site would have spent {name} {total:g}, and it allows "
+                    f"{limit:g}"
                 )
         folder.save(RECORD, msgspec.msgpack.encode(spent))
 
 
 def _limits(options: Mapping[str, object]) -> tuple[float, float]:
+    """Return epsilon and delta of a run; refuse a run whose DP would not hold at this site."""
     epsilon, delta = options.get("dp_eps"), options.get("dp_delta")
     if epsilon is None:
         raise RequestRefused("this site takes part under differential privacy only: --dp-eps")
@@ -100,6 +103,7 @@ def _limits(options: Mapping[str, object]) -> tuple[float, float]:
 
 
 def _check_shared_noise(options: Mapping[str, object], colluders: int | None) -> None:
+    """Refuse class means if fewer honest sites than assumed may add noise to them."""
     if options.get("statistics_eps") == 0:
         return
     if colluders is None:

@@ -29,10 +29,10 @@ from codream_secure.models.evaluate import accuracy
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.parallel import one_core_each
 from codream_secure.sites.aggregator import RemoteAggregator
-from codream_secure.sites.dream_site import aggregation_settings, unfit_for_machines
 from codream_secure.sites.history import after, beginning
 from codream_secure.sites.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.run_terms import aggregation_settings, unfit_for_machines
 from codream_secure.sites.wire import (
     VERSION,
     End,
@@ -212,7 +212,7 @@ class Coordinator:
             return f"it sent what cannot be used: {error}"
         if reason := self._unfit(site, found):
             return reason
-        self._heard[site] = found.heard
+        self._heard[site] = found.received
         self.sites.present.add(site)
         return ""
 

@@ -1,8 +1,8 @@
-"""What a site was told before it is asked, as a digest to which every step is bound.
+"""A digest of all that a site has received; every step of the protocol is bound to it.
 
-Masks cancel only among sites that were told the same. A server that gives one site other settings,
-or lets it alone learn something, would otherwise know what all others answer, and by subtraction
-what this one does (D3, D4; the selective training of Pasquini et al., CCS 2022).
+Masks cancel only among sites with the same digest. Otherwise a server could give one site other
+settings, or let it alone learn something, so that it knows the answers of all others and finds this
+one's by subtraction (D3, D4; the selective training of Pasquini et al., CCS 2022).
 """
 
 import hashlib
@@ -16,27 +16,27 @@ SIZE = 32
 
 
 def beginning(hello: Hello) -> bytes:
-    """Return the history of a site that has been told what a run is, 32 bytes."""
-    told = (hello.version, hello.session, hello.options, hello.spec, hello.identities)
-    encoded = msgspec.msgpack.encode(told, order="deterministic")
+    """Return the history of a site that has begun a run, 32 bytes."""
+    received = (hello.version, hello.session, hello.options, hello.spec, hello.identities)
+    encoded = msgspec.msgpack.encode(received, order="deterministic")
     return hashlib.sha256(b"codream-secure history" + encoded).digest()
 
 
 def after(history: bytes, message: Learn | Images) -> bytes:
-    """Return the history of a site that has been told one thing more, 32 bytes."""
+    """Return the history after one more message, 32 bytes."""
     return hashlib.sha256(history + encode(message)).digest()
 
 
 def bound(history: bytes, broadcast: bytes) -> bytes:
-    """Return the public bytes of a step: the history, and what is asked."""
+    """Return the public bytes of a step: the history, then the request."""
     return history + broadcast
 
 
 def asked(history: bytes, public: bytes) -> bytes:
-    """Return what is asked, from the public bytes of a step.
+    """Return the request in the public bytes of a step.
 
     Raises:
-        RequestRefused: the server takes this site to have been told other things.
+        RequestRefused: the step is bound to another history than this site's.
     """
     if public[:SIZE] != history:
         raise RequestRefused(

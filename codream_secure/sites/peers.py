@@ -1,4 +1,4 @@
-"""The sites of a run as the server sees them: numbers that bytes are sent to."""
+"""The sites as the server sees them: numbers to which it sends bytes, and what they answered."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,27 +8,31 @@ import msgspec
 
 from codream_secure.sites.wire import NO_SESSION, Answer, Message, decode_answer, encode
 
-# A site that gave no answer so often in a row is asked, but nothing is put off for its sake.
+# After so many missing answers in a row the server still asks a site, but repeats no key exchange
+# for it.
 _PATIENCE = 3
-# Of what a site says of its refusal, characters that are kept.
+# Characters of a site's refusal that reach the log.
 _LONGEST = 500
 
-# Takes encoded messages by site, returns the encoded answers of those that answered in time.
+# Takes encoded messages by site; returns the encoded answers that arrived in time, by site.
 Carry = Callable[[Mapping[int, bytes]], Mapping[int, bytes]]
 Tell = Callable[[str], None]
 
 
 def one_line(text: str) -> str:
-    """Return what another party says as it may stand in a log: short, on one line, printable."""
+    """Make another party's text safe for a log: one short line of printable characters.
+
+    Otherwise a site could forge log lines or send control codes to a terminal.
+    """
     return "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
 
 
 @dataclass(slots=True)
 class Traffic:
-    """What really moved, and how often the server waited.
+    """Bytes sent and received, and how often and how long the server waited.
 
-    ``down`` and ``up`` are bytes of message bodies, ``whole_down`` and ``whole_up`` of the messages
-    with all that the carrier puts around them, if it tells.
+    ``down`` and ``up`` count message bodies, ``whole_down`` and ``whole_up`` whole messages as the
+    carrier sends them (0 if it does not count).
     """
 
     down: int = 0
@@ -42,19 +46,19 @@ class Traffic:
 
 @dataclass(slots=True)
 class Sites:
-    """The sites of a run, as the server sees them.
+    """The sites of a session, as the server sees them.
 
     Args:
-        carry: moves bytes.
+        carry: sends bytes to sites and returns their answers.
         roster: numbers of the sites.
-        tell: told what went wrong, a line each.
+        tell: called with one line for each thing that went wrong.
 
     Attributes:
-        traffic: what moved so far.
-        refused: by site, the last reason that it gave, cut to one line.
-        present: sites that take part in the session.
-        unfit: sites that cannot take part, and are asked nothing more.
-        silent: by site, how many messages in a row it has not answered, or refused.
+        traffic: counts what was sent and received.
+        refused: by site, the reason of its last refusal, in one line.
+        present: sites that have joined the session.
+        unfit: sites that cannot take part; they are asked nothing more.
+        silent: by site, how many messages in a row it left unanswered or refused.
     """
 
     carry: Carry
@@ -67,13 +71,14 @@ class Sites:
     silent: dict[int, int] = field(default_factory=dict)
 
     def awaited(self, site: int) -> bool:
-        """Tell whether a site can be expected to answer if it is asked again."""
+        """Return whether a site is likely to answer if it is asked again."""
         return site not in self.unfit and self.silent.get(site, 0) < _PATIENCE
 
     def ask(self, messages: Mapping[int, Message]) -> dict[int, Answer]:
-        """Send messages and wait; sites that refuse, or are not heard of, have no answer.
+        """Send messages, wait, and return the answers by site.
 
-        Who refuses what it was asked may have answered what was asked beside it.
+        Sites that refuse or do not answer are left out. But a site that refuses its step and
+        answers the key exchange in the same message is not left out.
         """
         encoded = {s: encode(m) for s, m in messages.items() if s not in self.unfit}
         if not encoded:
@@ -97,7 +102,7 @@ class Sites:
                 self.tell(f"site {site} refused: {reason}")
                 if reason.endswith(NO_SESSION):
                     self.present.discard(site)  # it is greeted again
-            if answer.beside or not answer.refused:
+            if answer.key_exchange or not answer.refused:
                 found[site] = answer
         for site in sorted(set(encoded) - set(replies)):
             self.tell(f"site {site} did not answer")

@@ -9,9 +9,7 @@ import msgspec
 
 from codream_secure.errors import RequestRefused
 from codream_secure.sites.allowance import Allowance
-from codream_secure.sites.wire import (
-    VERSION,
-)
+from codream_secure.sites.wire import VERSION
 from protocols.phases import ThreatModel
 from protocols.primitives.keys import SigningKey
 
@@ -25,15 +23,16 @@ class SiteSettings:
 
     Attributes:
         client: its number in the roster, from 0.
-        folder: of its own, for everything that must survive.
-        load: returns its examples; with ``whole`` all of the training part is its own, else its
-            part of the partition that the run names (a demonstration with public data).
+        folder: a folder of its own, for everything that must survive a restart.
+        load: returns its examples. With ``whole`` the whole training part belongs to the site;
+            otherwise its part of the partition that the run names (a demonstration with public
+            data).
         whole: see ``load``.
-        model: its architecture, which nobody else learns; None: the one that the run gives it.
+        model: its architecture, which no other party learns; None: the one that the run assigns.
         identity: its signing key, in the malicious model.
-        roster: everybody's public keys, known by other means than the server.
-        allowance: what runs may spend of its examples' privacy; None: that is up to the server.
-        rejoin: malicious model: whether sites that missed a step may be back in the next one.
+        roster: public keys of all sites, which do not come from the server.
+        allowance: what runs may spend of its examples' privacy; None: the server decides.
+        rejoin: malicious model: whether a site that missed a step may take part in the next one.
     """
 
     client: int
@@ -48,7 +47,7 @@ class SiteSettings:
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the protocol needs to know of a run."""
+    """What the protocol's client must know of a session; `protocols.policy.Policy` enforces it."""
 
     clients: int
     threshold: int
@@ -60,10 +59,11 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A run as a site remembers it.
+    """A run as a site remembers it; a record in the site's folder.
 
-    ``rounds``: that it has learned from. ``begun``: whether it has trained before the first one.
-    ``history``: digest of all that it was told, ``heard``: how much that was; see `flower.history`.
+    ``rounds``: how many rounds the site has learned from. ``begun``: whether it has trained before
+    the first one. ``history``: digest of all messages that told it something, see `sites.history`.
+    ``received``: how many these were (`Learn` and `Images`); in the record it is named "heard".
     """
 
     session: bytes
@@ -74,13 +74,13 @@ class Session(msgspec.Struct, frozen=True):
     rounds: int = 0
     begun: bool = True
     history: bytes = b""
-    heard: int = 0
+    received: int = msgspec.field(name="heard", default=0)
 
 
-def check_version(servers: int) -> None:
-    """Raise RequestRefused for a server that speaks another version."""
-    if servers != VERSION:
+def check_version(version: int) -> None:
+    """Raise RequestRefused if the server's messages are of another version than the site's."""
+    if version != VERSION:
         raise RequestRefused(
-            f"the server speaks version {servers} and this site {VERSION}: "
+            f"the server speaks version {version} and this site {VERSION}: "
             "install the same codream-secure on both"
         )

@@ -1,19 +1,19 @@
-"""One site: a client whose process may end after every message, and start again from its folder.
+"""One site: a client whose process may end after every message and restart from its folder.
 
-Flower starts a process for a message. So everything that a client must remember is in a folder of
-its own, mode 0700, written before an answer leaves (D5). Messages of the protocol alone are
-answered here, without PyTorch, whose import takes longer than all the cryptography; what concerns
-models and data is in `flower.learning`.
+Flower starts a new process for each message. Therefore everything that a client must remember is
+in a folder of its own with mode 0700, and is on disk before an answer leaves (D5).
+
+This module needs no PyTorch: importing it takes longer than all cryptography of a message. What
+needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 """
 
 import logging
 import os
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Protocol, Self
 
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
 from codream_secure.sites.stored_client import StoredClient, end_batches
 from codream_secure.sites.wire import (
@@ -32,7 +32,6 @@ from codream_secure.sites.wire import (
     Joined,
     Learn,
     Message,
-    Present,
     Share,
     Unmask,
     Who,
@@ -46,29 +45,57 @@ from protocols.errors import SecAggError
 from protocols.params import BatchParams, Task, default_threshold
 from protocols.policy import Policy, most_colluders
 
-if TYPE_CHECKING:
-    from codream_secure.sites.dream_site import Learning
-
-_SESSION = "session"
+# Records in the site's folder: the session, and the last step whose inputs were computed, with
+# the digest of its broadcast.
+_SESSION, _ASKED = "session", "asked"
+_NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
+# A refusal is one line in the server's log.
+_LONGEST_REFUSAL = 500
 _log = logging.getLogger(__name__)
 
 
+class Summand(Protocol):
+    """What a site adds to a sum."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of sums that the site takes part in."""
+
+    def task(self, broadcast: bytes, step: int) -> Task:
+        """Return what is summed. It is cheap, since a repeated request calls it again.
+
+        Raises:
+            RequestRefused: the broadcast is for another step, or asks for what the site refuses.
+        """
+
+    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
+        """Return the site's input, by section. It is called once for each broadcast."""
+
+
 class Site:
-    """Answers messages from its folder; close it before another process may.
+    """A site that takes part in secure sums; `DreamSite` extends it with learning.
+
+    A site with a signing key takes part in the malicious model only, with exactly the public keys
+    of its own roster and at least the default threshold. Close the site before another process
+    opens its folder.
 
     Args:
         settings: what the site brings.
+        summand: what it adds to sums; None in a subclass that overrides `_contribution` and
+            `_handle_session`.
         patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
         UserError: the folder cannot be used.
     """
 
-    def __init__(self, settings: SiteSettings, *, patience: float = 0.0) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: SiteSettings, summand: Summand | None = None, *, patience: float = 0.0
+    ) -> None:
+        self._settings, self._summand = settings, summand
         self._folder = StateFolder(settings.folder, patience=patience)
-        kept = self._folder.load(_SESSION)
-        self._session = None if kept is None else msgspec.msgpack.decode(kept, type=Session)
+        stored = self._folder.load(_SESSION)
+        self._session = None if stored is None else msgspec.msgpack.decode(stored, type=Session)
 
     def __enter__(self) -> Self:
         return self
@@ -76,147 +103,195 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self._folder.close()
 
+    def handle_bytes(self, body: bytes) -> bytes:
+        """Answer one encoded message with an encoded answer; undecodable bytes are refused."""
+        try:
+            message = decode(body)
+        except msgspec.DecodeError as error:
+            reason = f"not a message of version {VERSION}: {error}"
+            return encode(Answer(refused=reason[:_LONGEST_REFUSAL]))
+        return encode(self.handle(message))
+
     def handle(self, message: Message) -> Answer:
-        """Answer one message; what it takes to go on is on disk by then."""
+        """Answer one message. All that later messages need is on disk when this returns."""
         answer = self._answer(message)
-        if isinstance(message, Ask | Unmask) and message.beside is not None:
-            # The step and the next batch's keys have nothing to do with each other.
-            beside = self._answer(message.beside)
-            answer = msgspec.structs.replace(answer, beside=beside.data)
+        if isinstance(message, Ask | Unmask) and message.key_exchange is not None:
+            # The step and the exchange of the next keys are independent: one may be refused and
+            # the other answered.
+            keys = self._answer(message.key_exchange)
+            answer = msgspec.structs.replace(answer, key_exchange=keys.data)
         return answer
 
     def _answer(self, message: Message) -> Answer:
+        """Answer a message, or say in one line why not."""
         try:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
-            return Answer(refused=f"{type(error).__name__}: {error}"[:500])
+            return Answer(refused=f"{type(error).__name__}: {error}"[:_LONGEST_REFUSAL])
         except Exception as error:  # noqa: BLE001 - whatever it is, the server learns no more
-            # Its text may quote private data, also that of a UserError, which a model or a loader
-            # of the site's own may have caused: it stays in the site's own log.
+            # The text may quote private data. So may that of a UserError, which the site's own
+            # model or loader can raise. It goes to the site's own log only.
             _log.exception("no answer")
             return Answer(refused=f"{type(error).__name__}; see the site's log")
 
     def _handle(self, message: Message) -> Answer:
-        if isinstance(message, Ask):
-            return self._ask(message)
-        if isinstance(message, Who):
-            return Answer(str(self._settings.client).encode())
-        if isinstance(message, Hello):
-            return Answer(encode(self._hello(message)))
-        if isinstance(message, Learn | Images):
-            self._remember(self._learning().take(message))
-            return Answer(b"done")
-        if isinstance(message, End):
-            end_batches(self._folder, self._known.session)
-            return Answer(b"done")
-        if isinstance(message, Begin):
-            raise RequestRefused("this site takes part in runs of codream only")
-        return Answer(self._protocol(message))
+        match message:
+            case Ask():
+                return self._ask(message)
+            case Who():
+                return Answer(str(self._settings.client).encode())
+            case End():
+                end_batches(self._folder, self._current.session)
+                return Answer(b"done")
+            case Begin() | Hello() | Learn() | Images():
+                return Answer(self._handle_session(message))
+            case _:
+                return Answer(self._exchange(message))
 
-    def _protocol(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
+    def _handle_session(self, message: Begin | Hello | Learn | Images) -> bytes:
+        """Answer a message about a session, not about one of its sums."""
+        if not isinstance(message, Begin):
+            raise RequestRefused("this site takes part in sums only")
+        return encode(self._begin(message))
+
+    def _exchange(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
+        """Answer a protocol message that carries no input of the site."""
         client = self._client(message.batch)
-        if isinstance(message, Advertise):
-            return client.advertise_keys()
-        if isinstance(message, Share):
-            return client.share_keys(message.directory)
-        if isinstance(message, Confirm):
-            return client.confirm(message.survivors)
-        if isinstance(message, Evidence):
-            return client.evidence(message.request)
-        return client.unmask(message.data)
+        match message:
+            case Advertise():
+                return client.advertise_keys()
+            case Share():
+                return client.share_keys(message.directory)
+            case Confirm():
+                return client.confirm(message.survivors)
+            case Evidence():
+                return client.evidence(message.request)
+            case Unmask():
+                return client.unmask(message.data)
 
-    def _hello(self, message: Hello) -> Present:
-        """Begin a session, or find that it has begun."""
-        known = self._session
-        if known is not None and known.session == message.session:
-            asked = message.options, message.spec, message.identities
-            if (known.options, known.spec, known.identities) != asked:
-                raise RequestRefused("the session is known, with other settings")
-            return self._learning().present()
-        from codream_secure.sites.dream_site import Learning  # noqa: PLC0415 - PyTorch is slow
+    def _ask(self, message: Ask) -> Answer:
+        """Answer with the site's masked input."""
+        client = self._client(message.batch)
+        report = client.open_bundles(message.delivery) if message.delivery else None
+        task, inputs = self._contribution(message)
+        masked = client.masked_input(message.request, task, inputs)
+        return Answer(masked, report=report or b"")
 
-        self._check_terms(
-            message.identities,
-            threat_model=message.options.get("threat_model"),
-            threshold=message.options.get("threshold"),
-            rejoin=message.options.get("rejoin"),
+    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
+        """Return what is summed and the site's input, which is computed once (D1, D5).
+
+        A repeated request gets no inputs: the client sends its stored answer again.
+
+        Raises:
+            RequestRefused: an earlier step, or the last one with another broadcast; nothing is
+                computed then.
+        """
+        summand = self._own_summand
+        task = summand.task(message.broadcast, message.step)
+        asked = (task.step, task.broadcast_digest)
+        stored = self._folder.load(_ASKED)
+        if stored is not None:
+            last = msgspec.msgpack.decode(stored, type=tuple[int, bytes])
+            if asked == last:
+                return task, {}
+            if task.step <= last[0]:
+                raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
+        inputs = summand.inputs(message.broadcast, self._folder)
+        self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
+        return task, inputs
+
+    @property
+    def _own_summand(self) -> Summand:
+        if self._summand is None:
+            raise RequestRefused("this site adds nothing to sums")
+        return self._summand
+
+    def _begin(self, message: Begin) -> Joined:
+        """Begin a session of sums, or find that it has begun."""
+        terms = Terms(
+            clients=message.clients,
+            threshold=message.threshold,
+            threat_model=message.threat_model,
+            colluders=most_colluders(message.clients, message.threshold, message.threat_model),
+            key_steps=message.key_steps,
+            rejoin=message.rejoin,
+            kinds=self._own_summand.kinds,
         )
-        if self._settings.allowance is not None:
-            self._settings.allowance.take(
-                self._folder,
-                message.session,
-                message.options,
-                colluders=self._colluders(message.options.get("threshold")),
+        wanted = Session(message.session, {}, _NO_SPEC, message.identities, terms)
+        if not self._in_session(message.session):
+            self._check_terms(
+                message,
+                threat_model=message.threat_model,
+                threshold=message.threshold,
+                rejoin=message.rejoin,
             )
-        for name in self._folder.names():
-            if name != allowance.RECORD:
-                self._folder.erase(name)
-        learning = Learning.begin(self._settings, self._folder, message)
-        self._remember(learning.session)
-        return learning.present()
+            self._erase_records()
+            self._remember(wanted)
+        elif self._session != wanted:
+            raise RequestRefused("the session is known, with other settings")
+        own = self._settings.identity
+        return Joined(VERSION, self._settings.client, own.public if own else b"")
+
+    def _in_session(self, session: bytes) -> bool:
+        return self._session is not None and self._session.session == session
 
     def _check_terms(
         self,
-        identities: tuple[bytes, ...],
+        message: Begin | Hello,
         *,
         threat_model: object,
         threshold: object,
         rejoin: object,
     ) -> None:
-        """Refuse terms that would take from a site what its keys and roster are for.
+        """Refuse another version, and terms that weaken what the site's key and roster protect.
 
         Args:
-            identities: everybody's public keys, as the server has them.
-            threat_model: of the session; a site with a signing key takes part in no other but the
-                malicious model, or a server could ask it to do without.
+            message: begins the session; it has the version and everybody's public keys.
+            threat_model: of the session. A site with a signing key accepts the malicious model
+                only: otherwise a server could talk it into the weaker one.
             threshold: of the session; None is the default.
-            rejoin: of the session: cohorts that grow again are the site's to allow (D1).
+            rejoin: of the session. Only the site can allow that cohorts grow again (D1).
         """
+        check_version(message.version)
         settings = self._settings
         if (threat_model == "malicious") != (settings.identity is not None):
             raise RequestRefused(f"this site is not set up for the {threat_model} model")
-        if identities != (settings.roster if settings.identity else ()):
+        if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
-        clients = len(identities)
+        clients = len(message.identities)
         if clients and isinstance(threshold, int) and threshold < default_threshold(clients):
             raise RequestRefused(f"threshold {threshold} of {clients} is too low")
         if settings.identity is not None and rejoin and not settings.rejoin:
             raise RequestRefused("this site does not allow rejoining: rejoin=true in --node-config")
 
-    def _colluders(self, threshold: object) -> int | None:
-        """Return n_C of the roster; None: nobody knows who takes part."""
-        clients = len(self._settings.roster)
-        if self._settings.identity is None:
-            return None
-        needed = threshold if isinstance(threshold, int) else default_threshold(clients)
-        return most_colluders(clients, needed, "malicious")
+    def _erase_records(self, *, keep: str | None = None) -> None:
+        """Erase what an older session left in the folder."""
+        for name in self._folder.names():
+            if name != keep:
+                self._folder.erase(name)
 
     def _remember(self, session: Session) -> None:
         self._session = session
         self._folder.save(_SESSION, msgspec.msgpack.encode(session))
 
-    def _learning(self) -> "Learning":
-        from codream_secure.sites.dream_site import Learning  # noqa: PLC0415 - PyTorch is slow
-
-        return Learning(self._settings, self._folder, self._known)
-
     @property
-    def _known(self) -> Session:
+    def _current(self) -> Session:
         if self._session is None:
             raise RequestRefused(NO_SESSION)
         return self._session
 
     def _client(self, batch: Batch) -> StoredClient:
-        known = self._known
-        terms, malicious = known.terms, known.terms.threat_model == "malicious"
+        """Return the protocol's client for a key batch, as the folder has it."""
+        session, terms = self._current, self._current.terms
+        malicious = terms.threat_model == "malicious"
         params = BatchParams(
-            session=known.session,
+            session=session.session,
             batch=batch.number,
             steps=batch.steps,
             roster=tuple(range(terms.clients)),
             threshold=terms.threshold,
             threat_model=terms.threat_model,
-            identities=known.identities,
+            identities=session.identities,
         )
         policy = Policy(
             min_clients=terms.threshold,
@@ -232,133 +307,3 @@ class Site:
             policy=policy if malicious else None,
         )
         return StoredClient(self._folder, party, os.urandom)
-
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
-        return self._learning().answer(message)
-
-    def _ask(self, message: Ask) -> Answer:
-        stored = self._client(message.batch)
-        report = stored.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._contribution(message)
-        masked = stored.masked_input(message.request, task, inputs)
-        return Answer(masked, report=report or b"")
-
-
-# The last step whose inputs were computed, and the digest of its broadcast.
-_ASKED = "asked"
-
-
-_NO_SPEC = (0, 0, 0, 0)  # no images take part in sums alone
-
-
-class Summand(Protocol):
-    """What a site adds to a sum."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Which kinds of sums the site takes part in."""
-
-    def task(self, broadcast: bytes, step: int) -> Task:
-        """Return what is summed; cheap, also when the same is asked again.
-
-        Raises:
-            RequestRefused: the broadcast is not for this step, or outside what the site does.
-        """
-
-    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
-        """Return the site's part, by section; called once for a broadcast."""
-
-
-class SumSite(Site):
-    """Answers the messages of sums from its folder; close it before another process may.
-
-    A site with a signing key takes part in the malicious model only, with everybody on its own
-    roster and at least the default threshold.
-
-    Args:
-        settings: what the site brings; data are not needed.
-        summand: what it adds.
-
-    Raises:
-        UserError: the folder cannot be used.
-    """
-
-    def __init__(self, settings: SiteSettings, summand: Summand) -> None:
-        super().__init__(settings)
-        self._summand = summand
-
-    def handle_bytes(self, body: bytes) -> bytes:
-        """Answer one encoded message."""
-        try:
-            message = decode(body)
-        except msgspec.DecodeError as error:
-            return encode(Answer(refused=f"not a message of version {VERSION}: {error}"[:500]))
-        return encode(self.handle(message))
-
-    def _handle(self, message: Message) -> Answer:
-        if isinstance(message, Begin):
-            return Answer(encode(self._begin(message)))
-        if isinstance(message, Hello | Learn | Images):
-            raise RequestRefused("this site takes part in sums only")
-        return super()._handle(message)
-
-    def _begin(self, message: Begin) -> Joined:
-        """Begin a session, or find that it has begun."""
-        wanted = Session(
-            session=message.session,
-            options={},
-            spec=_NO_SPEC,
-            identities=message.identities,
-            terms=self._terms(message),
-        )
-        known = self._session
-        if known is None or known.session != message.session:
-            self._check(message)
-            for name in self._folder.names():
-                self._folder.erase(name)
-            self._remember(wanted)
-        elif known != wanted:
-            raise RequestRefused("the session is known, with other settings")
-        own = self._settings.identity
-        return Joined(VERSION, self._settings.client, own.public if own else b"")
-
-    def _check(self, message: Begin) -> None:
-        check_version(message.version)
-        self._check_terms(
-            message.identities,
-            threat_model=message.threat_model,
-            threshold=message.threshold,
-            rejoin=message.rejoin,
-        )
-
-    def _terms(self, message: Begin) -> Terms:
-        return Terms(
-            clients=message.clients,
-            threshold=message.threshold,
-            threat_model=message.threat_model,
-            colluders=most_colluders(message.clients, message.threshold, message.threat_model),
-            key_steps=message.key_steps,
-            rejoin=message.rejoin,
-            kinds=self._summand.kinds,
-        )
-
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
-        """Return what is summed and the site's part, which is computed once (D1, D5).
-
-        A request that was answered before gets no inputs: its stored answer is sent again.
-
-        Raises:
-            RequestRefused: an earlier step, or the same one otherwise; nothing is computed.
-        """
-        task = self._summand.task(message.broadcast, message.step)
-        kept = self._folder.load(_ASKED)
-        asked = (task.step, task.broadcast_digest)
-        if kept is not None:
-            last = msgspec.msgpack.decode(kept, type=tuple[int, bytes])
-            if asked == last:
-                return task, {}
-            if task.step <= last[0]:
-                raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
-        inputs = self._summand.inputs(message.broadcast, self._folder)
-        self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
-        return task, inputs

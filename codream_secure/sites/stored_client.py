@@ -1,4 +1,4 @@
-"""A client of the protocol whose state lives in a folder (D5)."""
+"""A protocol client whose state lives in a folder (D5)."""
 
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.durable import DurableClient, Reply, last_step
@@ -8,20 +8,18 @@ from protocols.errors import LocalProtocolError
 from protocols.params import Task
 from protocols.primitives.keys import Entropy
 
-_BATCH = "batch-"
-
-
-_STEPS = "answered-steps"
-
-
-_STEP_SIZE = 8
+# Records: one for each key batch; and the session with the last step that it answered.
+_BATCH, _STEPS = "batch-", "answered-steps"
+_STEP_SIZE = 8  # bytes of a step's number
 
 
 def end_batches(folder: StateFolder, session: bytes) -> None:
-    """Erase the records of all batches: a run is over (SPEC 3.9). The last step stays known.
+    """Erase the records of all key batches at the end of a run (SPEC 3.9).
+
+    The number of the last step stays: no step may be answered twice.
 
     Args:
-        folder: of one client, with no `StoredClient` at work in it.
+        folder: of one client; no `StoredClient` may be using it.
         session: of the run, 32 bytes; records of other sessions are erased too.
 
     Raises:
@@ -33,10 +31,10 @@ def end_batches(folder: StateFolder, session: bytes) -> None:
 
 
 def _last_answered(folder: StateFolder, session: bytes) -> int:
-    """Return the last step that was answered in a session; -1 if none was.
+    """Return the last step that the client answered in a session; -1 if none.
 
-    A process may have ended after a batch's record knew of a step and before `_STEPS` did: when
-    this returns `_STEPS` knows, so that the record may be erased.
+    A process may have ended between saving a batch's record and saving `_STEPS`. This brings
+    `_STEPS` up to date, so that the batch's record may be erased.
     """
     kept = folder.load(_STEPS) or b""
     known = int.from_bytes(kept[-_STEP_SIZE:], "big") if kept[:-_STEP_SIZE] == session else -1
@@ -52,7 +50,7 @@ def _save_last(folder: StateFolder, session: bytes, step: int) -> None:
 
 
 def _batches(folder: StateFolder, session: bytes | None = None) -> list[str]:
-    """Return the names of the records of batches; None: of all sessions."""
+    """Return the names of the key batches' records; None: those of all sessions."""
     prefix = _BATCH if session is None else _prefix(session)
     return [name for name in folder.names() if name.startswith(prefix)]
 
@@ -64,21 +62,21 @@ def _prefix(session: bytes) -> str:
 class StoredClient:
     """A `DurableClient` whose every record is on disk before its answer is returned (SPEC 6.7).
 
-    Answers are those of `protocols.client.session.ClientSession`. A batch that was begun in the
-    folder is gone on with. Beside it the nearest batch before it and the nearest one after it are
-    kept, since the keys of one are made while the other runs (SPEC 6.2); all other records, and
-    those of other sessions, are erased. When a step is first answered in a batch, all other batches
-    are over and erased (SPEC 3.9). The last step that was answered is kept for the whole session.
+    Answers are those of `protocols.client.session.ClientSession`. A key batch that began in the
+    folder continues. The folder keeps also the nearest batch before and the nearest one after it,
+    because the keys of one are made while another is in use (SPEC 6.2). All other records, and
+    those of other sessions, are erased. The first answer to a step in a batch ends and erases all
+    other batches (SPEC 3.9). The number of the last step stays for the whole session.
 
     Args:
         folder: of this client alone.
-        party: who, in which batch, on what conditions.
+        party: the client, its batch, and its policy.
         entropy: source of its secrets, os.urandom outside tests.
 
     Raises:
-        LocalProtocolError: a record of the session is damaged, or the batch's own one is of
-            another client or batch; later: another batch has taken this one's place.
-        PolicyError: the batch is outside the policy.
+        LocalProtocolError: a record of the session is damaged, or the batch's record belongs to
+            another client or batch; later: the batch's record was erased for another batch.
+        PolicyError: the policy does not allow the batch.
     """
 
     def __init__(self, folder: StateFolder, party: Party, entropy: Entropy) -> None:
@@ -86,14 +84,14 @@ class StoredClient:
         self._session = party.batch.session
         self._name = f"{_prefix(self._session)}{party.batch.batch}"
         self._above = _last_answered(folder, self._session)
-        self._erase_all_but({self._name, *self._beside()})
+        self._erase_all_but({self._name, *self._neighbours()})
         record = folder.load(self._name)
         self._on_disk = record is not None
         self._durable = DurableClient(party, entropy, record)
 
     @property
     def _client(self) -> DurableClient:
-        """The client, as long as nobody has erased its record."""
+        """The client; an error if its record was erased after it was loaded or saved."""
         if self._on_disk and self._name not in self._folder.names():
             raise LocalProtocolError("the batch is over: its record was erased")
         return self._durable
@@ -103,8 +101,8 @@ class StoredClient:
             if name not in wanted:
                 self._folder.erase(name)
 
-    def _beside(self) -> list[str]:
-        """Return the names of the records of the batches next to this one, if there are some."""
+    def _neighbours(self) -> list[str]:
+        """Return the records' names of the nearest batch before and after this one, if any."""
         prefix, own = _prefix(self._session), self._party.batch.batch
         others = [name.removeprefix(prefix) for name in _batches(self._folder, self._session)]
         numbers = [int(number) for number in others if number.isdigit()]
@@ -139,19 +137,21 @@ class StoredClient:
         return message
 
     def _end_others(self) -> None:
-        """Erase all other batches; keys that were made for later steps too, new steps begin here.
+        """Erase every other batch, prepared ones included.
 
-        Before the answer is stored: asked again, it would not be a new one.
+        This comes before the answer is saved. After a crash between the two, the request is new
+        again and the erasing is repeated; in the other order it would be forgotten.
         """
         _last_answered(self._folder, self._session)
         self._erase_all_but({self._name})
 
     def _answered(self) -> int:
-        """Return the last step of the session that other batches have answered by now."""
+        """Return the last step that was answered with another batch of the session."""
         known = self._folder.answered
         return max([self._above, *(step for name, step in known.items() if name != self._name)])
 
     def _remember(self, step: int) -> None:
+        """Save that a step was answered."""
         known = self._folder.answered
         known[self._name] = max(step, known.get(self._name, -1))
         last = max(self._above, *known.values())
@@ -170,12 +170,13 @@ class StoredClient:
         return self._stored(self._client.evidence(request))
 
     def end(self) -> None:
-        """Give up the batch and erase its record."""
+        """End the batch and erase its record."""
         self._durable.end()
         _last_answered(self._folder, self._session)
         self._folder.erase(self._name)
 
     def _stored(self, reply: Reply) -> bytes:
+        """Save the client's record; return the message, which may leave from now on."""
         self._folder.save(self._name, reply.record)
         self._on_disk = True
         return reply.message

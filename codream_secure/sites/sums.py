@@ -1,4 +1,4 @@
-"""Sums over sites: the server of `protocols`, whoever carries its messages; no learning here."""
+"""The server of secure sums over sites; it knows neither the carrier nor any learning."""
 
 import hashlib
 import os
@@ -29,7 +29,7 @@ from protocols.rounds import KEY_ATTEMPTS, Direction, Part, Rounds
 from protocols.rounds import Ask as AskFunction
 from protocols.server.step import Finished
 
-# Told of every message of the protocol that was of use: phase, direction, site, bytes.
+# Called for every protocol message that the server could use: phase, direction, site, bytes.
 Record = Callable[[Phase, Direction, int, int], None]
 
 
@@ -40,12 +40,12 @@ class RemoteSums:
     step that its keys are good for, and in the next key exchange.
 
     Args:
-        sites: who is asked.
+        sites: the sites.
         terms: of the session.
-        record: told of every message that was of use.
-        first_batch: number of the first batch of keys; above all that the session has had (D6).
-        note_batch: told the number of the batch after the one that is about to be made. A server
-            that starts again goes on from the number that this call has written down.
+        record: called for every message that the server could use.
+        first_batch: number of the first key batch; larger than any that the session has had (D6).
+        note_batch: called before a key batch is made, with the number of the one after it. It
+            must write the number down: a restarted server begins with it.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class RemoteSums:
         """Sum the sites' answers to a broadcast.
 
         Args:
-            task: what is summed; its digest is that of the broadcast.
-            broadcast: public bytes that every site is sent.
-            key_steps: for how many steps keys are made, if there are none.
-            next_steps: for how many steps the next keys are made, on the way of the step that uses
-                the last ones, without a round trip of their own (D17); 0: not.
+            task: what is summed; it contains the broadcast's digest.
+            broadcast: public bytes that every site receives.
+            key_steps: number of steps of the key batch that is made if none is left.
+            next_steps: number of steps of the next key batch. It is made together with the last
+                step of this one, without a round trip of its own (D17); 0: it is not made.
 
         Raises:
             NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
@@ -95,10 +95,10 @@ class RemoteSums:
             raise NotEnoughSurvivors(Phase.UNMASKING, 0, self._terms.threshold) from error
 
     def _attempts(self, ask: AskFunction) -> Iterator[AskFunction]:
-        """Try the exchange again as long as that gains sites.
+        """Repeat the key exchange as long as each attempt gains sites.
 
-        A site keeps records of neighbouring batches only. After two attempts in vain the best
-        batch so far would be erased.
+        A site keeps only the records of neighbouring batches. After two attempts without gain it
+        would erase those of the best batch.
         """
         best = len(self._rounds.candidates)
         for _ in range(KEY_ATTEMPTS):
@@ -119,16 +119,16 @@ class RemoteSums:
             self._sites.tell(f"site {site} gave or dealt wrong shares, and is left out")
 
     def _ask(self, parts: Sequence[Part], step: int, broadcast: bytes) -> list[dict[int, bytes]]:
-        """Send every site one message with all of its parts, and take the answers apart.
+        """Send every site one message with all of its parts, and split the answers.
 
-        A site outside the step gets only what travels with it, the next exchange of keys.
+        A site outside the step gets only its message of the next key exchange.
         """
         bundles = {part.stage: part.messages for part in parts}.get(OPEN_BUNDLES, {})
         main, *riding = (part for part in parts if part.stage != OPEN_BUNDLES)
-        beside = {site: _key_message(part, site) for part in riding for site in part.messages}
-        asked: dict[int, Message] = dict(beside)
+        exchange = {site: _key_message(part, site) for part in riding for site in part.messages}
+        asked: dict[int, Message] = dict(exchange)
         for site, data in main.messages.items():
-            batch, along = _batch(main), beside.get(site)
+            batch, along = _batch(main), exchange.get(site)
             if main.stage == Phase.MASKED_INPUT and not isinstance(along, Share):
                 delivery = bundles.get(site, b"")
                 asked[site] = Ask(batch, step, data, broadcast, delivery, along)
@@ -156,36 +156,36 @@ def _key_message(part: Part, site: int) -> Advertise | Share:
 
 
 def _answers(part: Part, main: Part, answers: Mapping[int, Answer]) -> dict[int, bytes]:
-    """Return the answers to one part. A site that refused its step may answer what rode along."""
+    """Return the answers to one part. A site may refuse the step and answer the key exchange."""
     there = {site: answers[site] for site in part.messages if site in answers}
     if part.stage == OPEN_BUNDLES:
         return {site: answer.report for site, answer in there.items() if not answer.refused}
     if part is main:
         return {site: answer.data for site, answer in there.items() if not answer.refused}
-    found = {s: a.beside if s in main.messages else a.data for s, a in there.items()}
+    found = {s: a.key_exchange if s in main.messages else a.data for s, a in there.items()}
     return {site: data for site, data in found.items() if data}
 
 
 class SumServer:
-    """A session of sums.
+    """The server of one session of sums without learning.
 
     Args:
-        carry: moves bytes.
-        clients: sites, numbered from 0.
+        carry: sends bytes to sites and returns their answers.
+        clients: number of sites; they are numbered from 0.
         threshold: t, sites that must answer every round; None: the default.
-        threat_model: whom the sites take the server for.
+        threat_model: what the sites assume of the server.
         identities: public keys in roster order, in the malicious model.
-        rejoin: malicious model: whether a site that missed a step may be back in the next one.
-        key_steps: for how many steps keys are made in one exchange.
-        tell: told what went wrong, a line each.
+        rejoin: malicious model: whether a site that missed a step may take part in the next one.
+        key_steps: M, the number of steps that one key exchange makes keys for.
+        tell: called with one line for each thing that went wrong.
 
     Attributes:
-        sites: who is asked, and what moved.
+        sites: the sites, and the traffic with them.
         terms: of the session.
         step: number of the next step.
 
     Raises:
-        ConfigError: the terms are not those of any session.
+        ConfigError: the protocol does not allow these terms.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class SumServer:
         self._sums = RemoteSums(self.sites, self.terms, lambda *_: None)
 
     def greet(self) -> None:
-        """Begin the session at every site that is not in it."""
+        """Begin the session at every site that has not joined it."""
         terms = self.terms
         begin = Begin(
             version=VERSION,
@@ -235,6 +235,7 @@ class SumServer:
                 self.sites.present.add(site)
 
     def _unfit(self, site: int, data: bytes) -> str:
+        """Return why a site cannot take part, from its answer; empty if it can."""
         try:
             found: Joined = decode_joined(data)
         except msgspec.DecodeError as error:
@@ -250,12 +251,12 @@ class SumServer:
     def sum(
         self, kind: str, sections: tuple[Section, ...], broadcast: Callable[[int], bytes]
     ) -> Finished:
-        """Take the next step.
+        """Run the next step, and return its sum.
 
         Args:
-            kind: what is summed.
-            sections: of every site's input.
-            broadcast: makes the public bytes that sites are sent, from the step's number.
+            kind: kind of the sum, which sites must know.
+            sections: the parts of every site's input.
+            broadcast: returns the public bytes for the sites, from the step's number.
 
         Raises:
             NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.

@@ -1,10 +1,9 @@
-"""What travels in a Flower message: one of these, encoded; an answer is bytes or a refusal.
+"""The messages between server and sites; an answer holds bytes or the reason of a refusal.
 
-All of it passes through the SuperLink. Nothing here is secret: shares are sealed for their
+Whoever carries them can read all of them. Nothing here is secret: shares are sealed for their
 recipients and inputs are masked, as in `protocols`.
 """
 
-from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
@@ -12,26 +11,24 @@ import msgspec
 from protocols.phases import ThreatModel
 
 VERSION = 2
-# Where a Flower message holds its bytes, and the action that it asks for.
-RECORD, BODY, ACTION = "codream-secure", "body", "secure"
-# End of the refusal of a site that is in no session, with a new folder for instance.
+# A site in no session (its folder is new, for instance) ends its refusal with these words: the
+# server greets it again.
 NO_SESSION = "no session has begun"
-
-
+# Every step of dreaming has an even number, so that an evaluation fits between two of them.
 _SPACING = 2
 
 
 def protocol_step(step: int) -> int:
-    """Return the number that step ``step`` of dreaming has in the protocol.
+    """Return the protocol's number of a step of dreaming.
 
-    What is asked between two of them has the odd number between, so that steps of dreaming, which
-    select rounding streams, are numbered as in a simulation.
+    Evaluations have the odd numbers between. Thus steps of dreaming, which select the streams of
+    rounding, are numbered as in a simulation, and give the same bits.
     """
     return _SPACING * step
 
 
 def dreaming_step(number: int) -> int:
-    """Return the step of dreaming of a step of the protocol."""
+    """Return the step of dreaming that has a number in the protocol."""
     return number // _SPACING
 
 
@@ -40,14 +37,14 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Who(_Message, frozen=True):
-    """Asks for the site's number; the answer is its decimal digits."""
+    """Asks for the site's number; the answer is the number in decimal digits."""
 
 
 class Hello(_Message, frozen=True):
-    """Begins a session, or finds out who is there: options of the run, as `Config.options`.
+    """Begins a run, or asks whether a site takes part in it. ``options`` is `Config.options`.
 
     ``spec``: channels, height and width of an image, and the number of classes; a site may have
-    seen only some of these. ``identities``: the clients' public keys in roster order, in the
+    examples of only some classes. ``identities``: the clients' public keys in roster order, in the
     malicious model; a site compares them with its own roster file.
     """
 
@@ -59,10 +56,7 @@ class Hello(_Message, frozen=True):
 
 
 class Begin(_Message, frozen=True):
-    """Begins a session of sums alone: who takes part, and on what terms.
-
-    ``identities``: as in `Hello`.
-    """
+    """Begins a session of sums without learning; ``identities`` as in `Hello`."""
 
     version: int
     session: bytes
@@ -83,9 +77,9 @@ class Joined(_Message, frozen=True):
 
 
 class Present(_Message, frozen=True):
-    """A site's answer to `Hello`: who it is, and the shape of its data.
+    """A site's answer to `Hello`: its number, its signing key, and the shape of its data.
 
-    ``heard``: how many `Images` and `Learn` it has taken in this session.
+    ``received``: how many `Images` and `Learn` it has processed in this session.
     """
 
     version: int
@@ -93,34 +87,35 @@ class Present(_Message, frozen=True):
     spec: tuple[int, int, int, int]
     scaling: tuple[tuple[float, ...], tuple[float, ...]]
     identity: bytes = b""
-    heard: int = 0
+    received: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Which keys: the number of the batch and for how many steps."""
+    """A key batch: its number, and the number of steps that its keys are good for."""
 
     number: int
     steps: int
 
 
 class Advertise(_Message, frozen=True):
-    """Round 0 of a key exchange."""
+    """Round 0 of a key exchange: asks for an advertisement of keys."""
 
     batch: Batch
 
 
 class Share(_Message, frozen=True):
-    """Round 1: the directory of keys."""
+    """Round 1 of a key exchange: brings the directory of keys, asks for sealed shares."""
 
     batch: Batch
     directory: bytes
 
 
 class Ask(_Message, frozen=True):
-    """Masked input collection: what is asked, with the step's request.
+    """Round 2: asks for a masked input. ``broadcast`` says what is computed.
 
-    ``delivery``: bundles of round 1, with the first step of a batch. ``beside``: round 0 of the
-    next batch's exchange, whose answer comes back with the masked input (SPEC 6.2).
+    ``delivery``: the bundles of round 1, with the first step of a key batch. ``key_exchange``:
+    round 0 of the next key exchange, whose answer comes back with the masked input. This saves a
+    round trip (SPEC 6.2).
     """
 
     batch: Batch
@@ -128,44 +123,44 @@ class Ask(_Message, frozen=True):
     request: bytes
     broadcast: bytes
     delivery: bytes = b""
-    beside: Advertise | None = None
+    key_exchange: Advertise | None = None
 
 
 class Confirm(_Message, frozen=True):
-    """Consistency round: the survivor set."""
+    """Consistency round, malicious model: shows the survivor set and asks for a signature."""
 
     batch: Batch
     survivors: bytes
 
 
 class Unmask(_Message, frozen=True):
-    """Unmasking. ``beside``: round 1 of the next batch's exchange."""
+    """Round 3: asks for shares. ``key_exchange``: round 1 of the next one."""
 
     batch: Batch
     data: bytes
-    beside: Share | None = None
+    key_exchange: Share | None = None
 
 
 class Evidence(_Message, frozen=True):
-    """After a step, malicious model: asks who dealt the shares that did not fit (SPEC 6.10)."""
+    """After a step, malicious model: asks for proof of who dealt wrong shares (SPEC 6.10)."""
 
     batch: Batch
     request: bytes
 
 
 class Learn(_Message, frozen=True):
-    """The end of a round: the summed labels of its dreams, which sites keep from `Ask`."""
+    """Ends a round: the summed labels of its dreams. Sites have the dreams from `Ask`."""
 
     round: int
     labels: tuple[bytes, ...]
 
 
 class End(_Message, frozen=True):
-    """The run is over: keys and shares that are left are of no use any more (D15)."""
+    """Ends the run: the site erases the keys and shares that are left (D15)."""
 
 
 class Images(_Message, frozen=True):
-    """The noisy sum of class statistics: uint32, little-endian, and how many clients are in it."""
+    """The noisy sum of class means: little-endian uint32, and the number of clients in it."""
 
     totals: bytes
     count: int
@@ -190,14 +185,14 @@ Message = (
 class Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a site sends back.
 
-    ``report``: an encoded BundleReport that goes before the answer. ``refused``: why there is none.
-    ``beside``: the answer to what was asked beside; empty if there is none.
+    ``report``: an encoded BundleReport, which the server reads before ``data``. ``refused``: the
+    reason why there is no answer. ``key_exchange``: the answer to the message's, if it had one.
     """
 
     data: bytes = b""
     report: bytes = b""
     refused: str = ""
-    beside: bytes = b""
+    key_exchange: bytes = b""
 
 
 _DECODER = msgspec.msgpack.Decoder(Message)
@@ -207,23 +202,16 @@ _JOINED = msgspec.msgpack.Decoder(Joined)
 _T = TypeVar("_T")
 
 
-def body_of(content: Mapping[str, object]) -> bytes | None:
-    """Return the bytes in the content of a Flower message; None if it holds none."""
-    record = content.get(RECORD)
-    body = record.get(BODY) if isinstance(record, Mapping) else None
-    return body if isinstance(body, bytes) else None
-
-
 def decode_with(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
     """Decode what another party sent.
 
     Raises:
-        msgspec.DecodeError: the bytes are none of these; whatever msgspec itself raises.
+        msgspec.DecodeError: the bytes are not a message of this type, whatever msgspec raises.
     """
     try:
         return decoder.decode(data)
     except (UnicodeDecodeError, RecursionError) as error:
-        # msgspec lets these through: text that is no UTF-8, or lists too deep in each other.
+        # msgspec does not catch these: text that is not UTF-8, and lists nested too deeply.
         raise msgspec.DecodeError(f"malformed: {error}") from None
 
 
@@ -236,7 +224,7 @@ def decode(data: bytes) -> Message:
     """Decode a message to a site.
 
     Raises:
-        msgspec.DecodeError: the bytes are none.
+        msgspec.DecodeError: the bytes are not one.
     """
     message: Message = decode_with(_DECODER, data)
     return message
@@ -246,7 +234,7 @@ def decode_answer(data: bytes) -> Answer:
     """Decode a site's answer.
 
     Raises:
-        msgspec.DecodeError: the bytes are none.
+        msgspec.DecodeError: the bytes are not one.
     """
     return decode_with(_ANSWER, data)
 
@@ -255,7 +243,7 @@ def decode_present(data: bytes) -> Present:
     """Decode the answer to `Hello`.
 
     Raises:
-        msgspec.DecodeError: the bytes are none.
+        msgspec.DecodeError: the bytes are not one.
     """
     return decode_with(_PRESENT, data)
 
@@ -264,6 +252,6 @@ def decode_joined(data: bytes) -> Joined:
     """Decode the answer to `Begin`.
 
     Raises:
-        msgspec.DecodeError: the bytes are none.
+        msgspec.DecodeError: the bytes are not one.
     """
     return decode_with(_JOINED, data)

@@ -1,8 +1,8 @@
-"""What a run that was interrupted needs to go on: `RunState`, and its bytes.
+"""What an interrupted run needs to continue: `RunState`, and how it becomes bytes.
 
-Read `RunState` first: what is not in it is either derived from the configuration again, or must
-never be stored (keys, masks, their seeds, signing keys, fresh DP noise). The parts have a `state`
-and a `restore` each. A state refers to live tensors: encode it before the run goes on.
+Read `RunState` first. What it leaves out is derived from the configuration again, or must never be
+stored: keys, masks and their seeds, signing keys, fresh DP noise. Every part of a run has a method
+`state` and a method `restore`. A state refers to live tensors: encode it before the run continues.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ _PLAIN = "state"
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Plain values and tensors; unknown or missing fields are refused."""
+    """A record of plain values and tensors; unknown and missing fields are errors."""
 
 
 class StreamState(_State, frozen=True):
-    """Where shuffled local batches have come to.
+    """Position in a stream of shuffled minibatches.
 
-    ``order``: int64, the running epoch's permutation. ``position``: examples of it that were used.
-    ``shuffle``: state of the generator that draws the next permutation.
+    ``order``: the permutation of the current epoch, int64. ``position``: how many of its examples
+    were used. ``shuffle``: state of the generator that draws the next permutation.
     """
 
     order: Tensor
@@ -43,7 +43,7 @@ class StreamState(_State, frozen=True):
 
 
 class NoiseState(_State, frozen=True):
-    """How far a Philox generator has come, without its key; of seeded DP experiments only."""
+    """Position of a Philox generator, without its key; for seeded DP experiments only."""
 
     counter: tuple[int, ...]
     buffer: tuple[int, ...]
@@ -53,9 +53,9 @@ class NoiseState(_State, frozen=True):
 
 
 class LearnerState(_State, frozen=True):
-    """A model, its optimizer's moments and its source of local batches or DP noise.
+    """A model, its optimizer's moments, and its source of minibatches or of DP noise.
 
-    ``work``: examples that went through models forward and backward, and forward alone.
+    ``work``: examples that passed through models forward and backward, and forward only.
     """
 
     model: Weights
@@ -67,7 +67,7 @@ class LearnerState(_State, frozen=True):
 
 
 class ClientState(_State, frozen=True):
-    """``memory``: R_bn's mean and variance a layer. ``answered``: digests of broadcasts (D1)."""
+    """``memory``: means and variances for R_bn, by layer. ``answered``: broadcast digests (D1)."""
 
     learner: LearnerState
     memory: list[Pair]
@@ -82,7 +82,7 @@ class MemberState(_State, frozen=True):
 
 
 class GeneratorState(_State, frozen=True):
-    """The meta-generator, the running average of it, and its optimizer's moments."""
+    """The meta-generator, its running average, and its optimizer's moments."""
 
     meta: Weights
     average: Weights
@@ -90,7 +90,7 @@ class GeneratorState(_State, frozen=True):
 
 
 class AttendanceState(_State, frozen=True):
-    """Who holds keys of how many more steps, and of a batch prepared on the way: never the keys."""
+    """Who holds keys, and for how many more steps. The keys themselves are never stored."""
 
     keys: int
     members: tuple[int, ...]
@@ -109,7 +109,7 @@ class AggregatorState(_State, frozen=True):
 
 
 class GroupState(_State, frozen=True):
-    """What belongs to the dreams of one group: labelled batches, clips, generator, sums."""
+    """State of the dreams of one group: labelled batches, clips, generator, sums."""
 
     buffer: list[Pair]
     clips: dict[str, float]
@@ -119,10 +119,10 @@ class GroupState(_State, frozen=True):
 
 
 class LedgerState(_State, frozen=True):
-    """Bytes of encoded messages, all as `communication.ByteLedger` names them.
+    """Bytes of encoded messages, with the names of `aggregation.byte_ledger.ByteLedger`.
 
-    ``sizes``: round, phase, direction, and bytes of every client. ``payload``: by direction.
-    ``savings``: reason, direction, bytes of all clients.
+    ``sizes``: round, phase, direction, and the bytes of each client. ``payload``: bytes by
+    direction. ``savings``: reason, direction, bytes of all clients.
     """
 
     sizes: list[tuple[int, str, Literal["up", "down"], list[int]]]
@@ -131,21 +131,21 @@ class LedgerState(_State, frozen=True):
 
 
 class StatisticsState(_State, frozen=True):
-    """Class means that were asked for: images, None if nobody came to a sum, and noise shares."""
+    """Class means that were requested: None if the sum failed; and the shares of noise in it."""
 
     means: Tensor | None
     shares: int
 
 
 class StopwatchState(_State, frozen=True):
-    """Seconds of all processes that the run has had."""
+    """Seconds of all processes of the run so far."""
 
     total: float
     seconds: dict[str, float]
 
 
 class _Header(msgspec.Struct):
-    """What is read before anything else."""
+    """The part of a checkpoint that is read first."""
 
     format: int
 
@@ -154,14 +154,14 @@ class RunState(_State, frozen=True):
     """A run between two rounds.
 
     Attributes:
-        config: all settings, resolved. With ``dataset``, the digest of its content, they say
-            whether a checkpoint belongs to a run; partition and validation parts follow from them.
-        checkpoint_every: the interval that was asked for.
-        resumed: how often the run was gone on with.
-        history: the observer's measurements, a round each.
-        reported: weights by model as they were after the round that a report quotes.
+        config: all settings, resolved. Together with ``dataset``, a digest of the data, they
+            decide whether a checkpoint belongs to a run. The partition follows from them.
+        checkpoint_every: rounds between two checkpoints.
+        resumed: how often the run was continued.
+        history: the observer's measurements, one for each round.
+        reported: weights by model after the round that the report quotes.
         last_dreams: pixels, uint8, and targets of the last labelled batch, for the picture.
-        statistics: None where none were asked for.
+        statistics: None if no class means were requested.
         bytes: of encoded messages.
     """
 
@@ -183,7 +183,7 @@ class RunState(_State, frozen=True):
 
 
 def encode_state(state: msgspec.Struct) -> bytes:
-    """Return a SHA-256 digest, then safetensors: numbered tensors, and the rest as JSON."""
+    """Return a SHA-256 digest, followed by safetensors: numbered tensors, and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
 
     def store(value: object) -> str:
@@ -205,21 +205,21 @@ def encode(state: RunState) -> bytes:
 
 
 def decode(data: bytes) -> RunState:
-    """Return the state that `encode` was given, its tensors on the CPU.
+    """Return the state that `encode` turned into ``data``; its tensors are on the CPU.
 
     Raises:
-        ValueError: the bytes are damaged, or are no checkpoint of this format.
+        ValueError: the bytes are damaged, or are not a checkpoint of this format.
     """
     return decode_state(data, RunState, FORMAT)
 
 
 def decode_state(data: bytes, kind: type[_T], version: int | None = None) -> _T:
-    """Return the state that `encode_state` was given, its tensors on the CPU.
+    """Return the state that `encode_state` turned into ``data``; its tensors are on the CPU.
 
     Args:
-        data: the bytes.
-        kind: of the state.
-        version: that its ``format`` must have; None: it has none.
+        data: a digest and safetensors.
+        kind: type of the state.
+        version: the value that its field ``format`` must have; None: there is no such field.
 
     Raises:
         ValueError: the bytes are damaged, or hold something else.
@@ -234,14 +234,14 @@ def decode_state(data: bytes, kind: type[_T], version: int | None = None) -> _T:
             raise ValueError("it was written by another version of this program")
         state = msgspec.json.decode(plain, type=kind, dec_hook=_taker(tensors))
     except (SafetensorError, msgspec.DecodeError, KeyError) as error:
-        raise ValueError(f"not what a checkpoint holds: {error}") from None
+        raise ValueError(f"its content is not that of a checkpoint: {error}") from None
     if tensors:
-        raise ValueError("it holds tensors that belong nowhere")
+        raise ValueError("it holds tensors that no field refers to")
     return state
 
 
 def _taker(tensors: dict[str, Tensor]) -> Callable[[type, object], Tensor]:
-    """Return what gives out every tensor once."""
+    """Return a decoding hook that hands out each tensor once."""
 
     def take(kind: type, name: object) -> Tensor:
         if kind is not Tensor or not isinstance(name, str):
@@ -252,23 +252,23 @@ def _taker(tensors: dict[str, Tensor]) -> Callable[[type, object], Tensor]:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> OptimizerState:
-    """Return the moments; step sizes and the like follow from the configuration."""
+    """Return the moments; the other settings of the optimizer follow from the configuration."""
     state: OptimizerState = optimizer.state_dict()["state"]
     return state
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: OptimizerState) -> None:
-    """Set the moments.
+    """Restore the moments that `optimizer_state` returned.
 
     Raises:
-        ValueError: they are not those of this optimizer's parameters.
+        ValueError: they do not fit the parameters of this optimizer.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in state.items():
         if not 0 <= index < len(parameters):
-            raise ValueError("moments of a parameter that there is not")
+            raise ValueError("moments of a parameter that does not exist")
         if any(m.dim() and m.shape != parameters[index].shape for m in moments.values()):
-            raise ValueError("moments of another shape than their parameter")
+            raise ValueError("moments with another shape than their parameter")
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )

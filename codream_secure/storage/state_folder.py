@@ -1,7 +1,7 @@
 """A client's own folder: what must survive a restart is on disk before anything is sent (D5).
 
-`protocols.client.durable` says what to store and when; here it is stored. Records hold secrets:
-the folder is readable by its owner alone, and one process at a time may use it.
+`protocols.client.durable` decides what to store and when; this module stores it. Records hold
+secrets: only the owner can read the folder, and only one process at a time may use it.
 """
 
 import fcntl
@@ -19,11 +19,11 @@ _PAUSE = 0.1
 
 
 class StateFolder:
-    """Named records in one folder, each replaced as a whole or not at all.
+    """Named records in one folder; a record is replaced completely or not at all.
 
     Args:
-        path: made if it is not there; only the owner may read it.
-        patience: seconds to wait for another process to leave it.
+        path: the folder; it is made if it does not exist, and only the owner may read it.
+        patience: seconds to wait until another process has left the folder.
 
     Attributes:
         answered: by the name of a batch, the last step that was answered in this process.
@@ -47,13 +47,15 @@ class StateFolder:
                 time.sleep(_PAUSE)
                 continue
             os.close(self._lock)
-            # Two processes from one state would answer, or charge, twice.
+            # Two processes that start from one state would answer a request twice, which opens a
+            # mask, or charge one privacy budget for two releases.
             raise UserError(
                 f"the state folder {path} is in use by another process; stop that one, "
                 "or use another folder"
             )
         for unfinished in path.glob("*.new"):
-            unfinished.unlink()  # of a process that died; its secrets would outlive their batch
+            # A process died while it wrote: its secrets must not outlive their key batch.
+            unfinished.unlink()
 
     def _locked(self) -> bool:
         try:
@@ -63,10 +65,10 @@ class StateFolder:
         return True
 
     def save(self, name: str, data: bytes) -> None:
-        """Replace a record; when this returns it is on disk, whatever happens next.
+        """Replace a record; when this returns, the record is on disk and survives a crash.
 
         Args:
-            name: of the record, a plain file name.
+            name: of the record; a plain file name.
             data: the whole record.
         """
         temporary = self.path / f"{name}.new"
@@ -79,24 +81,24 @@ class StateFolder:
         self._sync()
 
     def load(self, name: str) -> bytes | None:
-        """Return a record as it was last saved; None if there is none."""
+        """Return the last saved bytes of a record; None if there is no such record."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
 
     def erase(self, name: str) -> None:
-        """Remove a record, if it is there. On flash memory its blocks may stay for a while."""
+        """Remove a record if it exists. Flash memory may keep its blocks for some time."""
         (self.path / name).unlink(missing_ok=True)
         self._sync()
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all records; unfinished ones are none."""
+        """Return the names of all complete records."""
         files = (path.name for path in self.path.iterdir())
         return tuple(sorted(n for n in files if n != "lock" and not n.endswith(".new")))
 
     def close(self) -> None:
-        """Let another process use the folder."""
+        """Release the folder for other processes."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

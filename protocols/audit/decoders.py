@@ -127,7 +127,7 @@ def codec(examples: int, subject: Subject) -> Outcome:
             checks.refused(name, DecodeError, sample.decode, kind, changed)
             tried += 1
         for bit in range(8 * len(data)):
-            flipped = _flip(data, bit)
+            flipped = some.flip(data, bit)
             found = _outcome(DecodeError, sample.decode, kind, flipped)
             good = found is None or (found != original and messages.encode(found) == flipped)
             checks.that(good, f"{kind.__name__}, bit {bit}: the same message")
@@ -226,12 +226,6 @@ def _broken(data: bytes) -> list[tuple[str, bytes]]:
         ("long tag", data[:1] + b"\xcc" + data[1:]),
     ]
     return prefixes + longer + tags + headers
-
-
-def _flip(data: bytes, bit: int) -> bytes:
-    flipped = bytearray(data)
-    flipped[bit // 8] ^= 1 << bit % 8
-    return bytes(flipped)
 
 
 def _outcome(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from protocols.audit.checks import Outcome, Subject
 from protocols.audit.decoders import codec, fuzzing
-from protocols.audit.lies import hostile_clients, policy_first, substitution
+from protocols.audit.hostile import hostile_clients
+from protocols.audit.lies import policy_first, substitution
 from protocols.audit.machine import lying_server, semi_honest_gate
 from protocols.audit.masks import mask_keys, uniform_masks, unlinkable_steps
 from protocols.audit.parts import packing, quantizer, sharing

@@ -132,6 +132,13 @@ def zeros(length: int) -> NDArray[np.uint32]:
     return np.zeros(length, dtype=np.uint32)
 
 
+def flip(data: bytes, bit: int) -> bytes:
+    """Return the data with one bit changed; bit i % 8 of byte i // 8."""
+    flipped = bytearray(data)
+    flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
 def named(roster: tuple[int, ...], total: NDArray[np.uint32]) -> list[int]:
     """Whom a sum of one-hot inputs names; a client as often as it is counted."""
     counts = zip(roster, total.tolist(), strict=True)
@@ -237,12 +244,7 @@ def mutations(valid: bytes, others: Mapping[str, bytes]) -> SearchStrategy[bytes
 
     one = st.builds(edit, st.just(valid), places, st.integers(0, 8), pieces)
     two = st.builds(edit, one, places, st.integers(0, 8), pieces)
-    flipped = st.builds(
-        lambda bit: bytes(
-            byte ^ (1 << bit % 8 if index == bit // 8 else 0) for index, byte in enumerate(valid)
-        ),
-        st.integers(0, max(8 * len(valid) - 1, 0)),
-    )
+    flipped = st.integers(0, 8 * len(valid) - 1).map(lambda bit: flip(valid, bit))
     return st.one_of(flipped, one, two, places.map(lambda end: valid[:end]))
 
 

@@ -7,29 +7,37 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from codream_secure.aggregation.decoding import decode_model_request, decode_request
 from codream_secure.aggregation.requests import (
     VERSION,
     DreamRequest,
     LabelRequest,
-    Labels,
+    LabelTerms,
     ModelRequest,
+    NoisyTerms,
     SoftLabels,
     Student,
-    decode_model_request,
-    decode_request,
     encode,
     pixels,
-    sections,
 )
+from codream_secure.aggregation.sections import sections
 from codream_secure.errors import RequestRefused
 
 STUDENT = Student(bytes(4 * 2 * 3), 3, "jsd", 1.0, 4, 1.0)
 DREAMS = DreamRequest(
     VERSION, 1, 0, 3, (2, 1, 2, 2), bytes(range(8)), 4, 1.0, 1.0, 0.0, 0.5, student=STUDENT
 )
-LABELS = LabelRequest(VERSION, 1, 0, (2, 1, 2, 2), bytes(range(8)), 12, 0.5, "logits", 4.0, 10)
-BOTH = msgspec.structs.replace(DREAMS, labels=Labels(8, 0.5, "probabilities", 4.0, 10))
-VALID = [encode(DREAMS), encode(LABELS), encode(BOTH)]
+LABELS = LabelRequest(
+    VERSION, 1, 0, (2, 1, 2, 2), bytes(range(8)), LabelTerms(12, 0.5, "logits", 4.0, 10)
+)
+BOTH = msgspec.structs.replace(DREAMS, labels=LabelTerms(8, 0.5, "probabilities", 4.0, 10))
+NOISY = msgspec.structs.replace(LABELS.labels, noisy=NoisyTerms(32, 9, 4, 3, 255, "skellam"))
+VALID = [
+    encode(DREAMS),
+    encode(LABELS),
+    encode(BOTH),
+    encode(msgspec.structs.replace(LABELS, labels=NOISY)),
+]
 MODEL = ModelRequest(VERSION, 1, bytes(32), (2, 3), (0.1, 0.2), 8)
 
 
@@ -42,6 +50,14 @@ def decoded_or_refused(data: bytes) -> None:
     assert encode(request) == data
     assert pixels(request).shape == request.shape
     assert all(section.length > 0 for section in sections(request))
+
+
+def with_changes(request, **changes):
+    """Return the request with other fields; those of a label request's terms by their own names."""
+    if isinstance(request, LabelRequest):
+        own = {k: changes.pop(k) for k in LabelTerms.__struct_fields__ if k in changes}
+        changes["labels"] = msgspec.structs.replace(request.labels, **own)
+    return msgspec.structs.replace(request, **changes)
 
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.integers(-4, 4)
@@ -63,7 +79,7 @@ numbers = st.integers(-(2**63), 2**64 - 1) | st.integers(-4, 4)
 @example(LABELS, (2, 1, 2, 2), bytes(8), {"bits": 2**40})  # 1 << bits must not be computed
 @example(LABELS, (2, 1, 2, 2), bytes(8), {"bits": -1})
 def test_any_field_values(request_, shape, dreams, changes):
-    changed = msgspec.structs.replace(request_, shape=shape, dreams=dreams, **changes)
+    changed = with_changes(request_, shape=shape, dreams=dreams, **changes)
     decoded_or_refused(encode(changed))
 
 
@@ -73,7 +89,7 @@ def test_any_field_values(request_, shape, dreams, changes):
 )
 def test_an_answer_of_impossible_size_is_refused(change):
     with pytest.raises(RequestRefused, match="no masked input"):
-        decode_request(encode(msgspec.structs.replace(LABELS, **change)))
+        decode_request(encode(with_changes(LABELS, **change)))
 
 
 @pytest.mark.parametrize("batches", [-1, 0, 3, 4, 2**62])
@@ -98,13 +114,24 @@ def test_any_student(student):
 
 @given(
     st.builds(
-        Labels, numbers, st.floats(), st.just("logits"), st.floats(), numbers, st.just("confidence")
+        LabelTerms,
+        numbers,
+        st.floats(),
+        st.just("logits"),
+        st.floats(),
+        numbers,
+        st.just("confidence"),
     )
 )
-@example(Labels(2**40, 0.5, "logits", 4.0, 10))
-@example(Labels(8, 0.5, "logits", 4.0, -3))
+@example(LabelTerms(2**40, 0.5, "logits", 4.0, 10))
+@example(LabelTerms(8, 0.5, "logits", 4.0, -3))
 def test_any_labels_beside_a_gradient(labels):
     decoded_or_refused(encode(msgspec.structs.replace(DREAMS, labels=labels)))
+
+
+def test_labels_with_noise_do_not_travel_with_a_gradient():
+    with pytest.raises(RequestRefused, match="do not travel with a gradient"):
+        decode_request(encode(msgspec.structs.replace(DREAMS, labels=NOISY)))
 
 
 @given(
@@ -141,7 +168,7 @@ def test_junk(data):
     decoded_or_refused(data)
 
 
-@pytest.mark.parametrize("data", VALID, ids=["dreams", "labels", "both"])
+@pytest.mark.parametrize("data", VALID, ids=["dreams", "labels", "both", "noisy"])
 def test_prefixes_extensions_and_flips(data):
     for end in range(len(data)):
         with pytest.raises(RequestRefused):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from machines import OPTIONS
+
 import codream_secure
 import protocols
 from codream_secure.baselines.base import BaselineSettings
@@ -130,8 +132,20 @@ def test_help_and_bad_options_do_not_wait_for_torch():
     assert "--dp-eps" in result.stdout
 
 
-def test_a_site_answers_messages_of_the_protocol_without_torch():
-    code = "import sys, codream_secure.sites.site\nprint({'torch', 'opacus'} & set(sys.modules))"
+def test_a_site_answers_messages_of_the_protocol_without_torch(machines):
+    """Also a site that dreams: PyTorch takes longer to import than a message to answer."""
+    there = machines()
+    list(there.coordinator({**OPTIONS, "rounds": 1}).run())
+    code = (
+        "import sys, pathlib\n"
+        "from codream_secure.sites import dream_site, session, wire\n"
+        f"folder = pathlib.Path({str(there.folder / 'site-0')!r})\n"
+        "settings = session.SiteSettings(client=0, folder=folder, load=lambda: None)\n"
+        "with dream_site.DreamSite(settings) as site:\n"
+        "    answer = site.handle(wire.Advertise(wire.Batch(90, 2)))\n"
+        "assert answer.data and not answer.refused, answer\n"
+        "print({'torch', 'opacus'} & set(sys.modules))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

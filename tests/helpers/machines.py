@@ -5,8 +5,8 @@ import os
 from codream_secure.config.settings import Config
 from codream_secure.sites import wire
 from codream_secure.sites.coordinator import Coordinator
+from codream_secure.sites.dream_site import DreamSite
 from codream_secure.sites.session import SiteSettings
-from codream_secure.sites.site import Site
 from protocols.primitives.keys import SigningKey
 
 OPTIONS = {
@@ -59,7 +59,7 @@ class Machines:
             fault = self.fault(self.count, site, message)
             if fault == "before":
                 continue
-            with Site(self.settings(site)) as running:
+            with DreamSite(self.settings(site)) as running:
                 answer = wire.encode(running.handle(message))
             if fault != "after":
                 answers[site] = answer

@@ -428,7 +428,7 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
-    refusal("shape of a request", "codream_secure/aggregation/requests.py",
+    refusal("shape of a request", "codream_secure/aggregation/decoding.py",
             "min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape)",
             ("tests/codream_secure/test_fuzz_requests.py",)),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What can be wrong with a site, found before it takes part."""
+"""Finds mistakes in a site's setup before it takes part in a run."""
 
 import platform
 import socket
@@ -19,6 +19,7 @@ from protocols.primitives.keys import SigningKey
 
 TESTED = ("1.41", "1.42")
 _PATIENCE = 10.0
+# What was checked, whether it is right, and what was found or how to correct it.
 Finding = tuple[str, bool, str]
 
 
@@ -34,17 +35,17 @@ def check_site(
     identity: Path | None = None,
     client: int | None = None,
 ) -> list[Finding]:
-    """Return what was looked at, whether it is right, and what was found or how to mend it.
+    """Check a site's setup; return for each check its name, whether it passed, and details.
 
     Args:
         data: as in ``--node-config``.
-        model: likewise.
+        model: as in ``--node-config``.
         part: whether the site has its part of the run's dataset, ``whole=false``.
-        app: folder of the run's app; what it names is found from the current folder.
+        app: folder of the run's app; relative paths in it start at the current folder.
         superlink: host and port.
-        ca: certificate of the authority that signed the SuperLink's.
-        roster_file: public keys.
-        identity: this site's private key.
+        ca: certificate of the authority that signed the SuperLink's certificate.
+        roster_file: file of all public keys.
+        identity: file of this site's private key.
         client: this site's number.
     """
     found = [_flower(), _version(), _data(data)]
@@ -99,11 +100,11 @@ def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Findin
         return [("run", False, str(error))]
     found = [_shape(site_data(data).spec, wanted)]
     if not part and config.data.samples_per_client is None:
-        told = "data of its own need samples-per-client in the run's configuration"
-        found.append(("share", False, f"{told}; or the site has a part: --part"))
+        text = "data of its own need samples-per-client in the run's configuration"
+        found.append(("share", False, f"{text}; or the site has a part: --part"))
     if client is not None and client >= config.data.clients:
-        told = f"the run has clients 0 to {config.data.clients - 1}, not {client}"
-        found.append(("client", False, told))
+        text = f"the run has clients 0 to {config.data.clients - 1}, not {client}"
+        found.append(("client", False, text))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Keys, rosters and development certificates for sites."""
+"""Makes keys, rosters and development certificates for sites."""
 
 import datetime as dt
 import ipaddress
@@ -22,10 +22,10 @@ _Key = ec.EllipticCurvePrivateKey
 
 
 def make_keys(client: int, folder: Path) -> list[Path]:
-    """Make a client's signing key and Flower node key, with their public halves.
+    """Make a client's signing key and Flower node key; return the four files.
 
     Raises:
-        UserError: one of the files is there already.
+        UserError: one of the files exists already.
     """
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
     paths = [folder / f"{client}.{kind}" for kind in ("private", "public", "node", "node.pub")]
@@ -35,7 +35,7 @@ def make_keys(client: int, folder: Path) -> list[Path]:
     secret = os.urandom(KEY_SIZE)
     _write(paths[0], secret.hex().encode() + b"\n")
     paths[1].write_text(SigningKey.from_private_bytes(secret).public.hex() + "\n", encoding="ascii")
-    node = ec.generate_private_key(ec.SECP384R1())  # what Flower takes for nodes
+    node = ec.generate_private_key(ec.SECP384R1())  # the curve that Flower requires for nodes
     private = node.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
@@ -50,10 +50,10 @@ def make_keys(client: int, folder: Path) -> list[Path]:
 
 
 def write_roster(public: Sequence[Path], out: Path) -> int:
-    """Write the public keys by the number in their files' names; returns how many.
+    """Write a roster of public keys, by the number in their files' names; return how many.
 
     Raises:
-        UserError: a file is no public key, or numbers are not 0, 1, 2, …
+        UserError: a file holds no public key, two hold the same, or the numbers have gaps.
     """
     found: dict[int, str] = {}
     for path in public:
@@ -76,10 +76,10 @@ def write_roster(public: Sequence[Path], out: Path) -> int:
 
 
 def make_certificates(hosts: Sequence[str], folder: Path) -> list[Path]:
-    """Make a certificate authority and a server certificate for these hosts, for 90 days.
+    """Make a certificate authority and a server certificate for these hosts, valid for 90 days.
 
     Raises:
-        UserError: no host, or the folder has certificates already.
+        UserError: there is no host, or the folder has certificates already.
     """
     if not hosts:
         raise UserError("--hosts names no host")

@@ -1,4 +1,4 @@
-"""A SuperLink and SuperNodes as real processes on this machine: the demonstration and test bed."""
+"""Runs a SuperLink and SuperNodes as real processes on this machine."""
 
 import contextlib
 import importlib.resources
@@ -6,39 +6,45 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 from codream_secure.errors import UserError
 from codream_secure.flower.operations.credentials import make_certificates, make_keys, write_roster
+from codream_secure.flower.operations.processes import (
+    HOST,
+    find_program,
+    free_port,
+    listens,
+    processes_of,
+    search_path,
+    send_signal,
+)
 
-_HOST = "127.0.0.1"
 _APP = "app.toml"
 _STARTS, _STOPS = 90.0, 10.0
 _SERVER = "flwr-serverapp"
 
 
 class Local:
-    """Processes of one run; leave the context, and they are gone.
+    """The processes of one run; all of them end when the context ends.
 
     Args:
-        clients: SuperNodes.
-        rounds, dream_steps, dataset, models, threat_model: of the run.
-        more: other options of it, as text.
-        sites: what every site brings, as in ``--node-config``, in place of its part of the run's
-            dataset; one a site, or none.
-        insecure: without TLS and node keys.
-        timeout: seconds, all in all.
-        out: new folder: logs, sites' folders, keys, results.
+        clients: number of SuperNodes.
+        rounds, dream_steps, dataset, models, threat_model: options of the run.
+        more: other options of the run, as text.
+        sites: for each site what it brings, as in ``--node-config``; empty: each has its part of
+            the run's dataset.
+        insecure: run without TLS and without keys of nodes.
+        timeout: seconds for everything.
+        out: new folder for logs, sites' folders, keys and results.
         quiet: print nothing.
 
     Raises:
-        UserError: Flower is not installed, the folder is there, or nothing started in time.
+        UserError: Flower is not installed, the folder exists, or the SuperLink did not start.
     """
 
     def __init__(
@@ -57,7 +63,7 @@ class Local:
         out: Path,
         quiet: bool = False,
     ) -> None:
-        if shutil.which("flower-superlink", path=_path()) is None:
+        if shutil.which("flower-superlink", path=search_path()) is None:
             raise UserError("Flower is not installed: pip install 'codream-secure[flower]'")
         if out.exists():
             raise UserError(f"{out} is there already; use another --out")
@@ -97,13 +103,13 @@ class Local:
         self.stop()
 
     def run(self, *, resume: bool = False) -> dict[str, Any]:
-        """Run the app to its end; returns its summary.
+        """Run the app to its end; return its summary.
 
         Args:
-            resume: go on with the run that was cut off.
+            resume: resume the interrupted run.
 
         Raises:
-            UserError: it failed, or took too long; the line names the log.
+            UserError: it failed, or took too long; the message names the log.
         """
         self._runs += 1
         name = "run" if self._runs == 1 else f"run-{self._runs}"
@@ -122,7 +128,7 @@ class Local:
         return dict(json.loads(summary.read_text(encoding="utf-8")))
 
     def start_node(self, client: int) -> None:
-        """Start a SuperNode, or start it again."""
+        """Start or restart a SuperNode."""
         security = ["--insecure"]
         if not self._insecure:
             tls, key = self._certificate(client), self.out / "keys" / f"{client}.node"
@@ -132,20 +138,20 @@ class Local:
             "flower-supernode",
             *security,
             "--superlink",
-            f"{_HOST}:{self._port_for(client)}",
+            f"{HOST}:{self._port_for(client)}",
             "--host",
-            _HOST,
+            HOST,
             "--port",
-            str(_free_port()),
+            str(free_port()),
             "--node-config",
             self._node_config(client),
         )
 
-    def _port_for(self, client: int) -> int:  # noqa: ARG002 - a test puts something between
-        """Return where a SuperNode finds the SuperLink."""
+    def _port_for(self, client: int) -> int:  # noqa: ARG002 - a subclass may use a proxy
+        """Return the port on which a SuperNode reaches the SuperLink."""
         return self._port
 
-    def _certificate(self, client: int) -> Path:  # noqa: ARG002 - a test gives one that is wrong
+    def _certificate(self, client: int) -> Path:  # noqa: ARG002 - a subclass may give one a wrong certificate
         return self.out / "tls" / "ca.pem"
 
     def _node_config(self, client: int) -> str:
@@ -157,18 +163,18 @@ class Local:
         return site
 
     def kill(self, name: str) -> None:
-        """Kill a process and its children at once, as a power cut does."""
+        """Kill a process and its children at once, as a power cut would."""
         process = self.processes.pop(name)
-        _signal(process, signal.SIGKILL)
+        send_signal(process, signal.SIGKILL)
         process.wait()
 
     def kill_server(self) -> None:
         """Kill the ServerApp's process at once.
 
         Raises:
-            UserError: there is none.
+            UserError: no ServerApp is running.
         """
-        found = [pid for pid, words in _started_here(self.out / "flwr") if _SERVER in words]
+        found = [pid for pid, words in processes_of(self.out / "flwr") if _SERVER in words]
         if not found:
             raise UserError("no ServerApp is running")
         for pid in found:
@@ -176,14 +182,14 @@ class Local:
                 os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
-        """End every process that was started here, and wait for it."""
+        """Stop every process of the run, and wait until it has ended."""
         for process in self.processes.values():
-            _signal(process, signal.SIGTERM)
+            send_signal(process, signal.SIGTERM)
         until = time.monotonic() + _STOPS
         for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, until - time.monotonic()))
-            _signal(process, signal.SIGKILL)
+            send_signal(process, signal.SIGKILL)
             process.wait()
         self.processes.clear()
 
@@ -195,7 +201,7 @@ class Local:
         write_roster(public, self.out / "roster.json")
         if self._malicious:
             self._settings["roster"] = str(self.out / "roster.json")
-        self._port = _free_port()
+        self._port = free_port()
         self._write_app()
         self._write_connection()
         self._start_superlink()
@@ -206,7 +212,7 @@ class Local:
             self.start_node(client)
 
     def _write_app(self) -> None:
-        """Write the app folder."""
+        """Write the app folder from the template and the run's settings."""
         app = self.out / "app"
         app.mkdir()
         template = importlib.resources.files("codream_secure.flower").joinpath(_APP)
@@ -215,16 +221,16 @@ class Local:
         (app / "pyproject.toml").write_text(text, encoding="utf-8")
 
     def _write_connection(self) -> None:
-        """Write Flower's own configuration, which names the SuperLink."""
+        """Write Flower's own configuration, which says where the SuperLink is."""
         home = self.out / "flwr"
         home.mkdir()
         connection = (
-            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{_HOST}:{self._port}"\n'
+            f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "{HOST}:{self._port}"\n'
         )
         if self._insecure:
             connection += "insecure = true\n"
         else:
-            make_certificates([_HOST, "localhost"], self.out / "tls")
+            make_certificates([HOST, "localhost"], self.out / "tls")
             connection += f'root-certificates = "{self.out}/tls/ca.pem"\n'
         (home / "config.toml").write_text(connection, encoding="utf-8")
 
@@ -246,14 +252,14 @@ class Local:
             "flower-superlink",
             *security,
             "--host",
-            _HOST,
+            HOST,
             "--port",
             str(self._port),
             "--disable-runtime-dependency-installation",
             *self._superlink_options(),
         )
         until = time.monotonic() + _STARTS
-        while not _listens(self._port):
+        while not listens(self._port):
             if time.monotonic() > until or self.processes["superlink"].poll() is not None:
                 raise UserError(f"the SuperLink did not start: see {self.out / 'superlink.log'}")
             time.sleep(0.2)
@@ -263,7 +269,7 @@ class Local:
 
     def _register(self, client: int) -> None:
         key = self.out / "keys" / f"{client}.node.pub"
-        command = [_program("flwr"), "supernode", "register", str(key), "here"]
+        command = [find_program("flwr"), "supernode", "register", str(key), "here"]
         done = subprocess.run(  # noqa: S603 - our own words
             command, env=self._environment(), capture_output=True, text=True, check=False
         )
@@ -274,21 +280,21 @@ class Local:
         log: IO[bytes]
         with (self.out / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(  # noqa: S603 - our own words
-                [_program(program), *arguments],
-                # Paths and modules that sites name are found from where this was started.
+                [find_program(program), *arguments],
+                # Sites name paths and modules relative to the current folder.
                 cwd=Path.cwd(),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A group of its own, so that what it starts can be ended with it.
+                # In a process group of its own, so that a signal reaches its children too.
                 start_new_session=True,
             )
 
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PATH": _path(),
+            "PATH": search_path(),
             "FLWR_HOME": str(self.out / "flwr"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
@@ -303,18 +309,6 @@ class Local:
         return "raised an exception" in text or "exited with errors" in text
 
 
-def _path() -> str:
-    """Return PATH with the programs of this Python first."""
-    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name, path=_path())
-    if found is None:
-        raise UserError(f"{name} is not there: pip install 'codream-secure[flower]'")
-    return found
-
-
 def _value(text: str) -> int | float | str | bool:
     if text in ("true", "false"):
         return text == "true"
@@ -326,39 +320,8 @@ def _value(text: str) -> int | float | str | bool:
     return text
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((_HOST, port)) == 0
-
-
-def _signal(process: "subprocess.Popen[bytes]", what: signal.Signals) -> None:
-    """Send a signal to a process group; it may be gone already."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, what)
-
-
 def _finished(summary: Path, rounds: int) -> bool:
     try:
         return len(json.loads(summary.read_text(encoding="utf-8"))["rounds"]) >= rounds
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _started_here(home: Path) -> Iterator[tuple[int, str]]:
-    """Yield the processes that have this as Flower's folder, with their command lines."""
-    wanted = f"FLWR_HOME={home}".encode()
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                yield int(folder.name), (folder / "cmdline").read_text(errors="replace")
-        except OSError:
-            continue  # it has ended, or is somebody else's

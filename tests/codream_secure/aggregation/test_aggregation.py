@@ -9,7 +9,12 @@ from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.attendance import KEY_ATTEMPTS
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.plain import PlainAggregator
-from codream_secure.aggregation.requests import VERSION, DreamRequest, LabelRequest
+from codream_secure.aggregation.requests import (
+    VERSION,
+    DreamRequest,
+    LabelRequest,
+    LabelTerms,
+)
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.errors import RequestRefused, StepAborted, UserError
@@ -40,11 +45,7 @@ def label_request():
         batch=0,
         shape=(2, 1, 4, 4),
         dreams=bytes(32),
-        bits=8,
-        clip=0.5,
-        kind="probabilities",
-        temperature=4.0,
-        classes=3,
+        labels=LabelTerms(bits=8, clip=0.5, kind="probabilities", temperature=4.0, classes=3),
     )
 
 

@@ -14,7 +14,7 @@ def filled():
     ledger.record("broadcast", "down", 100, client=7, payload=90)
     ledger.begin_round(2)
     ledger.record("masked_input", "up", 50, client=7, payload=40)
-    ledger.could_save("sent twice", "down", 30)
+    ledger.count_avoidable("sent twice", "down", 30)
     return ledger
 
 
@@ -32,13 +32,13 @@ def test_bytes_are_counted_by_round_phase_direction_and_client():
 def test_overhead_is_what_is_not_payload_and_savings_stand_apart():
     ledger = filled()
     assert ledger.overhead() == {"up": 10, "down": 10}
-    assert ledger.savings() == {"sent twice": {"up": 0, "down": 15}}
+    assert ledger.avoidable() == {"sent twice": {"up": 0, "down": 15}}
 
 
 def test_a_ledger_goes_on_from_its_state():
     before, after = filled(), ByteLedger((3, 7))
     after.restore(before.state())
-    for name in ("by_client", "by_round", "by_phase", "overhead", "savings"):
+    for name in ("by_client", "by_round", "by_phase", "overhead", "avoidable"):
         assert getattr(after, name)() == getattr(before, name)()
     with pytest.raises(ValueError, match="other phases or clients"):
         ByteLedger((1, 2, 3)).restore(before.state())
@@ -63,7 +63,7 @@ def test_rounds_of_a_run_add_up_and_masks_are_overhead(tiny):
         assert added == pytest.approx(ledger.per_client(direction), abs=20)
         assert 0 < ledger.overhead()[direction] < ledger.per_client(direction)
     starting = 6 * 64  # the first broadcast of each of two batches could have been a seed
-    assert ledger.savings()["starting noise, from a public seed"]["down"] == 2 * starting
+    assert ledger.avoidable()["starting noise, from a public seed"]["down"] == 2 * starting
 
 
 def test_in_the_clear_only_headers_are_overhead(tiny):

@@ -26,7 +26,7 @@ def test_the_family_bound_is_below_the_truth_and_comes_near_it(rate):
 
 
 def test_one_run_bounds_are_those_of_the_theorem():
-    # dp.md e: all of k guesses right bound epsilon by ln(p / (1 - p)), p = 0.05^(1 / k).
+    # All of k guesses right bound epsilon by ln(p / (1 - p)), p = 0.05^(1 / k).
     p = 0.05 ** (1 / 300)
     assert one_run_epsilon(300, 300, 300, 0.0) == pytest.approx(np.log(p / (1 - p)), abs=1e-3)
     assert one_run_epsilon(100, 50, 300, 1e-5) == 0

@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from codream_secure.aggregation.requests import (
-    VERSION,
-    ModelRequest,
-    ModelState,
-    decode_model_request,
-    encode,
-)
+from codream_secure.aggregation.decoding import decode_model_request
+from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelState, encode
 from codream_secure.baselines import dpsgd
 from codream_secure.baselines.avgkd import targets
 from codream_secure.baselines.base import BaselineSettings, Representation

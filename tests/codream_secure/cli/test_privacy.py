@@ -87,7 +87,7 @@ def test_the_plan_is_printed_for_both_units(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["epsilon"], "name a run, or give"),
+        (["epsilon"], "give RUN_DIR, or --noise-multiplier"),
         (["epsilon", "nothing-here"], "is not the folder of a finished run"),
         (["epsilon", "x", "--steps", 3], "not both"),
         (["epsilon", "--noise-multiplier", 0, "--steps", 3], "noise multiplier must be positive"),

@@ -146,15 +146,15 @@ def new_class_in_test(root):
 
 BAD = [
     (other_size, "cat/large.png is 40 x 30 pixels and cat/0.png 6 x 5; give --image-size"),
-    (no_image, "5.png: it is no readable image"),
-    (truncated, "5.png: it is no readable image"),
+    (no_image, "5.png: it is not a readable image"),
+    (truncated, "5.png: it is not a readable image"),
     (deep, "deep.png: its pixels are of type I;16; store 8-bit"),
-    (one_class, "it needs a folder for every class, for two classes or more, and has 1"),
+    (one_class, "it needs a folder for every class and at least two classes, but has 1"),
     (empty_class, "empty: it has no images"),
     (single, "bird: it has one image"),
     (no_test, "it has train/ and no test/"),
     (empty_test, "test: it has no images"),
-    (new_class_in_test, "class bird is in test/ and not in train/"),
+    (new_class_in_test, "class bird is in test/ but not in train/"),
 ]
 
 

@@ -5,23 +5,14 @@ import pytest
 import torch
 
 from codream_secure.aggregation.aggregator import FieldSum
-from codream_secure.aggregation.requests import (
-    DreamRequest,
-    LocalSteps,
-    pixels,
-    sections,
-    student_logits,
-)
+from codream_secure.aggregation.requests import DreamRequest, LocalSteps, pixels, student_logits
+from codream_secure.aggregation.sections import sections
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.losses import class_mean_distance
+from codream_secure.dreaming.server_terms import ClassMeans, SynthesisSettings
 from codream_secure.dreaming.sources import PixelDreams
-from codream_secure.dreaming.synthesis import (
-    ClassMeans,
-    Clips,
-    DreamSynthesis,
-    SynthesisSettings,
-)
+from codream_secure.dreaming.synthesis import Clips, DreamSynthesis
 from codream_secure.errors import StepAborted
 from protocols.quantization import Quantizer
 

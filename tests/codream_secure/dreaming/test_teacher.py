@@ -18,7 +18,7 @@ from codream_secure.dreaming.teacher import (
     client_loss,
     dream_contribution,
     dream_gradient,
-    prior_offset,
+    logit_adjustment,
 )
 from codream_secure.models.build import build_model
 
@@ -95,17 +95,17 @@ def test_the_prior_correction_makes_even_frequencies_of_skewed_ones():
     likelihood = torch.tensor([[0.2, 0.5, 0.3]])
     posterior = likelihood * torch.tensor([80, 20, 1]) / 101
     logits = (posterior / posterior.sum()).log()
-    corrected = (logits + prior_offset(labels, 3, 1.0)).softmax(dim=1)
+    corrected = (logits + logit_adjustment(labels, 3, 1.0)).softmax(dim=1)
     assert corrected.numpy() == pytest.approx(likelihood.numpy(), abs=1e-6)
-    half = prior_offset(labels, 3, 0.5)
-    assert (2 * half).numpy() == pytest.approx(prior_offset(labels, 3, 1.0).numpy())
+    half = logit_adjustment(labels, 3, 0.5)
+    assert (2 * half).numpy() == pytest.approx(logit_adjustment(labels, 3, 1.0).numpy())
 
 
 def test_a_teacher_speaks_with_its_offset():
     plain = frozen("mlp")
     images = torch.randn(3, 1, 8, 8)
     offset = torch.arange(10.0)
-    shifted = dataclasses.replace(plain, offset=offset)
+    shifted = dataclasses.replace(plain, adjustment=offset)
     assert torch.equal(shifted(images), plain(images) + offset)
     assert client_loss(shifted, images, ALL) != client_loss(plain, images, ALL)
 

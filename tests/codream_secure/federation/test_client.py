@@ -13,6 +13,7 @@ from codream_secure.aggregation.requests import (
     VERSION,
     DreamRequest,
     LabelRequest,
+    LabelTerms,
     LocalSteps,
     Student,
     encode,
@@ -22,7 +23,7 @@ from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.teacher import Teacher, dream_gradient
 from codream_secure.errors import RequestRefused
-from codream_secure.federation.client import Client, Policy
+from codream_secure.federation.client import AnswerRules, Client
 from codream_secure.learning.compute import Work
 from codream_secure.models.build import build_model
 from protocols.quantization import Quantizer
@@ -68,18 +69,15 @@ def label_request(**changes):
         "batch": 0,
         "shape": (2, 1, 8, 8),
         "dreams": bytes(range(128)),
-        "bits": 8,
-        "clip": 0.5,
-        "kind": "probabilities",
-        "temperature": 4.0,
-        "classes": 10,
     }
-    return LabelRequest(**(values | changes))
+    terms = {"bits": 8, "clip": 0.5, "kind": "probabilities", "temperature": 4.0, "classes": 10}
+    terms |= {k: changes.pop(k) for k in LabelTerms.__struct_fields__ if k in changes}
+    return LabelRequest(labels=LabelTerms(**terms), **(values | changes))
 
 
-def client(**policy):
+def client(**rules):
     learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False, work=Work())
-    return Client(learner, SCALE, bytes(32), Policy(**policy))
+    return Client(learner, SCALE, bytes(32), AnswerRules(**rules))
 
 
 def test_the_answer_is_the_quantized_gradient_at_the_broadcast_pixels():
@@ -125,7 +123,7 @@ def test_a_broadcast_is_answered_once():
         (dream_request(student=student(logits=bytes(76))), "student's logits"),
     ],
 )
-def test_requests_outside_the_policy_are_refused(request_, reason):
+def test_requests_outside_the_rules_are_refused(request_, reason):
     with pytest.raises(RequestRefused, match=reason):
         client().answer(encode(request_), step=0)
 
@@ -169,16 +167,16 @@ def test_the_teacher_is_a_copy_until_it_is_frozen_again():
         [model.eval(), build_model("linear", InputSpec(1, 8, 8, 10), norm="batch", seed=1)]
     )
     learner = SimpleNamespace(frozen_copy=lambda: next(copies), bf16=False, work=Work())
-    one = Client(learner, SCALE, bytes(32), Policy())
+    one = Client(learner, SCALE, bytes(32), AnswerRules())
     first = one.answer(encode(label_request()), step=0)["labels"]
     one.freeze_teacher()
     second = one.answer(encode(label_request(round=2)), step=0)["labels"]
     assert (first != second).any()
 
 
-def test_policy_is_immutable():
+def test_answer_rules_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Policy().max_bits = 3
+        AnswerRules().max_bits = 3
 
 
 @pytest.mark.gpu
@@ -186,7 +184,7 @@ def test_policy_is_immutable():
 def test_answers_on_a_gpu_match_the_cpu_within_rounding():
     scale = PixelScale(Scaling((0.5,), (0.5,)), "cuda")
     learner = SimpleNamespace(frozen_copy=MODEL.cuda, bf16=False, work=Work())
-    on_gpu = Client(learner, scale, bytes(32), Policy()).answer(encode(label_request()), 0)
+    on_gpu = Client(learner, scale, bytes(32), AnswerRules()).answer(encode(label_request()), 0)
     MODEL.cpu()
     on_cpu = client().answer(encode(label_request()), 0)
     assert np.abs(on_gpu["labels"].astype(int) - on_cpu["labels"].astype(int)).max() <= 1
@@ -209,9 +207,9 @@ def test_a_dream_gradient_on_a_gpu_is_that_of_the_cpu_and_waits_for_no_copy():
     assert torch.allclose(on_gpu.cpu(), on_cpu, rtol=1e-2, atol=1e-4 * float(on_cpu.abs().max()))
 
 
-def weighing(examples, **policy):
+def weighing(examples, **rules):
     learner = SimpleNamespace(frozen_copy=lambda: MODEL, bf16=False, work=Work())
-    return Client(learner, SCALE, bytes(32), Policy(**policy), examples=examples)
+    return Client(learner, SCALE, bytes(32), AnswerRules(**rules), examples=examples)
 
 
 def test_a_weighted_gradient_is_scaled_and_carries_no_weight_of_its_own():

@@ -211,12 +211,12 @@ def test_every_client_corrects_its_own_class_frequencies_and_none_does_under_dp(
     for client, member in members.items():
         own = torch.tensor(counts[client]) + 1
         expected = -0.5 * (own / own.sum()).log()
-        assert torch.allclose(member.client.teacher.offset, expected)
+        assert torch.allclose(member.client.teacher.adjustment, expected)
     member.client.freeze_teacher()
-    assert torch.allclose(member.client.teacher.offset, expected)
+    assert torch.allclose(member.client.teacher.adjustment, expected)
     for uncorrected in (tiny(prior_correction=0.0), tiny(dp_eps=8.0)):
         members = Simulation(uncorrected).federation.members.values()
-        assert all(m.client.teacher.offset is None for m in members)
+        assert all(m.client.teacher.adjustment is None for m in members)
 
 
 def test_bf16_and_channels_last_run_and_what_is_sent_stays_float32(tiny):

@@ -15,19 +15,17 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from flwr.supercore.task_identity import TaskIdentity
 
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.flower.mean import array_record, client_inputs, new_arrays, sent_arrays
+from codream_secure.flower.carrier import BODY, RECORD, body_of, content_with
+from codream_secure.flower.mean import array_record
 from codream_secure.flower.mean_request import (
-    MeanRequest,
     decode_request,
     encode_request,
-    task_of,
 )
 from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
+from codream_secure.sites import session, wire
 from codream_secure.sites import site as flower_site
-from codream_secure.sites import wire
-from protocols.server.step import Finished
 
 CLIENTS = 4
 RUN_CONFIG = {"rate": 0.5, "name": "x"}
@@ -98,7 +96,7 @@ class Nodes:
             found.append(number)
             site = self.ids[message.metadata.dst_node_id]
             self.sent.append((site, message))
-            decoded = wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+            decoded = wire.decode(body_of(message.content))
             fault = self.fault(site, decoded)
             if fault == "before":
                 continue
@@ -203,9 +201,9 @@ def test_nothing_of_a_reply_is_there_but_one_answer_of_the_protocol(nodes):
     run(secure(there, train_metrics=("loss",)), FedAvg(), rounds=1)
     assert seen
     for answer in seen:
-        assert set(answer.content) == {wire.RECORD}
-        assert set(answer.content[wire.RECORD]) == {wire.BODY}
-        body = bytes(answer.content[wire.RECORD][wire.BODY])
+        assert set(answer.content) == {RECORD}
+        assert set(answer.content[RECORD]) == {BODY}
+        body = body_of(answer.content)
         assert wire.encode(wire.decode_answer(body)) == body
         assert b"secret" not in body
 
@@ -238,7 +236,7 @@ def test_the_digest_covers_model_and_configuration(nodes):
 
 
 def decoded(message):
-    return wire.decode(bytes(message.content[wire.RECORD][wire.BODY]))
+    return wire.decode(body_of(message.content))
 
 
 @pytest.mark.parametrize("kind", [wire.Advertise, wire.Share, wire.Ask, wire.Unmask])
@@ -438,14 +436,14 @@ def test_a_step_of_before_trains_nothing(nodes, old):
 
 def sent(there, message):
     """Return site 0's answer to a message of training."""
-    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: wire.encode(message)})})
+    content = content_with(wire.encode(message))
     message = Message(content, dst_node_id=100, message_type="train")
-    return there.answer(0, message).content[wire.RECORD][wire.BODY]
+    return there.answer(0, message).content[RECORD][BODY]
 
 
 @pytest.mark.parametrize("body", ["x", 2**40, [b"x"]])
 def test_a_body_that_is_no_bytes_is_refused(nodes, body):
-    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: body})})
+    content = content_with(body)
     with pytest.raises(RequestRefused, match="masks only"):
         nodes().answer(0, Message(content, dst_node_id=100, message_type="train"))
 
@@ -463,8 +461,8 @@ def test_a_repeated_request_trains_once_and_gets_the_same_bytes(nodes):
     site, message = next((s, m) for s, m in there.sent if isinstance(decoded(m), wire.Ask))
     copy = Message(RecordDict(dict(message.content)), dst_node_id=100 + site, message_type="train")
     trained = len(there.trained)
-    first = there.answer(site, copy).content[wire.RECORD][wire.BODY]
-    second = there.answer(site, copy).content[wire.RECORD][wire.BODY]
+    first = there.answer(site, copy).content[RECORD][BODY]
+    second = there.answer(site, copy).content[RECORD][BODY]
     assert first == second
     assert len(there.trained) == trained
 
@@ -537,7 +535,7 @@ def test_an_old_version_is_refused_and_named(nodes, monkeypatch):
 
     def old(site, message):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(flower_site, "VERSION", wire.VERSION - (site == 1))
+            patch.setattr(session, "VERSION", wire.VERSION - (site == 1))
             return answer(site, message)
 
     there.answer = old
@@ -571,69 +569,3 @@ def test_neither_side_imports_pytorch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
-
-
-ASKED = MeanRequest(
-    version=wire.VERSION, step=3, evaluate=False, keys=("arrays", "config", "num-examples"),
-    arrays=sent_arrays(START), config={}, run_config={}, bits=8, clip=1.0, fixed=("n",),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"version": 0}, "version 0"),
-        ({"bits": 0}, "0 bits"),
-        ({"bits": 25}, "25 bits"),
-        ({"weigh": True}, "without a cap"),
-        ({"weight_cap": 1 << 25}, "out of range"),
-        ({"metrics": ("num-examples",)}, "not a metric"),
-    ],
-)
-def test_a_request_that_asks_too_much_is_refused(change, told):
-    assert decode_request(encode_request(ASKED)) == ASKED
-    with pytest.raises(RequestRefused, match=told):
-        decode_request(encode_request(msgspec.structs.replace(ASKED, **change)))
-
-
-NO_TEXT = encode_request(ASKED).replace(b"num-examples", b"num-\xffxamples")
-TOO_DEEP = encode_request(ASKED).replace(b"\x80\x80", b"\x81\xa1x" + b"\x91" * 5000 + b"\xc0\x80")
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"\xc0", encode_request(ASKED)[:-1], b"\x00" * 50, NO_TEXT, TOO_DEEP],
-    ids=range(6),
-)
-def test_bytes_that_are_no_request_are_refused(data):
-    with pytest.raises(RequestRefused, match="not a request"):
-        decode_request(data)
-
-
-def test_a_request_is_for_one_step():
-    broadcast = encode_request(ASKED)
-    assert task_of(ASKED, broadcast, 3).sections == ASKED.sections
-    with pytest.raises(RequestRefused, match="step 3, not 4"):
-        task_of(ASKED, broadcast, 4)
-
-
-def test_the_error_of_a_mean_is_within_the_stated_variance():
-    """1000 numbers of 5 clients with 4 bits: zero mean, and no more variance than promised."""
-    start = ArrayRecord({"w": Array(np.zeros(1000, np.float64))})
-    request = msgspec.structs.replace(
-        ASKED, arrays=sent_arrays(start), bits=4, fixed=(), weight_cap=10
-    )
-    draw = np.random.default_rng(0)
-    total, exact, weights = np.zeros(1000, np.int64), np.zeros(1000), (10, 10, 5, 5, 1)
-    for client, weight in enumerate(weights):
-        new = draw.uniform(-0.9, 0.9, 1000)
-        arrays = ArrayRecord({"w": Array(new)})
-        metrics = MetricRecord({"num-examples": weight})
-        inputs = client_inputs(request, arrays, metrics, bytes([client]) * 32)
-        total += inputs["update"].astype(np.int64)
-        exact += weight * new / sum(weights)
-    finished = Finished({"update": total.astype(np.uint32)}, tuple(range(5)))
-    error = new_arrays(request, finished, np.mean(weights))["w"].numpy() - exact
-    bound = 5 * 10**2 / (15**2 * sum(weights) ** 2)
-    assert 0.3 * bound < error.var() < bound
-    assert abs(error.mean()) < 4 * (bound / 1000) ** 0.5

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from codream_secure.aggregation.aggregator import FieldSum
-from codream_secure.aggregation.requests import LabelRequest, sections
+from codream_secure.aggregation.requests import LabelRequest, LabelTerms
+from codream_secure.aggregation.sections import sections
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import Scaling
 from codream_secure.dreaming.buffer import DreamBuffer, augmented
@@ -28,13 +29,10 @@ def request(kind="probabilities", clip=0.5, temperature=4.0, **changes):
         "batch": 0,
         "shape": (3, 1, 1, 4),
         "dreams": (LOGITS + 100).numpy().astype(np.uint8).tobytes(),
-        "bits": 8,
-        "clip": clip,
-        "kind": kind,
-        "temperature": temperature,
-        "classes": 4,
     }
-    return LabelRequest(**(values | changes))
+    terms = {"bits": 8, "clip": clip, "kind": kind, "temperature": temperature, "classes": 4}
+    terms |= {k: changes.pop(k) for k in LabelTerms.__struct_fields__ if k in changes}
+    return LabelRequest(labels=LabelTerms(**terms), **(values | changes))
 
 
 class Flat(torch.nn.Module):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from codream_secure.aggregation.requests import StatisticsRequest, decode_request, encode
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import StatisticsRequest, encode
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codream_secure.aggregation.aggregator import FieldSum
+from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import (
     VERSION,
     DreamRequest,
     LabelRequest,
-    decode_request,
+    LabelTerms,
     encode,
-    sections,
 )
+from codream_secure.aggregation.sections import sections
 from codream_secure.dreaming.labels import label_mean
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
@@ -93,8 +94,8 @@ def test_clients_are_asked_for_noisy_labels_and_nothing_else(tiny, asked, threat
     )
     list(simulation.rounds())
     assert len(asked) == 3 * 6
-    assert all(isinstance(r, LabelRequest) and r.noisy is not None for r in asked)
-    assert {r.noisy.noise for r in asked} == {dp_noise}
+    assert all(isinstance(r, LabelRequest) and r.labels.noisy is not None for r in asked)
+    assert {r.labels.noisy.noise for r in asked} == {dp_noise}
     found = simulation.guarantee()
     assert (found.unit, found.steps) == ("client", 3)
     assert [r.name for r in found.releases] == ["labels"]
@@ -117,11 +118,17 @@ def test_a_lying_server_gets_no_gradient_no_plain_labels_and_no_second_answer(ti
     gradient = DreamRequest(VERSION, 1, 0, 0, last.shape, last.dreams, 4, 1.0, 1.0, 0.0, 1.0)
     with pytest.raises(RequestRefused, match="nothing else"):
         client.answer(encode(gradient), 90)
-    plain = LabelRequest(VERSION, 1, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10)
+    terms = LabelTerms(8, 0.5, "probabilities", 1.0, 10)
+    plain = LabelRequest(VERSION, 1, 0, last.shape, last.dreams, terms)
     with pytest.raises(RequestRefused, match="nothing else"):
         client.answer(encode(plain), 91)
     again = LabelRequest(
-        VERSION, 9, 0, last.shape, last.dreams, 8, 0.5, "probabilities", 1.0, 10, noisy=last.noisy
+        VERSION,
+        9,
+        0,
+        last.shape,
+        last.dreams,
+        LabelTerms(8, 0.5, "probabilities", 1.0, 10, noisy=last.labels.noisy),
     )
     with pytest.raises(RequestRefused, match="all 2 noisy sums are spent"):
         client.answer(encode(again), 92)
@@ -150,7 +157,7 @@ def test_the_decoded_mean_is_that_of_the_clients_but_for_the_noise(tiny, asked):
     clients = [m.client for m in simulation.federation.members.values()]
     dreams = simulation.federation.scale.from_pixels(labelled.pixels)
     expected = sum(c.teacher(dreams).softmax(dim=1) for c in clients) / len(clients)
-    assert request.noisy is not None
+    assert request.labels.noisy is not None
     assert (labelled.targets - expected).abs().max() < 0.12
     assert (labelled.targets - expected).abs().mean() < 0.03
 
@@ -166,8 +173,8 @@ def test_targets_are_probabilities_however_large_the_noise(tiny, asked):
 def test_the_total_of_zero_noise_codes_decodes_exactly(tiny, asked):
     list(Simulation(client_level(tiny)).rounds())
     request = asked[0]
-    grid = LabelGrid(request.shape[0], request.classes)
-    offset = request.noisy.maximum // 2
+    grid = LabelGrid(request.shape[0], request.labels.classes)
+    offset = request.labels.noisy.maximum // 2
     totals = np.full(grid.length, 6 * offset, np.uint32)
     mean = label_mean(FieldSum({"labels": totals}, 6, sections(request)), request)
     assert np.allclose(mean + 0.5, 0.1)

@@ -12,7 +12,7 @@ from codream_secure.privacy.guarantee import group_epsilon
 
 
 def test_a_group_of_gaussian_releases_is_exact():
-    """dp.md c4: one Gaussian release of epsilon 8 protects 2, 3 and 5 records with these."""
+    """One Gaussian release of epsilon 8 protects 2, 3 and 5 records with these."""
     release = [training(0.6002, 1.0, 1)]
     for size, expected in ((2, 19.1), (3, 33.1), (5, 69.4)):
         assert group_epsilon(release, DELTA, size) == pytest.approx(expected, abs=0.15)

@@ -47,7 +47,7 @@ def test_the_bound_for_discrete_gaussian_shares_holds_for_the_distribution_itsel
 
 
 def test_many_shares_of_little_gaussian_noise_are_charged_for_the_difference():
-    """dp.md a2: with a variance of one share of 1 tau is 5e-4, with 1.5 it is 4e-6."""
+    """With a variance of one share of 1 tau is 5e-4, with 1.5 it is 4e-6."""
     assert DiscreteGaussianSum(1, 1, 1, 1.0, 2).gap == pytest.approx(5e-4, rel=0.1)
     assert DiscreteGaussianSum(1, 1, 1, 1.22**2, 2).gap == pytest.approx(4e-6, rel=0.2)
     fine, coarse = (

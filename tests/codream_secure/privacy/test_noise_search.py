@@ -48,7 +48,7 @@ def test_more_steps_or_less_epsilon_need_more_noise():
 
 
 def test_noise_computed_for_one_round_would_overspend_over_three():
-    """The trap of dp.md b1: calibrating each round from zero."""
+    """A known trap: calibrating each round from zero."""
     a_round, total = 20, 60
     naive = noise_multiplier_for(8.0, DELTA, 0.5, a_round)
     assert epsilon_spent(naive, 0.5, total, DELTA) > 12

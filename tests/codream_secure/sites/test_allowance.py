@@ -7,7 +7,7 @@ from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.node_config import site_settings
 from codream_secure.sites import wire
 from codream_secure.sites.allowance import Allowance
-from codream_secure.sites.site import Site
+from codream_secure.sites.dream_site import DreamSite
 from codream_secure.storage.state_folder import StateFolder
 
 PRIVATE = {name: value for name, value in PRIVATE.items() if name != "seed"}
@@ -17,7 +17,7 @@ PRIVATE |= {"rounds": 1, "statistics_eps": 0.0}
 def hello(there, options, session, spec=None):
     """Say hello to site 0, as a server with these options does."""
     first = there.coordinator(options)._run
-    with Site(there.settings(0)) as site:
+    with DreamSite(there.settings(0)) as site:
         return site.handle(wire.Hello(wire.VERSION, session, first.options, spec or first.spec, ()))
 
 
@@ -27,7 +27,7 @@ def test_runs_add_up_and_what_is_too_much_is_refused(machines):
     assert there.told == []
     with pytest.raises(UserError, match="0 of 4 sites"):
         list(there.coordinator(PRIVATE).run())
-    assert "the site would have spent epsilon 16, and 10 is what it allows" in there.told[0]
+    assert "the site would have spent epsilon 16, and it allows 10" in there.told[0]
 
 
 def test_a_session_counts_once_and_a_smaller_one_still_fits(machines):
@@ -53,7 +53,7 @@ def test_a_known_session_with_other_terms_or_after_another_is_charged_again(mach
 def test_numbers_that_are_none_are_refused(tmp_path, number):
     options = {"dp_eps": number, "dp_delta": 1e-5, "dp_unit": "example", "statistics_eps": 0}
     with StateFolder(tmp_path) as folder, pytest.raises(RequestRefused):
-        Allowance(1.0 if number is not True else 0.5).take(
+        Allowance(1.0 if number is not True else 0.5).charge(
             folder, bytes(32), options, colluders=None
         )
     assert not (tmp_path / "allowance").exists()
@@ -65,11 +65,11 @@ def test_class_means_need_a_roster_and_noise_for_its_liars(tmp_path):
     with StateFolder(tmp_path) as folder:
         for colluders, chosen in ((None, None), (2, 1), (2, "x")):
             with pytest.raises(RequestRefused):
-                allowance.take(
+                allowance.charge(
                     folder, bytes(32), options | {"noise_colluders": chosen}, colluders=colluders
                 )
-        allowance.take(folder, bytes(32), options | {"noise_colluders": 2}, colluders=2)
-        allowance.take(folder, b"1" * 32, options, colluders=2)
+        allowance.charge(folder, bytes(32), options | {"noise_colluders": 2}, colluders=2)
+        allowance.charge(folder, b"1" * 32, options, colluders=2)
 
 
 def test_deltas_add_up_too(machines):

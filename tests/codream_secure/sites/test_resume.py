@@ -6,14 +6,15 @@ import stat
 import pytest
 from machines import OPTIONS, PRIVATE, Machines
 
-from codream_secure.aggregation.requests import StatisticsRequest, decode_request
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import StatisticsRequest
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.client import Client
 from codream_secure.federation.simulation import Simulation
 from codream_secure.sites import history, wire
+from codream_secure.sites.dream_site import DreamSite
 from codream_secure.sites.journal import Journal
-from codream_secure.sites.site import Site
 from codream_secure.sites.sums import RemoteSums
 
 SMALL = {**OPTIONS, "clients": 3, "models": "linear", "dream_steps": 1, "dreams": 4}
@@ -83,7 +84,7 @@ def run_with_a_crash(there, out, options, at, when):
 
 def carry_out(there, site, message):
     """Let the site answer, and the answer be lost with the server."""
-    with Site(there.settings(site)) as running:
+    with DreamSite(there.settings(site)) as running:
         running.handle(message)
 
 

@@ -16,15 +16,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from codream_secure.flower.carrier import Carrier
+from codream_secure.flower.carrier import ACTION, Carrier, body_of, content_with
 from codream_secure.flower.node_config import read_roster, site_settings
-from codream_secure.sites import site as flower_site
-from codream_secure.sites import wire
-from codream_secure.sites.site import SumSite
+from codream_secure.sites import session, wire
+from codream_secure.sites.site import Site
 from codream_secure.sites.sums import SumServer
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Section, Task
@@ -127,22 +126,21 @@ class Vector:
         return {SECTION: vector(self._site, step, length)}
 
 
-@client.query(wire.ACTION)
+@client.query(ACTION)
 def secure(message, context):
     config = context.node_config
     if config.get("torch"):
         import torch  # noqa: F401, PLC0415
     if (version := config.get("version")) is not None:
-        flower_site.VERSION = version
-    body = bytes(message.content[wire.RECORD][wire.BODY])
+        session.VERSION = version
+    body = body_of(message.content)
     kind = type(wire.decode(body)).__name__
     settings = site_settings(config, learns=False)
     stop_at(config.get("stop"), kind)
-    with SumSite(settings, Vector(settings.client)) as site:
+    with Site(settings, Vector(settings.client)) as site:
         answer = site.handle_bytes(body)
     stop_at(config.get("stop"), f"after {kind}")
-    content = RecordDict({wire.RECORD: ConfigRecord({wire.BODY: answer})})
-    return Message(content, reply_to=message)
+    return Message(content_with(answer), reply_to=message)
 
 
 def stop_at(name, where):

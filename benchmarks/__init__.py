@@ -1,0 +1,1 @@
+"""Scripts that measure the project. Run one as `python -m benchmarks.FOLDER.SCRIPT`."""

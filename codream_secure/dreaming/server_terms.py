@@ -1,0 +1,123 @@
+"""What a synthesis is set to, and the loss terms that the server computes without any client."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codream_secure.aggregation.requests import Adversary, LabelKind, LabelWeighting, LocalSteps
+from codream_secure.dreaming.losses import (
+    class_balance,
+    class_mean_distance,
+    entropy,
+    squared_norm,
+    total_variation,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesisSettings:
+    """Public settings of a synthesis; requests carry those that clients need.
+
+    Args:
+        classes: number of classes.
+        bits: of one gradient coordinate.
+        entropy_weight, bn_weight, balance_weight: of the clients' loss terms.
+        statistics_momentum: share of earlier dreams in R_bn's feature statistics.
+        tv_weight, l2_weight: of the server's priors.
+        statistics_weight: of the distance to released class means, if there are any.
+        local: steps of every client on its own copy of the dreams.
+        adversary: which R_adv, if there is a student.
+        adversary_weight: of R_adv.
+        adversary_bits: of the gradient with respect to one logit of the student.
+        labels: what is averaged.
+        label_weighting: clients count alike, or by their confidence at each dream.
+        label_bits: of one label.
+        label_clip: public range of a logit.
+        kd_temperature: at which probabilities are taken.
+        weight_cap: largest weight of a client; 0: clients count alike.
+        batches: how many parallel batches one synthesis makes.
+    """
+
+    classes: int
+    bits: int
+    entropy_weight: float
+    bn_weight: float
+    balance_weight: float
+    statistics_momentum: float
+    tv_weight: float
+    l2_weight: float
+    statistics_weight: float
+    local: LocalSteps
+    adversary: Adversary
+    adversary_weight: float
+    adversary_bits: int
+    labels: LabelKind
+    label_weighting: LabelWeighting
+    label_bits: int
+    label_clip: float
+    kd_temperature: float
+    weight_cap: int
+    batches: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMeans:
+    """Released class means that the dreams of a batch stay near.
+
+    ``classes``: the class that every dream started from, int64, shape (B,). ``means``: scaled,
+    float32, shape (classes, C, H, W).
+    """
+
+    classes: Tensor
+    means: Tensor
+
+
+def own_gradient(
+    dreams: Tensor, settings: SynthesisSettings, released: ClassMeans | None
+) -> Tensor:
+    """Return the gradient of B times the priors that need no client.
+
+    Args:
+        dreams: scaled images of all parallel batches, float, shape (B, C, H, W).
+        settings: weights of the terms; 0 switches one off.
+        released: class means; None: no distance to them.
+
+    Returns:
+        Shape (B, C, H, W).
+    """
+    s = settings
+    matches = released is not None and s.statistics_weight
+    if not (s.tv_weight or s.l2_weight or matches):
+        return torch.zeros_like(dreams)
+    leaf = dreams.detach().clone().requires_grad_()
+    prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
+    if released is not None and matches:
+        batches = zip(leaf.chunk(s.batches), released.classes.chunk(s.batches), strict=True)
+        distances = [class_mean_distance(*batch, released.means) for batch in batches]
+        prior = prior + s.statistics_weight * torch.stack(distances).mean()
+    (gradient,) = torch.autograd.grad(len(leaf) * prior, leaf)
+    return gradient
+
+
+def student_gradient(
+    student: nn.Module, dreams: Tensor, entropy_weight: float, balance_weight: float
+) -> Tensor:
+    """Return the gradient of B times the student's loss at the dreams.
+
+    The student is public: it learned from released labels alone. So this costs no privacy.
+
+    Args:
+        student: frozen, in eval mode.
+        dreams: scaled images, float, shape (B, C, H, W).
+        entropy_weight: of the predictions' entropy.
+        balance_weight: of class balance.
+
+    Returns:
+        Shape (B, C, H, W).
+    """
+    leaf = dreams.detach().clone().requires_grad_()
+    logits = student(leaf)
+    loss = entropy_weight * entropy(logits) + balance_weight * class_balance(logits)
+    (gradient,) = torch.autograd.grad(len(leaf) * loss, leaf)
+    return gradient

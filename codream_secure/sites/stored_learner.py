@@ -1,0 +1,336 @@
+"""A site's model and data: how it answers requests and learns; its state lives in its folder."""
+
+import os
+from dataclasses import astuple, replace
+from typing import Self
+
+import msgspec
+import numpy as np
+import torch
+
+from codream_secure.aggregation.aggregator import Call, FieldSum
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import (
+    AskedOfClient,
+    EvaluateRequest,
+    LabelRequest,
+    SoftLabels,
+    asked_labels,
+    digest,
+    pixels,
+)
+from codream_secure.aggregation.sections import sections
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
+from codream_secure.data.datasets import Dataset
+from codream_secure.data.spec import InputSpec
+from codream_secure.dreaming.buffer import DreamBuffer
+from codream_secure.dreaming.labels import label_mean, soft_targets
+from codream_secure.dreaming.synthesis import LabelledDreams
+from codream_secure.errors import RequestRefused
+from codream_secure.federation.members import Federation
+from codream_secure.learning.acquisition import acquire, learn_images
+from codream_secure.learning.schedule import acquisition_settings, warmup_steps
+from codream_secure.models.evaluate import accuracy
+from codream_secure.privacy.class_means import ClassMeanImages
+from codream_secure.runtime.parallel import one_core_each
+from codream_secure.runtime.seeds import generator
+from codream_secure.sites.history import after, asked, beginning
+from codream_secure.sites.run_terms import run_terms, unfit_for_machines
+from codream_secure.sites.session import Session, SiteSettings
+from codream_secure.sites.wire import VERSION, Ask, Hello, Images, Learn, Present, dreaming_step
+from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, encode_state
+from codream_secure.storage.state_folder import StateFolder
+from protocols.client.step import Inputs
+from protocols.params import Task
+from protocols.primitives.field import PrimeField
+from protocols.primitives.packing import unpack
+
+# Records in the site's folder: the state between two rounds; what answering has changed since; how
+# many private training steps are charged.
+_MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
+# In a run without a seed: 32 secret bytes that rounding follows from, in place of the seed (SPEC
+# 7.3). A server that knew them could predict the rounding.
+_ROUNDING = "rounding"
+# The label request of each dream batch, by number: its labels come back when the round ends.
+_LABELLED = "labelled-"
+
+
+class _ModelState(msgspec.Struct, frozen=True):
+    """What a site keeps between two rounds: its client, and the dreams that it trains on."""
+
+    client: ClientState
+    buffer: list[Pair]
+
+
+class StoredLearner:
+    """The dreaming client of one site; every method restores it from the folder.
+
+    Args:
+        settings: what the site brings.
+        folder: the site's, locked by this process.
+        session: the run.
+
+    Attributes:
+        session: the run as the site remembers it; the caller stores it.
+
+    Raises:
+        RequestRefused: the data do not have the run's shape.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: StateFolder, session: Session) -> None:
+        self.session = session
+        self._settings, self._folder = settings, folder
+        self._data = _of_shape(settings.load(), InputSpec(*session.spec))
+        self._config = resolve(Config.from_options(session.options))
+
+    @classmethod
+    def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
+        """Begin a run, and train before its first dream.
+
+        Raises:
+            RequestRefused: a run that cannot go over machines, data of another shape, or a model
+                function that the server names.
+            UserError: settings that the site's data do not fit.
+        """
+        asked_for = Config.from_options(message.options)
+        # The server's own words are checked, before defaults fill in what it left out.
+        if reason := unfit_for_machines(asked_for):
+            raise RequestRefused(reason)
+        # Otherwise a server could have any function of the site's installed packages called.
+        if ":" in asked_for.model.models and settings.model is None:
+            raise RequestRefused("a function that makes models is this site's to name: model=...")
+        config = resolve(asked_for)
+        session = Session(
+            session=message.session,
+            options=message.options,
+            spec=message.spec,
+            identities=message.identities,
+            terms=run_terms(config),
+            history=beginning(message),
+        )
+        self = cls(settings, folder, session)
+        with one_core_each():
+            if config.run.seed is None:
+                folder.save(_ROUNDING, os.urandom(32))
+            federation = self._federation()
+            if federation.plan is None or federation.plan.class_means is None:
+                self._warm_up(federation)
+            else:  # training begins with the class means, see `_begin_training`
+                self.session = msgspec.structs.replace(session, begun=False)
+            self._save(federation.members[settings.client].client.state(), DreamBuffer(1))
+        return self
+
+    def present(self) -> Present:
+        """Return what the server may know of the site: the shape of its data, nothing in them."""
+        data, own = self._data, self._settings.identity
+        return Present(
+            version=VERSION,
+            client=self._settings.client,
+            spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
+            scaling=(data.scaling.mean, data.scaling.std),
+            identity=own.public if own else b"",
+            received=self.session.received,
+        )
+
+    def answer(self, message: Ask) -> tuple[Task, Inputs]:
+        """Return what is summed and this site's input; the request is on disk by then.
+
+        A request that was answered before gets no inputs: the site's client sends its stored
+        answer again.
+
+        Raises:
+            RequestRefused: the server and this site disagree on what the site has received, or
+                the site's policy forbids the request.
+        """
+        broadcast = asked(self.session.history, message.broadcast)
+        request = decode_request(broadcast)
+        self._check_request(request, message.step)
+        task = replace(
+            Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
+        )
+        with one_core_each():
+            federation, _ = self._restored()
+            client = federation.members[self._settings.client].client
+            if client.has_answered(broadcast):
+                return task, {}
+            client.measure = lambda: self._accuracy(federation)
+            inputs = client.answer(broadcast, dreaming_step(message.step))
+        if (labels := asked_labels(request)) is not None:
+            self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
+        self._save_asked(client.state())
+        return task, inputs
+
+    def _check_request(self, request: AskedOfClient, step: int) -> None:
+        """Allow one evaluation a round, and only steps that have a rounding stream of their own.
+
+        Rounding streams follow from the step of dreaming, which is half the protocol's step. So
+        an odd step, which evaluations have, must be no other request.
+        """
+        evaluation = isinstance(request, EvaluateRequest)
+        if evaluation != bool(step % 2):
+            raise RequestRefused("evaluations have odd steps, and nothing else has")
+        if isinstance(request, EvaluateRequest) and request.round != self.session.rounds:
+            raise RequestRefused(
+                f"round {request.round} is not the one that this site has finished"
+            )
+
+    def learn_from(self, message: Learn | Images) -> Session:
+        """Train on what the server sends; return the session as it is then.
+
+        Raises:
+            RequestRefused: an earlier round comes first, or class means are not expected.
+        """
+        with one_core_each():
+            if isinstance(message, Images):
+                return self._begin_training(message)
+            return self._learn_round(message)
+
+    def _warm_up(self, federation: Federation) -> None:
+        learner = federation.members[self._settings.client].client.learner
+        for _ in range(warmup_steps(federation.config, federation.plan, federation.share)):
+            learner.local_step()
+
+    def _federation(self) -> Federation:
+        """Build this site's part of the run, untrained.
+
+        Raises:
+            RequestRefused: the folder lacks the session's secret.
+        """
+        rounding = self._folder.load(_ROUNDING)
+        if self._config.run.seed is None and rounding is None:
+            raise RequestRefused("the folder has no secret for rounding: begin a new run")
+        federation = Federation(
+            self._config,
+            self._data,
+            torch.device("cpu"),
+            only=self._settings.client,
+            whole=self._settings.whole,
+            model=self._settings.model,
+            rounding=rounding,
+        )
+        if (budget := federation.budget) is not None:
+            charged = self._folder.load(_CHARGED)
+            budget.restore(int(charged or b"0"))
+            budget.journal = lambda steps: self._folder.save(_CHARGED, str(steps).encode())
+        return federation
+
+    def _restored(self) -> tuple[Federation, DreamBuffer]:
+        """Return the site's part of the run and its dreams, as the folder has them."""
+        federation = self._federation()
+        client = federation.members[self._settings.client].client
+        state = decode_state(self._folder.load(_MODEL) or b"", _ModelState)
+        client.restore(state.client)
+        stored = self._folder.load(_ASKED)
+        if stored is not None:
+            later = decode_state(stored, ClientState)
+            # It has no model of its own, see `_save_asked`.
+            client.restore(msgspec.structs.replace(later, learner=state.client.learner))
+            client.learner.work = type(client.learner.work)(*later.learner.work)
+        client.freeze_teacher()
+        buffer = DreamBuffer(federation.config.learning.buffer)
+        for dreams, targets in state.buffer:
+            buffer.add(dreams, targets)
+        return federation, buffer
+
+    def _save(self, state: ClientState, buffer: DreamBuffer) -> None:
+        self._folder.save(_MODEL, encode_state(_ModelState(state, buffer.state())))
+        self._folder.erase(_ASKED)
+
+    def _save_asked(self, state: ClientState) -> None:
+        """Save what answering changes; the model does not change within a round."""
+        small = msgspec.structs.replace(state.learner, model={}, optimizer={}, data=None)
+        self._folder.save(_ASKED, encode_state(msgspec.structs.replace(state, learner=small)))
+
+    def _learn_round(self, message: Learn) -> Session:
+        """Train on the dreams of a finished round, with their summed labels."""
+        if self.session.rounds >= message.round:
+            return self.session  # the same message again
+        if message.round != self.session.rounds + 1:
+            raise RequestRefused(f"round {self.session.rounds + 1} comes first")
+        federation, buffer = self._restored()
+        client = federation.members[self._settings.client].client
+        for encoded in message.labels:
+            found = msgspec.msgpack.decode(encoded, type=SoftLabels)
+            broadcast = self._folder.load(f"{_LABELLED}{found.batch:06}")
+            request = None if broadcast is None else asked_labels(decode_request(broadcast))
+            if request is None or digest(request.dreams) != found.dreams:
+                # This site missed the request, or answered an attempt that was aborted: it does
+                # not have these dreams.
+                continue
+            labelled = LabelledDreams(pixels(request), _targets(request, found, federation))
+            for batch in labelled.split(request.batches):
+                buffer.add(federation.scale.from_pixels(batch.pixels), batch.targets)
+        settings = acquisition_settings(
+            federation.config, federation.plan, federation.share, message.round
+        )
+        seed = federation.config.run.seed or 0
+        shuffle = generator(seed, "acquisition", message.round, self._settings.client)
+        acquire(client.learner, buffer, settings, shuffle)
+        self._save(client.state(), buffer)
+        return msgspec.structs.replace(self._after(message), rounds=message.round)
+
+    def _after(self, message: Learn | Images) -> Session:
+        """Return the session with one more message in its history."""
+        before = self.session
+        history = after(before.history, message)
+        return msgspec.structs.replace(before, history=history, received=before.received + 1)
+
+    def _begin_training(self, message: Images) -> Session:
+        """Train before the first dream, on class means if their sum was not aborted."""
+        if self.session.begun:
+            return self.session  # the same message again
+        federation, buffer = self._restored()
+        plan, settings = federation.plan, self._settings
+        if plan is None or plan.class_means is None:
+            raise RequestRefused("no class means are due")
+        client = federation.members[settings.client].client
+        if message.count:
+            totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
+            per_class = federation.per_class
+            images = ClassMeanImages.decode(totals, message.count, plan.class_means, per_class)
+            draw = generator(federation.config.run.seed or 0, "class images", settings.client)
+            learn_images(client.learner, images, federation.scale, draw)
+        self._warm_up(federation)
+        self._save(client.state(), buffer)
+        return msgspec.structs.replace(self._after(message), begun=True)
+
+    def _accuracy(self, federation: Federation) -> float | None:
+        """Return the accuracy of the site's model on its test part, 0 to 1; None: it tells none.
+
+        Guarantee:
+            Under DP it is None, unless the test part belongs to the run's public dataset. Then it
+            is a function of a private model and of public data alone.
+        """
+        if federation.config.private and self._settings.whole:
+            return None
+        model = federation.members[self._settings.client].client.learner.frozen_copy()
+        images, labels = self._data.x_test, self._data.y_test
+        if not len(labels):
+            return None
+        return accuracy(model, federation.scale.examples(images, labels))
+
+
+def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
+    """Return the data with the run's classes; a site may have examples of only some of them.
+
+    Raises:
+        RequestRefused: they have another shape, or classes that the run does not have.
+    """
+    own = data.spec
+    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
+        raise RequestRefused(
+            f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}"
+        )
+    return replace(data, spec=wanted)
+
+
+def _targets(request: LabelRequest, found: SoftLabels, federation: Federation) -> torch.Tensor:
+    """Decode summed labels to soft targets, one row for each dream."""
+    public = sections(request)
+    totals = {}
+    for section, packed in zip(public, found.totals, strict=True):
+        field = PrimeField.for_sum(len(federation.roster), section.maximum)
+        totals[section.name] = unpack(packed, field.bits, section.length)
+    mean = label_mean(FieldSum(totals, found.count, public), request)
+    return soft_targets(mean, request)

@@ -1,0 +1,283 @@
+"""The steps of a lying server: any message to any client, in any order, at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule
+
+from protocols import messages
+from protocols.audit import strategies as some
+from protocols.audit.exchange_rules import (
+    BATCH,
+    CLIENTS,
+    CORRUPT,
+    POLICY,
+    STEPS,
+    THRESHOLD,
+    ExchangeRules,
+    any_client,
+    any_members,
+    any_split,
+)
+from protocols.messages import ConsistencyProof, StepRequest, SurvivorSet
+from protocols.params import Task
+
+HONEST = frozenset(BATCH.roster) - {CORRUPT}
+STAGES = ("share_keys", "open_bundles", "masked_input", "confirm", "unmask")
+
+_keys = st.integers(0, STEPS - 1)
+
+
+def task_of(key: int, broadcast: int = 0) -> Task:
+    """One-hot inputs: a sum over GF(7) names who is in it."""
+    return some.make_task(some.section(some.WHO, CLIENTS, 1), step=key, broadcast=broadcast)
+
+
+class LyingServerMachine(ExchangeRules):
+    """Requests, survivor sets and proofs, and what must always hold (SPEC 6.3 to 6.8)."""
+
+    @rule(u=any_client, request=some.step_requests(BATCH), broadcast=st.integers(0, 1))
+    def request_of_any_kind(self, u: int, request: StepRequest, broadcast: int) -> None:
+        """Any keys, active set and broadcast to one client."""
+        self._request(u, request, broadcast)
+
+    @rule(members=any_members, key=_keys, split=st.integers(0, CLIENTS))
+    def same_request_to_all_but_the_broadcast(
+        self, members: Sequence[int], key: int, split: int
+    ) -> None:
+        """One active set, and a second broadcast to some of it."""
+        request = StepRequest(key, messages.encode_set(members, self.batch.roster))
+        for index, u in enumerate(members):
+            self._request(u, request, int(index < split))
+
+    def _request(self, u: int, request: StepRequest, broadcast: int) -> None:
+        self._send_request(u, request, task_of(request.key, broadcast))
+
+    def _send_request(self, u: int, message: StepRequest | bytes, task: Task) -> bytes | None:
+        before = self.server.told.get(u)
+        x = some.one_hot(self.batch.roster, u)
+        reply = self.server.request(u, message, task, x)
+        if reply is not None and self.server.told[u] != before:
+            self._check_request(u, before, *self.server.told[u])
+        return reply
+
+    def _check_request(
+        self, u: int, before: tuple[StepRequest, Task] | None, request: StepRequest, task: Task
+    ) -> None:
+        """What a client has answered kept the rules of SPEC 6.3."""
+        active = frozenset(messages.decode_set(request.active, self.batch.roster))
+        self.checks.that(len(active) >= THRESHOLD, "an active set below the threshold")
+        self.checks.that(u in active, "an active set without the client itself")
+        self.checks.that(request.key < STEPS, "keys that were never made")
+        if before is not None:
+            self.checks.that(request.key > before[0].key, "spent keys were used")
+            self.checks.that(task.step > before[1].step, "a step number does not grow")
+        if self.batch.malicious:
+            shrunk = active <= self.cohorts.get(u, active)
+            self.checks.that(shrunk, "a client that missed a step is active again")
+        self.cohorts[u] = active
+
+    @rule(u=any_client, key=_keys)
+    def requests_and_survivor_sets_against_a_rule(self, u: int, key: int) -> None:
+        """To one client: too few, without itself, keys never made, a survivor not active."""
+        others = [v for v in self.batch.roster if v != u]
+        for wanted, members in (
+            (key, [u, *others[: THRESHOLD - 2]]),
+            (key, others),
+            (STEPS, self.batch.roster),
+            (key, [u, *others[:-1]]),  # this one is in order
+        ):
+            request = StepRequest(wanted, messages.encode_set(members, self.batch.roster))
+            self._request(u, request, 0)
+            self.server.restart(u)
+        for members in ([u, *others[: THRESHOLD - 2]], others[:-1], self.batch.roster):
+            self._send_survivors(u, tuple(members))
+            self.server.restart(u)
+
+    @rule(u=any_client, members=any_members)
+    def survivor_set_of_any_kind(self, u: int, members: tuple[int, ...]) -> None:
+        """Any U3 to one client."""
+        self._send_survivors(u, members)
+
+    def _send_survivors(self, u: int, message: tuple[int, ...] | bytes) -> bytes | None:
+        reply = self.server.survivors(u, message)
+        if reply is not None:
+            data = messages.decode(self.server.shown[u, "confirm"], SurvivorSet, self.batch)
+            chosen = frozenset(messages.decode_set(data.survivors, self.batch.roster))
+            active = messages.decode_set(self.server.told[u][0].active, self.batch.roster)
+            self.checks.that(chosen <= set(active), "a survivor that was not active")
+            self.checks.that(u in chosen, "survivors without the client itself")
+            self.checks.that(len(chosen) >= THRESHOLD, "fewer survivors than the threshold")
+            self.cohorts[u] = chosen
+        return reply
+
+    @rule(first=any_members, second=any_members, split=any_split)
+    def two_survivor_sets_to_who_can_accept_them(
+        self, first: tuple[int, ...], second: tuple[int, ...], split: int
+    ) -> None:
+        """Equivocation about U3."""
+        for index, u in enumerate(self.batch.roster):
+            chosen = first if index < split else second
+            if u in chosen:
+                self._send_survivors(u, chosen)
+
+    @rule(order=st.permutations(sorted(HONEST)), key=_keys)
+    def everybody_is_told_another_survivor_set(self, order: list[int], key: int) -> None:
+        """Without the signatures of t others the shares of this would open a sum of two."""
+        self.same_request_to_all_but_the_broadcast(self.batch.roster, key, 0)
+        v1, v2, w1, w2, w3 = order
+        lies = {w1: {w2, w3}, w2: {w1, w3}, w3: {w1, w2}, v1: {w1, w2}, v2: {w3}}
+        told = {u: tuple(sorted(set(self.batch.roster) - gone)) for u, gone in lies.items()}
+        for u, members in told.items():
+            self._send_survivors(u, members)
+        for u, members in told.items() if self.batch.malicious else ():
+            self._send_proof(u, members)
+            self.forged_proofs(u)
+
+    @rule(like=any_client, members=any_members)
+    def corrupt_client_signs_anything(self, like: int, members: tuple[int, ...]) -> None:
+        """The corrupt client supports any U3."""
+        if self.batch.malicious and like in self.server.told:
+            self.server.sign_for(CORRUPT, like, members)
+
+    @rule(key=_keys)
+    def corrupt_client_signs_what_it_is_not_in(self, key: int) -> None:
+        """Everybody honest signs the honest set, and one signature too many comes with it."""
+        self.same_request_to_all_but_the_broadcast(self.batch.roster, key, 0)
+        for u in sorted(HONEST) if self.batch.malicious else ():
+            self._send_survivors(u, tuple(sorted(HONEST)))
+        for u in sorted(HONEST) if self.batch.malicious else ():
+            self.corrupt_client_signs_anything(u, tuple(sorted(HONEST)))
+            self._send_proof(u, tuple(sorted(HONEST)))
+
+    @rule(u=any_client, members=any_members)
+    def proof_about_any_set(self, u: int, members: tuple[int, ...]) -> None:
+        """All signatures on a set, whatever the client signed itself."""
+        if self.batch.malicious:
+            self._send_proof(u, members)
+
+    @rule(u=any_client)
+    def forged_proofs(self, u: int) -> None:
+        """Signatures of nobody, of somebody else, one too few, and of one outside the set."""
+        told = self.server.told_survivors.get(u, ())
+        true = self.server.signatures.get(told, {})
+        if not (self.batch.malicious and true):
+            return
+        roster, one = self.batch.roster, next(iter(true.values()))
+        zeros = tuple(true.get(v, bytes(64)) for v in told)
+        repeated = tuple(true.get(v, one) for v in told)
+        for named, signatures in (
+            (told, zeros),
+            (told, repeated),
+            (told, repeated[:-1]),
+            (roster, tuple(true.get(v, one) for v in roster)),
+        ):
+            proof = ConsistencyProof(messages.encode_set(named, roster), signatures)
+            self._send_proof(u, messages.encode(proof))
+            self.server.restart(u)
+
+    def _send_proof(self, u: int, message: tuple[int, ...] | bytes) -> bytes | None:
+        reply = self.server.proof(u, message)
+        if reply is not None and self.batch.malicious:
+            data = messages.decode(self.server.shown[u, "unmask"], ConsistencyProof, self.batch)
+            signers = messages.decode_set(data.signers, self.batch.roster)
+            told = self.server.told_survivors[u]
+            true = self.server.signatures[told]
+            named = dict(zip(signers, data.signatures, strict=False))
+            self.checks.that(len(named) >= THRESHOLD, "fewer signatures than the threshold")
+            self.checks.that(set(named) <= set(told), "a signer that is no survivor")
+            self.checks.that(
+                all(true.get(v) == signature for v, signature in named.items()),
+                "a signature that its signer did not make on this set",
+            )
+        return reply
+
+    @rule()
+    def to_everybody_the_proof_of_what_it_was_told(self) -> None:
+        """Go on as far as anybody can."""
+        for u, members in list(self.server.told_survivors.items()):
+            self._send_proof(u, members)
+
+    @rule(
+        key=_keys,
+        broadcasts=st.sampled_from([0, 0, 3]),
+        first=any_members,
+        second=any_members,
+        split=any_split,
+    )
+    def a_whole_step_of_lies(
+        self,
+        key: int,
+        broadcasts: int,
+        first: tuple[int, ...],
+        second: tuple[int, ...],
+        split: int,
+    ) -> None:
+        """What takes several messages in a row to go wrong."""
+        self.same_request_to_all_but_the_broadcast(self.batch.roster, key, broadcasts)
+        self.two_survivor_sets_to_who_can_accept_them(first, second, split)
+        for like, members in ((self.batch.roster[1], first), (self.batch.roster[5], second)):
+            self.corrupt_client_signs_anything(like, members)
+        self.to_everybody_the_proof_of_what_it_was_told()
+
+    # Any time ----------------------------------------------------------------------------------
+
+    @rule(u=any_client)
+    def restart(self, u: int) -> None:
+        """The process dies and comes back with what it stored."""
+        self.server.restart(u)
+
+    @rule(u=any_client, stage=st.sampled_from(STAGES), bit=st.integers(0, 2000), key=_keys)
+    def last_message_with_a_flipped_bit(self, u: int, stage: str, bit: int, key: int) -> None:
+        """Damage on the way down."""
+        data = self.server.shown.get((u, stage), b"")
+        if data:
+            self._send(u, stage, some.flip(data, bit % (8 * len(data))), key)
+
+    @rule(u=any_client, like=any_client, stage=st.sampled_from(STAGES), key=_keys)
+    def message_meant_for_another_client(self, u: int, like: int, stage: str, key: int) -> None:
+        """The last message of a stage to somebody else, as it is."""
+        if (like, stage) in self.server.shown:
+            self._send(u, stage, self.server.shown[like, stage], key)
+
+    @rule(u=any_client, stage=st.sampled_from(STAGES), key=_keys)
+    def message_of_another_session(self, u: int, stage: str, key: int) -> None:
+        """The same roster, the same identities, another session."""
+        if (u, stage) in self.elsewhere:
+            reply = self._send(u, stage, self.elsewhere[u, stage], key)
+            if self.batch.malicious and stage in {"share_keys", "unmask"}:
+                self.checks.that(reply is None, f"{stage} of another session was accepted")
+
+    def _send(self, u: int, stage: str, data: bytes, key: int) -> bytes | None:
+        server = self.server
+        match stage:
+            case "share_keys":
+                return server.directory(u, data)
+            case "open_bundles":
+                return server.deliver(u, data)
+            case "masked_input":
+                return self._send_request(u, data, task_of(key))
+            case "confirm":
+                return self._send_survivors(u, data)
+            case _:
+                return self._send_proof(u, data)
+
+    # Always ------------------------------------------------------------------------------------
+
+    @invariant()
+    def always_one_kind_and_one_answer(self) -> None:
+        """Neither the gate nor the replay protection was breached."""
+        breaches = self.server.attacker.breaches
+        self.checks.that(not breaches, "; ".join(breaches))
+
+    @invariant()
+    def always_enough_honest_inputs(self) -> None:
+        """The attacker's algebra on everything that left."""
+        for opened in self.server.attacker.opened() if self.batch.malicious else ():
+            honest = opened.members & HONEST
+            enough = not honest or len(honest) >= THRESHOLD - POLICY.colluders
+            self.checks.that(enough, f"the sum of {sorted(honest)} opens")
+            who = some.named(self.batch.roster, opened.totals[some.WHO])
+            self.checks.that(who == sorted(opened.members), f"the sum names {who}")

@@ -1,0 +1,56 @@
+"""What a gate of the benchmarks says, and the exit code that follows."""
+
+import json
+
+import pytest
+
+from benchmarks.shared.gates import Comparison, Gate, report
+
+ROWS = [{"case": "one", "ms": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("gate", "holds"),
+    [
+        (Gate.at_least("speed", 3.0, 3), True),
+        (Gate.at_least("speed", 2.99999, 3), False),
+        (Gate.at_most("share", 0.42, 0.42), True),
+        (Gate.at_most("share", 0.42001, 0.42), False),
+        (Gate.below("expansion", 1.72999, 1.73), True),
+        (Gate.below("expansion", 1.73, 1.73), False),
+    ],
+)
+def test_a_gate_is_decided_before_its_figure_is_rounded(gate, holds):
+    assert gate.holds is holds
+
+
+def test_a_comparison_shows_both_figures_and_their_ratio():
+    row = Comparison.at_most("upload", 0.4, 0.42).of(2.0, 5.0, "this run").row()
+    assert (row["ours"], row["theirs"], row["ratio"]) == (2.0, 5.0, 0.4)
+    assert (row["target"], row["holds"], row["source"]) == ("<= 0.42", True, "this run")
+
+
+def test_an_absolute_bar_has_no_ratio():
+    row = Comparison.at_most("client ms", 25.0, 40).of(25.0).row()
+    assert (row["ours"], row["theirs"], row["ratio"]) == (25.0, None, None)
+
+
+def test_the_exit_code_is_zero_if_all_gates_hold(capsys):
+    report("title", ROWS, [Gate.at_least("speed", 3.0, 3)], as_json=True)
+    assert json.loads(capsys.readouterr().out)["gates"][0]["holds"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_one_gate_that_does_not_hold_fails_the_script(capsys, as_json):
+    gates = [Gate.at_least("speed", 3.0, 3), Gate.at_least("speed", 2.0, 3)]
+    with pytest.raises(SystemExit) as stopped:
+        report("title", ROWS, gates, as_json=as_json)
+    assert stopped.value.code == 1
+    assert "speed" in capsys.readouterr().out
+
+
+def test_records_hold_the_command_in_both_forms(capsys, tmp_path):
+    gates = [Comparison.at_most("upload", 0.4, 0.42).of(2.0, 5.0)]
+    report("title", ROWS, gates, as_json=False, save=tmp_path / "record")
+    command = json.loads((tmp_path / "record.json").read_text())["command"]
+    assert (tmp_path / "record.txt").read_text().startswith(f"$ {command}\n")
