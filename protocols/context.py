@@ -1,7 +1,8 @@
-"""The contexts every key is bound to (SPEC 3.2).
+"""The contexts that every key is bound to (SPEC 3.2).
 
-`offline` is known before any message, `advertised` after U1, `online` once the step's active set
-is fixed and its broadcast is known.
+A context is a hash over everything that two parties must agree on. Parties that disagree derive
+other keys: their bundles do not open, or their masks do not cancel. `offline` is known before any
+message, `advertised` after U1, `online` once the step's active set and broadcast are known.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from protocols.primitives.keys import VERSION, frame
 
 
 def u64(value: int) -> bytes:
-    """8 bytes, big-endian."""
+    """Return 8 bytes, big-endian. Raises OverflowError outside 0..2^64 - 1."""
     return value.to_bytes(8, "big")
 
 
 @lru_cache(maxsize=8)
 def offline(batch: BatchParams) -> bytes:
-    """off0: binds session, batch, M, threat model, graph, threshold, roster and identities."""
+    """Return off0, 32 bytes: it binds all of `BatchParams` (SPEC 3.2)."""
     ring = batch.ring
     numbers = () if ring is None else (u64(ring.degree), u64(ring.threshold))
     graph = b"complete" if ring is None else b"k-regular"
@@ -35,7 +36,7 @@ def offline(batch: BatchParams) -> bytes:
 
 
 def advertised(off0: bytes, advertisements: Iterable[tuple[int, bytes]]) -> bytes:
-    """off1: binds off0 and every advertisement of U1; 32 bytes.
+    """Return off1, 32 bytes: it binds off0 and every advertisement of U1 (SPEC 3.2).
 
     Args:
         off0: result of `offline`.
@@ -45,7 +46,7 @@ def advertised(off0: bytes, advertisements: Iterable[tuple[int, bytes]]) -> byte
 
 
 def drawn(off0: bytes, committed: Mapping[int, bytes], nonces: Mapping[int, bytes]) -> bytes:
-    """off1 on the ring: binds off0, every nonce commitment of C and every nonce of U1; 32 bytes.
+    """Return off1 of the ring, 32 bytes: it binds off0, the commitments of C and the nonces of U1.
 
     Args:
         off0: result of `offline`.
@@ -57,21 +58,21 @@ def drawn(off0: bytes, committed: Mapping[int, bytes], nonces: Mapping[int, byte
 
 
 def edge(off1: bytes, ends: Mapping[int, bytes]) -> bytes:
-    """Binds off1 and the advertisements of two neighbours on the ring; 32 bytes (SPEC 3.2)."""
+    """Return the context of two neighbours on the ring, 32 bytes: off1 and both advertisements."""
     return digest("edge", off1, *(frame(u64(u), ends[u]) for u in sorted(ends)))
 
 
 def nonce_commitments(off0: bytes, nonces: Mapping[int, bytes]) -> dict[int, bytes]:
-    """What clients show of their nonces before they know those of others (SPEC 3.7).
+    """Return what clients show of their nonces before they know the nonces of others (SPEC 3.7).
 
     Args:
         off0: result of `offline`.
-        nonces: client -> nonce.
+        nonces: client -> nonce, 32 bytes.
 
     Returns:
-        Client -> D("nonce", off0, client, nonce), 32 bytes; what all have in common is
-        hashed once.
+        Client -> D("nonce", off0, client, nonce), 32 bytes.
     """
+    # Every client checks all commitments: hash the common start once, not n times.
     start = hashlib.sha256(frame(VERSION, b"nonce", off0))
     committed = {}
     for client, nonce in nonces.items():
@@ -87,7 +88,9 @@ def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
 
 
 def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
-    """on: binds off1, key step, step, kind, sections, active set and broadcast; 32 bytes.
+    """Return `on`, 32 bytes: off1, key step, step, kind, sections, active set and broadcast.
+
+    It binds the broadcast so that clients which saw different broadcasts give no sum (SPEC 3.2).
 
     Args:
         off1: result of `advertised`.
@@ -103,7 +106,11 @@ def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
 
 
 def survivors(on: bytes, bitmap: bytes) -> bytes:
-    """Binds a step and its survivor set U3: what clients compare before they unmask; 32 bytes."""
+    """Return the context of a step and its survivor set U3, 32 bytes.
+
+    Clients of the malicious model sign it, and unmask only with t signatures on their own set: a
+    server that tells clients different sets gets shares for one of them at most (SPEC 1.6, 6.8).
+    """
     return digest("survivors", on, bitmap)
 
 
@@ -113,5 +120,5 @@ def _section(section: Section, field: PrimeField) -> bytes:
 
 
 def digest(label: str, *items: bytes) -> bytes:
-    """SHA-256 of a label and an unambiguous list of byte strings (SPEC 3.1)."""
+    """Return SHA-256 of a label and an unambiguous list of byte strings (SPEC 3.1)."""
     return hashlib.sha256(frame(VERSION, label.encode(), *items)).digest()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,35 +16,11 @@ from protocols.client.session import ClientSession
 from protocols.client.step import Inputs
 from protocols.errors import LocalProtocolError, SecAggError
 from protocols.params import AggregationParams, BatchParams, Ring, Task, Terms
-from protocols.phases import OPEN_BUNDLES, Phase, phase_of
+from protocols.phases import NO_DROPS, OPEN_BUNDLES, DropSchedule, Phase, phase_of
 from protocols.primitives.keys import Entropy
 from protocols.rounds import Ask, Credentials, Direction, Part, Rounds, Tap
 
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
-
-
-@dataclass(frozen=True, slots=True)
-class DropSchedule:
-    """Client -> the phase whose message it no longer sends; nothing comes from it afterwards.
-
-    A phase that the run does not have stands for the next one.
-    """
-
-    drops: Mapping[int, Phase] = field(default_factory=dict)
-
-    def silent(self, client: int, phase: Phase) -> bool:
-        """Tell whether the client has fallen silent by this phase."""
-        phases = list(Phase)
-        return client in self.drops and phases.index(self.drops[client]) <= phases.index(phase)
-
-    def beside(self) -> DropSchedule:
-        """Return the same silence for offline messages that travel with a step's (SPEC 6.2).
-
-        Keys travel with masked inputs, nonces or bundles with the answers of the last round.
-        """
-        keys, rest = Phase.ADVERTISE_KEYS, Phase.DRAW_GRAPH
-        missed = {u: keys if self.silent(u, Phase.MASKED_INPUT) else rest for u in self.drops}
-        return DropSchedule(missed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +42,7 @@ def run_aggregation(
     inputs: Mapping[int, Inputs],
     params: AggregationParams,
     *,
-    drops: DropSchedule = DropSchedule(),
+    drops: DropSchedule = NO_DROPS,
     entropy: Entropy | None = None,
     tap: Tap | None = None,
     credentials: Credentials | None = None,
@@ -192,7 +168,7 @@ class BatchSession:
         self,
         inputs: Mapping[int, Inputs],
         task: Task,
-        drops: DropSchedule = DropSchedule(),
+        drops: DropSchedule = NO_DROPS,
         *,
         renew: int = 0,
     ) -> AggregationResult:

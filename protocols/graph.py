@@ -1,7 +1,8 @@
 """Which clients mask with each other, and which hold whose shares (SPEC 1.4).
 
-`complete` is the default and is cheap enough up to about 100 clients. `k-regular` is the ring
-below, for the semi-honest model only (SPEC 8.7). All other modules speak of neighbours and holders.
+The complete graph is the default and is cheap enough up to about 100 clients. The ring below
+(`k-regular`) is for the semi-honest model only (SPEC 8.7). All other modules know neighbours and
+holders, but not which graph they come from.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ MAX_SECURITY = 256
 
 Clients = tuple[int, ...]
 
-_NEGLIGIBLE = 1e-18  # of a sum of falling terms: where it ends
-_ROUNDING = 1e-9  # 0.1 * 30 is a little more than 3: not a reason to count a fourth client
+_NEGLIGIBLE = 1e-18  # terms fall from here on; below this share of the sum a double ignores them
+_ROUNDING = 1e-9  # in doubles 0.1 * 30 exceeds 3; that must not count a fourth client
 
 
 def share_points(roster: Clients) -> dict[int, int]:
-    """Return client -> Shamir x: roster index + 1, whoever is missing from U1 (SPEC 3.6)."""
+    """Return client -> Shamir x: its index in the roster + 1 (SPEC 3.6).
+
+    The index in U1 would depend on who dropped out, and parties that disagree about that would
+    interpolate at different points. x = 0 is the secret itself.
+    """
     return {client: index + 1 for index, client in enumerate(roster)}
 
 
 def least_on_ring(batch: BatchParams) -> int:
-    """Return the size of the smallest U1 in which all have enough neighbours (SPEC 6.9)."""
+    """Return the smallest |U1| with which every client has τ neighbours (SPEC 6.9)."""
     return max(batch.threshold, batch.share_threshold + 1)
 
 
@@ -55,7 +60,7 @@ def neighbourhood(batch: BatchParams, client: int, members: Clients, seed: bytes
 
 
 class Graph:
-    """All neighbourhoods of a batch, for the server; a ring takes memory of n * k.
+    """All neighbourhoods of a batch, for the server. A ring keeps n * k client ids in memory.
 
     Args:
         batch: says which graph.
@@ -72,7 +77,7 @@ class Graph:
             self._near = {u: _around(order, place, k) for place, u in enumerate(order)}
 
     def neighbours(self, client: int) -> Clients:
-        """Return the clients that mask with a client, ascending."""
+        """Return the clients that `client` masks with, ascending."""
         return complete(client, self._members) if self._near is None else self._near[client]
 
     def held(self, client: int, group: Clients) -> Clients:
@@ -86,9 +91,9 @@ class Graph:
         return tuple(sorted(frozenset(self._near[client]).intersection(group)))
 
     def weakest(self, clients: Collection[int], present: frozenset[int]) -> tuple[int, int | None]:
-        """Return the smallest number of present holders that a client has, and that client.
+        """Return the smallest number of present holders among some clients, and whose number it is.
 
-        The client is None on the complete graph, where all clients have the same holders.
+        On the complete graph all clients have the same holders, and the client is None.
         """
         if self._near is None:
             return len(present), None
@@ -101,6 +106,7 @@ class Graph:
         """
         if self._near is None:
             return members
+        # Leaving one client out can put a neighbour below the threshold: look at those again.
         left = set(members)
         todo = list(members)
         while todo:
@@ -116,12 +122,13 @@ class Graph:
 
 
 def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
-    """Return a permutation of the members that everybody computes from a public seed.
+    """Return the members in a random order that everybody can compute from a public seed.
 
     Args:
         members: client ids, in any order.
-        seed: public, and chosen by no single party: off1, a hash over nonces that all clients had
-            committed to before they saw any key (SPEC 3.2, 6.9).
+        seed: off1. It is public and no single party chooses it: it hashes nonces that all clients
+            had committed to before they saw a key (SPEC 3.2, 6.9). Whoever chose the order could
+            surround a client with colluders.
 
     Returns:
         The members in the order of their hashes under the seed; uniform if the hash is random.
@@ -137,10 +144,10 @@ def ring_order(members: Iterable[int], seed: bytes) -> tuple[int, ...]:
 
 
 def ring_neighbours(client: int, order: tuple[int, ...], k: int) -> tuple[int, ...]:
-    """Return a client's neighbours in the k-regular Harary graph, in ascending order.
+    """Return a client's neighbours in the k-regular Harary graph, ascending.
 
     Args:
-        client: whose neighbours.
+        client: the client whose neighbours are wanted.
         order: result of `ring_order`, the same for all clients.
         k: even; each client is joined to the k/2 members before and after it, around the ring.
             len(order) - 1 stands for the complete graph and may be odd.
@@ -173,11 +180,11 @@ def _degree(ring: Ring, members: int) -> int:
 
 
 class RingModel(enum.StrEnum):
-    """What the server may do while the ring still protects.
+    """What the server may do while the ring still protects its clients.
 
-    There is no member for a malicious server, and must not be: one that chooses who drops out
-    cuts any arc off the ring with k lies, whatever k and t are. Such a model needs the complete
-    graph, or neighbours that clients draw themselves.
+    There must be no member for a malicious server. A server that chooses who drops out cuts any
+    arc off the ring with k lies, k/2 at either end, whatever k and t are, and learns the arc's sum
+    (SPEC 8.7). Such a model needs the complete graph, or neighbours that clients draw themselves.
     """
 
     SEMI_HONEST = "semi-honest"
@@ -186,16 +193,17 @@ class RingModel(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RingParameters:
-    """Degree and threshold of the ring, and how likely each of three things goes wrong.
+    """Degree and threshold of the ring, and bounds on the probabilities of three failures.
 
     Attributes:
         k: neighbours of every client.
-        t: shares of k that rebuild a secret.
-        corrupt, dropouts: clients that were counted as such.
-        log2_exposed: E1, some honest client has enough corrupt neighbours to open its input.
-        log2_split: E2, the honest clients that stayed fall apart into groups with sums of their
-            own.
-        log2_stuck: E3, some client has fewer than t live neighbours; the step is lost.
+        t: how many of k shares rebuild a secret.
+        corrupt, dropouts: numbers of clients that were counted as such.
+        log2_exposed: log2 P[E1], some honest client has enough corrupt neighbours to open its
+            input.
+        log2_split: log2 P[E2], the honest clients that stay fall apart into groups, and the server
+            learns the sum of each group.
+        log2_stuck: log2 P[E3], some client has fewer than t live neighbours; the step is lost.
     """
 
     k: int
@@ -208,7 +216,7 @@ class RingParameters:
 
     @property
     def ring(self) -> Ring:
-        """What sessions take."""
+        """The two numbers that sessions take."""
         return Ring(self.k, self.t)
 
 
@@ -222,26 +230,29 @@ def ring_parameters(
     model: RingModel = RingModel.SEMI_HONEST,
     steps: int = 1,
 ) -> RingParameters:
-    """Smallest degree k, then smallest threshold t, of a safe ring.
+    """Return the smallest degree k, and for it the smallest threshold t, of a safe ring.
 
-    With a random order the numbers of corrupt and of silent neighbours are hypergeometric. t is
-    at least 2 (see `Ring`). Conditions, each a union bound over clients and steps:
-        E1  no honest client has t corrupt neighbours; against an equivocating server none has
-            2t - k, since every honest neighbour may be made to answer either kind of share
-        E2  C(n,2) * prod_{i<k} (m-i)/(n-i) bounds a cut of the ring by m corrupt or silent ones
-        E3  every client has t live neighbours
+    In a random order the numbers of corrupt and of silent neighbours are hypergeometric. t is at
+    least 2 (see `Ring`). Three conditions must hold, by union bounds over clients and steps:
+        E1  No honest client has t corrupt neighbours. Against an equivocating server none has
+            2t - k: that server may ask every honest neighbour for either kind of share, so k
+            neighbours, c of them corrupt, give k + c shares; both seeds together need 2t.
+        E2  The ring is not cut. A cut needs k of the m corrupt or silent clients in two gaps, with
+            probability at most C(n,2) * prod_{i<k} (m-i)/(n-i).
+        E3  Every client has t live neighbours.
 
     Args:
         n: clients, 3..16384.
-        corrupt: fraction that may collude with the server, 0 <= corrupt < 1; counts round up.
-        dropouts: fraction that may drop out, chosen by chance and not by the server.
+        corrupt: fraction of the clients that may collude with the server, 0 <= corrupt < 1. The
+            number of clients is rounded up.
+        dropouts: fraction that may drop out, by chance and not by the server's choice.
         sigma: E1 and E2 fail with probability at most 2^-sigma each.
         eta: E3 fails with probability at most 2^-eta.
-        model: see `RingModel`; there is none for a malicious server.
-        steps: M of the batch, the steps that one graph serves.
+        model: what the server may do.
+        steps: M of the batch; one graph serves all its steps.
 
     Returns:
-        k even, or n - 1. They hold for n clients on the ring (SPEC 8.7).
+        The parameters, k even or n - 1. They hold for n clients on the ring (SPEC 8.7).
 
     Raises:
         ConfigError: an argument is out of range, or not even the complete graph is enough.
@@ -253,7 +264,9 @@ def ring_parameters(
     _check_numbers(n, sigma, eta, steps)
     bad, quiet = (math.ceil(fraction * n - _ROUNDING) for fraction in (corrupt, dropouts))
     union = math.log2(n) + math.log2(steps)
-    exposed = quiets = 1  # corrupt and silent neighbours that nobody has; they grow with k
+    # So many corrupt or silent neighbours no client has, but for 2^-sigma and 2^-eta. Both numbers
+    # grow with k, so the search over k never has to start again.
+    exposed = quiets = 1
     for k in (*range(2, n - 1, 2), n - 1):
         while union + _log2_tail(n - 1, bad, k, exposed) > -sigma:
             exposed += 1
@@ -291,7 +304,10 @@ def _check_numbers(n: int, sigma: int, eta: int, steps: int) -> None:
 
 
 def _log2_tail(population: int, marked: int, draws: int, least: int) -> float:
-    """log2 P[at least `least` of the draws are marked]; 0 up to the mean, where nobody needs it."""
+    """Return log2 P[at least `least` of the draws are marked], a hypergeometric tail.
+
+    Up to the mean it returns 0, which is no condition's value. Above the mean the terms fall.
+    """
     low, high = max(least, draws - (population - marked), 0), min(draws, marked)
     if low > high:
         return -math.inf
@@ -309,7 +325,7 @@ def _log2_tail(population: int, marked: int, draws: int, least: int) -> float:
 
 
 def _log2_split(n: int, gone: int, k: int) -> float:
-    """log2 of the bound of E2; the complete graph cannot be cut."""
+    """Return log2 of the bound of E2; the complete graph cannot be cut."""
     if k > gone or k == n - 1:
         return -math.inf
     cut = _log_choose(n - k, gone - k) - _log_choose(n, gone)

@@ -1,11 +1,9 @@
-"""One frozen type per message, in round order, with one canonical encoding (SPEC 5).
+"""One frozen type per message, in the order of the rounds, each with one encoding (SPEC 5).
 
-Up: Advertisement, ShareBundles, BundleReport, MaskedInput, Consistency, UnmaskShares, and
-ShareEvidence; in the malicious model each inside a Signed. Down: KeyDirectory, BundleDelivery,
-StepRequest, SurvivorSet, ConsistencyProof, EvidenceRequest. On the ring RingAdvertisement and Nonce
-go up, NonceCommitments and RingDirectory down.
-Encoding: a MessagePack array [tag, field, ...]. The tag's high half is the format version; 3 marks
-what only the ring has.
+"Up" goes from a client to the server, "down" from the server to a client. In the malicious model
+every upload is inside a `Signed`. The encoding is a MessagePack array [tag, field, ...]. The high
+four bits of the tag are the format version, 1; in messages that only the ring has they are 3.
+Messages hold no sender and no session: the contexts bind those into every key (SPEC 1.3).
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Advertisement(Message, frozen=True, tag=0x10):
-    """Round 0, up: a public key for bundles, one per step for masks, and the seeds' commitment."""
+    """Round 0, up: the key for bundles, a mask key per step, one commitment to all seeds."""
 
     channel_key: Key
     mask_keys: tuple[Key, ...]
@@ -44,7 +42,7 @@ class Advertisement(Message, frozen=True, tag=0x10):
 
 
 class KeyDirectory(Message, frozen=True, tag=0x11):
-    """Round 0, down: who advertised (U1) and what, byte for byte, in roster order."""
+    """Round 0, down: who advertised (U1), and the advertisements as sent, in roster order."""
 
     members: bytes
     advertisements: tuple[bytes, ...]
@@ -57,20 +55,20 @@ class RingAdvertisement(Advertisement, frozen=True, tag=0x30):
 
 
 class NonceCommitments(Message, frozen=True, tag=0x31):
-    """Round 0, down, ring: who advertised (C) and its nonce commitment, in roster order."""
+    """Round 0, down, ring: who advertised (C), and the nonce commitments, in roster order."""
 
     members: bytes
     commitments: tuple[Digest, ...]
 
 
 class Nonce(Message, frozen=True, tag=0x32):
-    """Draw, up: what the sender committed to."""
+    """Draw, up: the nonce that the sender committed to."""
 
     nonce: NonceBytes
 
 
 class RingDirectory(Message, frozen=True, tag=0x33):
-    """Draw, down: who is on the ring (U1), all nonces, and the neighbours' advertisements."""
+    """Draw, down: who is on the ring (U1), their nonces, the neighbours' advertisements."""
 
     members: bytes
     nonces: tuple[NonceBytes, ...]
@@ -78,7 +76,7 @@ class RingDirectory(Message, frozen=True, tag=0x33):
 
 
 class ShareBundles(Message, frozen=True, tag=0x12):
-    """Round 1, up: a commitment per seed, and sealed shares for every neighbour in U1."""
+    """Round 1, up: a commitment per seed, and a bundle of sealed shares per neighbour in U1."""
 
     commitments: tuple[Digest, ...]
     bundles: tuple[bytes, ...]
@@ -92,35 +90,36 @@ class BundleDelivery(Message, frozen=True, tag=0x13):
 
 
 class BundleReport(Message, frozen=True, tag=0x18):
-    """After round 1, up: whose bundles did not open. Nobody sends it if all is well."""
+    """After round 1, up: whose bundles did not open. A client sends it only if there are any."""
 
     unopened: bytes
 
 
 class StepRequest(Message, frozen=True, tag=0x17):
-    """Round 2, down, beside the broadcast: which keys to use, and who masks with whom."""
+    """Round 2, down, beside the broadcast: the key step j, and the active set A."""
 
     key: Index
     active: bytes
 
 
 class MaskedInput(Message, frozen=True, tag=0x14):
-    """Round 2, up: the packed masked vector of every section, in section order."""
+    """Round 2, up: one packed masked vector per section, in section order."""
 
     key: Index
     sections: tuple[bytes, ...]
 
 
 class SurvivorSet(Message, frozen=True, tag=0x15):
-    """Round 2, down: whose masked inputs are in the sum (U3)."""
+    """Round 2, down: the clients whose masked inputs are in the sum (U3)."""
 
     survivors: bytes
 
 
 class UnmaskShares(Message, frozen=True, tag=0x16):
-    """Round 3, up: one share, of either kind, for each active client of which shares are held.
+    """Round 3, up: exactly one share of each active client whose shares the sender holds.
 
-    `self_shares` are for U3, `key_shares` for the active set without U3, each in roster order.
+    `self_shares` are of U3, `key_shares` of the active clients outside U3, each in roster order.
+    Two kinds of share of one client would open its input; this message cannot express them.
     """
 
     key: Index
@@ -132,7 +131,7 @@ class UnmaskShares(Message, frozen=True, tag=0x16):
 
 
 class Consistency(Message, frozen=True, tag=0x19):
-    """Consistency round, up, malicious model: its signature says which U3 the client was told."""
+    """Consistency round, up, malicious model: the signature around it is on the sender's U3."""
 
     key: Index
 
@@ -145,9 +144,9 @@ class ConsistencyProof(Message, frozen=True, tag=0x1A):
 
 
 class EvidenceRequest(Message, frozen=True, tag=0x1C):
-    """After a step, down, malicious model: whose shares the recipient must prove the origin of.
+    """After a step, down, malicious model: shares whose origin the recipient must prove.
 
-    Bitmaps of the owners of its self-mask and of its mask-key shares.
+    Two bitmaps name the owners of the self-mask shares and of the mask-key shares.
     """
 
     key: Index
@@ -156,9 +155,9 @@ class EvidenceRequest(Message, frozen=True, tag=0x1C):
 
 
 class ShareEvidence(Message, frozen=True, tag=0x1D):
-    """After a step, up, malicious model: per share the dealer's signature and a Merkle path.
+    """After a step, up, malicious model: the dealer's signature and a Merkle path per share.
 
-    Self-mask shares first, then mask-key shares, each in roster order of the owners.
+    First the self-mask shares, then the mask-key shares, each in roster order of the owners.
     """
 
     key: Index
@@ -202,30 +201,34 @@ def decode(data: bytes, kind: type[_M], batch: BatchParams, *tasks: Task) -> _M:
 
     Args:
         data: the whole message and nothing else.
-        kind: expected message type.
-        batch: bounds the length before anything is parsed.
-        *tasks: the same, for masked inputs: those that one may be an answer to.
+        kind: the expected type.
+        batch: bounds the length.
+        *tasks: the tasks that a masked input may answer; they bound its length.
 
     Raises:
         DecodeError: too long, malformed, of another kind, or not the canonical encoding.
     """
+    # Before anything is parsed: a sender cannot make the decoder allocate more than an honest one.
     if len(data) > max_size(kind, batch, *tasks):
         raise DecodeError("message too long")
     try:
         message = msgspec.msgpack.decode(data, type=kind)
     except msgspec.DecodeError:
         raise DecodeError(f"not a {kind.__name__}") from None
+    # MessagePack has several encodings of one value. Signatures, contexts and replay protection
+    # compare bytes, so two encodings of one message would be two messages.
     if encode(message) != data:
         raise DecodeError("encoding is not canonical")
     return message
 
 
 def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
-    """Decode a client's message of whatever round.
+    """Decode a client's message of any round.
 
     Raises:
         DecodeError: as `decode`, or the tag is not one of an upload.
     """
+    # The header of these arrays is one byte and so is the tag: the tag is the second byte.
     for kind in UPLOADS if batch.ring is None else RING_UPLOADS:
         if data[1:2] == bytes([_tag(kind)]):
             return decode(data, kind, batch, *tasks)
@@ -233,22 +236,26 @@ def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
 
 
 def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
-    """Tell whether any public key stands in two places, or could stand there in disguise.
+    """Tell whether a public key stands in two places or has a second encoding (SPEC 6.2).
 
-    X25519 takes a key modulo 2^255 - 19, so a non-canonical key is a second name of another.
+    X25519 reads a key modulo 2^255 - 19, so a key of 2^255 - 19 or more is another key in disguise,
+    which a comparison of bytes would not notice.
     """
     keys = [key for a in advertisements for key in (a.channel_key, *a.mask_keys)]
     return len(set(keys)) != len(keys) or not all(map(is_canonical, keys))
 
 
 def bundle_size(batch: BatchParams) -> int:
-    """Bytes of one sealed bundle: two shares per step, a tag, malicious: a signature (SPEC 3.5)."""
+    """Return the size of a sealed bundle: 2M shares, a tag, malicious: a signature (SPEC 3.5)."""
     signature = SIGNATURE_SIZE if batch.malicious else 0
     return 2 * batch.steps * SHARE_SIZE + signature + TAG_SIZE
 
 
 def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
-    """Upper bound of the encoded size in bytes, tight but for MessagePack headers."""
+    """Return the largest size of a message in bytes (SPEC 5.2).
+
+    Every MessagePack header counts with its longest form, so the bound is a little too large.
+    """
     n = batch.n
     near = n if batch.ring is None else batch.ring.degree
     bitmap = _HEADER + (n + 7) // 8
@@ -280,7 +287,7 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
 
 
 def _path_size(batch: BatchParams) -> int:
-    """Longest Merkle path to one of a bundle's 2M shares."""
+    """Return the bytes of the longest Merkle path over 2M leaves: ⌈log2 2M⌉ digests."""
     return (2 * batch.steps - 1).bit_length() * (_HEADER + DIGEST_SIZE)
 
 
@@ -290,14 +297,14 @@ def _vectors_size(task: Task, n: int) -> int:
 
 
 def encode_set(members: Collection[int], roster: tuple[int, ...]) -> bytes:
-    """Bitmap of a subset: bit i % 8 of byte i // 8 stands for roster entry i (SPEC 5.4)."""
+    """Return the bitmap of a subset: bit i % 8 of byte i // 8 is roster entry i (SPEC 5.4)."""
     present = frozenset(members)
     flags = np.fromiter(map(present.__contains__, roster), dtype=bool, count=len(roster))
     return np.packbits(flags, bitorder="little").tobytes()
 
 
 def decode_set(bitmap: bytes, roster: tuple[int, ...]) -> tuple[int, ...]:
-    """Inverse of `encode_set`, in roster order.
+    """Return the members that a bitmap names, in roster order; the inverse of `encode_set`.
 
     Raises:
         DecodeError: wrong size, or a bit beyond the roster.

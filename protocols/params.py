@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 from protocols.errors import ConfigError
 from protocols.phases import ThreatModel
@@ -20,12 +20,22 @@ MAX_SECTIONS = 16
 MAX_LENGTH = 1 << 28
 MAX_NAME_BYTES = 64
 MAX_STEPS = 1 << 10
+KEY_ATTEMPTS = 5
+"""How often the exchange of one batch is tried until all expected clients have shared (D13).
+
+If 10 % of ten clients drop out of an attempt at random, one attempt in three reaches all of them,
+and five attempts miss somebody in about one case of nine.
+"""
 MAX_U64 = (1 << 64) - 1
 MAX_CLIP = 2.0**1023
 
 
 def default_threshold(n: int) -> int:
-    """floor(2n/3) + 1: how many of n clients must answer every round (SPEC 2.1)."""
+    """Return floor(2n/3) + 1, the clients of n that must answer every round (SPEC 2.1).
+
+    So about a third of the clients may drop out, and in the malicious model, which needs
+    2t > n + n_C, about a third may collude with the server.
+    """
     return 2 * n // 3 + 1
 
 
@@ -35,10 +45,10 @@ class Section:
 
     Args:
         name: unique within the aggregation, 1..64 bytes of UTF-8.
-        length: number of entries, at least 1 (an empty section would carry nothing).
+        length: number of entries, 1..2^28. An empty section would carry nothing.
         maximum: inputs are integers 0..maximum; 1..2^24.
-        clip: positive bound that the integers encode, in the unit of the caller. The protocol
-            only binds it into the context: clients that clip differently get no sum.
+        clip: positive bound that the integers encode, in the caller's unit. The protocol only binds
+            it into the context, so clients that clip differently get no sum.
 
     Raises:
         ConfigError: any of these does not hold.
@@ -53,23 +63,24 @@ class Section:
         _check_name(self.name)
         _check_range("section length", self.length, 1, MAX_LENGTH)
         _check_range("section maximum", self.maximum, 1, MAX_INPUT)
-        if not 0 < self.clip <= MAX_CLIP:  # also of an integer too large for a float
+        # One comparison refuses NaN, infinity, and an integer that no double can hold.
+        if not 0 < self.clip <= MAX_CLIP:
             raise ConfigError("clip must be positive and finite")
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """The k-regular graph, and how many shares of a neighbourhood rebuild a seed (SPEC 1.4).
+    """The k-regular graph and the threshold of a neighbourhood (SPEC 1.4).
 
-    `graph.ring_parameters` finds both; `BatchParams` checks that the degree fits the roster.
+    `graph.ring_parameters` finds safe values. `BatchParams` checks that the degree fits the roster.
 
     Attributes:
-        degree: k, neighbours of every client.
-        threshold: shares that rebuild a seed, and neighbours that must stay; 2..k.
+        degree: k, the number of neighbours of every client.
+        threshold: τ, shares that rebuild a seed, and neighbours that must stay; 2..k.
 
     Raises:
-        ConfigError: there is no such ring. With a threshold of 1 every neighbour would hold the
-            seeds themselves.
+        ConfigError: a value is out of range. With τ = 1 the polynomial would be constant, and
+            every share would be the seed itself.
     """
 
     degree: int
@@ -81,33 +92,57 @@ class Ring:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchParams:
-    """Everything all parties must agree on before keys are made for M steps (SPEC 2.1).
+class _Agreed:
+    """What all parties agree on for a whole session; the base of three classes (SPEC 2.1).
 
     Args:
-        session: 32 bytes, unique to this training session.
-        batch: never reused in the session, whatever happened to it; 0..2^64 - 1.
-        steps: M, the number of steps that keys are made for; 1..1024.
+        session: 32 public bytes, unique to this training session.
         roster: client ids, strictly ascending, 3..16384 of them, each 0..2^64 - 1.
-        threshold: clients that must answer every round; n//2 + 1..n.
-        threat_model: whom the server is taken for.
-        identities: in the malicious model, the clients' Ed25519 public keys in roster order, all
-            different, known to everybody by other means than the server; else empty.
+        threshold: t, clients that must answer every round; n//2 + 1..n.
+        threat_model: what the clients assume about the server.
+        identities: malicious model: the clients' Ed25519 public keys in roster order, all
+            different. Every client knows them by other means than the server. Else empty.
         ring: the k-regular graph, semi-honest model only; its degree is even or n - 1. None is
             the complete graph.
-
-    Raises:
-        ConfigError: any of these does not hold.
     """
 
     session: bytes
-    batch: int
-    steps: int
     roster: tuple[int, ...]
     threshold: int
     threat_model: ThreatModel = "semi-honest"
     identities: tuple[bytes, ...] = ()
     ring: Ring | None = None
+
+    @property
+    def n(self) -> int:
+        """Roster size."""
+        return len(self.roster)
+
+    @property
+    def malicious(self) -> bool:
+        """Whether clients sign their messages and compare survivor sets."""
+        return self.threat_model == "malicious"
+
+    def agreed(self) -> dict[str, Any]:
+        """Return these fields by name, as arguments of the classes that have them."""
+        return {field.name: getattr(self, field.name) for field in fields(_Agreed)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchParams(_Agreed):
+    """Everything all parties must agree on before keys are made for M steps (SPEC 2.1).
+
+    Args:
+        batch: never reused in the session, whatever happened to it; 0..2^64 - 1.
+        steps: M, the number of steps that keys are made for; 1..1024.
+        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
+
+    Raises:
+        ConfigError: a value is out of range, or two of them do not fit each other.
+    """
+
+    batch: int
+    steps: int
 
     def __post_init__(self) -> None:
         _check_digest("session", self.session)
@@ -123,22 +158,12 @@ class BatchParams:
         self._check_ring()
 
     @property
-    def n(self) -> int:
-        """Roster size."""
-        return len(self.roster)
-
-    @property
-    def malicious(self) -> bool:
-        """Whether messages are signed and survivor sets compared."""
-        return self.threat_model == "malicious"
-
-    @property
     def share_threshold(self) -> int:
-        """Shares that rebuild a seed, and holders of them that must stay (SPEC 1.4)."""
+        """τ: how many shares rebuild a seed, and how many of their holders must stay (SPEC 1.4)."""
         return self.threshold if self.ring is None else self.ring.threshold
 
     def identity(self, client: int) -> bytes:
-        """The pinned public key of a member of the roster."""
+        """Return the public key that everybody knows of a member of the roster."""
         return self.identities[self.roster.index(client)]
 
     def _check_identities(self) -> None:
@@ -153,51 +178,28 @@ class BatchParams:
         if self.ring is None:
             return
         if self.malicious:
+            # A server that may lie about k clients cuts any arc off the ring and learns its sum.
             raise ConfigError("no ring in the malicious model: a lying server cuts it (SPEC 8.7)")
         degree = self.ring.degree
+        # k/2 neighbours on either side: an odd k fits only where everybody is a neighbour.
         if degree >= self.n or (degree % 2 and degree != self.n - 1):
             raise ConfigError(f"a ring of {self.n} clients has no neighbourhoods of {degree}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(_Agreed):
     """What the server and all clients agree on for a session; every batch has these.
 
     Args:
-        session: 32 public bytes, of this session alone.
-        roster: client ids, strictly ascending.
-        threshold: t, clients that must answer every round.
-        threat_model: what clients assume of the server.
-        identities: malicious model: public keys in roster order.
-        ring: the k-regular graph; None is the complete graph.
         rejoin: malicious model: whether a client that missed a step may be back in the next one.
+        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
     """
 
-    session: bytes
-    roster: tuple[int, ...]
-    threshold: int
-    threat_model: ThreatModel = "semi-honest"
-    identities: tuple[bytes, ...] = ()
-    ring: Ring | None = None
     rejoin: bool = False
 
-    @property
-    def malicious(self) -> bool:
-        """Whether messages are signed and survivor sets compared."""
-        return self.threat_model == "malicious"
-
     def batch(self, number: int, steps: int) -> BatchParams:
-        """Return the parameters of a batch of keys."""
-        return BatchParams(
-            session=self.session,
-            batch=number,
-            steps=steps,
-            roster=self.roster,
-            threshold=self.threshold,
-            threat_model=self.threat_model,
-            identities=self.identities,
-            ring=self.ring,
-        )
+        """Return the parameters of a key batch."""
+        return BatchParams(batch=number, steps=steps, **self.agreed())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,7 @@ class Task:
         _check_digest("broadcast digest", self.broadcast_digest)
 
     def fields(self, n: int) -> tuple[PrimeField, ...]:
-        """Per section the smallest field in which a sum of n inputs cannot wrap (SPEC 2.3).
+        """Return for each section the smallest field that holds a sum of n inputs (SPEC 2.3).
 
         Raises:
             ConfigError: a sum could wrap in a 32-bit field.
@@ -237,57 +239,29 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AggregationParams:
+class AggregationParams(_Agreed):
     """One aggregation on its own: a batch of one step, whose number is the step's (SPEC 2.1).
 
     Args:
-        session: see `BatchParams`.
-        step: see `Task`.
-        kind: see `Task`.
-        roster: see `BatchParams`.
-        threshold: see `BatchParams`.
-        sections: see `Task`.
-        broadcast_digest: see `Task`.
-        threat_model: see `BatchParams`.
-        identities: see `BatchParams`.
-        ring: see `BatchParams`.
+        step, kind, sections, broadcast_digest: see `Task`.
+        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
 
     Raises:
         ConfigError: see `BatchParams` and `Task`, or a sum could wrap in a 32-bit field.
     """
 
-    session: bytes
     step: int
     kind: str
-    roster: tuple[int, ...]
-    threshold: int
     sections: tuple[Section, ...]
     broadcast_digest: bytes
-    threat_model: ThreatModel = "semi-honest"
-    identities: tuple[bytes, ...] = ()
-    ring: Ring | None = None
 
     def __post_init__(self) -> None:
         self.task.fields(self.batch.n)
 
     @property
-    def n(self) -> int:
-        """Roster size."""
-        return len(self.roster)
-
-    @property
     def batch(self) -> BatchParams:
         """What is known before the broadcast."""
-        return BatchParams(
-            session=self.session,
-            batch=self.step,
-            steps=1,
-            roster=self.roster,
-            threshold=self.threshold,
-            threat_model=self.threat_model,
-            identities=self.identities,
-            ring=self.ring,
-        )
+        return BatchParams(batch=self.step, steps=1, **self.agreed())
 
     @property
     def task(self) -> Task:
@@ -300,7 +274,7 @@ class AggregationParams:
         )
 
     def field(self, section: Section) -> PrimeField:
-        """The smallest field in which the sum over the whole roster cannot wrap (SPEC 2.3)."""
+        """Return the smallest field that holds the sum over the whole roster (SPEC 2.3)."""
         return PrimeField.for_sum(self.n, section.maximum)
 
 
@@ -310,7 +284,8 @@ def _check_range(what: str, value: int, low: int, high: int) -> None:
 
 
 def _check_name(name: str) -> None:
-    # A lone surrogate is no character: it has no bytes.
+    # Python's str can hold a lone surrogate, which has no UTF-8 encoding. Without "surrogatepass"
+    # such a name would raise UnicodeEncodeError instead of ConfigError.
     if not 1 <= len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES or any(
         "\ud800" <= letter <= "\udfff" for letter in name
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 ThreatModel = Literal["semi-honest", "malicious"]
@@ -42,3 +44,30 @@ def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...
     """
     optional = {Phase.CONSISTENCY: threat_model == "malicious", Phase.DRAW_GRAPH: ring}
     return tuple(phase for phase in Phase if optional.get(phase, True))
+
+
+@dataclass(frozen=True, slots=True)
+class DropSchedule:
+    """Client -> the phase whose message it no longer sends; nothing comes from it afterwards.
+
+    A phase that the run does not have stands for the next one.
+    """
+
+    drops: Mapping[int, Phase] = field(default_factory=dict)
+
+    def silent(self, client: int, phase: Phase) -> bool:
+        """Tell whether the client has fallen silent by this phase."""
+        phases = list(Phase)
+        return client in self.drops and phases.index(self.drops[client]) <= phases.index(phase)
+
+    def beside(self) -> DropSchedule:
+        """Return the same silence for offline messages that travel with a step's (SPEC 6.2).
+
+        Keys travel with masked inputs, nonces or bundles with the answers of the last round.
+        """
+        keys, rest = Phase.ADVERTISE_KEYS, Phase.DRAW_GRAPH
+        missed = {u: keys if self.silent(u, Phase.MASKED_INPUT) else rest for u in self.drops}
+        return DropSchedule(missed)
+
+
+NO_DROPS: Final = DropSchedule()

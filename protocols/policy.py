@@ -1,4 +1,4 @@
-"""What a client agrees to, whatever the server proposes (SPEC 2.4)."""
+"""The bounds that a client sets itself, whatever the server proposes (SPEC 2.4)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from protocols.quantization import CLIP_MAX, CLIP_MIN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """Bounds of one client, set by its owner and checked before anything secret is drawn.
+    """The bounds of one client. Its owner sets them.
+
+    The client checks them before it draws or uses a secret, so a refused proposal costs nothing
+    and reveals nothing.
 
     Args:
-        min_clients: fewest share holders, |U1|.
-        colluders: n_C, how many clients may be on the server's side until the shares are erased.
-        min_honest: fewest honest inputs in a sum; t - n_C is at least that.
-        malicious: whether a semi-honest batch is refused.
-        max_steps: most steps that keys are made for ahead.
-        max_input: largest input of a section.
-        max_length: most numbers in all sections together.
-        min_clip: smallest clip of a section.
-        max_clip: largest clip of a section.
-        kinds: what may be summed; None allows everything.
-        first_step: smallest step number; those below have been answered before.
+        min_clients: the smallest |U1|, the number of share holders.
+        colluders: n_C, clients that may be on the server's side until the shares are erased.
+        min_honest: the fewest honest inputs of a sum; t - n_C must not be below it. With 1 the
+            server and its clients could learn a single honest input.
+        malicious: whether the client refuses a batch of the semi-honest model. It does by default:
+            otherwise the server could choose the model without signatures.
+        max_steps: the largest M, steps that one batch of keys is made for.
+        max_input: the largest maximum of a section.
+        max_length: the largest number of entries in all sections together.
+        min_clip: the smallest clip of a section.
+        max_clip: the largest clip of a section.
+        kinds: the kinds of sums that are allowed; None allows all.
+        first_step: the smallest step number. Steps below it have been answered before.
         rejoin: whether a client that missed a step may be back in the next one of the batch.
     """
 
@@ -43,7 +48,7 @@ class Policy:
     rejoin: bool = False
 
     def check_batch(self, batch: BatchParams) -> None:
-        """Check what is known before the keys.
+        """Check the parameters that are known before keys are made.
 
         Raises:
             PolicyError: a bound does not hold.
@@ -58,10 +63,11 @@ class Policy:
             raise PolicyError(f"{batch.n} clients, {self.min_clients} needed")
 
     def check_members(self, batch: BatchParams, members: int) -> None:
-        """Check the number of share holders, |U1|.
+        """Check |U1|, the number of clients that hold shares.
 
-        Two different survivor sets need t signatures each, of which at least t - n_C are honest,
-        and nobody honest signs twice: 2(t - n_C) <= |U1| - n_C is what must not hold (SPEC 2.4).
+        This stops a server that tells two groups different survivor sets. Each set needs t
+        signatures, at least t - n_C of them from honest clients, and no honest client signs two
+        sets. So two sets need 2(t - n_C) <= |U1| - n_C, which 2t > |U1| + n_C rules out (SPEC 1.6).
 
         Raises:
             PolicyError: a bound does not hold.
@@ -72,7 +78,7 @@ class Policy:
             raise PolicyError("threshold is too low for so many clients")
 
     def check_task(self, task: Task) -> None:
-        """Check what is known with the broadcast.
+        """Check the task of one step, which is known with its broadcast.
 
         Raises:
             PolicyError: a bound does not hold.
@@ -91,9 +97,10 @@ class Policy:
 
 
 def most_colluders(n: int, threshold: int, threat_model: ThreatModel) -> int:
-    """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6).
+    """Return the largest n_C, clients that may be on the server's side (SPEC 1.2, 1.6).
 
-    Malicious model: 2t > n + n_C, and at least two honest inputs are in every sum.
+    Malicious model: the largest n_C with 2t > n + n_C and at least two honest inputs in every sum.
+    Semi-honest model: t - 1, because t colluders could rebuild every seed.
     """
     malicious = min(2 * threshold - n - 1, threshold - 2)
     return malicious if threat_model == "malicious" else threshold - 1

@@ -11,13 +11,14 @@ from protocols.params import MAX_INPUT
 from protocols.primitives.keys import hkdf
 from protocols.primitives.prg import keystream
 
-# SPEC 7.4. The first clip of a section kind, and the range that clients accept.
+# SPEC 7.4. The first clip of a kind of section, and the range that clients accept by default.
 CLIP_START = 1.0
 CLIP_MIN = 2.0**-20
 CLIP_MAX = 2.0**20
-# A clip may at most double or halve from one sum to the next.
+# A clip may at most double or halve from one sum to the next, so one unusual mean moves it little.
 CLIP_MAX_RATIO = 2.0
-# Half-width of the clipped range, in standard deviations of one of n uncorrelated inputs.
+# Half-width of the clipped range, in standard deviations of one of n uncorrelated inputs. For a
+# normal distribution two of them leave about 5 % of the entries to be clipped.
 CLIP_DEVIATIONS = 2.0
 
 _BLOCK = 1 << 14  # values encoded at once: their doubles stay in the cache
@@ -28,8 +29,8 @@ class Quantizer:
     """Maps [-clip, clip] to the integers 0..levels and sums of them back (SPEC 7.1, 7.2).
 
     Args:
-        levels: L, the largest quantized value; 1..2^24. With 2^q - 1 of them a value takes q bits.
-        clip: c > 0, finite; the same public number for all clients.
+        levels: L, the largest code; 1..2^24. With L = 2^q - 1 a code takes q bits.
+        clip: c > 0, finite, in units of the input; the same public number for all clients.
 
     Raises:
         ConfigError: a parameter is out of range.
@@ -56,7 +57,8 @@ class Quantizer:
 
         Args:
             values: any float dtype and shape; flattened in C order.
-            seed: 32 secret bytes of this client.
+            seed: 32 secret bytes of this client. A public seed would reveal the rounding, and with
+                it more of the input than the code says.
             step: protocol step; with ``section`` it selects the rounding stream (SPEC 7.3).
             section: name of the section.
 
@@ -82,7 +84,7 @@ class Quantizer:
     def _rounded(
         self, values: NDArray[np.float64], words: NDArray[np.uint32]
     ) -> NDArray[np.float64]:
-        """Return the codes of one block, whose values are overwritten."""
+        """Return the codes of one block; `values` is overwritten."""
         if not np.isfinite(values).all():
             raise LocalProtocolError("input contains NaN or infinity; nothing was sent")
         np.clip(values, -self.clip, self.clip, out=values)
@@ -90,6 +92,7 @@ class Quantizer:
         values /= self.resolution
         values += words * 2.0**-32
         np.floor(values, out=values)
+        # x = c gives L + r, whose floor can reach L + 1 only through rounding of the doubles.
         return np.minimum(values, self.levels, out=values)
 
     def decode_sum(self, total: NDArray[np.integer], count: int) -> NDArray[np.float64]:
@@ -124,19 +127,19 @@ def next_clip(
 ) -> float:
     """Return the clip of the next step from the decoded mean of this one (SPEC 7.4).
 
-    The spread of the mean, less the variance that rounding can have added, times sqrt(count)
-    bounds the spread of one client's input when inputs are uncorrelated. (With one bit a
-    saturated input cannot be told from a rounded one, and only what clients share is seen.)
-    Everything used is public: a sum that the server learned anyway.
+    For uncorrelated inputs one client's spread is sqrt(count) times the spread of the mean, once
+    the variance that rounding can add (at most resolution^2 / 4 a client) is taken off. With one
+    bit a saturated input looks like a rounded one, so the rule sees only what clients have in
+    common. It uses public values only: the server has learned the sum anyway.
 
     Args:
         quantizer: of the step that was decoded.
         mean: decoded sum divided by ``count``.
         count: number of summed clients.
-        deviations: of one client's input that the clip leaves room for.
+        deviations: half-width of the clip, in standard deviations of one client's input.
 
     Returns:
-        a clip in [CLIP_MIN, CLIP_MAX], within a factor of CLIP_MAX_RATIO of the last one.
+        A clip in [CLIP_MIN, CLIP_MAX], within a factor of CLIP_MAX_RATIO of the last one.
     """
     rounding_variance = quantizer.resolution**2 / (4 * count)
     signal = math.sqrt(max(float(np.square(mean).mean()) - rounding_variance, 0.0))

@@ -25,13 +25,6 @@ from protocols.primitives.keys import SigningKey
 from protocols.server.session import ServerSession
 from protocols.server.step import Finished
 
-KEY_ATTEMPTS = 5
-"""How often the exchange of one batch is tried until all expected clients have shared (D13).
-
-If 10 % of ten clients drop out of an attempt at random, one attempt in three reaches all of them,
-and five attempts miss somebody in about one case of nine.
-"""
-
 Direction = Literal["up", "down"]
 Tap = Callable[[Phase, Direction, int, bytes], None]
 """Is told of every message: its round, its direction, the client, the bytes."""

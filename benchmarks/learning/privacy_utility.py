@@ -33,6 +33,7 @@ from codream_secure.compare.plan import Budget
 from codream_secure.compare.results import headline
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runs.summary import summarise
 
@@ -69,7 +70,7 @@ def _baseline(name: str, options: Mapping[str, object], dataset: Dataset) -> Cel
     return _cell(run, headline({"server": last.server, "clients": last.clients}, method))
 
 
-def _cell(run: Simulation | BaselineRun, accuracy: float) -> Cell:
+def _cell(run: Run, accuracy: float) -> Cell:
     summary = summarise(run)
     return {
         "accuracy": accuracy,

@@ -33,10 +33,9 @@ from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import AggregatorState
-from protocols.driver import DropSchedule
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors
 from protocols.params import Section, Task
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 from protocols.primitives.field import PrimeField
 from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer

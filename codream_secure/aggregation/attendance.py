@@ -6,10 +6,9 @@ a masked one, and the two give the same dreams.
 
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.storage.checkpoint import AttendanceState
-from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.phases import Phase
-from protocols.rounds import KEY_ATTEMPTS
+from protocols.params import KEY_ATTEMPTS
+from protocols.phases import DropSchedule, Phase
 
 
 class Attendance:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.aggregator import Aggregator, Call, FieldSum, Inputs
 from codream_secure.aggregation.requests import VERSION
 from codream_secure.aggregation.sections import sections
-from protocols.driver import DropSchedule
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 from protocols.primitives.packing import pack
 
 

@@ -19,9 +19,9 @@ from codream_secure.aggregation.requests import (
 )
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.errors import UserError
-from protocols.driver import BatchSession, DropSchedule
+from protocols.driver import BatchSession
 from protocols.errors import NotEnoughSurvivors
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
 from protocols.rounds import Credentials, Tap

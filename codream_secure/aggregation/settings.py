@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from codream_secure.runtime.seeds import derive_seed
-from protocols.driver import DropSchedule
 from protocols.params import default_threshold
-from protocols.phases import Phase, ThreatModel, rounds
+from protocols.phases import DropSchedule, Phase, ThreatModel, rounds
 from protocols.policy import most_colluders
 
 _OFFLINE = (Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS)

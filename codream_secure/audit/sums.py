@@ -19,9 +19,9 @@ from codream_secure.privacy.accounting import Release, cost
 from codream_secure.privacy.mechanisms import integer_mechanism
 from codream_secure.privacy.noise_search import share_variance
 from codream_secure.privacy.noisy_sum import NoisySum
-from protocols.driver import DropSchedule, run_aggregation
+from protocols.driver import run_aggregation
 from protocols.params import AggregationParams, Section
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 
 DELTA = 1e-5
 _LENGTH = 1 << 12

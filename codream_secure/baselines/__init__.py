@@ -1,4 +1,4 @@
-"""Other ways to learn together, over the same data, seeds, evaluation and aggregation.
+"""Other methods of federated learning, for comparison: same data, seeds and evaluation.
 
-One file a method; `methods` names them, `run` runs them. They exist to be compared with.
+Each method has a file of its own; `methods` lists their names, `run` runs them.
 """

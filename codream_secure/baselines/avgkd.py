@@ -5,15 +5,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party, frozen
-from codream_secure.baselines.exchange import send, tensors_of
+from codream_secure.baselines.exchange import send
+from codream_secure.baselines.tensors import tensors_of
 
 
 class AvgKD(Baseline):
-    """Clients of any architecture send their models to each other and learn from their mean.
+    """Clients of any architecture send each other their models and learn from all predictions.
 
-    On its own examples a client learns (Y + sum of the others' predictions) / K. Models travel in
-    the clear, through the server, to everybody; data stays where it is (the official code of
-    CoDream uploads it).
+    On its own examples, a client learns (Y + sum of the others' predictions) / K for K clients.
+    Models travel in the clear, through the server, to all clients. Data stays with the clients,
+    while CoDream's official code of this baseline uploads it.
     """
 
     def __init__(self, parties: Parties) -> None:
@@ -28,7 +29,7 @@ class AvgKD(Baseline):
         return self._models
 
     def round(self, number: int) -> None:
-        """Learn from own data and what was last exchanged, then exchange models."""
+        """Learn from local data with the models of the round before, then exchange models."""
 
         def work(party: Party) -> None:
             others = [model for c, model in self._peers.items() if c != party.identity]
@@ -66,15 +67,15 @@ class AvgKD(Baseline):
 
 @torch.no_grad()
 def targets(others: list[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-    """Return what is learned on a batch.
+    """Return the targets of one minibatch.
 
     Args:
-        others: frozen models.
-        x: images, shape (B, C, H, W).
-        y: labels, shape (B,).
+        others: frozen models of the other clients.
+        x: images, float, shape (B, C, H, W).
+        y: labels, int64, shape (B,).
 
     Returns:
-        Labels, shape (B,), if there are no others; else probabilities, shape (B, classes).
+        The labels themselves if ``others`` is empty; else probabilities, shape (B, classes).
     """
     if not others:
         return y

@@ -1,4 +1,4 @@
-"""What all baselines share: the parties, local training, and the shape of a round."""
+"""What all baselines share: the parties, local training, and the interface of a method."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.aggregation.aggregator import Meters
-from codream_secure.baselines.exchange import ModelExchange, load
+from codream_secure.baselines.exchange import ModelExchange
+from codream_secure.baselines.tensors import load
 from codream_secure.federation.members import Federation
 from codream_secure.learning.compute import Work
 from codream_secure.learning.learner import BatchStream
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -23,17 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineSettings:
-    """Settings of the baselines; where papers differ, theirs are named beside the value.
+    """Settings of the baselines, with the values of the papers beside ours.
 
     Args:
-        local_epochs: a round. FedAvg's E is 1 to 20 (McMahan et al. 2017), FedProx's 20, MOON's 10.
-        learning_rate: of local SGD; 0.01 in FedProx and MOON. `compare` tries others.
-        momentum: of local SGD; 0.9 in MOON. SCAFFOLD has none.
-        prox: FedProx's mu; 0.001 to 1 in the paper.
-        moon_weight: MOON's mu; 5 for CIFAR-10, 1 for the smaller sets in the paper.
-        moon_temperature: MOON's tau; 0.5 in the paper.
-        generator_steps: FedGen's steps on its generator a round.
-        generator_weight: of FedGen's loss on generated features; 1 at first in the paper.
+        local_epochs: per round. FedAvg: E of 1 to 20 (McMahan et al. 2017), FedProx: 20, MOON: 10.
+        learning_rate: of local SGD. FedProx and MOON: 0.01. `compare` can try other rates.
+        momentum: of local SGD. MOON: 0.9. SCAFFOLD always runs without momentum.
+        prox: FedProx's mu. Paper: 0.001 to 1.
+        moon_weight: MOON's mu. Paper: 5 for CIFAR-10, 1 for its smaller datasets.
+        moon_temperature: MOON's tau. Paper: 0.5.
+        generator_steps: FedGen's optimizer steps on its generator per round.
+        generator_weight: of FedGen's loss on generated features. Paper: 1 at first.
     """
 
     local_epochs: int = 5
@@ -46,15 +49,15 @@ class BaselineSettings:
     generator_weight: float = 1.0
 
 
-# Adds to the cross-entropy of a batch: images and labels go in, a scalar comes out.
+# A second term of the loss: takes images and labels of a minibatch, returns a scalar.
 Penalty = Callable[[Tensor, Tensor], Tensor]
-# Changes gradients in place before a step.
+# Changes a model's gradients in place before the optimizer's step.
 Correction = Callable[[nn.Module], None]
 
 
 @dataclass(slots=True)
 class Party:
-    """One client of a baseline: its data in batches, and how much it has computed."""
+    """One client of a baseline: its minibatches, steps per round, and what it has computed."""
 
     identity: int
     batches: BatchStream
@@ -70,7 +73,17 @@ class Party:
         penalty: Penalty | None = None,
         correction: Correction | None = None,
     ) -> None:
-        """Take a round's steps of SGD on local data, in place; moments start anew."""
+        """Take one round's SGD steps on local data.
+
+        The optimizer is new in every round, as in the papers: its momentum starts at zero.
+
+        Args:
+            model: trained in place.
+            settings: learning rate and momentum.
+            momentum: overrides the momentum of ``settings``.
+            penalty: added to the cross-entropy of each minibatch.
+            correction: applied to the gradients before each step.
+        """
         beta = settings.momentum if momentum is None else momentum
         optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=beta)
         model.train()
@@ -89,7 +102,7 @@ class Party:
 
 @dataclass(slots=True)
 class Parties:
-    """Everything that a baseline works with."""
+    """What a method works with: the federation, its clients, and the exchange of models."""
 
     federation: Federation
     settings: BaselineSettings
@@ -98,21 +111,25 @@ class Parties:
     clients: dict[int, Party]
 
     def new_model(self) -> nn.Module:
-        """Return the model that everybody starts from, as the public seed gives it."""
+        """Return the model that everybody starts from; it follows from the public seed."""
         return self.federation.model(self.federation.model_names[0], "server")
 
     def private_steps(self, number: int) -> int | None:
-        """Charge the private steps that everybody takes in a round; None without DP."""
+        """Charge and return the private steps per client in a round; None without DP."""
         plan = self.federation.plan
         return None if plan is None else plan.reserve(plan.even_steps(number))
 
     def each(self, work: Callable[[Party], None]) -> None:
-        """Let every client do something on its own side."""
+        """Let every client do ``work``, in parallel."""
         list(in_parallel(work, self.clients.values()))
 
 
 class Baseline(ABC):
-    """A method, round by round."""
+    """One method of federated learning.
+
+    Args:
+        parties: the clients and what connects them.
+    """
 
     def __init__(self, parties: Parties) -> None:
         self.parties = parties
@@ -124,15 +141,20 @@ class Baseline(ABC):
 
     @abstractmethod
     def client_models(self) -> dict[int, nn.Module]:
-        """Return what clients hold at the end of a round, by id."""
+        """Return what each client holds at the end of a round, by client id."""
 
     def server_model(self) -> nn.Module | None:
-        """Return the one model for all, if there is one."""
+        """Return the one model for all; None: the method has none."""
         return None
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """The budget that private releases are charged to; None without DP."""
+        return self.parties.federation.budget
 
 
 class GlobalModel(Baseline):
-    """A method whose clients train copies of one model that the server averages."""
+    """A method whose clients train copies of one model, which the server averages."""
 
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
@@ -143,7 +165,7 @@ class GlobalModel(Baseline):
             self._trainers = {c: plan.trainer(m, "client", c) for c, m in self.locals.items()}
 
     def client_models(self) -> dict[int, nn.Module]:
-        """Return what every client holds after a round: the average."""
+        """Return the average, once per client."""
         return dict.fromkeys(self.locals, self.model)
 
     def server_model(self) -> nn.Module:
@@ -151,32 +173,35 @@ class GlobalModel(Baseline):
         return self.model
 
     def train_privately(self, party: Party, steps: int) -> None:
-        """Take so many steps of DP-SGD on a client's copy of the model."""
+        """Take DP-SGD steps that were charged by `Parties.private_steps`, on a client's copy."""
         data = self.parties.federation.examples(party.identity)
         trainer = self._trainers[party.identity]
         for _ in range(steps):
-            # The expected number: how many were drawn is private.
+            # Count the expected minibatch: how many examples Poisson sampling drew is private.
             party.work.trained += round(trainer.sampling_rate * len(data.y))
             trainer.step(data.x, data.y)
 
     def start(self, client: int, tensors: dict[str, Tensor]) -> nn.Module:
-        """Return a client's copy of the global model."""
+        """Set a client's copy to the global model's numbers and return it."""
         model = self.locals[client]
         load(model, tensors)
         return model
 
 
 def last_layer(model: nn.Module) -> nn.Linear:
-    """Return the classifier: the last linear layer in the order of definition."""
+    """Return the classifier: the linear layer that the model defines last."""
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     return layers[-1]
 
 
 class Representation:
-    """Catches what goes into a model's classifier at every forward pass until it is closed.
+    """Records the input of a model's classifier at each forward pass, until it is closed.
+
+    Args:
+        model: gets a hook.
 
     Attributes:
-        value: of the last pass, shape (B, features).
+        value: the input in the last pass, float, shape (B, features).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -187,10 +212,10 @@ class Representation:
         self.value = inputs[0]
 
     def close(self) -> None:
-        """Catch nothing any more."""
+        """Remove the hook."""
         self._handle.remove()
 
 
 def frozen(models: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return copies in eval mode whose parameters take no gradient."""
+    """Return copies in eval mode whose parameters take no gradients."""
     return [copy.deepcopy(m).eval().requires_grad_(requires_grad=False) for m in models]

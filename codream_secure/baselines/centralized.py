@@ -1,4 +1,4 @@
-"""One model trained on everybody's data in one place: what collaboration cannot beat."""
+"""Centralized training: one model on the data of all clients, an upper bound for all methods."""
 
 from torch import nn
 
@@ -8,9 +8,10 @@ from codream_secure.runtime.seeds import generator
 
 
 class Centralized(Baseline):
-    """A round is as many steps as all clients together would take.
+    """Takes as many steps per round as all clients together would.
 
-    Its work is shared out evenly, so that an iteration of a client is one of every client.
+    Its work counts as if every client had done an equal part of it, so that costs per client can
+    be compared.
     """
 
     def __init__(self, parties: Parties) -> None:
@@ -21,7 +22,7 @@ class Centralized(Baseline):
         self._batches = BatchStream(pool.x, pool.y, batch, shuffle)
 
     def client_models(self) -> dict[int, nn.Module]:
-        """Return the model, once for every client."""
+        """Return the model, once per client."""
         return dict.fromkeys(self.parties.clients, self.model)
 
     def server_model(self) -> nn.Module:
@@ -29,7 +30,7 @@ class Centralized(Baseline):
         return self.model
 
     def round(self, number: int) -> None:
-        """Train on the pool."""
+        """Train on the examples of all clients."""
         clients = self.parties.clients.values()
         steps = sum(party.steps for party in clients)
         whole = Party(-1, self._batches, steps, type(next(iter(clients)).work)())

@@ -1,8 +1,9 @@
-"""DP-SGD on everybody's data together, by sums that exist only with noise: no server is trusted.
+"""Distributed DP-SGD: masked sums of clipped gradients that exist only with noise.
 
-The strong competitor where all clients train one architecture: every step is the sum of all
-examples' clipped gradients (Abadi et al., CCS 2016, full batch), each client adds its share of
-integer noise, and masks hide all but the total (Kairouz, Liu, Steinke, ICML 2021).
+No server is trusted. It is the strongest competitor where all clients train one architecture.
+Each step sums the clipped gradients of all examples (Abadi et al., CCS 2016, full batch); each
+client adds its share of integer noise, and masks hide everything but the total (Kairouz, Liu,
+Steinke, ICML 2021).
 """
 
 import math
@@ -14,28 +15,29 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from codream_secure.baselines.base import Baseline, Parties
-from codream_secure.baselines.exchange import load, tensors_of
+from codream_secure.baselines.tensors import load, tensors_of
 from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import StepAborted
 from codream_secure.privacy.accounting import EXAMPLES
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
 from codream_secure.privacy.release_plan import Released, ReleasePlan
 
-# A client with more than so many even shares of the examples can be cut off; no privacy is lost.
+# The sum of a client with more examples than this many even shares may be cut off at a public
+# bound, which costs no privacy.
 _SHARES = 4
-# Step size over the clip, and at most this over the noise that a step adds to what a unit of the
-# first layer sees: that of a mean times sqrt(pixels). Then what is left of a step in the next, and
-# the last part of all steps, whose models are averaged. Public constants, chosen on validation
-# folds of the digits' and of MNIST's training part.
+# lr = min(_RATE, _OVER_NOISE / noise) / clip, where `noise` is that of the mean gradient times
+# sqrt(pixels): what a step adds to the input of a unit of the first layer. _MOMENTUM is that of
+# SGD; _AVERAGED is the part of the last steps whose models are averaged. Public constants, chosen
+# on validation folds of the digits' and of MNIST's training part.
 _RATE, _OVER_NOISE = 8.0, 0.27
 _MOMENTUM, _AVERAGED = 0.7, 0.25
 
 
 class DistributedDpSgd(Baseline):
-    """One model, moved by the server along noisy sums.
+    """One model that the server moves along noisy sums of gradients.
 
-    Everybody ends with the mean of the last models, all of which everybody was sent: it keeps what
-    steps have in common, and neither their noise nor what they overshoot.
+    At the end everybody holds the mean of the last models, all of which every client received.
+    The mean keeps what the steps have in common and averages out noise and overshooting.
 
     Guarantee:
         At most ``dp_steps`` sums over clients are released, each with the noise of `ReleasePlan`;
@@ -73,15 +75,20 @@ class DistributedDpSgd(Baseline):
         self._mean = AveragedModel(self.model)
 
     def client_models(self) -> dict[int, nn.Module]:
-        """Return what every client holds after a round: the one model."""
+        """Return the one model, once per client."""
         return dict.fromkeys(self._local, self.server_model())
 
     def server_model(self) -> nn.Module:
-        """Return the one model, or once there is one the mean of the last."""
+        """Return the mean of the last models once there is one, else the model itself."""
         return self._mean.module if self._mean.n_averaged else self.model
 
+    @property
+    def budget(self) -> ReleasePlan:
+        """The budget of the noisy sums; no client takes private steps of its own."""
+        return self.plan
+
     def round(self, number: int) -> None:
-        """Take an even share of the steps; each is one sum, and the new model down."""
+        """Take the round's share of the steps; each is one sum and one new model for all."""
         for _ in range(self._schedule.even_steps(number)):
             if self.plan.reserve():
                 self._step(number)

@@ -1,7 +1,7 @@
-"""Models between clients and the server: really encoded, counted, and summed if they may be.
+"""Models on their way between clients and server: encoded, counted, and masked if asked for.
 
-A round is one request down, one update up and the new model down. The first model follows from a
-public seed, so it is not sent.
+A round is one request to each client, one update from each client, and the new model to each
+client. The first model follows from a public seed, so it is not sent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from codream_secure.aggregation.aggregator import AVERAGING, Aggregator, FieldSum, Meters
 from codream_secure.aggregation.decoding import decode_model_request
@@ -27,6 +27,7 @@ from codream_secure.aggregation.requests import (
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.methods import Method
+from codream_secure.baselines.tensors import Tensors, float_bytes, zeros
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
@@ -35,43 +36,17 @@ from codream_secure.runtime.seeds import derive_bytes
 from protocols.phases import Phase
 from protocols.quantization import CLIP_MIN, Quantizer, next_clip
 
-Tensors = dict[str, Tensor]
-# What a client does with its local data in a round: its id goes in, its update comes out.
+# A client's work in one round: takes the client's id, returns its update.
 Compute = Callable[[int], Tensors]
 
 _FULL = 32
-# Updates have longer tails than gradients of dreams, and usually more bits.
+# The clip is this many standard deviations. Updates have longer tails than gradients of dreams,
+# and usually enough bits for a wider range.
 _DEVIATIONS = 6.0
-_COUNTERS = "num_batches_tracked"
-
-
-def tensors_of(model: nn.Module) -> Tensors:
-    """Return copies of a model's numbers; BatchNorm's counters, which nobody uses, stay behind."""
-    state = model.state_dict().items()
-    return {n: v.detach().float().clone() for n, v in state if not n.endswith(_COUNTERS)}
-
-
-def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put numbers into a model."""
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if not name.endswith(_COUNTERS):
-                value.copy_(tensors[name])
-
-
-def difference(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensors:
-    """Return after - before, tensor by tensor."""
-    return {name: after[name] - before[name] for name in before}
-
-
-def add(base: Mapping[str, Tensor], update: Mapping[str, Tensor], share: float = 1.0) -> Tensors:
-    """Return base + share * update; what must not be negative (variances) is kept at zero."""
-    moved = {name: base[name] + share * update[name] for name in base}
-    return {n: v.clamp_min(0) if n.endswith("running_var") else v for n, v in moved.items()}
 
 
 class ModelUpdate(msgspec.Struct, frozen=True, array_like=True, tag="model_update"):
-    """What a client sends in the clear at full precision: float32 tensors, and its weight."""
+    """What a client sends in the clear at full precision: float32 tensors and its weight."""
 
     version: int
     round: int
@@ -81,18 +56,20 @@ class ModelUpdate(msgspec.Struct, frozen=True, array_like=True, tag="model_updat
 
 @dataclass(slots=True)
 class ModelExchange:
-    """Everything that moves models.
+    """Moves models between clients and server, and counts the bytes.
 
     Args:
-        method: whether masks are on, and at what precision numbers travel.
+        method: whether updates are masked, and how many bits a number has.
         settings: roster, threshold, dropouts.
-        meters: bytes and seconds.
+        meters: receive bytes and seconds.
         seed: of the run; keys the rounding of quantized numbers.
         session: 32 public bytes, fresh for every run.
-        weights: examples by client where they count by these, else None.
+        weights: examples by client id, which weight the mean; None: all clients count alike.
 
     Attributes:
-        aggregator: None where nothing is quantized, and so nothing can be masked.
+        aggregator: sums quantized updates; None: updates travel as float32, which masks cannot
+            hide.
+        aborted: steps in which too few clients stayed.
     """
 
     method: Method
@@ -124,12 +101,12 @@ class ModelExchange:
 
         Args:
             number: of the round.
-            state: what clients start from, and what an update has the shape of.
-            compute: a client's work, on its side.
+            state: the tensors that clients start from; an update has the same names and shapes.
+            compute: a client's work.
         """
         if self.aggregator is None:
             updates = self.updates(number, state, compute)
-            return self._mean(updates) if updates else _zeros(state)
+            return self._mean(updates) if updates else zeros(state)
         self._compute = compute
         request = self._request(number, state)
         try:
@@ -137,12 +114,21 @@ class ModelExchange:
             return self._decoded(answer, request, state)
         except StepAborted:
             self.aborted += 1
-            return _zeros(state)
+            return zeros(state)
 
     def updates(
         self, number: int, state: Mapping[str, Tensor], compute: Compute
     ) -> dict[int, Tensors]:
-        """Return every client's update as the server of a method without masks sees it."""
+        """Return each client's update, as the server of a method without masks receives it.
+
+        Args:
+            number: of the round.
+            state: the tensors that clients start from.
+            compute: a client's work.
+
+        Returns:
+            Updates by client id, without the clients that dropped out.
+        """
         request = encode(self._request(number, state))
         drops = self.settings.step_drops(number - 1)
         ledger = self.meters.ledger
@@ -153,7 +139,7 @@ class ModelExchange:
             found = dict(zip(there, in_parallel(compute, there), strict=True))
         for client, update in found.items():
             weight = 1 if self.weights is None else self.weights[client]
-            packed = tuple(_floats(update[name]) for name in state)
+            packed = tuple(float_bytes(update[name]) for name in state)
             size = len(msgspec.msgpack.encode(ModelUpdate(VERSION, number, packed, weight)))
             content = sum(map(len, packed))
             ledger.record(Phase.MASKED_INPUT, "up", size, client=client, payload=content)
@@ -169,12 +155,20 @@ class ModelExchange:
         }
 
     def deliver(self, number: int, state: Tensors) -> Tensors:
-        """Send the new model down; returns what clients then have."""
+        """Send the new model to all clients.
+
+        Args:
+            number: of the round.
+            state: the new model.
+
+        Returns:
+            The model as clients receive it, which is rounded if it is quantized on the way.
+        """
         tensors, ranges = [], []
         received = {}
         for index, (name, value) in enumerate(state.items()):
             if self.method.down == _FULL:
-                tensors.append(_floats(value))
+                tensors.append(float_bytes(value))
                 received[name] = value
                 continue
             codes, low, step = _to_codes(value, derive_bytes(self.seed, "down", number, index))
@@ -209,9 +203,9 @@ class ModelExchange:
         )
 
     def _model_digest(self, state: Mapping[str, Tensor]) -> bytes:
-        """Return the digest of the model that clients start from."""
+        """Return the SHA-256 digest of the model that clients start from."""
         if not self._delivered:
-            first = tuple(_floats(value) for value in state.values())
+            first = tuple(float_bytes(value) for value in state.values())
             self._delivered = digest(encode(ModelState(VERSION, 0, _FULL, first)))
         return self._delivered
 
@@ -226,16 +220,16 @@ class ModelExchange:
         sides: Mapping[int, NoisyReleases],
         compute: Callable[[int], NDArray[np.int64]],
     ) -> FieldSum:
-        """Return the sum of the clients' integers, each with its share of noise.
+        """Return the sum of the clients' integer vectors, each with its share of noise.
 
         Args:
-            position: round, and number of the sum in the run from 1.
-            state: what clients start from.
-            sides: the clients' noise and budgets.
-            compute: a client's integers, on its side.
+            position: the round, and the number of the sum in the run, from 1.
+            state: the tensors that clients start from.
+            sides: each client's noise and budget.
+            compute: returns a client's vector, int64.
 
         Raises:
-            StepAborted: too few stayed; it is charged all the same.
+            StepAborted: too few clients stayed; the step stays charged.
         """
         if self.aggregator is None:
             raise ValueError("noisy sums need masks")
@@ -249,7 +243,20 @@ class ModelExchange:
             raise
 
     def answer(self, client: int, broadcast: bytes, step: int) -> dict[str, NDArray[np.uint32]]:
-        """Return one client's quantized update; it stays with the client until it is masked."""
+        """Compute one client's answer to a request; it leaves the client masked.
+
+        Args:
+            client: id.
+            broadcast: the encoded request.
+            step: of the protocol; it selects the rounding stream.
+
+        Returns:
+            Codes by section, uint32.
+
+        Raises:
+            RequestRefused: the request is malformed, or asks for what the method does not send.
+            ValueError: no round has begun.
+        """
         request = decode_model_request(broadcast)
         if isinstance(request, GradientRequest):
             return {"gradient": self._noisy_answer(client, request, step, digest(broadcast))}
@@ -307,7 +314,7 @@ class ModelExchange:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One client behind the aggregator's door."""
+    """One client as the aggregator calls it."""
 
     exchange: ModelExchange
     client: int
@@ -317,13 +324,13 @@ class _Answer:
 
 
 def send(
-    ledger_meters: Meters, tensors: Iterable[Tensor], *, client: int, down: bool, number: int
+    meters: Meters, tensors: Iterable[Tensor], *, client: int, down: bool, number: int
 ) -> None:
-    """Count one model in float32, to or from one client."""
-    packed = tuple(_floats(value) for value in tensors)
+    """Count one float32 model that is sent to one client (``down``) or by one client."""
+    packed = tuple(float_bytes(value) for value in tensors)
     size = len(encode(ModelState(VERSION, number, _FULL, packed)))
     phase = "broadcast" if down else Phase.MASKED_INPUT.value
-    ledger_meters.ledger.record(
+    meters.ledger.record(
         phase,
         "down" if down else "up",
         size,
@@ -332,22 +339,21 @@ def send(
     )
 
 
-def _zeros(state: Mapping[str, Tensor]) -> Tensors:
-    return {name: torch.zeros_like(value) for name, value in state.items()}
-
-
-def _floats(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
-
-
 def _first_scale(value: Tensor) -> float:
-    """Return a public guess of how far a tensor moves at most: its spread four times, or 1."""
+    """Return a first clip for the updates of a tensor: four times its root mean square, or 1.
+
+    It is computed from the public first model; later clips follow from the means of updates.
+    """
     spread = float(value.square().mean().sqrt())
     return max(4 * spread if spread else 1.0, CLIP_MIN)
 
 
 def _to_codes(value: Tensor, key: bytes) -> tuple[NDArray[np.uint8], float, float]:
-    """Round to 256 levels between least and largest value, at random so that the mean is kept."""
+    """Round to 256 levels from the smallest to the largest value, without bias.
+
+    Returns:
+        Codes, uint8, shape (N,); the smallest value; the distance of two levels.
+    """
     flat = value.detach().cpu().flatten().double().numpy()
     low, high = float(flat.min()), float(flat.max())
     step = (high - low) / 255 or 1.0

@@ -3,18 +3,18 @@
 from torch import nn
 
 from codream_secure.baselines.base import Correction, GlobalModel, Party, Penalty
-from codream_secure.baselines.exchange import Tensors, add, difference, load, tensors_of
+from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
 
 
 class FedAvg(GlobalModel):
     """Clients train copies of one model; the server adds the mean of their updates to it.
 
-    BatchNorm's running statistics are averaged like weights. Under DP every client takes its
-    round's private steps in place of epochs.
+    BatchNorm's running statistics are averaged like weights. Under DP every client takes private
+    steps instead of epochs.
     """
 
     def round(self, number: int) -> None:
-        """Train locally, sum, and send the new model down."""
+        """Train on all clients, sum their updates, and send the new model to all clients."""
         exchange, start = self.parties.exchange, tensors_of(self.model)
         private_steps = self.parties.private_steps(number)
 
@@ -33,11 +33,11 @@ class FedAvg(GlobalModel):
     def extras(
         self, party: Party, local: nn.Module, start: Tensors
     ) -> tuple[Penalty | None, Correction | None]:
-        """Return what a method adds to the loss, and does to gradients; FedAvg nothing.
+        """Return a variant's term of the loss and its change to gradients; FedAvg has neither.
 
         Args:
-            party: who trains.
+            party: the client that trains.
             local: its copy of the model.
-            start: the round's global model.
+            start: the global model at the start of the round.
         """
         return None, None

@@ -5,14 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.baselines.base import GlobalModel, Parties, frozen, last_layer
-from codream_secure.baselines.exchange import (
-    Tensors,
-    add,
-    difference,
-    load,
-    send,
-    tensors_of,
-)
+from codream_secure.baselines.exchange import send
+from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
 from codream_secure.runtime.seeds import generator
 
 _NOISE = 32
@@ -22,11 +16,11 @@ _RATE = 3e-4
 
 
 class FeatureGenerator(nn.Module):
-    """Makes what goes into a classifier from a label and noise (the paper's G, one hidden layer).
+    """Generates inputs of a classifier from labels and noise (the paper's G, one hidden layer).
 
     Args:
         classes: number of labels.
-        features: numbers that go into the classifier.
+        features: inputs of the classifier.
     """
 
     def __init__(self, classes: int, features: int) -> None:
@@ -40,15 +34,22 @@ class FeatureGenerator(nn.Module):
         )
 
     def forward(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Return features, shape (B, features); features behind a ReLU are not negative."""
+        """Return features, float, shape (B, features).
+
+        They are not negative, like the output of the ReLU that usually precedes a classifier.
+
+        Args:
+            labels: int64, shape (B,).
+            noise: float, shape (B, 32).
+        """
         return F.relu(self._layers(torch.cat([noise, F.one_hot(labels, self._classes)], dim=1)))
 
 
 class FedGen(GlobalModel):
-    """FedAvg with a generator of features, which the server fits to all clients' classifiers.
+    """FedAvg with a generator of features that the server fits to all clients' classifiers.
 
-    The server needs every client's classifier, so that this cannot be masked. The paper weights
-    classifiers by label counts that clients tell it; here they count alike and nothing is told.
+    The server needs each client's classifier, so updates cannot be masked. The paper weights
+    classifiers by label counts that clients reveal; here all classifiers count alike.
     """
 
     def __init__(self, parties: Parties) -> None:
@@ -64,10 +65,11 @@ class FedGen(GlobalModel):
         self._optimizer = torch.optim.Adam(self._generator.parameters(), lr=_RATE)
 
     def round(self, number: int) -> None:
-        """Average models, fit the generator to the clients' classifiers, send both down."""
+        """Average models, fit the generator to the clients' classifiers, send both to clients."""
         exchange, start = self.parties.exchange, tensors_of(self.model)
         fixed = frozen([self._generator])[0] if number > 1 else None
-        # One batch of features a step and client, drawn here: threads have no order of their own.
+        # All features are drawn here from one stream: clients train in parallel threads, whose
+        # order would otherwise decide who draws what.
         drawn = {c: self._features(fixed, p.steps) for c, p in self.parties.clients.items()}
 
         def compute(client: int) -> Tensors:
@@ -106,7 +108,7 @@ class FedGen(GlobalModel):
         return labels.to(device), noise.to(device)
 
     def _fit(self, heads: list[nn.Linear]) -> None:
-        """Let the mean of the clients' classifiers recognise what is made (Eq. 4)."""
+        """Train the generator until the mean of the classifiers recognises its labels (Eq. 4)."""
         fixed = frozen(heads)
         self._generator.train()
         for _ in range(self.settings.generator_steps):

@@ -3,17 +3,17 @@
 from torch import nn
 
 from codream_secure.baselines.base import Correction, Party, Penalty
-from codream_secure.baselines.exchange import Tensors
 from codream_secure.baselines.fedavg import FedAvg
+from codream_secure.baselines.tensors import Tensors
 
 
 class FedProx(FedAvg):
-    """FedAvg whose local loss holds copies close to the global model: + mu / 2 |w - w_t|^2."""
+    """FedAvg with a local loss that keeps w close to the global model: + mu / 2 |w - w_t|^2."""
 
     def extras(
         self, party: Party, local: nn.Module, start: Tensors
     ) -> tuple[Penalty | None, Correction | None]:
-        """Return the proximal term as what it does to gradients: + mu (w - w_t)."""
+        """Return the gradient of the proximal term, mu (w - w_t), as a correction."""
 
         def correction(model: nn.Module) -> None:
             for name, weight in model.named_parameters():

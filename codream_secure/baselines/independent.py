@@ -1,4 +1,4 @@
-"""Every client trains alone, as CoDream's clients do before their first dream."""
+"""Independent training: every client alone, as CoDream's clients train before the first dream."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from codream_secure.baselines.base import Baseline, Parties, Party
 
 
 class Independent(Baseline):
-    """Nothing is sent: what collaboration has to beat."""
+    """Sends nothing: the lower bound that collaboration has to beat."""
 
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
@@ -18,7 +18,7 @@ class Independent(Baseline):
         return {c: learner.model for c, learner in self._learners.items()}
 
     def round(self, number: int) -> None:
-        """Take a round's local steps."""
+        """Let each client take one round's local steps."""
         private_steps = self.parties.private_steps(number)
 
         def work(party: Party) -> None:

@@ -1,4 +1,4 @@
-"""The names of all methods that can be compared, and what a name says."""
+"""The names of all methods that can be compared, and what a name means."""
 
 import re
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ _SUFFIXES = re.compile(r"(?P<secure>-secure)?(-(?P<bits>\d+)bit)?")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method as it is compared.
+    """One method of a comparison.
 
     Attributes:
         name: as the user wrote it.
-        family: which algorithm.
-        secure: whether its sums are masked.
-        up, down: bits of a number of the model in either direction; 32 is float32.
+        family: the algorithm.
+        secure: whether sums are masked.
+        up, down: bits per number of the model, to the server and back; 32 is float32.
     """
 
     name: str
@@ -34,25 +34,25 @@ class Method:
 
     @property
     def dreams(self) -> bool:
-        """Whether it is one of `simulate`'s."""
+        """Whether it makes dreams; `simulate` runs such methods."""
         return self.family in DREAMING
 
     @property
     def one_model(self) -> bool:
-        """Whether it yields one model for all, which is then what is compared."""
+        """Whether it yields one model for all clients, whose accuracy is then compared."""
         return self.family in (*MODEL_AVERAGING, PRIVATE_SUMS, "fedgen", "centralized")
 
 
 def parse_method(name: str, *, secure: bool = True) -> Method:
-    """Return what a name says.
+    """Return the method that a name stands for.
 
-    ``fedavg``, ``fedprox``, ``scaffold`` and ``moon`` send float32 in the clear; with ``-secure``
-    updates are quantized to 16 bits and masked; with ``-Nbit`` they have N bits and models come
-    down in 8, masked or not: the precision of dreams.
+    ``fedavg``, ``fedprox``, ``scaffold`` and ``moon`` send float32 in the clear. With ``-secure``
+    their updates are quantized to 16 bits and masked. With ``-Nbit`` their updates have N bits
+    and their models 8, as precise as gradients of dreams and dreams are, masked or not.
 
     Args:
         name: for instance ``codream-fast`` or ``fedavg-secure-8bit``.
-        secure: whether methods that dream are masked.
+        secure: whether the sums of methods that dream are masked.
 
     Raises:
         UserError: there is no such method.

@@ -12,15 +12,17 @@ from codream_secure.baselines.base import (
     Representation,
     frozen,
 )
-from codream_secure.baselines.exchange import Tensors
 from codream_secure.baselines.fedavg import FedAvg
+from codream_secure.baselines.tensors import Tensors
 
 
 class Moon(FedAvg):
-    """FedAvg that draws a client's representation to the global model's, off its own last one's.
+    """FedAvg with a contrastive loss on representations.
 
-    The representation is what goes into the classifier; the paper puts a projection head before
-    it, which would change the model that methods are compared on.
+    It pulls a client's representation towards that of the global model and pushes it away from
+    that of the client's own previous model. The representation is the classifier's input. The
+    paper adds a projection head before it, which would change the model that methods are
+    compared on.
     """
 
     def __init__(self, parties: Parties) -> None:
@@ -29,8 +31,9 @@ class Moon(FedAvg):
         self._global: dict[int, nn.Module] = {}
 
     def round(self, number: int) -> None:
-        """Run a round of FedAvg and keep the clients' models for the next."""
-        # A copy for every client: they are asked side by side, and a hook catches what goes in.
+        """Run one round of FedAvg and keep the clients' models for the next round."""
+        # Each client needs its own copy: clients train in parallel, and a hook on a shared model
+        # would record the inputs of several of them.
         copies = frozen([self.model] * len(self.locals))
         self._global = dict(zip(self.locals, copies, strict=True))
         self._own = {c: Representation(model) for c, model in self.locals.items()}
@@ -45,7 +48,7 @@ class Moon(FedAvg):
     def extras(
         self, party: Party, local: nn.Module, start: Tensors
     ) -> tuple[Penalty | None, Correction | None]:
-        """Return mu times the contrastive loss (Eq. 3); none in the first round."""
+        """Return mu times the contrastive loss (Eq. 3); the first round has no previous model."""
         if party.identity not in self._previous:
             return None, None
         previous, settings = self._previous[party.identity], self.settings
@@ -63,7 +66,7 @@ class Moon(FedAvg):
 
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
-    """Return what goes into a model's classifier, shape (B, features)."""
+    """Return the classifier's input for images, float, shape (B, features)."""
     caught = Representation(model)
     try:
         model(x)

@@ -1,13 +1,12 @@
-"""One run of a baseline: the counterpart of `simulation.Simulation`."""
+"""One run of a baseline: the counterpart of `federation.simulation.Simulation`."""
 
 import dataclasses
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from codream_secure.aggregation.aggregator import Meters
-from codream_secure.aggregation.byte_ledger import ByteLedger
-from codream_secure.aggregation.settings import AggregationSettings
+from torch import nn
+
 from codream_secure.baselines.avgkd import AvgKD
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
 from codream_secure.baselines.centralized import Centralized
@@ -23,17 +22,15 @@ from codream_secure.baselines.scaffold import Scaffold
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.data.datasets import Dataset, load_dataset
+from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
-from codream_secure.federation.members import Federation
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import NoProgress, Progress, choose_device
+from codream_secure.federation.rounds import Progress
+from codream_secure.federation.run import Run
 from codream_secure.learning.compute import Work
-from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import one_core_each
-from codream_secure.runtime.stopwatch import Stopwatch
 
 _FAMILIES: dict[str, type[Baseline]] = {
     "fedavg": FedAvg,
@@ -46,32 +43,34 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "independent": Independent,
     "centralized": Centralized,
 }
-# These exchange nothing, or models that need not be alike. Of several architectures,
-# `centralized` trains the first: the server student's.
+# These exchange nothing, or exchange models that may differ in architecture. Of several
+# architectures `centralized` trains the first, that of the server's student.
 _ANY_MODELS = ("avgkd", "independent", "centralized")
-
-
-# These can be had under --dp-eps: by DP-SGD at every client, or by noisy sums.
+# These run under --dp-eps: by DP-SGD at every client, or by noisy sums.
 _PRIVATE = ("fedavg", "independent", PRIVATE_SUMS)
 
 
-class BaselineRun:
-    """A baseline over the data, seeds and evaluation of `Simulation`.
+class BaselineRun(Run):
+    """A baseline over the same data, seeds and evaluation as `Simulation`.
+
+    Args:
+        config: settings of data, models, seeds and failures; those of dreams have no effect.
+        method: any method that does not dream.
+        settings: of the baselines.
+        dataset: used instead of the dataset that the settings name.
+        progress: follows what happens inside a round.
+
+    Attributes:
+        exchange: moves models between clients and server.
+        baseline: the method.
+
+    Raises:
+        UserError: the method cannot be run with these settings.
 
     Guarantee:
         With ``dp_eps`` a client's data is touched by its own DP-SGD steps alone, or by noisy sums
         alone, at most ``dp_steps`` of them, whose noise was computed for that total; what else is
-        sent and averaged is post-processing. `guarantee` reports what was really taken.
-
-    Args:
-        config: settings of data, models, seeds and failures; those of dreams play no part.
-        method: none of those that dream.
-        settings: of baselines.
-        dataset: in place of the one that the settings name.
-        progress: told what is going on.
-
-    Raises:
-        UserError: the method cannot be run with these settings.
+        sent and averaged is post-processing. `guarantee` reports what was really released.
     """
 
     def __init__(
@@ -83,81 +82,70 @@ class BaselineRun:
         dataset: Dataset | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.config, self.method = _without_dreams(resolve(config)), method
-        self.settings = settings
-        self.stopwatch = Stopwatch()
-        self._progress = progress or NoProgress()
-        if self.config.private and method.family not in _PRIVATE:
-            raise UserError(
-                f"{method.name}: not available with --dp-eps; {', '.join(_PRIVATE)} are"
-            )
-        if method.family == PRIVATE_SUMS and not self.config.private:
-            raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
-        if self.config.private_clients:
-            raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
-        chosen = self.config.data
-        data = dataset or load_dataset(
-            chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
-        )
-        self.federation = Federation(self.config, data, choose_device(self.config.run.device))
+        config = _without_class_means(resolve(config))
+        _check_privacy(config, method)
+        super().__init__(config, dataset=dataset, progress=progress)
         if method.family not in _ANY_MODELS and len(set(self.federation.model_names)) > 1:
             raise UserError(f"{method.name} needs one architecture for all clients")
-        self.observer = self.federation.observer()
-        self.ledger = ByteLedger(self.federation.roster)
-        meters = Meters(self.ledger, self.stopwatch)
+        self.method, self.settings = method, settings
         self.exchange = ModelExchange(
             method,
-            self._aggregation(),
-            meters,
-            seed=self.config.run.seed or 0,
+            self._aggregation_settings(key_steps=1),
+            self._meters,
+            seed=self._seed,
             session=os.urandom(32),
             weights=self._weights(),
         )
+        self.aggregator = self.exchange.aggregator
         self._clients = {c: self._party(c) for c in self.federation.roster}
-        parties = Parties(self.federation, settings, self.exchange, meters, self._clients)
+        parties = Parties(self.federation, settings, self.exchange, self._meters, self._clients)
         with one_core_each():
             self.baseline = _FAMILIES[method.family](parties)
 
-    def rounds(self) -> Iterator[Measurement]:
-        """Run round after round, without an end; each yields what the observer measured."""
-        number = 0
-        while True:
-            number += 1
-            self.ledger.begin_round(number)
-            self._progress.start(f"{self.method.name}: round {number}", 1)
-            with one_core_each():
-                with self.stopwatch.measure("local_training"):
-                    self.baseline.round(number)
-                measurement = self.observer.measure(
-                    number,
-                    self.baseline.client_models(),
-                    {},
-                    self.baseline.server_model(),
-                )
-            self._progress.advance()
-            yield measurement
+    @property
+    def last_round(self) -> None:
+        """None: a comparison stops the loop, when the budget that all methods share is spent."""
+        return
 
-    def guarantee(self) -> Guarantee | None:
-        """Return the privacy of what was really run; None without DP."""
-        plan = self._charged_plan
-        return plan.guarantee() if plan else None
-
-    def epsilon(self) -> float | None:
-        """Return the epsilon of `guarantee` so far, at a fraction of its time; None without DP."""
-        plan = self._charged_plan
-        return plan.epsilon() if plan else None
+    def round(self, number: int) -> Measurement:
+        """Run one round and measure."""
+        self._progress.start(f"{self.method.name}: round {number}", 1)
+        with self.stopwatch.measure("local_training"):
+            self.baseline.round(number)
+        measurement = self._measure(number)
+        self._progress.advance()
+        return measurement
 
     @property
-    def _charged_plan(self) -> PrivacyPlan | ReleasePlan | None:
-        """The plan whose releases this method makes."""
-        baseline = self.baseline
-        return baseline.plan if isinstance(baseline, DistributedDpSgd) else self.federation.plan
+    def method_name(self) -> str:
+        """The name as the user wrote it."""
+        return self.method.name
 
     @property
-    def iterations(self) -> float:
-        """What a client has computed, mean: forward and backward passes over a local batch."""
-        batch = self.config.learning.batch
-        return sum(p.work.iterations(batch) for p in self._clients.values()) / len(self._clients)
+    def masked(self) -> bool:
+        """Whether updates are masked."""
+        return self.method.secure
+
+    @property
+    def method_settings(self) -> Mapping[str, Any]:
+        """The settings of the baselines."""
+        return dataclasses.asdict(self.settings)
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """The budget of the method's own releases; None without DP."""
+        return self.baseline.budget
+
+    def client_models(self) -> Mapping[int, nn.Module]:
+        """Return what each client holds at the end of a round."""
+        return self.baseline.client_models()
+
+    def server_model(self) -> nn.Module | None:
+        """Return the one model for all; None: the method has none."""
+        return self.baseline.server_model()
+
+    def _work(self) -> Sequence[Work]:
+        return [party.work for party in self._clients.values()]
 
     def _party(self, client: int) -> Party:
         batches = self.federation.local_batches(client, "baseline")
@@ -169,23 +157,19 @@ class BaselineRun:
             return None
         return {c: len(self.federation.examples(c).y) for c in self.federation.roster}
 
-    def _aggregation(self) -> AggregationSettings:
-        secure, n = self.config.secure, len(self.federation.roster)
-        if secure.threshold is not None and not n // 2 < secure.threshold <= n:
-            raise UserError(f"--threshold must be {n // 2 + 1} to {n} for {n} clients")
-        return AggregationSettings(
-            roster=self.federation.roster,
-            threshold=secure.threshold,
-            threat_model=secure.threat_model,
-            rejoin=secure.rejoin,
-            key_steps=secure.key_steps or 1,
-            dropout=secure.dropout,
-            seed=self.config.run.seed or 0,
-        )
+
+def _check_privacy(config: Config, method: Method) -> None:
+    """Raise UserError for a method that does not offer the privacy that was asked for."""
+    if config.private and method.family not in _PRIVATE:
+        raise UserError(f"{method.name}: not available with --dp-eps; {', '.join(_PRIVATE)} are")
+    if method.family == PRIVATE_SUMS and not config.private:
+        raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
+    if config.private_clients:
+        raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
 
 
-def _without_dreams(config: Resolved) -> Resolved:
-    """Return the settings without what only dreams begin with: all of epsilon is for training."""
+def _without_class_means(config: Resolved) -> Resolved:
+    """Return settings without class means: only dreams start from them, and they cost epsilon."""
     if not config.private:
         return config
     return dataclasses.replace(

@@ -4,17 +4,18 @@ import torch
 from torch import nn
 
 from codream_secure.baselines.base import GlobalModel, Parties
-from codream_secure.baselines.exchange import Tensors, add, difference, load, tensors_of
+from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
 
 _CONTROL = "control."
 
 
 class Scaffold(GlobalModel):
-    """FedAvg whose local gradients are corrected by control variates: y -= lr (g - c_i + c).
+    """FedAvg with control variates that correct local gradients: y -= lr (g - c_i + c).
 
-    Option II of the paper: c_i+ = c_i - c + (x - y_i) / (K lr). Model and control variate travel
-    together both ways, so a round costs twice FedAvg's. Local SGD has no momentum, and the global
-    step size is 1.
+    c_i is the client's control variate, c the server's. They are renewed by option II of the
+    paper: c_i+ = c_i - c + (x - y_i) / (K lr), with K local steps. Model and control variate
+    travel together in both directions, so a round costs twice the bytes of FedAvg. Local SGD has
+    no momentum, and the global step size is 1.
     """
 
     def __init__(self, parties: Parties) -> None:
@@ -24,7 +25,7 @@ class Scaffold(GlobalModel):
         self._own = dict.fromkeys(parties.clients, zeros)
 
     def round(self, number: int) -> None:
-        """Train locally, sum both differences, and send both sums' results down."""
+        """Train on all clients, sum both differences, and send both results to all clients."""
         exchange, start, control = self.parties.exchange, tensors_of(self.model), self._control
         state = start | {_CONTROL + name: value for name, value in control.items()}
         renewed: dict[int, Tensors] = {}
@@ -47,6 +48,7 @@ class Scaffold(GlobalModel):
 
         aborted = exchange.aborted
         update = exchange.mean_update(number, state, compute)
+        # An aborted step changes c by nothing, so the c_i must stay as well: c is their mean.
         if exchange.aborted == aborted:
             self._own |= renewed
         received = exchange.deliver(number, add(state, update))

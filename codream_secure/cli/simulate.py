@@ -18,7 +18,8 @@ from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
-    from codream_secure.federation.simulation import Progress, Simulation
+    from codream_secure.federation.rounds import Progress
+    from codream_secure.federation.simulation import Simulation
     from codream_secure.runs.folder import RunFolder
 
 _EXAMPLES = """\b
@@ -154,12 +155,13 @@ def _simulate(
 
 
 def _run(simulation: "Simulation", folder: "RunFolder") -> int:
-    from codream_secure.runs.summary import progress_of  # noqa: PLC0415
-
+    simulation.after_round += [
+        partial(folder.record, simulation),
+        lambda _: folder.checkpoint(simulation),
+    ]
     try:
-        for measurement in simulation.rounds():
-            folder.append(measurement, progress_of(simulation))
-            folder.checkpoint(simulation)
+        for _ in simulation.rounds():
+            pass
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_INCOMPLETE if simulation.unlabelled_rounds else 0

@@ -9,20 +9,23 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, Run, cost_of
+from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, cost_of
 from codream_secure.compare.results import figures, means, read_metrics
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
-from codream_secure.federation.simulation import NoProgress, Progress, Simulation
+from codream_secure.federation.rounds import NoProgress, Progress
+from codream_secure.federation.run import Run
+from codream_secure.federation.simulation import Simulation
 from codream_secure.report.charts import draw_pictures
 from codream_secure.runs.folder import RunFolder
-from codream_secure.runs.summary import progress_of, summarise
+from codream_secure.runs.summary import summarise
 
 SCHEMA_VERSION = 1
 # How the step size is varied; the first is the default, so one trial is no tuning.
@@ -108,8 +111,9 @@ class Comparison:
         try:
             run = self._build(name, seed, factor)
             folder.start(run)
-            for measurement in self._budget(name, seed).limited(run):
-                folder.append(measurement, progress_of(run))
+            run.after_round.append(partial(folder.record, run))
+            for _ in self._budget(name, seed).limited(run):
+                pass
         except UserError as error:
             self._fail(path, str(error))
         except (RuntimeError, ValueError, ArithmeticError) as error:

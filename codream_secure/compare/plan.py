@@ -7,14 +7,13 @@ from typing import Any, Literal, get_args
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.config.combinations import FAST_ONLY, PIXELS_ONLY, inapplicable
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import Simulation
+from codream_secure.federation.run import Run
 
 Match = Literal["rounds", "iterations", "seconds", "bytes"]
 
@@ -95,9 +94,6 @@ def _of(method: Method) -> dict[str, object]:
 def as_match(name: str) -> Match:
     """Return what a word on the command line says."""
     return next(kind for kind in get_args(Match) if kind == name)
-
-
-Run = Simulation | BaselineRun
 
 
 MAX_ROUNDS = 1000

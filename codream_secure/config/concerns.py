@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from codream_secure.data.datasets import DATASET_NAMES
+from codream_secure.data.names import DATASET_NAMES
 from codream_secure.models.names import MODEL_NAMES
 from protocols.params import MAX_INPUT, MAX_STEPS
 

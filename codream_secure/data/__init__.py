@@ -3,7 +3,8 @@
 Torch-free: the loaders that need torchvision or scikit-learn import them when called.
 """
 
-from codream_secure.data.datasets import DATASET_NAMES, Dataset, load_dataset
+from codream_secure.data.datasets import Dataset, load_dataset
+from codream_secure.data.names import DATASET_NAMES
 from codream_secure.data.partition import label_histogram, partition, split_validation
 from codream_secure.data.spec import InputSpec, Scaling
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from codream_secure.data.downloads import CLASSES, download
 from codream_secure.data.folders import read_folder
+from codream_secure.data.names import DATASET_NAMES
 from codream_secure.data.npz import read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
-
-DATASET_NAMES: Final = ("digits", *CLASSES)
 
 # This constant and the rule of `_digits_test_indices` fix the split of `digits` completely.
 DIGITS_TEST_PER_CLASS: Final = 40

@@ -1,4 +1,4 @@
-"""Who takes part in a run and what each holds: built once, from settings and data."""
+"""Who takes part in a run, and what each holds: built once from settings and data."""
 
 import copy
 import hashlib
@@ -43,7 +43,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Member:
-    """One client, its independent twin, and its validation part for the observer."""
+    """One client, its twin, and its validation part.
+
+    Attributes:
+        identity: the client's id.
+        client: answers requests.
+        twin: the same model, trained on local data alone, to compare.
+        validation: for the observer; None: nothing was set aside.
+    """
 
     identity: int
     client: Client
@@ -51,44 +58,50 @@ class Member:
     validation: Examples | None
 
     def train_twin(self) -> None:
-        """Let independent training take as many local steps as the client has taken."""
+        """Let the twin take local steps until it has taken as many as the client."""
         while self.twin.local_steps < self.client.learner.local_steps:
             self.twin.local_step()
 
     def state(self) -> MemberState:
-        """Return what a checkpoint holds of both."""
+        """Return what a checkpoint stores of client and twin."""
         return MemberState(client=self.client.state(), twin=self.twin.state())
 
     def restore(self, state: MemberState) -> None:
-        """Become what they were.
+        """Restore the state that `state` returned.
 
         Raises:
-            ValueError, RuntimeError: the state is that of another member.
+            ValueError, RuntimeError: the state belongs to another member.
         """
         self.client.restore(state.client)
         self.twin.restore(state.twin)
 
 
 class Federation:
-    """All parties of one run.
+    """All participants of one run, or one of them on its own machine.
 
     Args:
         config: resolved settings.
-        data: dealt to the clients here; nobody gets the test part but the observer.
+        data: dealt to the clients here; its test part goes to the observer alone.
         device: where tensors live.
-        keep: which training examples take part, once all are dealt, bool, shape (N,); None: all.
+        keep: which training examples take part after all are dealt, bool, shape (N,); None: all.
             An audit leaves some out.
-        only: build this client alone, on its own machine; None: all.
-        whole: with ``only``: the whole training part is its own, and an even share what
-            ``samples_per_client`` says, which is public.
-        model: with ``only``: that client's architecture, in place of the one that settings name.
-        rounding: with ``only``: 32 secret bytes that key its rounding; None: from the run's seed.
+        only: build this client alone, as on its own machine; None: build all clients.
+        whole: with ``only``: the whole training part belongs to this client. An even share is
+            then ``samples_per_client``, because that number is public.
+        model: with ``only``: that client's architecture, overriding the settings.
+        rounding: with ``only``: 32 secret bytes that key its rounding; None: derived from the
+            run's seed.
 
     Attributes:
+        members: by client id.
+        roster: all client ids, ascending, also with ``only``.
+        share: training examples of a client if they were dealt evenly; public.
+        plan: the private releases under example-level DP; None: there are none.
+        label_plan: the noisy sums of labels under client-level DP; None: there are none.
         all_parts: rows of the training part by client, those left out included.
 
     Raises:
-        UserError: unknown model or partition, too few examples, a model that DP cannot train.
+        UserError: unknown model or partition, too few examples, or a model that DP cannot train.
     """
 
     def __init__(
@@ -103,7 +116,7 @@ class Federation:
         model: str | None = None,
         rounding: bytes | None = None,
     ) -> None:
-        self.config, self._data, self._device = config, data, device
+        self.config, self._data, self.device = config, data, device
         self._rounding = rounding
         self._seed = config.run.seed or 0
         self.spec = data.spec
@@ -136,27 +149,27 @@ class Federation:
 
     @cached_property
     def student(self) -> PlainLearner:
-        """The server's student; a site, which has no use for it, never builds it."""
-        return build_student(self.config, self.spec, self._device)
+        """The server's student. It is built when it is asked for: a site has no use for it."""
+        return build_student(self.config, self.spec, self.device)
 
     @property
     def budget(self) -> PrivacyPlan | ReleasePlan | None:
-        """What is charged for private releases; None without DP."""
+        """The budget that private releases are charged to; None without DP."""
         return self.label_plan or self.plan
 
     @property
     def per_class(self) -> float:
-        """Examples of a class if all clients and classes were even; public."""
+        """Examples of one class if all clients and classes were even; public."""
         return self.share * len(self.roster) / self.spec.classes
 
     def observer(self) -> Observer:
-        """Return an observer of this federation; nobody here keeps a reference to it."""
+        """Return an observer of this federation; no participant keeps a reference to it."""
         test = self.scale.examples(self._data.x_test, self._data.y_test)
         validation = {c: m.validation for c, m in self.members.items() if m.validation}
         return Observer(test, validation, self._label_counts)
 
     def data_digest(self) -> str:
-        """Return the SHA-256, in hex, of all images and labels and of how they are scaled."""
+        """Return the SHA-256 of all images and labels and of their scaling, in hex."""
         data = self._data
         whole = hashlib.sha256(repr((data.spec, data.scaling)).encode())
         for array in (data.x_train, data.y_train, data.x_test, data.y_test):
@@ -165,25 +178,25 @@ class Federation:
         return whole.hexdigest()
 
     def local_batches(self, client: int, role: str) -> BatchStream:
-        """Return a new stream over a client's training examples; ``role`` selects its order."""
+        """Return a new stream of minibatches of a client's examples, in the order of ``role``."""
         local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
         return BatchStream(local.x, local.y, self.config.learning.batch, shuffle)
 
     def pooled(self) -> Examples:
-        """Return all clients' training examples; only centralized training, to compare, asks."""
+        """Return the training examples of all clients, for centralized training only."""
         parts = self._local.values()
         return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
 
     def examples(self, client: int) -> Examples:
-        """Return a client's own training examples: what a method does on its behalf needs them."""
+        """Return a client's own training examples, for work that is done on its side."""
         return self._local[client]
 
     def client_models(self) -> dict[int, nn.Module]:
-        """Return the clients' models by id."""
+        """Return the clients' models by client id."""
         return {c: member.client.learner.model for c, member in self.members.items()}
 
     def twin_models(self) -> dict[int, nn.Module]:
-        """Return the models of independent training by id."""
+        """Return the twins' models by client id."""
         return {c: member.twin.model for c, member in self.members.items()}
 
     def _parts(self) -> list[Indices]:
@@ -194,21 +207,17 @@ class Federation:
             settings.partition,
             derive_seed(self._seed, "partition"),
             samples_per_client=settings.samples_per_client,
-            # Two to train on, and as many at least before half are set aside for validation.
+            # BatchNorm needs two examples to train on; up to half are set aside for validation.
             min_examples=4 if settings.validation else 2,
         )
 
     def _own_part(self, client: int) -> list[Indices]:
-        """Return all rows for one client, and none for the others, whose data lie elsewhere."""
+        """Return all rows for one client, and none for the others: their data lie elsewhere."""
         everything = np.arange(len(self._data.y_train))
         return [everything if c == client else everything[:0] for c in self.roster]
 
     def _even_share(self) -> int:
-        """Return the public number of examples that a client with data of its own counts for.
-
-        Raises:
-            UserError: the run does not say it.
-        """
+        """Return the examples that count for each site with own data, or raise UserError."""
         share = self.config.data.samples_per_client
         if share is None:
             raise UserError("sites with data of their own need --samples-per-client")
@@ -252,9 +261,9 @@ class Federation:
         return logit_adjustment(local.y, self.spec.classes, strength) if strength else None
 
     def _learner(self, c: int, local: Examples, role: str) -> Learner:
-        """Build a client's learner or its twin's, with streams of their own.
+        """Build the learner of a client or of its twin (``role``), with random streams of its own.
 
-        First weights are the same where the seed gives them.
+        Both start from the same weights if the seed determines them.
         """
         name, learning = self.model_names[c], self.config.learning
         if self.plan:
@@ -276,14 +285,14 @@ class Federation:
         return trainer
 
     def model(self, name: str, *owner: str | int, seeded: bool = True) -> nn.Module:
-        """Build a model on the device; its first weights follow from the seed and its owner."""
-        return run_model(self.config, self.spec, name, *owner, device=self._device, seeded=seeded)
+        """Build a model on the device; its first weights follow from the seed and the owner."""
+        return run_model(self.config, self.spec, name, *owner, device=self.device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model whose gradients can be had for every example.
+        """Return a copy of a model whose gradients can be computed per example.
 
         Raises:
-            UserError: DP cannot train it.
+            UserError: DP cannot train the model.
         """
         from codream_secure.privacy.model_checks import check_private_model  # noqa: PLC0415 - slow
 
@@ -316,24 +325,25 @@ def run_model(
     device: torch.device,
     seeded: bool = True,
 ) -> nn.Module:
-    """Return a model as a run has it.
+    """Build a model with the settings of a run.
 
     Args:
-        config: resolved.
+        config: resolved settings.
         spec: shape of an image and number of classes.
         name: of the architecture.
-        owner: with the run's seed it gives the first weights.
-        device: where it goes.
-        seeded: False: the first weights come from the operating system.
+        owner: determines the first weights, together with the run's seed.
+        device: where the model lives.
+        seeded: False: the first weights come from the operating system's randomness.
     """
     seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
-    # Where no model of the run has such layers a site's own may: "auto" is still open then.
+    # "auto" is resolved only if a model of the run has normalization layers; a site's own
+    # architecture may have some although no model of the settings does.
     grouped = config.model.norm == "group" or (
         config.model.norm == "auto" and config.private_training
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
     if config.run.channels_last and takes_channels_last(model):
-        # Convolutions then pass this layout on, whatever that of their input.
+        # Convolutions pass the layout of their weights on, whatever the layout of their input.
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)

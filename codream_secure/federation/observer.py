@@ -1,8 +1,8 @@
-"""The observer of a simulation: it may look into clients, and tells nobody who takes part.
+"""The observer of a run on one machine: it looks into clients, and tells no participant.
 
-Per-client accuracies are facts about the simulation; the protocol does not carry them. Epsilon does
-not cover them, so no server-side module may import this one: tests/codream_secure/test_layering.py
-lists who may.
+Accuracies per client are facts about a simulation; no message of the protocol carries them. No
+epsilon covers what is here, and no module of the server's side may import this one
+(tests/codream_secure/test_layering.py).
 """
 
 import hashlib
@@ -22,12 +22,17 @@ from codream_secure.models.evaluate import accuracy, hits, personal_accuracy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Accuracies at the end of a round, fractions 0..1.
+    """Accuracies at the end of a round, fractions in 0..1.
 
-    ``clients`` and ``independent`` hold one test accuracy per client; ``personal`` and
-    ``independent_personal`` the same on each client's own mix of classes; those of independent
-    training are empty where it was not run. ``validation`` is the mean over clients of the
-    accuracy on their own validation part; None under DP. ``server`` is None where there is none.
+    Attributes:
+        round: from 1.
+        clients: test accuracy of each client.
+        independent: test accuracy of each client's twin; empty without independent training.
+        personal: test accuracy of each client, with classes weighted as in its own data.
+        independent_personal: the same for the twins.
+        server: test accuracy of the server's model; None: there is none.
+        validation: accuracy on a client's own validation part, mean over clients; None: clients
+            have no validation parts, as under DP.
     """
 
     round: int
@@ -65,16 +70,17 @@ class Measurement:
 
 
 class Observer:
-    """Measures models on the test set and on clients' validation parts.
+    """Measures models on the test part and on the clients' validation parts.
 
     Args:
-        test: the dataset's test part; used here and nowhere else.
-        validation: by client id; empty under DP.
-        label_counts: examples of every class that every client has, int64, shape (clients,
-            classes). The simulation dealt them, so it knows; nobody else may.
+        test: the dataset's test part; nothing else uses it.
+        validation: validation parts by client id; empty under DP.
+        label_counts: examples of each class that each client has, int64, shape (clients,
+            classes). Only the simulation, which dealt them, may know.
 
     Attributes:
-        test_digest: SHA-256 of the test part, in hex: runs that differ in it cannot be compared.
+        history: all measurements, one per round.
+        test_digest: SHA-256 of the test part, in hex; runs that differ in it are not comparable.
     """
 
     def __init__(
@@ -98,9 +104,15 @@ class Observer:
         independent: Mapping[int, nn.Module],
         server: nn.Module | None,
     ) -> Measurement:
-        """Measure everybody and remember the result in ``history``.
+        """Measure all models at the end of a round and append the result to ``history``.
 
-        Models come in the order of ``label_counts``; one that several hold is measured once.
+        A model that several clients hold is measured once.
+
+        Args:
+            round_number: from 1.
+            clients: the clients' models, in the order of ``label_counts``.
+            independent: the twins' models in the same order; may be empty.
+            server: the server's model; None: there is none.
         """
         on_own = [accuracy(clients[c], examples) for c, examples in self._validation.items()]
         models = [*clients.values(), *([] if server is None else [server])]
@@ -125,12 +137,12 @@ class Observer:
         return tuple(personal_accuracy(own, labels, counts) for own, counts in pairs)
 
     def reported(self) -> Measurement | None:
-        """Return the measurement that a report quotes.
+        """Return the measurement that a report quotes; None before the first round.
 
-        The last round whose validation accuracy is within one standard error of the best one's
-        (Breiman et al., 1984: the one-standard-error rule; a few examples a client cannot tell
-        rounds apart more finely). Under DP, where there is no validation part, the last round.
-        The test accuracy plays no part.
+        It is the last round whose validation accuracy is within one standard error of the best
+        (the one-standard-error rule, Breiman et al., 1984): validation parts of a few examples
+        cannot tell rounds apart more finely. Under DP, where there are no validation parts, it is
+        the last round. The test accuracy plays no part.
         """
         scores = [m.validation for m in self.history if m.validation is not None]
         if not scores:
@@ -145,7 +157,7 @@ class Observer:
         return [asdict(measurement) for measurement in self.history]
 
     def restore(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Go on with the history of the same run.
+        """Restore the history that `state` returned.
 
         Raises:
             ValueError: a row is no measurement, or rounds are missing.

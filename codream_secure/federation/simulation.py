@@ -1,108 +1,74 @@
-"""A whole federation on one machine, round by round.
+"""CoDream with all clients and the server on one machine.
 
-Read `Simulation.rounds` first: it is the run from beginning to end.
+Read `Simulation.round` first: it is one round from beginning to end.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from codream_secure.aggregation.aggregator import Aggregator, Meters
-from codream_secure.aggregation.byte_ledger import ByteLedger
+from codream_secure.aggregation.aggregator import Aggregator
 from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.secure import SecureAggregator
-from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.dreaming.group import DreamGroup
+from codream_secure.data.datasets import Dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
-from codream_secure.federation.members import Federation, Member
+from codream_secure.federation.groups import dream_groups
+from codream_secure.federation.members import Member
 from codream_secure.federation.observer import Measurement
+from codream_secure.federation.rounds import Progress
+from codream_secure.federation.run import Run
 from codream_secure.federation.server import Server
 from codream_secure.learning.acquisition import acquire
+from codream_secure.learning.compute import Work
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
 from codream_secure.privacy.class_means import ClassMeanImages
-from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.runtime.parallel import in_parallel, one_core_each
+from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import generator
-from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import FORMAT, RunState, StatisticsState, Weights
 from protocols.rounds import Tap
 
-# A client with more than so many even shares of the examples counts as if it had so many.
-WEIGHT_CAP_SHARES = 4
 
+class Simulation(Run):
+    """CoDream, or its variant with a generator (CoDream-fast), in one process.
 
-class Progress(Protocol):
-    """What a run reports while it goes on."""
-
-    def start(self, activity: str, total: int) -> None:
-        """Say what begins now and how many steps it has."""
-
-    def advance(self) -> None:
-        """Say that one step of it is done."""
-
-
-class NoProgress:
-    """Reports nothing."""
-
-    def start(self, activity: str, total: int) -> None:
-        """Do nothing."""
-
-    def advance(self) -> None:
-        """Do nothing."""
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device that ``--device`` names.
-
-    Raises:
-        UserError: CUDA was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this PyTorch sees no CUDA device; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-class Simulation:
-    """Clients and a server in one process; only sums pass from the ones to the other.
+    Only sums pass from the clients to the server.
 
     Args:
-        config: settings; defaults that depend on others are filled in.
-        dataset: in place of the one that the settings name.
-        progress: told what is going on.
+        config: settings; defaults that depend on other settings are filled in.
+        dataset: used instead of the dataset that the settings name.
+        progress: follows what happens inside a round.
         tap: sees every protocol message (see `SecureAggregator`).
-        compare_independent: whether to train twins without dreams beside the clients.
+        compare_independent: whether to train a twin beside each client, on local data alone.
         keep: which training examples take part (see `Federation`).
+
+    Attributes:
+        groups: the clients that dream together: one group of all, or one per client.
+        server: its student, and class means if some were released.
 
     Raises:
         UserError: the settings cannot be run.
 
     Guarantee:
         With ``dp_eps`` everything that leaves a client is (epsilon, delta)-DP with respect to
-        adding or removing one of its examples: local data is touched by at most ``dp_steps``
+        adding or removing one of its examples. Local data is touched by at most ``dp_steps``
         DP-SGD steps and, once, by the class means, whose noise is that of all clients together
-        (`privacy.class_means`); the noise of both was computed for their total. Dreams,
-        labels and distillation are post-processing. With ``dp_unit`` client, noisy sums of labels
-        are all that leaves the clients (`privacy.client_labels`). `guarantee` reports what was
-        really taken.
-
-    Attributes:
-        dreams: labelled batches of this process; after `restore` also the last one before it.
-        resumed: how often the run was gone on with.
+        (`privacy.class_means`); the noise of both was computed for their total. Dreams, labels
+        and distillation are post-processing. With ``dp_unit`` client, noisy sums of labels are
+        all that leaves the clients (`privacy.client_labels`). `guarantee` reports what was really
+        released.
     """
+
+    makes_dreams = True
+    aggregator: Aggregator
 
     def __init__(
         self,
@@ -114,26 +80,12 @@ class Simulation:
         compare_independent: bool = True,
         keep: NDArray[np.bool_] | None = None,
     ) -> None:
-        self.config = resolve(config)
-        self.stopwatch = Stopwatch()
-        self.dreams: list[LabelledDreams] = []
-        self.unlabelled_rounds = 0
-        self.resumed = 0
-        self._progress = progress or NoProgress()
-        self._has_twins = compare_independent
-        self._seed = self.config.run.seed or 0
-        self._device = choose_device(self.config.run.device)
-        chosen = self.config.data
-        data = dataset or load_dataset(
-            chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
-        )
-        self._check_threshold()
-        self.federation = Federation(self.config, data, self._device, keep)
-        self.observer = self.federation.observer()
-        self.ledger = ByteLedger(self.federation.roster)
-        self.aggregator = self._aggregator(self.federation.roster, tap)
-        self.groups = self._groups()
+        super().__init__(resolve(config), dataset=dataset, progress=progress, keep=keep)
         everybody = self.federation
+        self._has_twins = compare_independent
+        self._reported_weights: dict[str, Weights] | None = None
+        self.aggregator = self._aggregator(tap)
+        self.groups = dream_groups(everybody, self.aggregator)
         self.server = Server(
             self.config,
             self.aggregator,
@@ -142,27 +94,33 @@ class Simulation:
             plan=everybody.plan,
             per_class=everybody.per_class,
         )
-        self._reported_weights: dict[str, Weights] | None = None
 
     # -- the run ---------------------------------------------------------------------------
 
-    def rounds(self) -> Iterator[Measurement]:
-        """Run round after round; each yields what the observer measured.
+    @property
+    def last_round(self) -> int:
+        """The round after which the run is over."""
+        return self.config.dream.rounds
 
-        After `restore` these are the rounds that are left.
-        """
-        finished = len(self.observer.history)
-        with one_core_each():
-            if not finished:
-                self._release_class_means()
-                with self.stopwatch.measure("local_training"):
-                    self.warm_up()
-            for number in range(finished + 1, self._rounds + 1):
-                with self.stopwatch.measure("dreaming"):
-                    self._dream(number)
-                with self.stopwatch.measure("acquisition"):
-                    self._acquire(number)
-                yield self._measure(number)
+    def prepare(self) -> None:
+        """Release class means and train every client, unless a checkpoint was restored."""
+        if self.finished_rounds:
+            return
+        self._release_class_means()
+        with self.stopwatch.measure("local_training"):
+            self.warm_up()
+
+    def round(self, number: int) -> Measurement:
+        """Make dreams together, let everybody learn from them, and measure."""
+        with self.stopwatch.measure("dreaming"):
+            self._dream(number)
+        with self.stopwatch.measure("acquisition"):
+            self._acquire(number)
+        measurement = self._measure(number)
+        if self.observer.reported() is measurement:
+            # A later round may be reported instead, or none: this is the only time to copy them.
+            self._reported_weights = super().weights()
+        return measurement
 
     def _release_class_means(self) -> None:
         """Let all clients release class means under DP, and everybody start from them."""
@@ -179,7 +137,7 @@ class Simulation:
             pass
 
     def warm_up(self) -> None:
-        """Train every client on its own data before the first dream."""
+        """Train every client on its own data, as is done before the first dream."""
         everybody = self.federation
         steps = warmup_steps(self.config, everybody.plan, everybody.share)
 
@@ -190,7 +148,7 @@ class Simulation:
         self._for_each_member("local training", train)
 
     def _for_each_member(self, activity: str, work: Callable[[Member], None]) -> None:
-        """Let every member do ``work``, then let the independent twins catch up."""
+        """Let every member do ``work``, then let each twin take as many local steps."""
         members = self.federation.members.values()
         self._progress.start(activity, len(members))
         for _ in in_parallel(work, members):
@@ -203,17 +161,15 @@ class Simulation:
                 self._progress.advance()
 
     def _dream(self, number: int) -> None:
-        """Synthesise the round's batches; those whose labels were aborted are left out."""
         dream = self.config.dream
         total = len(self.groups) * dream.syntheses * dream.sums_per_synthesis
-        self._progress.start(f"round {number} of {self._rounds}: dream steps", total)
-        self.ledger.begin_round(number)
+        self._progress.start(f"round {number} of {self.last_round}: dream steps", total)
         found = self.server.dream(number, self._progress.advance)
         self.dreams += found
         self.unlabelled_rounds += not found
 
     def _acquire(self, number: int) -> None:
-        """Let everybody learn from dreams, and the independent twins from their data."""
+        """Let clients and student learn from dreams, and the twins from local data alone."""
         everybody = self.federation
         settings = acquisition_settings(self.config, everybody.plan, everybody.share, number)
         buffers = {c: group.buffer for group in self.groups for c in group.members}
@@ -222,22 +178,9 @@ class Simulation:
             shuffle = generator(self._seed, "acquisition", number, member.identity)
             acquire(member.client.learner, buffers[member.identity], settings, shuffle)
 
-        self._for_each_member(f"round {number} of {self._rounds}: knowledge acquisition", learn)
+        self._for_each_member(f"round {number} of {self.last_round}: knowledge acquisition", learn)
         if self._collaborates:
             self.server.distil(number)
-
-    def _measure(self, number: int) -> Measurement:
-        """Let the observer measure, and keep the models of the round that a report quotes."""
-        everybody = self.federation
-        measurement = self.observer.measure(
-            number,
-            everybody.client_models(),
-            everybody.twin_models() if self._has_twins else {},
-            everybody.student.model if self._collaborates else None,
-        )
-        if self.observer.reported() is measurement:
-            self._reported_weights = self._weights()
-        return measurement
 
     # -- checkpoints -----------------------------------------------------------------------
 
@@ -246,7 +189,11 @@ class Simulation:
         return self.federation.data_digest()
 
     def state(self, *, checkpoint_every: int) -> RunState:
-        """Return the run as it is between two rounds."""
+        """Return what a checkpoint stores between two rounds.
+
+        Args:
+            checkpoint_every: rounds between two checkpoints; a continued run keeps the interval.
+        """
         student, groups = self.server.state()
         last = None
         if self.dreams:
@@ -264,31 +211,29 @@ class Simulation:
             history=self.observer.state(),
             reported=self._reported_weights,
             last_dreams=last,
-            statistics=self._statistics(),
+            statistics=self._class_means(),
             unlabelled_rounds=self.unlabelled_rounds,
             bytes=self.ledger.state(),
             stopwatch=self.stopwatch.state(),
         )
 
-    def _statistics(self) -> StatisticsState | None:
+    def _class_means(self) -> StatisticsState | None:
         plan = self.federation.plan
         if plan is None or (shares := plan.class_mean_shares) is None:
             return None
-        return StatisticsState(
-            means=None if self.server.images is None else self.server.images.means,
-            shares=shares,
-        )
+        images = self.server.images
+        return StatisticsState(means=None if images is None else images.means, shares=shares)
 
     def restore(self, state: RunState, charged: int = 0) -> None:
-        """Become the run that ``state`` was taken of; call it before `rounds`.
+        """Restore the state that `state` returned; call it before `rounds`.
 
         Args:
             state: of the same configuration and the same data.
-            charged: private steps that were reserved, also after the state was taken.
+            charged: private steps on record as reserved, those after the state was taken included.
 
         Raises:
-            UserError: the state is of other data.
-            ValueError, RuntimeError, KeyError: the state does not fit; this object is of no use.
+            UserError: the data has changed.
+            ValueError, RuntimeError, KeyError: the state does not fit; this object is unusable.
         """
         if state.dataset != self._data_digest:
             raise UserError(
@@ -317,6 +262,7 @@ class Simulation:
 
     def _restore_private_training(self, plan: PrivacyPlan, state: RunState, charged: int) -> None:
         taken = max(m.client.learner.local_steps for m in state.members.values())
+        # A record with fewer steps than were taken would give back budget that is spent.
         if charged < taken:
             raise ValueError(f"{taken} private steps were taken and {charged} charged")
         plan.restore(charged)
@@ -327,128 +273,58 @@ class Simulation:
 
     # -- results ---------------------------------------------------------------------------
 
-    def weights(self) -> dict[str, Weights]:
-        """Return the state of all models by name, as they were after the reported round."""
-        return self._reported_weights or self._weights()
-
-    def _weights(self) -> dict[str, Weights]:
-        models = {f"client-{c}": m for c, m in self.federation.client_models().items()}
-        if self._collaborates:
-            models["server"] = self.federation.student.model
-        return {name: _state(model) for name, model in models.items()}
-
-    def guarantee(self) -> Guarantee | None:
-        """Return the privacy of what was really run; None without DP."""
-        budget = self.federation.budget
-        return budget.guarantee() if budget else None
-
-    def epsilon(self) -> float | None:
-        """Return the epsilon of `guarantee` so far, at a fraction of its time; None without DP."""
-        budget = self.federation.budget
-        return budget.epsilon() if budget else None
+    @property
+    def method_name(self) -> str:
+        """Either "codream" or "codream-fast"."""
+        return self.config.dream.method
 
     @property
-    def iterations(self) -> float:
-        """What a client has computed, mean: forward and backward passes over a local batch.
+    def masked(self) -> bool:
+        """Whether what clients send is masked."""
+        return self.config.secure.secure
 
-        Local training, dreaming and distillation count; independent training, which only serves
-        to compare, does not.
-        """
-        work = [m.client.learner.work for m in self.federation.members.values()]
-        return sum(w.iterations(self.config.learning.batch) for w in work) / len(work)
+    def client_models(self) -> Mapping[int, nn.Module]:
+        """Return the clients' models."""
+        return self.federation.client_models()
+
+    def server_model(self) -> nn.Module | None:
+        """Return the student's model; without collaboration there is no student."""
+        return self.server.student.model if self._collaborates else None
+
+    def twin_models(self) -> Mapping[int, nn.Module]:
+        """Return the models of independent training."""
+        return self.federation.twin_models() if self._has_twins else {}
+
+    def weights(self) -> dict[str, Weights]:
+        """Return the weights of all models as they were after the reported round."""
+        return self._reported_weights or super().weights()
+
+    def _work(self) -> Sequence[Work]:
+        return [member.client.learner.work for member in self.federation.members.values()]
 
     @property
     def rolled_back(self) -> int:
-        """Dream or generator steps whose result was not finite and was taken back."""
+        """Dream or generator steps that were undone because their result was not finite."""
         return sum(group.rolled_back for group in self.groups)
 
     @property
-    def _rounds(self) -> int:
-        return self.config.dream.rounds
-
-    @property
     def _sums_per_synthesis(self) -> int:
-        """Aggregations that a synthesis takes; where clients are private, that of labels alone."""
+        """Aggregations per synthesis; with client-level DP, that of the labels alone."""
         return 1 if self.config.private_clients else self.config.dream.sums_per_synthesis
-
-    @property
-    def _releases(self) -> int:
-        """Aggregations before the first round: one if there are class means."""
-        plan = self.federation.plan
-        return int(plan is not None and plan.class_means is not None)
 
     @property
     def _collaborates(self) -> bool:
         return self.config.dream.collaboration
 
-    # -- settings --------------------------------------------------------------------------
-
-    def _check_threshold(self) -> None:
-        n, threshold = self.config.data.clients, self.config.secure.threshold
-        if threshold is not None and not n // 2 < threshold <= n:
-            raise UserError(
-                f"--threshold must be {n // 2 + 1} to {n} for {n} clients, not {threshold}"
-            )
-
-    def _groups(self) -> list[DreamGroup]:
-        """Return the one group of everybody, or a group of every client."""
-        everybody = self.federation
-        if self._collaborates:
-            return [self._group((), tuple(everybody.roster), self.aggregator)]
-        return [self._group(("client", c), (c,), self._alone(c)) for c in everybody.roster]
-
-    def _group(
-        self, name: tuple[str | int, ...], members: tuple[int, ...], aggregator: Aggregator
-    ) -> DreamGroup:
-        everybody = self.federation
-        return DreamGroup(
-            name,
-            {c: everybody.members[c].client for c in members},
-            aggregator,
-            self.config,
-            everybody.spec,
-            everybody.scale,
-            self._device,
-            self._weight_cap,
-            everybody.label_plan,
+    def _aggregator(self, tap: Tap | None) -> Aggregator:
+        """Return the aggregator of all clients."""
+        answers = {c: member.client.answer for c, member in self.federation.members.items()}
+        sums, plan = self._sums_per_synthesis, self.federation.plan
+        class_means = plan is not None and plan.class_means is not None
+        settings = self._aggregation_settings(
+            sums, self.last_round * self.config.dream.syntheses * sums + class_means
         )
-
-    @property
-    def _weight_cap(self) -> int:
-        """W: public, since it follows from how many examples all clients have together."""
-        learning = self.config.learning
-        if learning.weights == "equal":
-            return 0
-        return learning.weight_cap or WEIGHT_CAP_SHARES * self.federation.share
-
-    def _alone(self, client: int) -> Aggregator:
-        """Return an aggregator of one: what it sums is not sent, and its bytes count nowhere."""
-        answers = {client: self.federation.members[client].client.answer}
-        settings = AggregationSettings(roster=(client,))
-        return PlainAggregator(answers, settings, Meters(ByteLedger((client,))))
-
-    def _aggregator(self, roster: tuple[int, ...], tap: Tap | None) -> Aggregator:
-        answers = {c: self.federation.members[c].client.answer for c in roster}
-        secure, sums = self.config.secure, self._sums_per_synthesis
-        settings = AggregationSettings(
-            roster=roster,
-            threshold=secure.threshold,
-            threat_model=secure.threat_model,
-            rejoin=secure.rejoin,
-            key_steps=secure.key_steps or sums,
-            expected_steps=self._rounds * self.config.dream.syntheses * sums + self._releases,
-            dropout=secure.dropout,
-            seed=self._seed,
-        )
-        meters = Meters(self.ledger, self.stopwatch)
-        if secure.secure and self._collaborates:
-            return SecureAggregator(answers, settings, meters, session=os.urandom(32), tap=tap)
-        return PlainAggregator(answers, settings, meters)
-
-
-def _state(model: nn.Module) -> Weights:
-    # Stored in the usual layout, whatever that of convolutions while they are trained.
-    return {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
-    }
+        if self.config.secure.secure and self._collaborates:
+            session = os.urandom(32)
+            return SecureAggregator(answers, settings, self._meters, session=session, tap=tap)
+        return PlainAggregator(answers, settings, self._meters)

@@ -86,7 +86,7 @@ def _run(grid: Grid, run_config: Mapping[str, Any], folder: Path, journal: Journ
         log.info("going on after round %d", coordinator.finished[-1].number)
         _write(folder, coordinator)
     carrier.wait_for(config.data.clients, float(run_config.get("start-timeout", 120)))
-    for one in coordinator.run():
+    for one in coordinator.rounds():
         log.info("%s", _line(one))
         _write(folder, coordinator)
 

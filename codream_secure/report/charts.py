@@ -22,10 +22,9 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import Simulation
+from codream_secure.federation.run import Run
 from codream_secure.report.groups import Group, Point
 from codream_secure.runs.reading import Row
 
@@ -275,10 +274,10 @@ _GREY_CHANNELS = 1
 _RGB_CHANNELS = 3
 
 
-def draw_pictures(run: Simulation | BaselineRun, folder: Path) -> None:
+def draw_pictures(run: Run, folder: Path) -> None:
     """Draw label counts, accuracy over rounds and the last dreams of a run into its folder."""
     draw_labels(run.observer.label_counts, folder / "labels.png")
-    if isinstance(run, Simulation) and run.dreams:
+    if run.dreams:
         draw_dreams(run.dreams[-1], run.config.learning.kd_temperature, folder / "dreams.png")
     if run.observer.history:
         draw_accuracy(run.observer.history, folder / "accuracy.png")

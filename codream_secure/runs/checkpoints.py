@@ -5,6 +5,7 @@ from typing import Self
 
 from codream_secure.storage.checkpoint import RunState, decode, encode
 from codream_secure.errors import UserError
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.storage.state_folder import StateFolder
 
@@ -74,9 +75,9 @@ class Checkpoints:
             raise ValueError("nothing was read")
         return self._last
 
-    def attach(self, simulation: Simulation) -> None:
-        """Keep the record of the private steps that the simulation is going to take."""
-        if plan := simulation.federation.budget:
+    def attach(self, run: Run) -> None:
+        """Keep the record of the private steps that the run is going to take."""
+        if plan := run.budget:
             plan.journal = self._charge
 
     def restore(self, simulation: Simulation) -> None:
@@ -86,7 +87,7 @@ class Checkpoints:
             UserError: the checkpoint or the record of private steps does not fit.
         """
         try:
-            simulation.restore(self.last, self._charged() if simulation.federation.budget else 0)
+            simulation.restore(self.last, self._charged() if simulation.budget else 0)
         except (ValueError, RuntimeError, KeyError) as error:
             raise _damaged(self._folder.path, error) from None
         self._last = None

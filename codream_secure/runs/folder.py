@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save_file
 
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.runs.checkpoints import Checkpoints
+from codream_secure.runs.summary import progress_of
 from codream_secure.runs.tensorboard import open_events, write_events
 from codream_secure.runs.reading import rerun
 from codream_secure.config.rules import resolve, to_toml
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ class RunFolder:
     def _metrics(self) -> Path:
         return self.path / _METRICS
 
-    def start(self, run: Simulation | BaselineRun) -> None:
+    def start(self, run: Run) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
         with (self.path / _CONFIG).open("w", encoding="utf-8") as file:
             file.write(to_toml(run.config))
             file.flush()
             os.fsync(file.fileno())
-        if self._checkpoints and isinstance(run, Simulation):
+        if self._checkpoints:
             self._checkpoints.attach(run)
 
     def configuration(self, given: Mapping[str, object]) -> Config:
@@ -163,6 +164,10 @@ class RunFolder:
         if self._events:
             write_events(self._events, measurement, extra)
 
+    def record(self, run: Run, measurement: Measurement) -> None:
+        """Append one round and what the run has cost so far; a hook of `Run.after_round`."""
+        self.append(measurement, progress_of(run))
+
     def checkpoint(self, simulation: Simulation) -> None:
         """Write a checkpoint if one is due; call it after `append`.
 
@@ -173,7 +178,7 @@ class RunFolder:
             self._checkpoints.save(simulation)
 
     def finish(
-        self, run: Simulation | BaselineRun, summary: Mapping[str, Any], *, cell: bool = False
+        self, run: Run, summary: Mapping[str, Any], *, cell: bool = False
     ) -> None:
         """Write the summary, then the models of whatever was reached.
 
@@ -181,7 +186,7 @@ class RunFolder:
         """
         text = json.dumps(summary, indent=2)
         (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
-        if not cell and isinstance(run, Simulation):
+        if not cell:
             self._save_models(run)
 
     def close(self) -> None:
@@ -191,10 +196,10 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.close()
 
-    def _save_models(self, simulation: Simulation) -> None:
+    def _save_models(self, run: Run) -> None:
         folder = self.path / "models"
         folder.mkdir(exist_ok=True)
-        for name, weights in simulation.weights().items():
+        for name, weights in run.weights().items():
             save_file(weights, folder / f"{name}.safetensors")
 
 

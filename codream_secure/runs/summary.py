@@ -1,14 +1,12 @@
 """The summary of a run: what summary.json holds and the table shows."""
 
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
 from torch import nn
 
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.federation.observer import Measurement
-from codream_secure.federation.simulation import Simulation
+from codream_secure.federation.run import Run
 
 SCHEMA_VERSION = 1
 
@@ -22,7 +20,7 @@ def encoded_state(model: nn.Module) -> bytes:
     return msgspec.msgpack.encode(state)
 
 
-def summarise(run: Simulation | BaselineRun) -> dict[str, Any]:
+def summarise(run: Run) -> dict[str, Any]:
     """Return the summary of what a run has done so far, in JSON's own types.
 
     Accuracies are the observer's, measured on the test set after the reported round, and not
@@ -30,18 +28,17 @@ def summarise(run: Simulation | BaselineRun) -> dict[str, Any]:
     """
     config = run.config
     reported = run.observer.reported()
-    secure = (isinstance(run, BaselineRun) and run.method.secure) or _dreams_masked(run)
     return {
         "schema_version": SCHEMA_VERSION,
-        "method": config.dream.method if isinstance(run, Simulation) else run.method.name,
+        "method": run.method_name,
         "dataset": config.data.dataset,
         "test_digest": run.observer.test_digest,
         "partition": config.data.partition,
         "clients": config.data.clients,
         "models": list(run.federation.model_names),
         "seed": config.run.seed or 0,
-        "secure": secure,
-        "threat_model": config.secure.threat_model if secure else None,
+        "secure": run.masked,
+        "threat_model": config.secure.threat_model if run.masked else None,
         "rounds": config.dream.rounds,
         "rounds_finished": len(run.observer.history),
         "reported_round": reported.round if reported else None,
@@ -56,14 +53,11 @@ def summarise(run: Simulation | BaselineRun) -> dict[str, Any]:
     }
 
 
-def _dreams_masked(run: Simulation | BaselineRun) -> bool:
-    return isinstance(run, Simulation) and run.config.secure.secure
-
-
-def _dreaming(run: Simulation | BaselineRun) -> dict[str, Any]:
+def _dreaming(run: Run) -> dict[str, Any]:
     """Return what only methods that dream have."""
-    if isinstance(run, BaselineRun):
-        return dict.fromkeys(_DREAMING) | {"resumed": 0, "settings": asdict(run.settings)}
+    if not run.makes_dreams:
+        settings = dict(run.method_settings)
+        return dict.fromkeys(_DREAMING) | {"resumed": run.resumed, "settings": settings}
     dream, learning = run.config.dream, run.config.learning
     found = (
         run.resumed,
@@ -102,9 +96,9 @@ _DREAMING = (
 )
 
 
-def _aggregation(run: Simulation | BaselineRun) -> dict[str, Any]:
+def _aggregation(run: Run) -> dict[str, Any]:
     """Return what summing took; a baseline in the clear at full precision has no aggregator."""
-    aggregator = run.aggregator if isinstance(run, Simulation) else run.exchange.aggregator
+    aggregator = run.aggregator
     names = (
         "threshold",
         "colluders",
@@ -123,7 +117,7 @@ def _aggregation(run: Simulation | BaselineRun) -> dict[str, Any]:
     return found
 
 
-def progress_of(run: Simulation | BaselineRun) -> dict[str, Any]:
+def progress_of(run: Run) -> dict[str, Any]:
     """Return what a run has cost so far: a row of metrics.jsonl beside the accuracies.
 
     ``bytes_by_phase`` is of the last round alone.
@@ -155,12 +149,12 @@ def _accuracy(reported: Measurement | None) -> dict[str, float | None]:
     return {name: getattr(reported, name) if reported else None for name in names}
 
 
-def _privacy(run: Simulation | BaselineRun) -> dict[str, Any] | None:
+def _privacy(run: Run) -> dict[str, Any] | None:
     guarantee = run.guarantee()
     return None if guarantee is None else dict(msgspec.to_builtins(guarantee))
 
 
-def _bytes(run: Simulation | BaselineRun) -> dict[str, Any]:
+def _bytes(run: Run) -> dict[str, Any]:
     ledger = run.ledger
     up, down = ledger.per_client("up"), ledger.per_client("down")
     homogeneous = len(set(run.federation.model_names)) == 1
@@ -180,7 +174,7 @@ def _bytes(run: Simulation | BaselineRun) -> dict[str, Any]:
     }
 
 
-def _seconds(run: Simulation | BaselineRun) -> dict[str, float]:
+def _seconds(run: Run) -> dict[str, float]:
     """Return seconds by activity; the rest of ``total`` is set-up and measuring.
 
     ``busy`` is their sum without independent training: what the method itself took.

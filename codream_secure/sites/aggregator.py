@@ -16,10 +16,9 @@ from codream_secure.sites.peers import Sites
 from codream_secure.sites.sums import RemoteSums
 from codream_secure.sites.wire import protocol_step
 from codream_secure.storage.checkpoint import AggregatorState
-from protocols.driver import DropSchedule
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Task, Terms
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 
 Totals = Mapping[str, NDArray[np.uint32]]
 

@@ -1,13 +1,13 @@
-"""The server of a run over many machines: the same dreams, sums and student as in a simulation.
+"""A run over many machines, seen from its server: dreams, sums and student as in a simulation.
 
-Read `Coordinator.run` first. It knows sites by number, and messages as bytes: whoever carries them
-(Flower's grid, or a test) gives it one function.
+Read `Coordinator.round` first. The coordinator knows sites by number and messages as bytes.
+Whoever carries messages (Flower's grid, or a test) passes one function that does it.
 """
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -24,10 +24,10 @@ from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.members import build_student
+from codream_secure.federation.rounds import RoundLoop
 from codream_secure.federation.server import Server
 from codream_secure.models.evaluate import accuracy
 from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.runtime.parallel import one_core_each
 from codream_secure.sites.aggregator import RemoteAggregator
 from codream_secure.sites.history import after, beginning
 from codream_secure.sites.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
@@ -50,15 +50,16 @@ SESSION_SIZE = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What the server tells of a round; all of it is public.
+    """What the server reports of a round; all of it is public.
 
     Attributes:
         number: from 1.
-        dreams: labelled batches.
-        digest: SHA-256 of their pixels, in hex.
-        server: accuracy of the server's student on public test data, if there are some.
-        learned: how many sites learned from them.
-        sites: mean accuracy of the sites' own models, and of how many; None: nobody told.
+        dreams: labelled dream batches; empty for rounds before the last one.
+        digest: SHA-256 of the pixels of all dreams, in hex.
+        server: accuracy of the server's student on public test data; None: there is no such data.
+        learned: how many sites have learned from the dreams.
+        sites: mean accuracy of the sites' own models, and over how many sites; None: not asked,
+            or too few sites answered.
     """
 
     number: int
@@ -68,28 +69,39 @@ class Round:
     learned: int
     sites: tuple[float, int] | None = None
 
+    @classmethod
+    def restored(cls, state: RoundState, dreams: tuple[LabelledDreams, ...]) -> Self:
+        """Return the round that `state` was called on; dreams are stored elsewhere."""
+        return cls(dreams=dreams, **msgspec.structs.asdict(state))
 
-class Coordinator:
+    def state(self) -> RoundState:
+        """Return what the journal stores of it."""
+        return RoundState(**{name: getattr(self, name) for name in RoundState.__struct_fields__})
+
+
+class Coordinator(RoundLoop[Round]):
     """One run over sites.
 
     Args:
-        config: of the run; ``data.clients`` sites.
-        spec: shape of an image and number of classes, public.
-        scaling: public.
-        share: examples of a site if they were dealt evenly, public.
-        carry: moves bytes.
-        identities: public keys in roster order, in the malicious model.
-        test: public test data, scaled images and labels; None: there are none.
+        config: settings of the run; ``data.clients`` is the number of sites.
+        spec: shape of an image and number of classes; public.
+        scaling: mean and standard deviation of pixels by channel; public.
+        share: examples of a site if they were dealt evenly; public.
+        carry: sends messages to sites and returns their answers.
+        identities: Ed25519 public keys in roster order, in the malicious model.
+        test: public test images, float32, shape (N, C, H, W), and labels, int64, shape (N,);
+            None: there is no such data.
         evaluates: whether to ask, once a round, for the sum of the accuracies of the sites' own
-            models; None: unless there is DP.
-        journal: remembers what it takes to go on after a crash, and has it after one.
-        tell: told what went wrong.
+            models; None: only without DP.
+        journal: stores what is needed to continue after a crash.
+        tell: receives one line for everything that goes wrong.
 
     Attributes:
-        finished: rounds, those of an earlier process included; dreams are kept of the last alone.
+        server: asks for dreams, and trains its student.
+        finished: the finished rounds, those of earlier processes included.
 
     Raises:
-        UserError: settings that cannot be run over machines, or not those of the journal.
+        UserError: the settings cannot be run over machines, or differ from those of the journal.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class Coordinator:
         journal: Journal | None = None,
         tell: Tell = lambda _: None,
     ) -> None:
+        super().__init__()
         self.config = resolve(config)
         if reason := unfit_for_machines(self.config):
             raise UserError(reason)
@@ -158,42 +171,48 @@ class Coordinator:
             evaluates=self._evaluates,
         )
 
-    def run(self) -> Iterator[Round]:
-        """Run round after round; sites that were not there at first may come later.
+    @property
+    def finished_rounds(self) -> int:
+        """Rounds that the journal has as finished."""
+        return len(self.finished)
 
-        Yields:
-            The rounds that were not finished before.
+    @property
+    def last_round(self) -> int:
+        """The round after which the run is over."""
+        return self.config.dream.rounds
+
+    def prepare(self) -> None:
+        """Find enough sites, and release class means before the first round.
 
         Raises:
             UserError: fewer sites than the threshold can take part.
         """
-        if self.finished and self.finished[-1].number == self._rounds:
-            return
-        with one_core_each():
-            self._greet()
-            if len(self.sites.present) < self.aggregator.threshold:
-                raise UserError(
-                    f"{len(self.sites.present)} of {len(self.sites.roster)} sites can take part "
-                    f"and {self.aggregator.threshold} must: see the lines above"
-                )
-            if self._journal.state is None:
-                self._release_class_means()
-                self._save()
-            for number in range(len(self.finished) + 1, self._rounds + 1):
-                self._greet()
-                self._catch_up()
-                self.finished.append(self._round(number))
-                self._save()
-                if number == self._rounds:
-                    self.sites.ask(dict.fromkeys(sorted(self.sites.present), End()))
-                yield self.finished[-1]
+        self._greet()
+        if len(self.sites.present) < self.aggregator.threshold:
+            raise UserError(
+                f"{len(self.sites.present)} of {len(self.sites.roster)} sites can take part "
+                f"and {self.aggregator.threshold} must: see the lines above"
+            )
+        if self._journal.state is None:
+            self._release_class_means()
+            self._save()
 
-    @property
-    def _rounds(self) -> int:
-        return self.config.dream.rounds
+    def round(self, number: int) -> Round:
+        """Make dreams with the sites that are there, let everybody learn, and save the state.
+
+        A site that was absent at first may come later: it is told all that it missed.
+        """
+        self._greet()
+        self._catch_up()
+        finished = self._dream(number)
+        self.finished.append(finished)
+        self._save()
+        if number == self.last_round:
+            self.sites.ask(dict.fromkeys(sorted(self.sites.present), End()))
+        return finished
 
     def _greet(self) -> None:
-        """Begin the session at every site that is not in it; it trains before it answers."""
+        """Begin the session at every site that is not in it; a site trains before it answers."""
         missing = [site for site in self.sites.roster if site not in self.sites.present]
         for site, answer in self.sites.ask(dict.fromkeys(missing, self._hello())).items():
             if reason := self._take_part(site, answer.data):
@@ -205,7 +224,7 @@ class Coordinator:
         return Hello(VERSION, run.session, run.options, run.spec, run.identities)
 
     def _take_part(self, site: int, data: bytes) -> str:
-        """Let a site in; returns why not, if it cannot be."""
+        """Admit a site to the session, or return why it cannot take part."""
         try:
             found = decode_present(data)
         except msgspec.DecodeError as error:
@@ -217,17 +236,17 @@ class Coordinator:
         return ""
 
     def _tell_sites(self, message: Images | Learn) -> int:
-        """Send what sites learn from, and bind all that is asked from now on to it.
+        """Send what sites learn from, and bind all later requests to it (`sites.history`).
 
         Returns:
-            How many sites have heard all.
+            How many sites have received every message so far.
         """
         self._told.append(message)
         self.aggregator.history = after(self.aggregator.history, message)
         return self._catch_up()
 
     def _catch_up(self) -> int:
-        """Send every site what it has not heard, in order; returns how many have heard all."""
+        """Send each site the messages that it missed, in order; return how many have them all."""
         behind = [s for s in sorted(self.sites.present) if self._heard[s] < len(self._told)]
         while behind:
             answered = self.sites.ask({site: self._told[self._heard[site]] for site in behind})
@@ -237,6 +256,7 @@ class Coordinator:
         return sum(self._heard[site] >= len(self._told) for site in self.sites.present)
 
     def _unfit(self, site: int, found: Present) -> str:
+        """Return why a site's answer does not fit the run; empty if it does."""
         spec = self._spec
         expected = (spec.channels, spec.height, spec.width, spec.classes)
         if found.client != site:
@@ -250,10 +270,7 @@ class Coordinator:
         return ""
 
     def _release_class_means(self) -> None:
-        """Let sites release class means under DP; then they start from them, and train.
-
-        A crash cuts off the only attempt: a release that was asked for is never asked again.
-        """
+        """Let sites release class means under DP; then they start from them, and train."""
         if self.server.class_mean_terms is None:
             return
         answer = self.server.release_class_means()
@@ -263,8 +280,7 @@ class Coordinator:
             totals = answer.totals["statistics"].astype("<u4").tobytes()
             self._tell_sites(Images(totals, answer.count))
 
-    def _round(self, number: int) -> Round:
-        self.ledger.begin_round(number)
+    def _dream(self, number: int) -> Round:
         self.aggregator.labels.clear()
         found = self.server.dream(number, lambda: None)
         learned = self._tell_sites(Learn(number, tuple(self.aggregator.labels)))
@@ -280,14 +296,14 @@ class Coordinator:
         )
 
     def _save(self) -> None:
-        """Write down the state between two rounds."""
+        """Store the state between two rounds."""
         last = self.finished[-1].dreams if self.finished else ()
         student, (group,) = self.server.state()
         self._journal.save(
             ServerState(
                 format=FORMAT,
-                rounds=[_told(one) for one in self.finished],
-                # The buffer holds the same targets; what is stored must not be shared.
+                rounds=[one.state() for one in self.finished],
+                # safetensors refuses tensors that share memory, and the buffer has these targets.
                 dreams=[(torch.from_numpy(d.pixels.copy()), d.targets.clone()) for d in last],
                 student=student,
                 group=group,
@@ -300,7 +316,7 @@ class Coordinator:
         )
 
     def _restore(self, state: ServerState) -> None:
-        """Become what the server was after its last round.
+        """Restore the state that `_save` stored.
 
         Raises:
             UserError: the state does not fit the settings.
@@ -321,17 +337,8 @@ class Coordinator:
                 self.server.decode_class_means(totals, message.count)
         dreams = tuple(LabelledDreams(pixels.numpy(), targets) for pixels, targets in state.dreams)
         for one in state.rounds:
-            kept = dreams if one is state.rounds[-1] else ()
-            self.finished.append(
-                Round(
-                    number=one.number,
-                    dreams=kept,
-                    digest=one.digest,
-                    server=one.server,
-                    learned=one.learned,
-                    sites=one.sites,
-                )
-            )
+            is_last = one is state.rounds[-1]
+            self.finished.append(Round.restored(one, dreams if is_last else ()))
 
     def _accuracy(self) -> float | None:
         if self._test is None:
@@ -340,13 +347,3 @@ class Coordinator:
         if not len(labels):
             return None
         return accuracy(self.server.student.frozen_copy(), self._scale.examples(images, labels))
-
-
-def _told(one: Round) -> RoundState:
-    return RoundState(
-        number=one.number,
-        digest=one.digest,
-        server=one.server,
-        learned=one.learned,
-        sites=one.sites,
-    )

@@ -1,9 +1,10 @@
-"""What a server writes down, so that one that starts again goes on with the same run.
+"""What a server stores, so that it can continue its run after a crash.
 
-What the server does follows from the run's settings and the sums that it received. So this is all
-that there is: who the run is, its state between two rounds, and every sum since. A server that
-starts again does the round anew that was cut off, and takes from here the sums that it had; what
-was asked and had no end counts as an aborted step, and nothing is asked twice (D1, D6).
+All that a server does follows from the settings of the run and from the sums that it received. So
+the journal stores just these: which run it is, its state between two rounds, and every sum since.
+A restarted server repeats the round that the crash cut off, and takes the sums that it had before
+from the journal. A step that was asked for and did not end counts as aborted, so that sites are
+asked nothing twice (D1, D6).
 """
 
 import os
@@ -36,14 +37,14 @@ _RUN, _STATE, _BATCH, _STEP = "run", "state", "next-batch", "step-"
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which run it is: written before the first message, and compared by whoever goes on.
+    """Which run it is: stored before the first message, and compared after a restart.
 
     Attributes:
         session: 32 public bytes.
-        options: of the run, resolved.
-        identities: public keys in roster order, in the malicious model.
-        spec: channels, height, width and classes.
-        scaling: mean and standard deviation by channel.
+        options: resolved settings.
+        identities: Ed25519 public keys in roster order, in the malicious model.
+        spec: channels, height, width and classes of the data.
+        scaling: mean and standard deviation of pixels by channel.
         share: examples of a site if they were dealt evenly.
         evaluates: whether sites are asked for accuracies.
     """
@@ -59,7 +60,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of a finished round; see `coordinator.Round`."""
+    """A finished round without its dreams; see `coordinator.Round`."""
 
     number: int
     digest: str
@@ -69,18 +70,18 @@ class RoundState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The server between two rounds.
+    """The state of the server between two rounds.
 
     Attributes:
-        rounds: that are finished.
-        dreams: labelled batches of the last one, pixels and targets.
-        student: the server's.
-        group: dreams and counters; the protocol's keys are never stored.
-        next_step: of the protocol; records of steps before it are of no use.
-        sums: begun so far, evaluations included.
-        told: what sites were sent to learn from, encoded, in order.
-        ledger: bytes.
-        traffic: what really moved.
+        rounds: finished rounds.
+        dreams: labelled batches of the last round: pixels and targets.
+        student: the server's student.
+        group: dream buffer and counters; keys of the protocol are never stored.
+        next_step: the next step of the protocol; records of earlier steps are obsolete.
+        sums: how many sums were begun, evaluations included.
+        told: the encoded messages that sites learn from, in order.
+        ledger: bytes by client and phase.
+        traffic: what the transport really carried.
     """
 
     format: int
@@ -99,12 +100,12 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One step of the protocol.
 
     Attributes:
-        broadcast: digest of what was asked.
-        totals: by section, uint32, little-endian; None: it was aborted, or it is not known how it
-            ended.
+        broadcast: SHA-256 digest of the request.
+        totals: sums by section, uint32, little-endian; None: the step was aborted, or a crash cut
+            it off.
         count: sites in the sum.
         messages: phase, direction, site and bytes of every message, as the ledger counts them.
-        traffic: what had moved by then.
+        traffic: what the transport had carried by then.
     """
 
     broadcast: bytes
@@ -114,7 +115,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     traffic: Traffic = msgspec.field(default_factory=Traffic)
 
     def sums(self) -> dict[str, NDArray[np.uint32]] | None:
-        """Return the sums by section; None if there are none."""
+        """Return the sums by section, uint32; None: the step has none."""
         if self.totals is None:
             return None
         found = {name: np.frombuffer(data, "<u4") for name, data in self.totals.items()}
@@ -122,11 +123,18 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """The folder ``state`` of a run over sites: for its owner alone, and for one process at a time.
+    """The folder ``state`` of a run: readable for its owner only, used by one process at a time.
 
     Args:
-        folder: holds the records; None: nothing is kept, and nobody can go on.
-        resumed: whether there is a run to go on with.
+        folder: holds the records; None: nothing is stored, and the run cannot be continued.
+        resumed: whether to read a stored run.
+
+    Attributes:
+        run: which run it is; None: it has not begun.
+        state: as stored after the last finished round; None: there is none.
+
+    Raises:
+        UserError: a record is damaged.
     """
 
     def __init__(self, folder: StateFolder | None = None, *, resumed: bool = False) -> None:
@@ -140,10 +148,10 @@ class Journal:
 
     @classmethod
     def create(cls, out: Path) -> Self:
-        """Begin in the folder of a new run.
+        """Create the journal of a new run in the folder ``out``.
 
         Raises:
-            UserError: there is a run in it, or it cannot be written.
+            UserError: the folder holds a run already, or cannot be written.
         """
         if (out / _FOLDER / _RUN).exists() or (out / "summary.json").exists():
             raise UserError(
@@ -154,10 +162,10 @@ class Journal:
 
     @classmethod
     def resume(cls, out: Path) -> Self:
-        """Read what is there of a run.
+        """Read the journal of a run in the folder ``out``.
 
         Raises:
-            UserError: there is none, it is damaged, or another process uses it.
+            UserError: there is no run, its records are damaged, or another process uses it.
         """
         if not (out / _FOLDER / _RUN).exists():
             raise UserError(f"resume: there is no run in {out}; start one without resume=true")
@@ -169,18 +177,18 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let another process use the folder."""
+        """Release the folder for other processes."""
         if self._folder is not None:
             self._folder.close()
 
     def begin(self, run: RunRecord) -> RunRecord:
-        """Write down which run begins, or compare with the one that is there.
+        """Store which run begins, or compare it with the run that is stored.
 
         Returns:
-            The one that is there; it has a session of its own.
+            The stored run. Its session is the one to use, since sites know the run by it.
 
         Raises:
-            UserError: another run is there.
+            UserError: a run with other settings is stored.
         """
         if self.run is None:
             self._write(_RUN, msgspec.msgpack.encode(run))
@@ -194,24 +202,24 @@ class Journal:
 
     @property
     def next_batch(self) -> int:
-        """The number of the first batch of keys that was never begun."""
+        """The number of the first key batch that was never begun."""
         return self._next_batch
 
     def note_batch(self, number: int) -> None:
-        """Write down what `next_batch` is from now on."""
+        """Store what `next_batch` is from now on; call it before the batch begins."""
         self._write(_BATCH, str(number).encode())
         self._next_batch = number
 
     def step(self, number: int, broadcast: bytes) -> StepRecord | None:
-        """Return what is known of a step of the protocol; None if it has never been begun.
+        """Return the record of a step; None: the step was never begun.
 
         Args:
             number: of the step.
-            broadcast: digest of what is to be asked.
+            broadcast: SHA-256 digest of the request that is about to be sent.
 
         Raises:
-            UserError: something else was asked: this machine computes other dreams from the same
-                sums than the one before.
+            UserError: another request was sent in this step. Then this machine computes other
+                dreams from the same sums, and the keys of the step must not mask a second input.
         """
         found = self._steps.get(number)
         if found is not None and found.broadcast != broadcast:
@@ -222,7 +230,7 @@ class Journal:
         return found
 
     def begin_step(self, number: int, broadcast: bytes, traffic: Traffic) -> None:
-        """Write down that a step is going to be asked for."""
+        """Store that a step begins; call it before the first message of the step."""
         self._save_step(number, StepRecord(broadcast=broadcast, traffic=replace(traffic)))
 
     def end_step(
@@ -235,7 +243,7 @@ class Journal:
         messages: list[tuple[Phase, Direction, int, int]],
         traffic: Traffic,
     ) -> None:
-        """Write down how a step ended; see `StepRecord`."""
+        """Store how a step ended; see `StepRecord` for the arguments."""
         packed = None
         if totals is not None:
             packed = {name: values.astype("<u4").tobytes() for name, values in totals.items()}
@@ -251,10 +259,10 @@ class Journal:
         )
 
     def save(self, state: ServerState) -> None:
-        """Replace the state, and forget the steps that led to it.
+        """Replace the state, and erase the records of the steps that led to it.
 
         Raises:
-            UserError: it cannot be written; the one before is still there.
+            UserError: it cannot be written; the state before is still there.
         """
         if self._folder is None:
             return
@@ -264,7 +272,7 @@ class Journal:
         self._steps.clear()
 
     def traffic(self) -> Traffic:
-        """Return what had moved when the last record was written."""
+        """Return what the transport had carried when the last record was written."""
         if self._steps:
             return replace(self._steps[max(self._steps)].traffic)
         return Traffic() if self.state is None else replace(self.state.traffic)
@@ -290,7 +298,7 @@ class Journal:
             raise _damaged(folder.path, error) from None
 
     def _read_steps(self, folder: StateFolder) -> None:
-        """Read the steps since the state; those before it are left over from a crash."""
+        """Read the steps since the state; a crash between two writes can leave older ones."""
         first = 0 if self.state is None else self.state.next_step
         for name in folder.names():
             if not name.startswith(_STEP):
@@ -321,7 +329,7 @@ def _step_name(number: int) -> str:
 
 
 def _differences(first: RunRecord, second: RunRecord) -> list[str]:
-    """Return the names of the settings in which two runs differ, their sessions left out."""
+    """Return the names of the settings in which two runs differ; sessions always differ."""
     names = set(first.options) | set(second.options)
     options = [n for n in sorted(names) if first.options.get(n) != second.options.get(n)]
     fields = [f for f in RunRecord.__struct_fields__ if f not in ("session", "options")]

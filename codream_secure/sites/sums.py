@@ -23,10 +23,10 @@ from codream_secure.sites.wire import (
     decode_joined,
 )
 from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggError
-from protocols.params import Section, Task, Terms, default_threshold
+from protocols.params import KEY_ATTEMPTS, Section, Task, Terms, default_threshold
 from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, ThreatModel
-from protocols.rounds import KEY_ATTEMPTS, Direction, Part, Rounds
 from protocols.rounds import Ask as AskFunction
+from protocols.rounds import Direction, Part, Rounds
 from protocols.server.step import Finished
 
 # Called for every protocol message that the server could use: phase, direction, site, bytes.

@@ -1,13 +1,12 @@
 """For audits: a lying server, an attacker that does the algebra, and properties to check.
 
-`LyingServer` drives real clients with requests of the caller's choice: any directory, delivery,
-key step, active set, task, survivor set or proof, to each client another one, again and out of
-order. Whatever comes back goes to a `ReferenceAttacker`, which knows all shares that ever left,
-and everything that corrupt clients hold, and finds every sum that these open.
+`LyingServer` sends real clients any message that a script wants: another directory, active set,
+task or survivor set to every client, repeated and out of order. It gives every reply to a
+`ReferenceAttacker`. The attacker knows all shares that ever left a client, and everything that
+corrupt clients hold, and finds every sum that these open.
 
-`protocols.audit.run` runs a fixed list of properties, on this package or on a `Subject` of
-one's own. It, `strategies` and `machine` need Hypothesis (extra `audit`); nothing that is
-imported here does.
+`protocols.audit.run` checks a fixed list of properties, on this package or on your own `Subject`.
+It needs Hypothesis (extra `audit`). What is imported here does not.
 """
 
 from protocols.audit.attacker import Opened, ReferenceAttacker, Sent

@@ -1,4 +1,8 @@
-"""Everything a server ever saw, and all the algebra that it can do with it."""
+"""Everything that a server ever saw, and all the algebra that it can do with it.
+
+The algebra: a masked input is x + self mask + signed pair masks (SPEC 4.3). A set of inputs opens
+when every self mask is known and every pair mask is known or cancels within the set.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from protocols.seeds import Kind, SeedSlot
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A masked input that left a client, and what that client took the step to be."""
+    """A masked input that left a client, and what the client was told about the step."""
 
     client: int
     key: int
@@ -42,7 +46,7 @@ class Opened:
     """A sum that the attacker could compute.
 
     Attributes:
-        members: whose inputs are in it.
+        members: the clients whose inputs are in it.
         totals: section name -> uint32, the sum mod p.
     """
 
@@ -52,9 +56,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one client was told before it shared: the context, and public mask keys.
+    """What one client was shown before it shared its seeds: the context and public mask keys.
 
-    On the complete graph everybody's; on the ring its own and its neighbours'.
+    The keys are those of all members on the complete graph, of the neighbours on the ring.
     """
 
     off1: bytes
@@ -62,14 +66,16 @@ class View:
 
 
 class ReferenceAttacker:
-    """Takes in what leaves the clients, and opens every sum that can be opened.
-
-    Attributes:
-        given: (holder, key step, owner) -> kinds of shares that left; two of them are a breach.
-        answers: (client, stage) -> different replies that left; two of them are a breach.
+    """Collects what leaves the clients, and opens every sum that can be opened.
 
     Args:
-        batch: public.
+        batch: public parameters.
+
+    Attributes:
+        given: (holder, key step, owner) -> kinds of shares that left. Two kinds are a breach: they
+            open both masks of the owner.
+        answers: (client, stage) -> different replies that left. Two replies are a breach of
+            the replay protection (SPEC 6.7).
     """
 
     def __init__(self, batch: BatchParams) -> None:
@@ -86,10 +92,10 @@ class ReferenceAttacker:
         self.given: dict[tuple[int, int, int], set[Kind]] = {}
         self.answers: dict[tuple[int, str], set[bytes]] = {}
 
-    # What it takes in --------------------------------------------------------------------------
+    # What it collects --------------------------------------------------------------------------
 
     def corrupt(self, client: int, state: object) -> None:
-        """Take over a client: its own seeds, and every share that it holds."""
+        """Learn everything that a corrupt client holds: its own seeds and its peers' shares."""
         if isinstance(state, Advertised):
             for key, own in enumerate(state.seeds):
                 self._own(client, key, own)
@@ -101,11 +107,11 @@ class ReferenceAttacker:
                     self._learn(client, peer, key, Kind.SELF_MASK, held.self_mask.value)
 
     def answered(self, client: int, stage: str, reply: bytes) -> None:
-        """Take in that a reply left."""
+        """Record that a reply left a client."""
         self.answers.setdefault((client, stage), set()).add(reply)
 
     def saw_directory(self, client: int, shown: KeyDirectory, sent: ShareBundles) -> None:
-        """Take in what a client was shown in round 0, and that it shared its seeds on that."""
+        """Record the directory that a client was shown, and the bundles that it sent for it."""
         members = messages.decode_set(shown.members, self._batch.roster)
         listed = dict(zip(members, shown.advertisements, strict=True))
         self.saw_keys(client, context.advertised(self._off0, listed.items()), listed, sent)
@@ -113,7 +119,7 @@ class ReferenceAttacker:
     def saw_keys(
         self, client: int, off1: bytes, listed: Mapping[int, bytes], sent: ShareBundles
     ) -> None:
-        """Take in whose advertisements a client shared its seeds on, its own included."""
+        """Record the advertisements, its own included, that a client shared its seeds for."""
         keys = {}
         for u, data in listed.items():
             message = signing.unwrap(data, self._batch)[0]
@@ -122,7 +128,7 @@ class ReferenceAttacker:
         self._commitments[client] = sent.commitments
 
     def saw_input(self, client: int, request: StepRequest, task: Task, sent: MaskedInput) -> None:
-        """Take in a masked input."""
+        """Record a masked input."""
         parts = zip(task.sections, task.fields(self._batch.n), sent.sections, strict=True)
         vectors = tuple(unpack(data, f.bits, section.length) for section, f, data in parts)
         active = messages.decode_set(request.active, self._batch.roster)
@@ -131,7 +137,7 @@ class ReferenceAttacker:
     def saw_shares(
         self, client: int, active: Iterable[int], survivors: Iterable[int], sent: UnmaskShares
     ) -> None:
-        """Take in the shares of a client, as an answer to what it was told."""
+        """Record the shares that a client sent, given the active set and U3 that it was told."""
         alive = tuple(survivors)
         dropped = tuple(u for u in active if u not in alive)
         for kind, peers, shares in (
@@ -147,7 +153,7 @@ class ReferenceAttacker:
 
     @property
     def breaches(self) -> list[str]:
-        """Both kinds of share of one peer, or two answers at one stage, in words."""
+        """Both kinds of share of one owner, and two answers at one stage, in words (SPEC 6.4)."""
         both = [
             f"client {holder} gave both shares of client {owner} in key step {key}"
             for (holder, key, owner), kinds in self.given.items()
@@ -161,7 +167,7 @@ class ReferenceAttacker:
         return both + twice
 
     def opened(self) -> list[Opened]:
-        """Every sum that can be computed now and that no smaller one is part of."""
+        """Return every sum that can be computed now and that contains no smaller one."""
         self._rebuild()
         groups: dict[tuple[int, bytes], list[Sent]] = {}
         for sent in self._sent:
@@ -174,7 +180,7 @@ class ReferenceAttacker:
         ]
 
     def online(self, client: int, request: StepRequest, task: Task) -> bytes:
-        """The online context of a client that was told this."""
+        """Return the online context of a client that was sent this request and task."""
         off1 = self._views[client].off1
         return context.online(off1, request.key, task, self._batch.n, request.active)
 
@@ -231,13 +237,16 @@ class ReferenceAttacker:
         return owner in self._views[client].mask_keys and (own or owner != client)
 
     def _hidden_peers(self, sent: Sent) -> set[int]:
-        """The peers whose common mask with the sender cannot be computed."""
+        """Return the peers whose common mask with the sender is not known."""
         if self._public(sent, sent.client) in self._pairs:
             return set()
         return {v for v in self._peers(sent) if self._public(sent, v) not in self._pairs}
 
     def _linked(self, group: list[Sent]) -> list[list[Sent]]:
-        """Parts of a group that hidden masks tie together."""
+        """Return the parts of a group that unknown pair masks connect.
+
+        An unknown mask cancels only in a sum over both its ends, so a part opens whole or not.
+        """
         by_client = {sent.client: sent for sent in group}
         left, parts = set(by_client), []
         while left:
@@ -252,7 +261,7 @@ class ReferenceAttacker:
         return parts
 
     def _closed(self, part: list[Sent]) -> bool:
-        """Whether all hidden masks cancel within the part, and all self masks are known."""
+        """Tell whether all unknown masks cancel within the part, and all self masks are known."""
         members = {sent.client for sent in part}
         return all(
             self._hidden_peers(sent) <= members

@@ -1,4 +1,4 @@
-"""What a property is made of: counted checks, and the thing they are made about."""
+"""What properties are made of: counted checks, and the subject that they check."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Protocol
 from protocols.audit.lying import ClientFactory
 from protocols.client.durable import DurableClient
 from protocols.client.step import Inputs
-from protocols.driver import AggregationResult, DropSchedule, run_aggregation
+from protocols.driver import AggregationResult, run_aggregation
 from protocols.errors import SecAggError
 from protocols.params import AggregationParams
+from protocols.phases import DropSchedule
 from protocols.primitives.keys import Entropy
 from protocols.rounds import Credentials, Tap
 
 
 class Aggregate(Protocol):
-    """A whole aggregation, with the arguments and errors of `protocols.driver.run_aggregation`."""
+    """Runs one aggregation, with arguments and errors of `protocols.driver.run_aggregation`."""
 
     def __call__(
         self,
@@ -29,13 +30,13 @@ class Aggregate(Protocol):
         tap: Tap | None = ...,
         credentials: Credentials | None = ...,
     ) -> AggregationResult:
-        """Run it."""
+        """Run one aggregation."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is audited: this package, but for the parts that are replaced.
+    """What is audited: this package, or your own code in place of some of its parts.
 
     Args:
         aggregate: runs one aggregation in memory.
@@ -48,7 +49,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a property that held has done.
+    """How much a property checked before it was found to hold.
 
     Attributes:
         examples: cases that were run.
@@ -64,7 +65,10 @@ class PropertyFailed(AssertionError):  # noqa: N818 - an outcome of an audit, na
 
 
 class Checks:
-    """Counts what is checked, and fails at the first condition that does not hold."""
+    """Counts checked conditions, and fails at the first one that does not hold.
+
+    The count shows that a property has checked something: a search may draw no fitting case.
+    """
 
     def __init__(self) -> None:
         self.made = 0
@@ -87,7 +91,7 @@ class Checks:
         *arguments: object,
         saying: str = "",
     ) -> None:
-        """Check that a call raises one of these errors, saying this.
+        """Check that a call raises one of these errors, with `saying` in its text.
 
         Raises:
             PropertyFailed: it returns, or raises something else.
@@ -98,7 +102,7 @@ class Checks:
             expected = isinstance(error, errors) and saying in str(error)
             self.that(expected, f"{what}: refused with {type(error).__name__}: {error}")
             return
-        except Exception as error:
+        except Exception as error:  # a peer's bytes must never cause an untyped error (SPEC 6.6)
             self.made += 1
             raise PropertyFailed(f"{what}: {type(error).__name__} came out") from error
         self.that(holds=False, failure=f"{what}: accepted")

@@ -15,7 +15,7 @@ from protocols import messages, signing
 from protocols.audit import strategies as some
 from protocols.audit.checks import Checks, Outcome, PropertyFailed, Subject
 from protocols.client.durable import DurableClient
-from protocols.driver import DropSchedule, run_aggregation
+from protocols.driver import run_aggregation
 from protocols.errors import DecodeError, LocalProtocolError, SecAggError
 from protocols.messages import (
     Advertisement,
@@ -36,33 +36,35 @@ from protocols.messages import (
     SurvivorSet,
 )
 from protocols.params import AggregationParams
-from protocols.phases import Phase
+from protocols.phases import DropSchedule, Phase
 from protocols.primitives.packing import pack, packed_size, unpack
 from protocols.rounds import Credentials
 
 _T = TypeVar("_T")
 
 CLIENTS = 4
-ROOM = 1 << 16  # bytes that a decoder may use beside a multiple of what it was given
+# Memory that a decoder may use: some bytes in any case, and so many per byte of its input. A header
+# that claims a long list must not make it allocate that list.
+ROOM = 1 << 16
 PER_BYTE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """An encoded message of every kind, and what to decode it with."""
+    """One encoded message of every kind, and the parameters that decode them."""
 
     params: AggregationParams
     encoded: dict[type[Message], bytes]
 
     def decode(self, kind: type[Message], data: bytes) -> Message:
-        """Decode as a message of this kind."""
+        """Decode bytes as a message of this kind."""
         return messages.decode(data, kind, self.params.batch, self.params.task)
 
 
 def samples() -> Samples:
-    """One of every kind, from a run in the malicious model in which a client drops.
+    """Return one message of every kind, most from a run of the malicious model with a dropout.
 
-    Those that only the ring has, and reports, are made up.
+    Messages that such a run does not send (ring, reports, evidence) are made up.
     """
     batch = some.make_batch(CLIENTS, "malicious")
     roster = batch.roster
@@ -82,7 +84,7 @@ def samples() -> Samples:
             upload, body, _ = signing.unwrap(data, batch, task)
             found.setdefault(type(upload), body)
             found.setdefault(Signed, data)
-        elif phase == Phase.MASKED_INPUT:  # first the request of the round, then its outcome
+        elif phase == Phase.MASKED_INPUT:  # it has two: the request, and then its outcome, U3
             found.setdefault(SurvivorSet if MaskedInput in found else StepRequest, data)
         else:
             found.setdefault(down[phase], data)
@@ -109,9 +111,9 @@ def samples() -> Samples:
 
 
 def codec(examples: int, subject: Subject) -> Outcome:
-    """Of a message of every kind: every prefix, every bit flip, extensions, every other tag.
+    """Every prefix, bit flip, extension and other tag of a message is an error or another message.
 
-    Each is a DecodeError, or decodes to another message with exactly these bytes.
+    Another message must encode to exactly the changed bytes. Checked for every kind of message.
     Source: SPEC 5.1, 5.2, D24.
     """
     del examples, subject  # exhaustive
@@ -139,10 +141,10 @@ def codec(examples: int, subject: Subject) -> Outcome:
 
 
 def fuzzing(examples: int, subject: Subject) -> Outcome:
-    """Mutated and spliced bytes for every decoder: typed errors only, in little memory.
+    """Every decoder answers mutated and spliced bytes with typed errors only, in little memory.
 
-    Decoders: every message, Signed uploads, stored records, bitmaps, packed vectors. What is
-    accepted is encoded again to the same bytes. Memory stays below 64 times the input and 64 KiB.
+    Decoders: every message, Signed uploads, stored records, bitmaps, packed vectors. Accepted bytes
+    encode again to the same bytes. Memory stays below 64 KiB plus 64 times the input.
     Source: SPEC 5.2.
     """
     checks, sample = Checks(), samples()
@@ -169,7 +171,7 @@ _Target = tuple[bytes, tuple[type[SecAggError], ...], Callable[[bytes], bytes]]
 
 
 def _targets(sample: Samples, subject: Subject) -> dict[str, _Target]:
-    """Name -> valid bytes, allowed errors, and a function that decodes and encodes again."""
+    """Return name -> valid bytes, allowed errors, a function that decodes and encodes again."""
     batch, task = sample.params.batch, sample.params.task
     typed = (DecodeError,)
 
@@ -186,7 +188,7 @@ def _targets(sample: Samples, subject: Subject) -> dict[str, _Target]:
 
     def stored(data: bytes) -> bytes:
         DurableClient(party, some.seeded_entropy(b""), data)
-        return data  # not canonical: only its owner writes it
+        return data  # a record need not be canonical: only its owner writes it
 
     def bitmap(data: bytes) -> bytes:
         return messages.encode_set(messages.decode_set(data, batch.roster), batch.roster)
@@ -212,7 +214,7 @@ def _kinds() -> list[type[Message]]:
 
 
 def _broken(data: bytes) -> list[tuple[str, bytes]]:
-    """Prefixes, extensions, other tags (every version among them), longer headers."""
+    """Return broken forms of a message: prefixes, extensions, other tags, longer headers."""
     prefixes = [(f"{end} bytes of it", data[:end]) for end in range(len(data))]
     longer = [("extended", data + extra) for extra in (b"\0", b"\xc0", b"\x90", data)]
     tags = [
@@ -233,7 +235,7 @@ def _outcome(
     call: Callable[..., _T],
     *arguments: object,
 ) -> _T | None:
-    """What a call gives; None if it raises one of the errors. Any other exception is a failure."""
+    """Return what a call returns, None if it raises one of the errors; others are a failure."""
     try:
         return call(*arguments)
     except errors:

@@ -67,7 +67,7 @@ class ExchangeRules(RuleBasedStateMachine):
         tampered: dict[tuple[int, int], int],
         lied_to: int | None,
     ) -> None:
-        """Mostly honest; else two directories, tampered bundles, restarts, refused lies before."""
+        """Run the exchange, with two directories, tampered bundles and restarts if drawn."""
         for u in self.batch.roster:
             self.server.advertise(u)
         if lied_to is not None:
@@ -86,7 +86,7 @@ class ExchangeRules(RuleBasedStateMachine):
             if self.batch.malicious:
                 self.checks.that(reply is None, f"a directory was accepted: {what}")
             if reply is not None:
-                return  # the semi-honest model takes keys as they come
+                return  # in the semi-honest model keys are taken as received (SPEC 1.2)
             self.server.restart(client)
 
     def _other_directory(self, kind: str) -> KeyDirectory:
@@ -109,15 +109,15 @@ class ExchangeRules(RuleBasedStateMachine):
 
     @rule(u=any_client, members=any_members)
     def late_or_repeated_directory(self, u: int, members: tuple[int, ...]) -> None:
-        """Round 0 again, to a client that may be anywhere."""
+        """Send round 0 again, to a client in any state."""
         self.server.directory(u, self.server.true_directory(members))
 
     @rule(u=any_client, members=any_members)
     def late_or_repeated_delivery(self, u: int, members: tuple[int, ...]) -> None:
-        """Round 1 again, from other sharers."""
+        """Send round 1 again, with other sharers."""
         self.server.deliver(u, self.server.true_delivery(u, members))
 
     @rule(u=any_client)
     def advertise_again(self, u: int) -> None:
-        """The first call again."""
+        """Ask for the advertisement again."""
         self.server.advertise(u)

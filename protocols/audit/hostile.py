@@ -28,11 +28,11 @@ FORGERIES = ("flipped", "of another client", "of another session")
 
 
 def hostile_clients(examples: int, subject: Subject) -> Outcome:
-    """Malformed, forged, replayed, late and doubled messages cost their sender, and nobody else.
+    """Malformed, forged, replayed, late and doubled messages harm only the client that sends them.
 
-    Up to n - t clients send such things in any round, the others arrive in any order: the sum is
-    exactly that of the clients whose masked input was accepted. In the malicious model one flipped
-    bit, another client's message or one of another session is refused wherever it comes.
+    Up to n - t clients send such messages in any round, and messages arrive in any order. The sum
+    is exactly that of the clients whose masked input was accepted. In the malicious model the
+    server also refuses a flipped bit, another client's message, and one of another session.
     Source: SPEC 6.3, 6.5, 3.11, 8.4; faults w5, w8, f6, p3.
     """
     checks = Checks()
@@ -51,7 +51,7 @@ def hostile_clients(examples: int, subject: Subject) -> Outcome:
 
 
 class _Hostile:
-    """A batch of two steps between an honest server and clients of which some misbehave."""
+    """A batch of two steps between an honest server and clients, some of which misbehave."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class _Hostile:
         self.history: dict[tuple[Moment, int], bytes] = {}
 
     def run(self) -> None:
-        """The whole batch."""
+        """Run the whole batch."""
         clients = self.clients
         keys = self.round(
             (Phase.ADVERTISE_KEYS, 0), self.batch.roster, lambda u: clients[u].advertise_keys()
@@ -85,7 +85,7 @@ class _Hostile:
             self.step(step)
 
     def step(self, step: int) -> None:
-        """One step: who misbehaves in it is left out or found, and the sum is that of the rest."""
+        """Run one step, and check that its sum is that of the clients that were accepted."""
         roster, clients = self.batch.roster, self.clients
         task = some.make_task(some.section(some.WHO, len(roster), 1), step=step)
         requests = self.server.begin_step(task)
@@ -109,7 +109,7 @@ class _Hostile:
     def round(
         self, moment: Moment, waiting: Iterable[int], answer: Callable[[int], Reply]
     ) -> dict[int, bytes]:
-        """Deliver what everybody sends, in any order; then end the round."""
+        """Deliver what all clients send, in any order, and end the round."""
         sent = {u: answer(u).message for u in waiting if u not in self.gone}
         self.history |= {(moment, u): data for u, data in sent.items()}
         late = []
@@ -136,10 +136,10 @@ class _Hostile:
         return replies
 
     def refused(self, client: int, data: bytes, what: str, *, one_bit: bool = False) -> None:
-        """The server refuses this, and then even the right message.
+        """Check that the server refuses this message, and afterwards everything from its sender.
 
-        One bit can also turn the number of a step's keys into that of a step before: such a
-        message is merely late, whoever wrote it, and is not used (SPEC 1.3).
+        A flipped bit can turn the key step into an earlier one. Such a message is merely late: the
+        server does not use it, and bars nobody for it (SPEC 1.3).
         """
         receive = self.server.receive
         if one_bit and self.late(data):
@@ -150,7 +150,7 @@ class _Hostile:
         self.checks.refused(again, RemoteProtocolError, receive, client, data, saying="barred")
 
     def late(self, data: bytes) -> bool:
-        """Whether this reads as an upload of a step before the running one."""
+        """Tell whether this decodes as an upload of an earlier step."""
         try:
             upload, _, _ = signing.unwrap(data, self.batch, *self.tasks)
         except DecodeError:
@@ -159,7 +159,7 @@ class _Hostile:
         return key is not None and key < len(self.tasks) - 1
 
     def changed(self, client: int, kind: str, moment: Moment, sent: dict[int, bytes]) -> bytes:
-        """What a misbehaving client sends in place of its message."""
+        """Return what a misbehaving client sends in place of its message."""
         data, draw = sent[client], self.data.draw
         if kind == "of another session":
             return self.elsewhere(client, moment)
@@ -175,8 +175,10 @@ class _Hostile:
         return changed[kind]()
 
     def elsewhere(self, client: int, moment: Moment) -> bytes:
-        """The client's message of this round in another session with the same roster."""
-        session = b"t" + self.data.draw(st.binary(min_size=31, max_size=31))  # not our zeros
+        """Return the client's message of this round in another session with the same roster."""
+        session = b"t" + self.data.draw(
+            st.binary(min_size=31, max_size=31)
+        )  # the session of `make_batch` is zeros
         batch = replace(self.batch, session=session)
         twin = _Hostile(Checks(), self.data, self.subject, batch, {})
         twin.run()

@@ -21,23 +21,23 @@ from protocols.primitives.keys import Entropy, SigningKey
 
 
 class CountedEntropy:
-    """An entropy source that says how often it was asked."""
+    """An entropy source that counts its calls."""
 
     def __init__(self, seed: bytes) -> None:
         self._source = some.seeded_entropy(seed)
         self.calls = 0
 
     def __call__(self, size: int) -> bytes:
-        """Fresh bytes."""
+        """Return fresh bytes."""
         self.calls += 1
         return self._source(size)
 
 
 def policy_first(examples: int, subject: Subject) -> Outcome:
-    """What is outside the client's policy is refused before any randomness is drawn.
+    """A client refuses what is outside its policy before it draws any randomness.
 
-    The calls of the entropy source are counted: none for a batch outside the policy, none more
-    for a roster, a task, or a semi-honest batch outside it; and nothing leaves the client.
+    The property counts the calls of the entropy source. A refused batch, roster or task must cause
+    none, and the client must send nothing.
     Source: SPEC 2.4; faults w4, w12 (server-chosen n, t, modulus, clip taken as they come).
     """
     checks = Checks()
@@ -83,7 +83,7 @@ def _join(
 def _refuse_members(
     checks: Checks, batch: BatchParams, subject: Subject, entropy: CountedEntropy
 ) -> None:
-    """U1 is known later: 2t > |U1| + n_C is checked when it is."""
+    """Check 2t > |U1| + n_C, which a client can check only when it learns U1 in round 1."""
     policy = Policy(colluders=2 * batch.threshold - batch.n, min_honest=1)
     server = LyingServer(
         some.parties(batch, policy), entropy, client=subject.client, exchange=False
@@ -129,10 +129,10 @@ def _refuse_tasks(
 
 
 def substitution(examples: int, subject: Subject) -> Outcome:
-    """Invented, echoed, swapped, replaced and low-order keys: refused by name, and nothing leaves.
+    """A client refuses invented, echoed, swapped, replaced and low-order keys, and sends nothing.
 
-    Every false directory and every tampered bundle, to a client in the malicious model; then the
-    client is dead, and only what it stored brings it back. Source: SPEC 6.2; faults w3, f1.
+    A client of the malicious model gets every false directory and every tampered bundle. After a
+    refusal it answers nothing, until it restarts from its record. Source: SPEC 6.2; faults w3, f1.
     """
     checks = Checks()
 
@@ -159,7 +159,7 @@ def substitution(examples: int, subject: Subject) -> Outcome:
 
 
 def _refuse_bundles(checks: Checks, data: DataObject, server: LyingServer, me: int) -> None:
-    """A bundle that is not the sender's for this recipient is reported, and its sender left out."""
+    """Check that a client reports a bundle that its sender did not seal for it, and refuses it."""
     roster = server.batch.roster
     sender, other = data.draw(st.permutations([u for u in roster if u != me]))[:2]
     true, place = server.true_delivery(me), [u for u in roster if u != me].index(sender)

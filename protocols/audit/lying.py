@@ -1,4 +1,4 @@
-"""A server that says what a script tells it to, to real clients."""
+"""A server that sends real clients what a script tells it to send."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ from protocols.params import Task
 from protocols.primitives.keys import Entropy, KeyPair
 
 ClientFactory = Callable[[Party, Entropy, bytes | None], DurableClient]
-"""Makes a client from who it is, its entropy, and what it stored last (None at first)."""
+"""Makes a client from its party, its entropy, and its stored record (None at first)."""
 
 LOW_ORDER = (bytes(32), b"\1" + bytes(31), bytes.fromhex(
     "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
 ))  # fmt: skip
-"""Public keys with which every X25519 agreement is zero."""
+"""Public keys of low order: every X25519 agreement with them is zero, so known to everybody."""
 
 
 class LyingServer:
     """Real clients, a server that follows a script, and an attacker that sees every reply.
 
-    Every method that sends something gives the reply, or None if the client refused; an error that
-    is not of `protocols.errors` is not caught. Clients store what they must, and can be restarted
-    from it at any time. Downward messages may be given as bytes, broken ones too.
+    Every method that sends something returns the reply, or None if the client refused. It catches
+    errors of `protocols.errors` only: any other error of a client is a finding. Clients store their
+    records and can be restarted at any time. Messages may be given as bytes, broken ones too.
 
     Args:
         parties: all members of one roster.
         entropy: source of the clients' secrets.
-        corrupt: clients whose secrets the attacker has.
-        client: makes the audited clients; `DurableClient` itself if None.
-        exchange: whether the offline exchange is run, honestly, at once.
+        corrupt: clients whose secrets the attacker knows.
+        client: makes the audited clients; None makes a `DurableClient`.
+        exchange: whether the constructor runs an honest offline exchange.
 
     Attributes:
-        attacker: has seen everything that the clients sent.
+        attacker: gets everything that the clients send.
         advertisements: client -> its Advertisement as sent.
         bundles: sender -> recipient -> sealed bundle.
-        told: client -> the last step request that it answered, with the task.
+        told: client -> the last step request that it answered, and the task.
         told_survivors: client -> the survivor set that it signed last.
         signatures: survivor set -> signer -> signature.
         records: client -> what it stored last.
@@ -103,7 +103,7 @@ class LyingServer:
     # The offline exchange ----------------------------------------------------------------------
 
     def exchange_keys(self) -> None:
-        """The whole offline exchange, without a lie."""
+        """Run the whole offline exchange honestly."""
         for u in self.clients:
             self.advertise(u)
         if self.batch.ring is None:
@@ -123,7 +123,7 @@ class LyingServer:
         return reply
 
     def directory(self, client: int, message: KeyDirectory | bytes) -> bytes | None:
-        """Send a KeyDirectory; keeps the bundles."""
+        """Send a KeyDirectory, and keep the bundles of the reply."""
         data = self._down(client, "share_keys", message)
         reply = self._ask(client, "share_keys", lambda c: c.share_keys(data))
         upload = self._upload(reply)
@@ -136,7 +136,7 @@ class LyingServer:
         return reply
 
     def _draw_and_share(self) -> None:
-        """Draw the ring and show everybody its neighbours' keys, without a lie (SPEC 6.9)."""
+        """Draw the ring and show all clients their neighbours' keys, honestly (SPEC 6.9)."""
         sent = {u: self._advertised(data) for u, data in sorted(self.advertisements.items())}
         rings = {u: keys for u, keys in sent.items() if isinstance(keys, RingAdvertisement)}
         committed = {u: keys.nonce_commitment for u, keys in rings.items()}
@@ -150,7 +150,7 @@ class LyingServer:
             self.ring_directory(u, RingDirectory(members, tuple(nonces.values()), keys), off1, near)
 
     def draw(self, client: int, message: NonceCommitments | bytes) -> bytes:
-        """Send NonceCommitments; gives the nonce, b"" if the client refused."""
+        """Send NonceCommitments; return the nonce, b"" if the client refused."""
         data = self._down(client, "draw_graph", message)
         upload = self._upload(self._ask(client, "draw_graph", lambda c: c.draw_graph(data)))
         return upload.nonce if isinstance(upload, Nonce) else b""
@@ -170,7 +170,7 @@ class LyingServer:
         return reply
 
     def deliver(self, client: int, message: BundleDelivery | bytes) -> bytes | None:
-        """Send a BundleDelivery; gives the BundleReport, b"" if there is none."""
+        """Send a BundleDelivery; return the BundleReport, b"" if there is none."""
         data = self._down(client, "open_bundles", message)
         reply = self._ask(client, "open_bundles", lambda c: c.open_bundles(data))
         if reply is not None:
@@ -178,13 +178,13 @@ class LyingServer:
         return reply
 
     def true_directory(self, members: Iterable[int] | None = None) -> KeyDirectory:
-        """What was advertised, by everybody or by some."""
+        """Return the directory of what was advertised, by all clients or by some."""
         chosen = sorted(self.advertisements if members is None else members)
         listed = tuple(self.advertisements[u] for u in chosen)
         return KeyDirectory(messages.encode_set(chosen, self.batch.roster), listed)
 
     def true_delivery(self, client: int, sharers: Iterable[int] | None = None) -> BundleDelivery:
-        """The bundles for a client; zeros where there is none."""
+        """Return the bundles for a client; zeros where a sender made none."""
         chosen = sorted(self.bundles if sharers is None else sharers)
         empty = bytes(messages.bundle_size(self.batch))
         near = [u for u in chosen if u != client]
@@ -201,7 +201,10 @@ class LyingServer:
         return sent
 
     def false_directories(self, client: int) -> Iterator[tuple[str, KeyDirectory]]:
-        """What no client may accept of a server: substituted, echoed and useless keys (w3)."""
+        """Yield directories that no client may accept, each with a name (fault w3).
+
+        With keys of its own in place of a peer's, a server could open that peer's shares or masks.
+        """
         true = self.true_directory()
         members = messages.decode_set(true.members, self.batch.roster)
         listed = dict(zip(members, true.advertisements, strict=True))
@@ -238,7 +241,7 @@ class LyingServer:
     def request(
         self, client: int, message: StepRequest | bytes, task: Task, inputs: Inputs
     ) -> bytes | None:
-        """Send a StepRequest; gives the masked input to the attacker."""
+        """Send a StepRequest; the attacker gets the masked input."""
         data = self._down(client, "masked_input", message)
         reply = self._ask(client, None, lambda c: c.masked_input(data, task, inputs))
         upload = self._upload(reply, task)
@@ -250,7 +253,7 @@ class LyingServer:
         return reply
 
     def survivors(self, client: int, members: Iterable[int] | bytes) -> bytes | None:
-        """Send a SurvivorSet; gives shares (semi-honest) or a signature to the attacker."""
+        """Send a SurvivorSet; the attacker gets shares (semi-honest) or a signature."""
         data = members if isinstance(members, bytes) else self._survivor_set(members)
         self.shown[client, "confirm"] = data
         if not self.batch.malicious:
@@ -266,7 +269,7 @@ class LyingServer:
         return reply
 
     def sign_for(self, client: int, like: int, members: Iterable[int]) -> None:
-        """Sign a survivor set in a corrupt client's name, for the step that `like` is in."""
+        """Sign a survivor set in the name of a corrupt client, for the step that `like` is in."""
         chosen, (request, task) = tuple(sorted(members)), self.told[like]
         bitmap = messages.encode_set(chosen, self.batch.roster)
         bound = context.survivors(self.attacker.online(like, request, task), bitmap)
@@ -275,7 +278,7 @@ class LyingServer:
         self.signatures.setdefault(chosen, {})[client] = signature or b""
 
     def proof(self, client: int, about: Iterable[int] | bytes) -> bytes | None:
-        """Send all signatures that exist on a survivor set; gives shares to the attacker."""
+        """Send all signatures that exist on a survivor set; the attacker gets the shares."""
         return self._unmask(client, about if isinstance(about, bytes) else self._proof_of(about))
 
     def _survivor_set(self, members: Iterable[int]) -> bytes:
@@ -336,7 +339,7 @@ class LyingServer:
     def _with(
         self, listed: Mapping[int, bytes], client: int, message: Advertisement
     ) -> KeyDirectory:
-        """Some client's advertisement replaced, under its old signature if there are any."""
+        """Return a directory with one advertisement replaced, under its old signature if signed."""
         data = messages.encode(message)
         if self.batch.malicious:
             signed = messages.decode(listed[client], messages.Signed, self.batch)

@@ -27,24 +27,24 @@ ATTACKS: tuple[Callable[[LyingServerMachine], None], ...] = (
 
 
 def lying_server(examples: int, subject: Subject) -> Outcome:
-    """Whatever a lying server with one corrupt client does: no sum of too few honest inputs opens.
+    """Whatever a lying server with one corrupt client does, no sum of too few honest inputs opens.
 
     n = 6, t = 4, n_C = 1, malicious. The server shows different directories, deliveries, requests,
-    broadcasts, survivor sets and proofs to different clients, repeats, reorders, delays and drops
-    them, flips bits, replays other steps and another session, and clients restart at any time.
-    After every action: nobody gave both kinds of share or two answers at one stage, whatever was
-    accepted keeps the client's rules of SPEC 6.3, 6.4 and 6.8, and the reference attacker opens
-    only exact sums of at least t - n_C honest inputs.
+    broadcasts, survivor sets and proofs to different clients. It repeats, reorders, delays and
+    drops them, flips bits, and replays other steps and another session. Clients restart at any
+    time. After every action three things hold: no client gave both kinds of share or two answers
+    at one stage; every accepted message keeps the client's rules of SPEC 6.3, 6.4 and 6.8; and the
+    reference attacker opens only exact sums of at least t - n_C honest inputs.
     Source: SPEC 1.6, 6.4, 6.7, 6.8, D3; faults w2, w3.
     """
     return _run(examples, subject, BATCH)
 
 
 def semi_honest_gate(examples: int, subject: Subject) -> Outcome:
-    """The same server to clients of the semi-honest model: never both shares, one answer a stage.
+    """In the semi-honest model that server gets never both shares, and one answer a stage.
 
-    Nothing is promised there about the sums of a lying server (SPEC 1.2); the gate and the
-    replay protection hold all the same. Source: SPEC 6.4, 6.7; fault w2.
+    That model promises nothing about the sums that a lying server opens (SPEC 1.2). The rule of
+    one share per peer and the replay protection still hold. Source: SPEC 6.4, 6.7; fault w2.
     """
     honest = some.make_batch(CLIENTS, "semi-honest", steps=STEPS, threshold=THRESHOLD)
     return _run(examples, subject, honest)
@@ -75,7 +75,10 @@ def _run(examples: int, subject: Subject, batch: BatchParams) -> Outcome:
 
 
 def _attacker_works(checks: Checks, subject: Subject, batch: BatchParams) -> None:
-    """The control: an honest step opens the sum of its survivors, after its last message."""
+    """Check that the attacker opens the sum of an honest step, and only after its last message.
+
+    This is the control: an attacker that cannot open anything would find every subject safe.
+    """
     server = LyingServer(parties(batch), some.seeded_entropy(b"control"), client=subject.client)
     roster, alive = batch.roster, batch.roster[1:]
     for u in roster:
@@ -93,7 +96,7 @@ def _attacker_works(checks: Checks, subject: Subject, batch: BatchParams) -> Non
 
 
 def _recorded(subject: Subject, batch: BatchParams) -> dict[tuple[int, str], bytes]:
-    """What an honest server sent down in another session with the same roster."""
+    """Return what an honest server sent down in another session with the same roster."""
     other = some.make_batch(
         CLIENTS, batch.threat_model, steps=STEPS, threshold=THRESHOLD, session=b"o" * 32
     )

@@ -1,4 +1,4 @@
-"""Properties of masks: uniform to whoever lacks one secret, and unrelated across steps (D23)."""
+"""Properties of masks: uniform to all who lack one secret, and unrelated across steps (D23)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from protocols.params import BatchParams, Task
 from protocols.primitives.keys import KeyPair
 from protocols.primitives.packing import unpack
 
-LENGTH = 45_000  # more than twice 19,937, or a Mersenne Twister would pass
+# N random bits have complexity N/2, those of a Mersenne Twister at most 19,937. N must be more than
+# twice that, or the generator would pass.
+LENGTH = 45_000
 CLIENTS = 4  # t = 3: two colluders, two honest clients
 MAXIMUM = 3  # sums up to 12: GF(13), whose top bit is set in 5 of 13 elements
 PAIRS = 2_000
@@ -31,10 +33,10 @@ Values = NDArray[np.int64]
 def uniform_masks(examples: int, subject: Subject) -> Outcome:
     """A masked input is uniform to the server and t - 1 colluders, whatever the input was.
 
-    All masks that the colluders know are taken off. What is left is tested: chi-square on GF(13),
-    every bit plane against its exact probability, linear complexity of the lowest plane near N/2;
-    for the smallest and the largest input alike. The same tests must reject masks of the Mersenne
-    Twister. Source: D23, SPEC 4; faults w1, p1, f3, l2.
+    The property takes off all masks that the colluders know, and tests what is left: chi-square on
+    GF(13), every bit plane against its exact probability, and the linear complexity of the lowest
+    plane, which must be near N/2. The input is the smallest or the largest one. The same tests must
+    reject masks of the Mersenne Twister. Source: D23, SPEC 4; faults w1, p1, f3, l2.
     """
     checks = Checks()
     _reject_mersenne_twister(checks)
@@ -53,10 +55,10 @@ def uniform_masks(examples: int, subject: Subject) -> Outcome:
 
 
 def unlinkable_steps(examples: int, subject: Subject) -> Outcome:
-    """With every secret of step 0 opened, what is sent in step 1 is uniform, and unrelated to it.
+    """With every secret of step 0 known, the masked input of step 1 is uniform and unrelated to it.
 
-    The same input is sent in both. Tested: step 1 less all masks that step 0's secrets give in
-    either context, the difference of the two, and their joint distribution on GF(13)².
+    Both steps have the same input. Tested are step 1 less all masks that step 0's secrets give in
+    either context, the difference of the two steps, and their joint distribution on GF(13)².
     Source: SPEC 3.8, D11; faults p1, p2, f2 (seeds equal or related across rounds).
     """
     checks = Checks()
@@ -83,7 +85,7 @@ def unlinkable_steps(examples: int, subject: Subject) -> Outcome:
 
 
 def mask_keys(examples: int, subject: Subject) -> Outcome:
-    """No bit of a pair-mask key is constant over 2,000 pairs, and any change of context changes it.
+    """No bit of a pair-mask key is constant over 2,000 pairs; another context gives another key.
 
     Source: SPEC 3.3; faults w1 (28 of 256 bits vary), p1 (16 bits, the round without effect).
     """
@@ -131,7 +133,7 @@ def mask_keys(examples: int, subject: Subject) -> Outcome:
 
 
 def _few(examples: int) -> int:
-    """Every example here expands 45,000 elements several times."""
+    """Return the number of examples; each one expands 45,000 elements several times."""
     return max(examples // 10, 2)
 
 
@@ -141,7 +143,7 @@ def _check_uniform(checks: Checks, what: str, values: Values, p: int) -> None:
 
 
 def _reject_mersenne_twister(checks: Checks) -> None:
-    """The control: the low bits of three masks as in w1, added mod 2^32, are told from random."""
+    """Check that the tests reject the masks of fault w1; this is the control."""
     masks = (np.random.MT19937(key).random_raw(LENGTH) for key in (1, 2, 3))
     total = np.asarray(sum(masks), dtype=np.uint64) & np.uint64(2**32 - 1)
     alarm = statistics.complexity_alarm((total & np.uint64(1)).astype(np.int64))
@@ -151,7 +153,7 @@ def _reject_mersenne_twister(checks: Checks) -> None:
 
 
 class _Run:
-    """Clients that are ready, and all of their seeds."""
+    """Clients after the offline exchange, and all of their seeds."""
 
     def __init__(self, subject: Subject, seed: bytes, steps: int) -> None:
         self.batch: BatchParams = some.make_batch(CLIENTS, "semi-honest", steps=steps)
@@ -166,7 +168,7 @@ class _Run:
         self.p = self._task(0).fields(CLIENTS)[0].p
 
     def masked(self, client: int, key: int, x: NDArray[np.uint32]) -> Values:
-        """What a client sends in a step, as field elements."""
+        """Return the masked input of a client in a step, as field elements."""
         task = self._task(key)
         data = self.server.request(client, self._request(key), task, {"x": x}) or b""
         sent = messages.decode(data, MaskedInput, self.batch, task)
@@ -174,7 +176,7 @@ class _Run:
         return unpack(sent.sections[0], field.bits, LENGTH).astype(np.int64)
 
     def pair_masks(self, client: int, key: int, peers: list[int], seeds_of: int) -> Values:
-        """The masks with some peers in step `key`, from the seeds of step `seeds_of`."""
+        """Return the masks with some peers in step `key`, from the seeds of step `seeds_of`."""
         total, on, off0 = self._zeros(key), self._on(key), context.offline(self.batch)
         pairs = {
             u: masking.mask_key_pair(self._seeds[u][seeds_of].mask_key, u, seeds_of, off0)
@@ -186,7 +188,7 @@ class _Run:
         return total.reduced()[0].astype(np.int64)
 
     def all_masks(self, client: int, key: int, seeds_of: int) -> Values:
-        """All pair masks and the self mask in step `key`, from the seeds of step `seeds_of`."""
+        """Return all pair masks plus the self mask in step `key`, from seeds of step `seeds_of`."""
         total = self._zeros(key)
         seed = self._seeds[client][seeds_of].self_mask
         total.add(masking.self_mask_key(seed, client, self._on(key)), 1)

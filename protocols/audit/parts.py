@@ -1,4 +1,4 @@
-"""Properties of the building blocks: sharing, quantizer, packing."""
+"""Properties of the building blocks: secret sharing, quantizer, packing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _OFF0 = bytes(32)
 
 
 def sharing(examples: int, subject: Subject) -> Outcome:
-    """Any t shares rebuild a seed in any order; t - 1 fit every secret; bad points are refused.
+    """Any t shares rebuild a seed, t - 1 fit every secret, and bad points are refused.
 
-    For t - 1 shares and any guess there is exactly one t-th share that makes it the secret. Wrong
-    shares are named, and another owner, step or kind has another polynomial.
+    For t - 1 shares and any guess of the secret exactly one t-th share gives that guess. The search
+    names wrong shares. Another owner, step or kind gives another polynomial.
     Source: SPEC 3.6, 3.7, Shamir 1979; faults w8, f4, l1.
     """
     del subject
@@ -60,7 +60,10 @@ def _encoded(value: int) -> bytes:
 
 
 def _completion(known: dict[int, bytes], x: int, secret: bytes) -> bytes:
-    """The share at x that, with the known ones, makes a given secret."""
+    """Return the share at x that gives this secret together with the known shares.
+
+    The secret is sum(weight * share); this solves it for one share.
+    """
     xs = tuple(sorted([*known, x]))
     weights = dict(zip(xs, shamir.lagrange_at_zero(xs), strict=True))
     rest = sum(weights[v] * int.from_bytes(share, "big") for v, share in known.items())
@@ -117,9 +120,9 @@ def _check_points(checks: Checks, seed: bytes, t: int, n: int) -> None:
 
 
 def quantizer(examples: int, subject: Subject) -> Outcome:
-    """Decoded sums are within the stated bound and unbiased; NaN and infinity are refused.
+    """Decoded sums are unbiased and within the stated bound; NaN and infinity are refused.
 
-    Bias is tested by Hoeffding's inequality on 4,000 roundings of one value.
+    The test of the bias uses Hoeffding's inequality on 4,000 roundings of one value.
     Source: SPEC 7.1, 7.2; faults w9, w10 (noise from the global generator).
     """
     del subject
@@ -137,7 +140,8 @@ def quantizer(examples: int, subject: Subject) -> Outcome:
         value = float(np.clip(x[0], -coder.clip, coder.clip))
         many = coder.encode(np.full(ROUNDINGS, value), seed=seed, step=step ^ 1, section="x")
         bias = abs(float(coder.decode_sum(many, 1).mean()) - value)
-        # Two neighbouring levels only: each rounding lies in an interval of one resolution.
+        # A value is rounded to two neighbouring levels, so each rounding lies in an interval of
+        # one resolution. Hoeffding: P(bias > b) <= 2 exp(-2 N b^2 / resolution^2), solved for b.
         bound = math.sqrt(-math.log(statistics.ALARM / 2) / (2 * ROUNDINGS)) * coder.resolution
         checks.that(bias <= bound + slack, f"biased by {bias / coder.resolution:.3f} resolutions")
         again = coder.encode(np.array(x), seed=seed, step=step, section="x")
@@ -150,7 +154,7 @@ def quantizer(examples: int, subject: Subject) -> Outcome:
 
 
 def packing(examples: int, subject: Subject) -> Outcome:
-    """For every b from 2 to 32: pack is the specified bit stream, unpack its inverse, no slack.
+    """For b from 2 to 32 `pack` gives the specified stream, and `unpack` inverts it strictly.
 
     Source: SPEC 5.3.
     """
@@ -182,5 +186,5 @@ def packing(examples: int, subject: Subject) -> Outcome:
 
 
 def _few(examples: int) -> int:
-    """Every example here goes through all 31 widths."""
+    """Return the number of examples; each goes through all 31 widths."""
     return max(examples // 5, 5)

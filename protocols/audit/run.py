@@ -1,4 +1,4 @@
-"""The properties, in order, and a run of all of them; needs the extra `audit`."""
+"""The list of properties, and a run of all of them; needs the extra `audit`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from protocols.audit.parts import packing, quantizer, sharing
 from protocols.audit.sums import below_threshold, exact_sum, overflow
 
 Property = Callable[[int, Subject], Outcome]
-"""Checks something on about so many examples; raises when it does not hold."""
+"""Takes the number of examples and the subject; raises if the property does not hold."""
 
 PROPERTIES: tuple[Property, ...] = (
     exact_sum,
@@ -44,12 +44,12 @@ _SHOWN = 400  # characters of a falsifying example
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one property.
+    """The result of one property.
 
     Attributes:
         name: of the property's function.
         claim: the first line of its docstring.
-        outcome: what was done, if it holds.
+        outcome: how much was checked, if the property holds; else None.
         failure: the failed condition and a short falsifying example, if it does not.
     """
 
@@ -60,14 +60,14 @@ class Result:
 
 
 def run(examples: int, subject: Subject = OURS) -> Iterator[Result]:
-    """Check one property after the other.
+    """Check one property after the other; a failure does not stop the run.
 
     Args:
         examples: how many cases most properties try; those with long cases try fewer.
         subject: what is audited.
 
     Yields:
-        A result per property, as soon as it is known.
+        One result per property, as soon as it is known.
     """
     for check in PROPERTIES:
         name, claim = check.__name__, (check.__doc__ or "").partition("\n")[0]
@@ -80,7 +80,7 @@ def run(examples: int, subject: Subject = OURS) -> Iterator[Result]:
 
 
 def describe(error: Exception) -> str:
-    """A failed property in one short line: what does not hold, and in which example."""
+    """Return one short line about a failure: what does not hold, and in which example."""
     words = " ".join(str(error).split())
     lines = "\n".join(getattr(error, "__notes__", ())).splitlines()
     # The invariants of a state machine stand between all of its steps.

@@ -1,8 +1,8 @@
 """Tests of uniformity for masked vectors, of this package's protocol or of any other (D23).
 
-Each gives a bound on the probability that uniform data look at least as bad. `ALARM` is the level
-that the audit's properties use: in a run of at most 10,000 tests (2,000 examples a property) the
-probability of any false alarm is below 1e-9.
+Every test returns an upper bound of the p-value, the probability that uniform data look at least
+as bad. The audit's properties raise an alarm below `ALARM`. In a run of at most 10,000 tests (2,000
+examples a property) the probability of any false alarm is then below 10,000 * 1e-13 = 1e-9.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from protocols.errors import ConfigError
 
 ALARM = 1e-13
-MIN_EXPECTED = 100  # per cell: below, a multinomial count is no chi-square variable any more
+MIN_EXPECTED = 100  # values per cell; with few of them the statistic is not chi-square distributed
 
 
 def chi_square(values: NDArray[np.integer], cells: int) -> float:
-    """Whether values are uniform on 0..cells-1.
+    """Test whether values are uniform on 0..cells-1.
 
     Args:
         values: integers of any shape, at least 100 per cell.
@@ -44,7 +44,9 @@ def chi_square(values: NDArray[np.integer], cells: int) -> float:
 
 
 def bit_plane(values: NDArray[np.integer], bit: int, p: int) -> float:
-    """Whether a bit of values of GF(p) is set as often as it must be (5/13 for the top of GF(13)).
+    """Test whether a bit of uniform values of GF(p) is set as often as it must be.
+
+    The exact probability is not 1/2: the top bit of GF(13) is set in 5 of 13 elements.
 
     Args:
         values: integers in 0..p-1, any shape.
@@ -61,16 +63,16 @@ def bit_plane(values: NDArray[np.integer], bit: int, p: int) -> float:
 
 
 def _divergence(q: float, p: float) -> float:
-    """Kullback-Leibler divergence of two coins, in nats."""
+    """Return the Kullback-Leibler divergence of two coins, in nats."""
     parts = ((q, p), (1 - q, 1 - p))
     return sum(a * math.log(a / b) if b else math.inf for a, b in parts if a)
 
 
 def linear_complexity(bits: NDArray[np.integer]) -> int:
-    """Length of the shortest linear feedback shift register that produces a bit sequence.
+    """Return the length of the shortest linear feedback shift register that gives a bit sequence.
 
-    About N/2 for a random sequence of N bits; for any sum of Mersenne Twister outputs the low bit
-    plane has at most 19,937 (w1 in tests/protocols/README.md).
+    It is about N/2 for N random bits. The low bit plane of any sum of Mersenne Twister outputs has
+    at most 19,937, the number of bits in its state (w1 in tests/protocols/README.md).
 
     Args:
         bits: 0 and 1, shape (N,).
@@ -91,24 +93,27 @@ def linear_complexity(bits: NDArray[np.integer]) -> int:
 
 
 def complexity_alarm(bits: NDArray[np.integer]) -> float:
-    """Whether a sequence of bits has the linear complexity of a random one.
+    """Test whether a sequence of bits has the linear complexity of a random one.
 
     Returns:
-        2^(3-d), d = |L - N/2|: an upper bound of the p-value also for bits that are biased as the
-        low bits of GF(p) are. (A wrong prediction ends a run of too small complexity, and a bit is
-        predicted with probability m < 0.7: a deviation of d takes 2d right ones, m^2d < 2^-d.)
+        2^(3-d), d = |L - N/2|, an upper bound of the p-value.
     """
+    # The bound also holds for biased bits, such as the low bits of GF(p): a deviation of d takes 2d
+    # right predictions, each with probability m < 0.7, and m^2d < 2^-d.
     deviation = abs(linear_complexity(bits) - bits.size / 2)
     return min(1.0, math.exp2(3 - deviation))
 
 
 def uniform(values: NDArray[np.integer], p: int) -> dict[str, float]:
-    """All tests on a vector that should be uniform on GF(p): test -> bound of the p-value.
+    """Run all tests on a vector that should be uniform on GF(p).
 
     Args:
-        values: integers in 0..p-1, shape (N,); 45,000 of them for the complexity to tell a
-            Mersenne Twister from a cipher.
-        p: the modulus; every residue is a cell, so it must be small.
+        values: integers in 0..p-1, shape (N,); the complexity needs N = 45,000 to tell a Mersenne
+            Twister from a cipher.
+        p: the modulus. Every residue is a cell of the chi-square test, so p must be small.
+
+    Returns:
+        Name of the test -> upper bound of the p-value.
     """
     planes = {f"bit {b}": bit_plane(values, b, p) for b in range((p - 1).bit_length())}
     low = np.asarray(values).ravel() & 1

@@ -31,7 +31,7 @@ _keys = st.integers(0, STEPS - 1)
 
 
 def task_of(key: int, broadcast: int = 0) -> Task:
-    """One-hot inputs: a sum over GF(7) names who is in it."""
+    """Return the task of a step. Inputs are one-hot, so the sum names the clients in it."""
     return some.make_task(some.section(some.WHO, CLIENTS, 1), step=key, broadcast=broadcast)
 
 
@@ -40,14 +40,14 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(u=any_client, request=some.step_requests(BATCH), broadcast=st.integers(0, 1))
     def request_of_any_kind(self, u: int, request: StepRequest, broadcast: int) -> None:
-        """Any keys, active set and broadcast to one client."""
+        """Send one client any key step, active set and broadcast."""
         self._request(u, request, broadcast)
 
     @rule(members=any_members, key=_keys, split=st.integers(0, CLIENTS))
     def same_request_to_all_but_the_broadcast(
         self, members: Sequence[int], key: int, split: int
     ) -> None:
-        """One active set, and a second broadcast to some of it."""
+        """Send one active set to all, and to some of them another broadcast."""
         request = StepRequest(key, messages.encode_set(members, self.batch.roster))
         for index, u in enumerate(members):
             self._request(u, request, int(index < split))
@@ -66,7 +66,7 @@ class LyingServerMachine(ExchangeRules):
     def _check_request(
         self, u: int, before: tuple[StepRequest, Task] | None, request: StepRequest, task: Task
     ) -> None:
-        """What a client has answered kept the rules of SPEC 6.3."""
+        """Check that a request which a client answered keeps the rules of SPEC 6.3."""
         active = frozenset(messages.decode_set(request.active, self.batch.roster))
         self.checks.that(len(active) >= THRESHOLD, "an active set below the threshold")
         self.checks.that(u in active, "an active set without the client itself")
@@ -81,13 +81,13 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(u=any_client, key=_keys)
     def requests_and_survivor_sets_against_a_rule(self, u: int, key: int) -> None:
-        """To one client: too few, without itself, keys never made, a survivor not active."""
+        """Send one client requests and survivor sets that each break one rule."""
         others = [v for v in self.batch.roster if v != u]
         for wanted, members in (
             (key, [u, *others[: THRESHOLD - 2]]),
             (key, others),
             (STEPS, self.batch.roster),
-            (key, [u, *others[:-1]]),  # this one is in order
+            (key, [u, *others[:-1]]),  # this one breaks no rule
         ):
             request = StepRequest(wanted, messages.encode_set(members, self.batch.roster))
             self._request(u, request, 0)
@@ -98,7 +98,7 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(u=any_client, members=any_members)
     def survivor_set_of_any_kind(self, u: int, members: tuple[int, ...]) -> None:
-        """Any U3 to one client."""
+        """Send any U3 to one client."""
         self._send_survivors(u, members)
 
     def _send_survivors(self, u: int, message: tuple[int, ...] | bytes) -> bytes | None:
@@ -117,7 +117,7 @@ class LyingServerMachine(ExchangeRules):
     def two_survivor_sets_to_who_can_accept_them(
         self, first: tuple[int, ...], second: tuple[int, ...], split: int
     ) -> None:
-        """Equivocation about U3."""
+        """Equivocate: tell one U3 to some clients and another one to the rest."""
         for index, u in enumerate(self.batch.roster):
             chosen = first if index < split else second
             if u in chosen:
@@ -125,7 +125,7 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(order=st.permutations(sorted(HONEST)), key=_keys)
     def everybody_is_told_another_survivor_set(self, order: list[int], key: int) -> None:
-        """Without the signatures of t others the shares of this would open a sum of two."""
+        """Tell every client another U3. Without the consistency round a sum of two would open."""
         self.same_request_to_all_but_the_broadcast(self.batch.roster, key, 0)
         v1, v2, w1, w2, w3 = order
         lies = {w1: {w2, w3}, w2: {w1, w3}, w3: {w1, w2}, v1: {w1, w2}, v2: {w3}}
@@ -138,13 +138,13 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(like=any_client, members=any_members)
     def corrupt_client_signs_anything(self, like: int, members: tuple[int, ...]) -> None:
-        """The corrupt client supports any U3."""
+        """Let the corrupt client sign any U3."""
         if self.batch.malicious and like in self.server.told:
             self.server.sign_for(CORRUPT, like, members)
 
     @rule(key=_keys)
     def corrupt_client_signs_what_it_is_not_in(self, key: int) -> None:
-        """Everybody honest signs the honest set, and one signature too many comes with it."""
+        """Let the corrupt client add its signature to a U3 that it is not in."""
         self.same_request_to_all_but_the_broadcast(self.batch.roster, key, 0)
         for u in sorted(HONEST) if self.batch.malicious else ():
             self._send_survivors(u, tuple(sorted(HONEST)))
@@ -154,13 +154,13 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(u=any_client, members=any_members)
     def proof_about_any_set(self, u: int, members: tuple[int, ...]) -> None:
-        """All signatures on a set, whatever the client signed itself."""
+        """Send all signatures on a set, whichever set the client signed itself."""
         if self.batch.malicious:
             self._send_proof(u, members)
 
     @rule(u=any_client)
     def forged_proofs(self, u: int) -> None:
-        """Signatures of nobody, of somebody else, one too few, and of one outside the set."""
+        """Send zeros, another's signature, one too few, and one of a client outside the set."""
         told = self.server.told_survivors.get(u, ())
         true = self.server.signatures.get(told, {})
         if not (self.batch.malicious and true):
@@ -196,7 +196,7 @@ class LyingServerMachine(ExchangeRules):
 
     @rule()
     def to_everybody_the_proof_of_what_it_was_told(self) -> None:
-        """Go on as far as anybody can."""
+        """Send every client the signatures on the U3 that it was told."""
         for u, members in list(self.server.told_survivors.items()):
             self._send_proof(u, members)
 
@@ -215,7 +215,7 @@ class LyingServerMachine(ExchangeRules):
         second: tuple[int, ...],
         split: int,
     ) -> None:
-        """What takes several messages in a row to go wrong."""
+        """Run a whole step: a random search rarely draws several fitting messages in a row."""
         self.same_request_to_all_but_the_broadcast(self.batch.roster, key, broadcasts)
         self.two_survivor_sets_to_who_can_accept_them(first, second, split)
         for like, members in ((self.batch.roster[1], first), (self.batch.roster[5], second)):
@@ -226,25 +226,25 @@ class LyingServerMachine(ExchangeRules):
 
     @rule(u=any_client)
     def restart(self, u: int) -> None:
-        """The process dies and comes back with what it stored."""
+        """Restart a client from its stored record."""
         self.server.restart(u)
 
     @rule(u=any_client, stage=st.sampled_from(STAGES), bit=st.integers(0, 2000), key=_keys)
     def last_message_with_a_flipped_bit(self, u: int, stage: str, bit: int, key: int) -> None:
-        """Damage on the way down."""
+        """Send the last message of a stage again with one bit flipped."""
         data = self.server.shown.get((u, stage), b"")
         if data:
             self._send(u, stage, some.flip(data, bit % (8 * len(data))), key)
 
     @rule(u=any_client, like=any_client, stage=st.sampled_from(STAGES), key=_keys)
     def message_meant_for_another_client(self, u: int, like: int, stage: str, key: int) -> None:
-        """The last message of a stage to somebody else, as it is."""
+        """Send one client's last message of a stage to another client."""
         if (like, stage) in self.server.shown:
             self._send(u, stage, self.server.shown[like, stage], key)
 
     @rule(u=any_client, stage=st.sampled_from(STAGES), key=_keys)
     def message_of_another_session(self, u: int, stage: str, key: int) -> None:
-        """The same roster, the same identities, another session."""
+        """Replay a message of another session with the same roster and identities."""
         if (u, stage) in self.elsewhere:
             reply = self._send(u, stage, self.elsewhere[u, stage], key)
             if self.batch.malicious and stage in {"share_keys", "unmask"}:
@@ -268,13 +268,13 @@ class LyingServerMachine(ExchangeRules):
 
     @invariant()
     def always_one_kind_and_one_answer(self) -> None:
-        """Neither the gate nor the replay protection was breached."""
+        """Check that no client gave both kinds of share, or two answers at one stage."""
         breaches = self.server.attacker.breaches
         self.checks.that(not breaches, "; ".join(breaches))
 
     @invariant()
     def always_enough_honest_inputs(self) -> None:
-        """The attacker's algebra on everything that left."""
+        """Check that every sum that opens has at least t - n_C honest inputs, or none."""
         for opened in self.server.attacker.opened() if self.batch.malicious else ():
             honest = opened.members & HONEST
             enough = not honest or len(honest) >= THRESHOLD - POLICY.colluders

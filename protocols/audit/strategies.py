@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from protocols import messages
 from protocols.client.states import Party
-from protocols.driver import DropSchedule
 from protocols.messages import StepRequest
 from protocols.params import AggregationParams, BatchParams, Section, Task, default_threshold
+from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
-from protocols.phases import ThreatModel
 from protocols.policy import Policy
 from protocols.primitives.keys import Entropy, SigningKey
 from protocols.rounds import Credentials
@@ -26,11 +25,11 @@ from protocols.rounds import Credentials
 Vectors = dict[str, NDArray[np.unsignedinteger]]
 
 WHO = "who"
-"""Section whose input is one-hot: its sum names the clients that are in it."""
+"""The section whose input is one-hot, so that its sum names the clients in it."""
 
 
 def profile(examples: int) -> settings:
-    """Settings of every search here: nothing is written to disk, and failures are kept short."""
+    """Return the settings of every search: nothing is written to disk, failures stay short."""
     return settings(
         max_examples=examples,
         database=None,
@@ -43,7 +42,7 @@ def profile(examples: int) -> settings:
 
 
 def explore(examples: int, check: Callable[[DataObject], None]) -> int:
-    """Run a check on drawn data; gives how often it ran."""
+    """Run a check on drawn data, and return how often it ran."""
     ran = 0
 
     @profile(examples)
@@ -58,17 +57,17 @@ def explore(examples: int, check: Callable[[DataObject], None]) -> int:
 
 
 def section(name: str, length: int, maximum: int, clip: float = 1.0) -> Section:
-    """A section whose inputs are 0..maximum."""
+    """Return a section with inputs 0..maximum."""
     return Section(name=name, length=length, maximum=maximum, clip=clip)
 
 
 def signing_keys(roster: tuple[int, ...]) -> dict[int, SigningKey]:
-    """Identities that everybody knows the secrets of: for tests only."""
+    """Return identities whose secrets everybody can compute; for tests only."""
     return {u: SigningKey.from_private_bytes(u.to_bytes(32, "big")) for u in roster}
 
 
 def seeded_entropy(seed: bytes) -> Entropy:
-    """SHA-256 in counter mode: replayable, so that a falsifying example is one."""
+    """Return SHA-256 in counter mode as entropy: a falsifying example can be replayed."""
     counter = 0
 
     def entropy(size: int) -> bytes:
@@ -94,7 +93,7 @@ def make_batch(
     number: int = 1,
     session: bytes = bytes(32),
 ) -> BatchParams:
-    """A batch of clients 10, 13, 16 and so on."""
+    """Return a batch of n clients 10, 13, 16 and so on: ids are not roster indices."""
     roster = tuple(range(10, 10 + 3 * n, 3))
     keys = signing_keys(roster) if threat_model == "malicious" else {}
     return BatchParams(
@@ -109,26 +108,26 @@ def make_batch(
 
 
 def make_task(*sections: Section, step: int = 0, broadcast: int = 0, kind: str = "sum") -> Task:
-    """A task whose broadcast digest is one repeated byte."""
+    """Return a task whose broadcast digest is one repeated byte."""
     return Task(step=step, kind=kind, sections=sections, broadcast_digest=bytes([broadcast]) * 32)
 
 
 def parties(batch: BatchParams, policy: Policy | None = None) -> dict[int, Party]:
-    """Everybody of a batch, under one policy; the default one in the malicious model."""
+    """Return all parties of a batch under one policy; malicious: the default one if None."""
     keys = signing_keys(batch.roster) if batch.malicious else {}
     bounds = policy or (Policy() if batch.malicious else None)
     return {u: Party(batch, u, keys.get(u), bounds) for u in batch.roster}
 
 
 def one_hot(roster: tuple[int, ...], client: int) -> Vectors:
-    """An input that is 1 at the client's place."""
+    """Return an input that is 1 at the client's index in the roster, else 0."""
     vector = np.zeros(len(roster), dtype=np.uint32)
     vector[roster.index(client)] = 1
     return {WHO: vector}
 
 
 def zeros(length: int) -> NDArray[np.uint32]:
-    """An input of zeros."""
+    """Return an input of zeros."""
     return np.zeros(length, dtype=np.uint32)
 
 
@@ -140,14 +139,14 @@ def flip(data: bytes, bit: int) -> bytes:
 
 
 def named(roster: tuple[int, ...], total: NDArray[np.uint32]) -> list[int]:
-    """Whom a sum of one-hot inputs names; a client as often as it is counted."""
+    """Return the clients that a sum of one-hot inputs names, each as often as it is counted."""
     counts = zip(roster, total.tolist(), strict=True)
     return [client for client, count in counts for _ in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One aggregation: one-hot inputs, and a section of random or extreme ones."""
+    """One aggregation with one-hot inputs and a second section of random or extreme inputs."""
 
     params: AggregationParams
     inputs: dict[int, Vectors]
@@ -158,7 +157,7 @@ class Case:
         return f"{p.n} clients, t = {p.threshold}, {p.threat_model}"
 
     def expected(self, survivors: tuple[int, ...]) -> dict[str, list[int]]:
-        """The sums over some clients, by integer addition."""
+        """Return the sums over some clients, by integer addition."""
         return {
             s.name: [
                 sum(int(self.inputs[u][s.name][i]) for u in survivors) for i in range(s.length)
@@ -169,7 +168,7 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn, threat_model: ThreatModel) -> Case:
-    """Aggregations of 3 to 10 clients with any ids and any allowed threshold."""
+    """Draw an aggregation of 3 to 10 clients with any ids and any allowed threshold."""
     roster = tuple(sorted(draw(st.sets(st.integers(0, 2**64 - 1), min_size=3, max_size=10))))
     n, most, length = len(roster), draw(st.integers(1, 2**16)), draw(st.integers(1, 30))
     keys = signing_keys(roster) if threat_model == "malicious" else {}
@@ -204,13 +203,13 @@ def _vector(
 def drop_schedules(
     case: Case, phases: tuple[Round, ...], most: int
 ) -> SearchStrategy[DropSchedule]:
-    """At most so many clients fall silent, each at some phase."""
+    """Draw at most `most` clients that fall silent, each at some phase."""
     ids, when = st.sampled_from(case.params.roster), st.sampled_from(phases)
     return st.dictionaries(ids, when, max_size=most).map(DropSchedule)
 
 
 def member_sets(batch: BatchParams) -> SearchStrategy[tuple[int, ...]]:
-    """Sets of clients that a server may name, mostly large enough to pass."""
+    """Draw sets of clients that a server may name, most of them large enough to pass."""
     sizes = st.sampled_from([batch.threshold, batch.threshold, batch.n, batch.threshold - 1])
     return sizes.flatmap(
         lambda size: st.permutations(batch.roster).map(lambda ids: tuple(sorted(ids[:size])))
@@ -218,7 +217,7 @@ def member_sets(batch: BatchParams) -> SearchStrategy[tuple[int, ...]]:
 
 
 def step_requests(batch: BatchParams) -> SearchStrategy[StepRequest]:
-    """Requests of any key step and active set."""
+    """Draw requests with any key step and active set."""
     return st.builds(
         lambda key, members: StepRequest(key, messages.encode_set(members, batch.roster)),
         st.integers(0, batch.steps),
@@ -234,7 +233,7 @@ _HEADERS = (
 
 
 def mutations(valid: bytes, others: Mapping[str, bytes]) -> SearchStrategy[bytes]:
-    """What may become of a message: flipped, cut, spliced with another one, headers inflated."""
+    """Draw damaged messages: a bit flipped, cut, spliced with another one, headers inflated."""
     places = st.integers(0, len(valid))
     headers = st.sampled_from(_HEADERS)
     pieces = st.one_of(st.binary(max_size=5), headers, st.sampled_from(sorted(others.values())))
@@ -249,15 +248,11 @@ def mutations(valid: bytes, others: Mapping[str, bytes]) -> SearchStrategy[bytes
 
 
 def params_of(batch: BatchParams, task: Task) -> AggregationParams:
-    """One aggregation on its own with the roster of a batch."""
+    """Return the parameters of one aggregation on its own with the roster of a batch."""
     return AggregationParams(
-        session=batch.session,
         step=task.step,
         kind=task.kind,
-        roster=batch.roster,
-        threshold=batch.threshold,
         sections=task.sections,
         broadcast_digest=task.broadcast_digest,
-        threat_model=batch.threat_model,
-        identities=batch.identities,
+        **batch.agreed(),
     )

@@ -8,20 +8,20 @@ from hypothesis.strategies import DataObject
 
 from protocols.audit import strategies as some
 from protocols.audit.checks import Checks, Outcome, Subject
-from protocols.driver import DropSchedule
 from protocols.errors import ConfigError, NotEnoughSurvivors
 from protocols.params import MAX_CLIENTS, MAX_INPUT, Task
-from protocols.phases import Phase, ThreatModel, rounds
+from protocols.phases import DropSchedule, Phase, ThreatModel, rounds
 from protocols.primitives.field import MAX_BITS, MIN_BITS, PrimeField
 
 MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
 
 
 def exact_sum(examples: int, subject: Subject) -> Outcome:
-    """One-hot inputs, random dropouts in every round, both models: the sum of U3, bit for bit.
+    """With random dropouts in every round the result is exactly the sum of U3, in both models.
 
-    The sum of the one-hot section names the clients in it: one missing, foreign or counted twice
-    is seen at once. Source: SPEC 6.4, Bonawitz et al. 2017 theorem 6.1; faults w5, w6, w8, f6.
+    Inputs of one section are one-hot, so its sum names the clients in it: a client that is missing,
+    foreign or counted twice shows at once.
+    Source: SPEC 6.4, Bonawitz et al. 2017 theorem 6.1; faults w5, w6, w8, f6.
     """
     checks = Checks()
 
@@ -44,9 +44,9 @@ def exact_sum(examples: int, subject: Subject) -> Outcome:
 
 
 def below_threshold(examples: int, subject: Subject) -> Outcome:
-    """Fewer than t clients at any phase: a typed abort there, and no sum, not even a partial one.
+    """With fewer than t clients in a phase the run aborts there, without even a partial sum.
 
-    The error holds the phase and two numbers; no secret that was drawn is in its text.
+    The error names the phase and two numbers. Its text holds no secret that was drawn.
     Source: SPEC 6, 6.6; fault w12 (a sum over fewer clients than agreed).
     """
     checks = Checks()
@@ -83,9 +83,9 @@ def below_threshold(examples: int, subject: Subject) -> Outcome:
 
 
 def overflow(examples: int, subject: Subject) -> Outcome:
-    """Inputs at their largest never wrap, and one client above the capacity is refused.
+    """Inputs at their maximum never wrap, and one client above the capacity is refused.
 
-    The field is the smallest whose prime exceeds n·max, not a power of two near it.
+    The field is the smallest one whose prime exceeds n·max; a power of two near n·max could wrap.
     Source: SPEC 2.3, D21; fault w9 (int32 levels, a guard that only warns).
     """
     checks = Checks()
@@ -109,7 +109,7 @@ def overflow(examples: int, subject: Subject) -> Outcome:
 
 
 def _at_the_top(subject: Subject, checks: Checks, task: Task) -> None:
-    """Run four clients whose inputs are all at the top."""
+    """Check the sum of four clients whose inputs are all at the maximum."""
     batch, top = some.make_batch(4, "semi-honest"), task.sections[0].maximum
     x = {"x": np.full(3, top, dtype=np.uint32)}
     result = subject.aggregate(dict.fromkeys(batch.roster, x), some.params_of(batch, task))

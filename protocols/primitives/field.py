@@ -13,7 +13,7 @@ from protocols.errors import ConfigError
 MIN_BITS = 2
 MAX_BITS = 32
 
-# 2^b - _GAP[b] is the largest prime below 2^b; tests/protocols/test_field_packing_prg.py proves
+# 2^b - _GAP[b] is the largest prime below 2^b; tests/protocols/primitives/test_field.py proves
 # every row.
 _GAP = {
     2: 1, 3: 1, 4: 3, 5: 1, 6: 3, 7: 1, 8: 5, 9: 3, 10: 3, 11: 9, 12: 3, 13: 1, 14: 3, 15: 19,

@@ -1,8 +1,9 @@
-"""b-bit packing: an LSB-first, little-endian bit stream (SPEC 5.3).
+"""Packing of b-bit values into an LSB-first, little-endian bit stream (SPEC 5.3).
 
-Eight values of b bits are exactly b bytes, for every b: a group. Values start in slots of 8, 16
-or 32 bits; neighbours are merged inside 64-bit words until a word is one run of bits, and the
-runs of a group are joined and written at its byte offset. Every pass is over contiguous words.
+Eight values of b bits take exactly b bytes, for every b. Eight values are a *group*. Packing starts
+with values in *slots* of 8, 16 or 32 bits. It merges neighbouring slots inside 64-bit words until
+every word holds one *run* of bits, joins the runs of a group, and writes them at the group's byte
+offset. Every pass is one numpy operation over contiguous words, so no loop runs over single values.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ _ALIGNED: dict[int, np.dtype[np.unsignedinteger]] = {
 
 
 def packed_size(length: int, bits: int) -> int:
-    """Bytes that `length` values of `bits` bits take."""
+    """Return the number of bytes that `length` values of `bits` bits take."""
     _check_bits(bits)
     return (length * bits + 7) // 8
 
 
 def pack(values: NDArray[np.uint32], bits: int) -> bytes:
-    """Pack values so that bit j of value i is bit (i * bits + j) of the stream.
+    """Pack values: bit j of value i becomes bit (i * bits + j) of the stream.
 
     Args:
         values: uint32, shape (length,), every entry below 2^bits.
@@ -55,14 +56,15 @@ def pack(values: NDArray[np.uint32], bits: int) -> bytes:
     words = slots.view("<u8")
     _merge(words, bits)
     out = np.zeros(_room(groups, bits), dtype=np.uint8)
-    # The last word of a group reaches into the next group, whose first word is written later.
+    # The last word of a group reaches into the next group with zero bits. Words are
+    # written in reverse order, so that the next group's first word overwrites those zeros.
     for index, word in reversed([*enumerate(_joined(words.reshape(groups, _runs(bits)), bits))]):
         _word_of_groups(out, groups, bits, index)[:] = word
     return out[:size].tobytes()
 
 
 def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
-    """Inverse of `pack`.
+    """Return the values of a packed vector; the inverse of `pack`.
 
     Args:
         data: packed_size(length, bits) bytes.
@@ -74,7 +76,8 @@ def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
 
     Raises:
         ConfigError: width out of range.
-        DecodeError: wrong size, or a padding bit that is not zero.
+        DecodeError: wrong size, or a padding bit that is not zero. Without that check one vector
+            would have several encodings.
     """
     if len(data) != packed_size(length, bits):
         raise DecodeError("packed vector of wrong size")
@@ -92,17 +95,20 @@ def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
 
 
 def _slot(bits: int) -> int:
-    """Narrowest of 8, 16 and 32 bits that holds a value."""
+    """Return the narrowest of 8, 16 and 32 bits that holds a value."""
     return next(slot for slot in (8, 16, 32) if bits <= slot)
 
 
 def _runs(bits: int) -> int:
-    """Words whose slots hold one group."""
+    """Return the number of 64-bit words whose slots hold one group."""
     return _slot(bits) * _GROUP // _WORD
 
 
 def _merge(words: _Words, bits: int) -> None:
-    """From values in slots to one run of bits at the low end of every word, in place."""
+    """Merge the slots of every word to one run of bits at its low end, in place.
+
+    Each round moves the upper of two neighbouring runs down to the end of the lower one.
+    """
     slot, run, moving = _slot(bits), bits, np.empty_like(words)
     while slot < _WORD:
         np.bitwise_and(words, _every(2 * slot, run, slot), out=moving)
@@ -113,7 +119,7 @@ def _merge(words: _Words, bits: int) -> None:
 
 
 def _spread(words: _Words, bits: int) -> None:
-    """Inverse of `_merge`."""
+    """Undo `_merge`, in place."""
     slot, run, moving = _WORD, bits * _WORD // _slot(bits), np.empty_like(words)
     while slot > _slot(bits):
         slot, run = slot // 2, run // 2
@@ -124,13 +130,13 @@ def _spread(words: _Words, bits: int) -> None:
 
 
 def _every(period: int, width: int, offset: int) -> np.uint64:
-    """A word with `width` ones at `offset` of every `period` bits."""
+    """Return a word with `width` ones at `offset` in every `period` bits."""
     ones = ((1 << width) - 1) << offset
     return np.uint64(sum(ones << start for start in range(0, _WORD, period)))
 
 
 def _joined(runs: _Words, bits: int) -> list[_Words]:
-    """From the runs of all groups, shape (groups, runs), to their words."""
+    """Join the runs of all groups, shape (groups, runs), to the words of the stream."""
     width = bits * _GROUP // _runs(bits)
     words = [np.zeros(len(runs), dtype="<u8") for _ in range(_words(bits))]
     for index, run in enumerate(runs.T):
@@ -142,7 +148,7 @@ def _joined(runs: _Words, bits: int) -> list[_Words]:
 
 
 def _cut(words: list[_Words], bits: int) -> _Words:
-    """Inverse of `_joined`."""
+    """Undo `_joined`."""
     width = bits * _GROUP // _runs(bits)
     runs = np.empty((len(words[0]), _runs(bits)), dtype="<u8")
     for index in range(_runs(bits)):
@@ -156,17 +162,17 @@ def _cut(words: list[_Words], bits: int) -> _Words:
 
 
 def _word_of_groups(stream: NDArray[np.uint8], groups: int, bits: int, index: int) -> _Words:
-    """A view of the 64-bit word number `index` of every group; words of neighbours overlap."""
+    """Return a view of the 64-bit word number `index` of every group; groups overlap in it."""
     return np.ndarray((groups,), "<u8", stream, offset=8 * index, strides=(bits,))
 
 
 def _room(groups: int, bits: int) -> int:
-    """Bytes that `_word_of_groups` touches."""
+    """Return the number of bytes that `_word_of_groups` touches."""
     return groups * bits + _words(bits) * _WORD // 8
 
 
 def _words(bits: int) -> int:
-    """64-bit words that hold one group."""
+    """Return the number of 64-bit words that hold a packed group."""
     return -(-bits * _GROUP // _WORD)
 
 

@@ -17,18 +17,19 @@ MAX_LENGTH = 1 << 32  # elements; far below the 2^128 blocks of the counter
 SignedKey = tuple[bytes, int]
 
 _AES_BLOCK = 16
-_BLOCK = 1 << 17  # bytes of keystream held at once: what one block needs stays in the L2 cache
+_BLOCK = 1 << 17  # bytes of keystream at once: all buffers of a block stay in the L2 cache
 _ZEROS = memoryview(bytes(_BLOCK + 32))  # a block is rounded up to whole rows
-_SPARES = 1 << 10  # words drawn at a time to replace rejected ones
-_ROW = 8  # one boolean a word: a row of them is a 64-bit word
-# Signed sums of so many words fit a lane of twice the word's width: 128 * 255 < 2^15.
+_SPARES = 1 << 10  # words drawn at once to replace rejected ones; few calls, little waste
+_ROW = 8  # eight booleans of a comparison are one 64-bit word
+# Masks that are added before a reduction. A signed lane of twice the word's width holds their sum:
+# 128 * 255 < 2^15 for words of one byte, which is the tightest case.
 _GROUP = 128
 
 
 class _Stream:
-    """The keystream of one key from a byte offset on, read piece by piece.
+    """The keystream of one key, from a byte offset on, read piece by piece.
 
-    Every key expands one vector, so the counter starts at zero and no nonce is needed.
+    A counter that starts at zero needs no nonce, because every key expands one vector only.
     """
 
     def __init__(self, key: bytes, offset: int = 0) -> None:
@@ -43,12 +44,12 @@ class _Stream:
         return self._encryptor.update(bytes(size))
 
     def read_into(self, buffer: NDArray[np.uint8], size: int) -> None:
-        """Fill the first `size` bytes; the buffer must be one AES block longer."""
+        """Fill the first `size` bytes; `update_into` needs a buffer one AES block longer."""
         self._encryptor.update_into(_ZEROS[:size], buffer.data)
 
 
 def keystream(key: bytes, length: int) -> NDArray[np.uint8]:
-    """AES-256-CTR keystream from an all-zero initial counter block (SPEC 4.1).
+    """Return the AES-256-CTR keystream from an all-zero initial counter block (SPEC 4.1).
 
     Args:
         key: 32 secret bytes.
@@ -87,12 +88,12 @@ def expand(key: bytes, field: PrimeField, length: int) -> NDArray[np.uint32]:
 def add_masks(total: NDArray[np.uint32], masks: Sequence[SignedKey], field: PrimeField) -> None:
     """Add sign * `expand(key, field, len(total))` mod p for every (key, sign), in place.
 
-    All masks of a group pass over one block of the vector before the next block's turn: words
-    are added unreduced, and one reduction serves the whole group.
+    A block of the vector takes the words of up to 128 masks unreduced, then one reduction, before
+    the next block's turn. So the block stays in the cache, and a reduction serves many masks.
 
     Args:
         total: uint32, shape (length,), entries in [0, p), changed in place.
-        masks: 32 secret bytes and +1 or -1 each.
+        masks: (32 secret bytes, +1 or -1) of every mask.
         field: decides word width and acceptance bound.
 
     Raises:
@@ -115,7 +116,7 @@ def _add_group(total: NDArray[np.uint32], masks: Sequence[SignedKey], field: Pri
 
 
 class _Words:
-    """The words of one mask in order, rejected ones already replaced (SPEC 4.2)."""
+    """The words of one mask, in order, with rejected words already replaced (SPEC 4.2)."""
 
     def __init__(self, key: bytes, field: PrimeField, length: int) -> None:
         self._dtype = _word_dtype(field)
@@ -133,12 +134,12 @@ class _Words:
         self._stream.read_into(buffer, size)
         self._position += size
         words = buffer[:-_AES_BLOCK].view(self._dtype)
-        words[count:] = 0
+        words[count:] = 0  # a remainder of the last block must not look rejected
         if int(words.max()) >= self._limit:
             self._replace_rejected(words)
 
     def _replace_rejected(self, words: NDArray[np.unsignedinteger]) -> None:
-        """Search rows of eight words first: branches on single words are what costs the time."""
+        """Replace rejected words. Rows of eight words are searched first, to branch less often."""
         limit = self._dtype.type(self._limit)
         hit = np.flatnonzero((words >= limit).view(np.uint64) != 0)
         rows = words.view(f"V{_ROW * self._dtype.itemsize}")
@@ -149,7 +150,7 @@ class _Words:
         rows[hit] = found
 
     def _replacements(self, count: int) -> NDArray[np.unsignedinteger]:
-        """The next `count` accepted words behind the last element's own."""
+        """Return the next `count` accepted words behind the word of the last element."""
         if self._spare_stream is None:
             at_end = self._position == self._end
             self._spare_stream = self._stream if at_end else _Stream(self._key, self._end)
@@ -163,11 +164,11 @@ class _Words:
 
 
 class _Lanes:
-    """Sums of neighbouring words in lanes of twice their width, by whole-register additions.
+    """Sums of words in lanes of twice their width.
 
-    A lane holds two words, low + 2^w high. Adding lanes as they are and, apart, their high
-    halves gives both sums in three passes without widening a word: modulo the lane's size,
-    low = sum - 2^w high.
+    A lane holds two neighbouring words, low + 2^w * high. One sum adds whole lanes, a second one
+    adds the high halves. Then sum(low) = sum(lanes) - 2^w * sum(high) modulo the lane's size. So
+    three passes over the words give both sums, and no pass widens a word.
     """
 
     def __init__(self, field: PrimeField, length: int) -> None:
@@ -193,7 +194,7 @@ class _Lanes:
         operation(self._sum, self._lanes, out=self._sum)
 
     def reduced(self) -> NDArray[np.uint32]:
-        """Every word's sum mod p; the sums are used up."""
+        """Return every word's sum mod p. Call `clear` before the next use."""
         np.left_shift(self._high, self._shift, out=self._scratch)
         np.subtract(self._sum, self._scratch, out=self._sum)
         for half in (self._sum, self._high):
@@ -213,7 +214,7 @@ class _Lanes:
 
 
 def _block_size(length: int, itemsize: int) -> int:
-    """Words in one of the fewest equal blocks that cover the vector, whole rows of them."""
+    """Return the words of a block: whole rows, in the fewest equal blocks that cover the vector."""
     blocks = max(-(-length * itemsize // _BLOCK), 1)
     return max(-(-length // (blocks * _ROW)), 1) * _ROW
 
@@ -224,11 +225,14 @@ def _check_length(length: int) -> None:
 
 
 def _word_dtype(field: PrimeField) -> np.dtype[np.unsignedinteger]:
-    """The narrowest little-endian word of 1, 2 or 4 bytes that holds the field."""
+    """Return the narrowest little-endian word of 1, 2 or 4 bytes that holds the field."""
     width = next(size for size in (1, 2, 4) if field.bits <= 8 * size)
     return np.dtype(f"<u{width}")
 
 
 def _acceptance_limit(field: PrimeField, dtype: np.dtype[np.unsignedinteger]) -> int:
-    """Words at or above the largest multiple of p would be biased: they are rejected."""
+    """Return the largest multiple of p up to 2^w, w the bits of a word.
+
+    Words below it are uniform mod p. Accepting words above it would make small residues likelier.
+    """
     return (1 << (8 * dtype.itemsize)) // field.p * field.p

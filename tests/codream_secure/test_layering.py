@@ -24,6 +24,7 @@ READERS = {
     "baselines/run.py",
     "compare/plan.py",
     "federation/members.py",
+    "federation/run.py",
     "federation/simulation.py",
     "report/charts.py",
     "runs/folder.py",
@@ -56,6 +57,7 @@ def test_no_server_side_object_can_reach_the_observer(tiny):
     server_side = [
         simulation.aggregator,
         simulation.federation.student,
+        simulation.server,
         *simulation.groups,
     ]
     label_counts = simulation.observer.label_counts
@@ -135,7 +137,7 @@ def test_help_and_bad_options_do_not_wait_for_torch():
 def test_a_site_answers_messages_of_the_protocol_without_torch(machines):
     """Also a site that dreams: PyTorch takes longer to import than a message to answer."""
     there = machines()
-    list(there.coordinator({**OPTIONS, "rounds": 1}).run())
+    list(there.coordinator({**OPTIONS, "rounds": 1}).rounds())
     code = (
         "import sys, pathlib\n"
         "from codream_secure.sites import dream_site, session, wire\n"

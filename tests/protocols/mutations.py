@@ -40,23 +40,28 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-def tests(name: str) -> tuple[str, ...]:
-    return (f"tests/protocols/test_{name}.py",)
+def tests(*names: str) -> tuple[str, ...]:
+    """Return the paths of test files of this folder: `room/test_name`, both given as room/name."""
+    places = [name.rpartition("/") for name in names]
+    return tuple(f"tests/protocols/{room}{slash}test_{name}.py" for room, slash, name in places)
 
 
-MACHINES = tests("secagg_machines")
-MALICIOUS = tests("malicious_model")
+MACHINES = tests(
+    "client/session", "client/offline", "client/step",
+    "server/session", "server/offline", "server/step", "sessions",
+)  # fmt: skip
+MALICIOUS = tests("malicious_model", "policy", "client/durable")
 BATCHES = tests("key_batches")
-CODEC = tests("secagg_codec")
-CONTEXTS = tests("secagg_contexts")
-PARTS = tests("shamir_keys_params")
-PACKING = tests("field_packing_prg")
+CODEC = tests("messages")
+CONTEXTS = tests("context")
+PARTS = tests("primitives/shamir", "primitives/keys", "params")
+PACKING = tests("primitives/field", "primitives/packing", "primitives/prg")
 QUANTIZER = tests("quantization")
-AUDIT_CODEC = (*tests("audit"), "-k", "test_property and codec")
-AUDIT_RECORDS = (*tests("audit"), "-k", "test_records")
+AUDIT_CODEC = (*tests("audit/run"), "-k", "test_property and codec")
+AUDIT_RECORDS = (*tests("audit/decoders"), "-k", "test_records")
 FAULTS = tests("faults_of_others")
 EVIDENCE = tests("evidence")
-BLAME = tests("blame_and_limits")
+BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
 
 CLIENT = "protocols/client/session.py"

@@ -12,14 +12,21 @@ from protocols.graph import (
     RingModel,
     _log2_split,
     _log2_tail,
+    complete,
     ring_neighbours,
     ring_order,
     ring_parameters,
 )
 
 THIRD = 1 / 3
+
+
 FRACTIONS = [(0.05, 0.05), (0.1, 0.1), (0.2, 0.2), (THIRD, 0.1), (THIRD, THIRD)]
+
+
 MODELS = (RingModel.SEMI_HONEST, RingModel.EQUIVOCATING)
+
+
 # n -> (k, t) semi-honest and equivocating for each of FRACTIONS; sigma = 40, eta = 30.
 TABLE = {
     10: [(4, 2), (4, 3), (4, 2), (4, 3), (6, 3), (8, 6), (6, 5), (8, 7), (9, 5), None],
@@ -30,6 +37,8 @@ TABLE = {
     10_000: [(38, 21), (74, 51), (60, 32), (144, 98), (134, 70), (562, 378), (140, 95),
              (364, 281), (492, 251), None],
 }  # fmt: skip
+
+
 CELLS = [
     (n, FRACTIONS[i // 2], MODELS[i % 2], (40, 30), cell)
     for n, row in TABLE.items()
@@ -202,3 +211,7 @@ def test_neighbourhoods_that_do_not_exist_are_refused():
     for client, k in [(4, 2), (5, 0), (5, 3), (5, 6), (5, -2)]:
         with pytest.raises(ConfigError):
             ring_neighbours(client, order, k)
+
+
+def test_complete_graph():
+    assert complete(3, (1, 3, 5)) == (1, 5)

@@ -19,7 +19,7 @@ from codream_secure.cli.compare import compare as compare_command
 from codream_secure.cli.simulate import simulate as simulate_command
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.data.datasets import DATASET_NAMES
+from codream_secure.data.names import DATASET_NAMES
 from codream_secure.data.partition import partition
 from codream_secure.models.names import MODEL_NAMES
 

@@ -5,9 +5,9 @@ import pytest
 
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.exchange import tensors_of
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
+from codream_secure.baselines.tensors import tensors_of
 from codream_secure.compare import sizes
 from codream_secure.compare.sizes import (
     FEDAVG,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from codream_secure.data import DATASET_NAMES, InputSpec, Scaling, load_dataset
+from codream_secure.data.downloads import CLASSES
 from codream_secure.errors import UserError
 
 
@@ -59,3 +60,7 @@ def test_a_spec_is_positive(sizes):
 def test_scaling_can_be_divided_by(mean, std):
     with pytest.raises(ValueError, match="scaling"):
         Scaling(mean, std)
+
+
+def test_every_downloaded_dataset_has_a_name_and_every_name_is_loaded():
+    assert ("digits", *CLASSES) == DATASET_NAMES

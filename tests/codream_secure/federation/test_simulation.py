@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from codream_secure.errors import UserError
+from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 
 
@@ -118,7 +119,7 @@ def test_the_saved_models_are_those_of_the_reported_round(tiny):
     simulation = Simulation(tiny(rounds=3, dreams=16))
     rounds = []
     for _ in simulation.rounds():
-        rounds.append(simulation._weights())
+        rounds.append(Run.weights(simulation))
     kept = simulation.weights()
     expected = rounds[simulation.observer.reported().round - 1]
     for name, weights in expected.items():
@@ -252,7 +253,7 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
     )
     assert len(history) == 100
     assert simulation.rolled_back == 0
-    for weights in simulation._weights().values():
+    for weights in Run.weights(simulation).values():
         assert all(bool(torch.isfinite(value).all()) for value in weights.values())
     meta = simulation.groups[0]._meta.state().meta.values()
     assert all(bool(torch.isfinite(value).all()) for value in meta)

@@ -23,10 +23,10 @@ def hello(there, options, session, spec=None):
 
 def test_runs_add_up_and_what_is_too_much_is_refused(machines):
     there = machines(allowance=Allowance(10.0, 1e-4))
-    assert len(list(there.coordinator(PRIVATE).run())) == 1
+    assert len(list(there.coordinator(PRIVATE).rounds())) == 1
     assert there.told == []
     with pytest.raises(UserError, match="0 of 4 sites"):
-        list(there.coordinator(PRIVATE).run())
+        list(there.coordinator(PRIVATE).rounds())
     assert "the site would have spent epsilon 16, and it allows 10" in there.told[0]
 
 

@@ -25,7 +25,7 @@ from codream_secure.sites import wire
 def test_dreams_are_those_of_a_simulation_bit_by_bit(machines, options):
     there = machines(malicious=options.get("threat_model") == "malicious")
     coordinator = there.coordinator(options)
-    rounds = list(coordinator.run())
+    rounds = list(coordinator.rounds())
     simulation = Simulation(Config.from_options(options), compare_independent=False)
     list(simulation.rounds())
     found = [dream for one in rounds for dream in one.dreams]
@@ -53,7 +53,7 @@ def test_a_site_that_dies_costs_no_more_than_itself_and_comes_back(machines, whe
         return None
 
     there.fault = fault
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert died == [kind]
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert [one.learned for one in rounds] == [4, 4]
@@ -74,7 +74,7 @@ def test_below_the_threshold_a_step_is_aborted_and_the_run_goes_on(machines):
 
     there.fault = fault
     coordinator = there.coordinator(OPTIONS)
-    rounds = list(coordinator.run())
+    rounds = list(coordinator.rounds())
     assert coordinator.aggregator.aborted_steps == 1
     assert [len(one.dreams) for one in rounds] == [1, 1]
 
@@ -91,7 +91,7 @@ def test_the_same_message_again_gets_the_same_bytes(machines):
         return second
 
     there.carry = carry
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert twice
     assert all(twice)
     simulation = Simulation(Config.from_options(OPTIONS), compare_independent=False)
@@ -101,15 +101,15 @@ def test_the_same_message_again_gets_the_same_bytes(machines):
 
 def test_it_is_not_asked_for_under_dp_nor_where_it_is_turned_off(machines):
     there = machines()
-    assert [one.sites for one in there.coordinator(PRIVATE).run()] == [None, None]
-    assert [one.sites for one in there.coordinator(OPTIONS, evaluates=False).run()] == [None] * 2
+    assert [one.sites for one in there.coordinator(PRIVATE).rounds()] == [None, None]
+    assert [one.sites for one in there.coordinator(OPTIONS, evaluates=False).rounds()] == [None] * 2
 
 
 def test_too_few_sites_end_the_run_in_one_line(machines):
     there = machines()
     there.fault = lambda _n, site, _m: "before" if site < 2 else None
     with pytest.raises(UserError, match="2 of 4 sites can take part and 3 must"):
-        list(there.coordinator(OPTIONS).run())
+        list(there.coordinator(OPTIONS).rounds())
 
 
 def test_a_site_that_missed_labels_is_sent_them_before_the_next_round(machines):
@@ -123,7 +123,7 @@ def test_a_site_that_missed_labels_is_sent_them_before_the_next_round(machines):
         return None
 
     there.fault = fault
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [3, 4]
     assert [m for s, m in there.messages if s == 3 and m == missed[0]] == missed * 2
     assert not any("was told other things" in line for line in there.told[2:])
@@ -139,4 +139,4 @@ def test_a_server_with_another_roster_is_refused(machines):
     coordinator = there.coordinator({**OPTIONS, "threat_model": "malicious"})
     coordinator._identities = tuple(reversed(there.roster))
     with pytest.raises(UserError, match="0 of 4 sites"):
-        list(coordinator.run())
+        list(coordinator.rounds())

@@ -34,7 +34,7 @@ def test_other_data_or_another_version_are_refused_by_name(machines, data):
         return SiteSettings(client=3, folder=found.folder, load=lambda: other)
 
     there.settings = settings
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert any("site 3" in line and "shape (1, 6, 6, 10)" in line for line in there.told)
 
@@ -63,7 +63,7 @@ def test_a_server_that_tells_one_site_other_things_learns_nothing_of_it(machines
 
     there.carry = carry
     options = OPTIONS | {"threat_model": "malicious" if malicious else "semi-honest"}
-    rounds = list(there.coordinator(options).run())
+    rounds = list(there.coordinator(options).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     refusals = [line for line in there.told if "was told other things" in line]
     assert refusals
@@ -73,7 +73,7 @@ def test_a_server_that_tells_one_site_other_things_learns_nothing_of_it(machines
 def test_what_one_site_alone_has_learned_keeps_it_out(machines):
     there = machines(malicious=True)
     coordinator = there.coordinator(OPTIONS | {"threat_model": "malicious"})
-    rounds = coordinator.run()
+    rounds = coordinator.rounds()
     next(rounds)
     with DreamSite(there.settings(2)) as site:
         assert site.handle(wire.Learn(2, ())).data == b"done"

@@ -76,7 +76,7 @@ def test_an_answer_of_another_size_costs_the_site_alone(machines, kind, answer):
     there.carry = carry
     options = {"rounds": 1, "dreams": 2, "warmup_epochs": 0, "kd_epochs": 0}
     coordinator = there.coordinator({**OPTIONS, **options})
-    (one,) = coordinator.run()
+    (one,) = coordinator.rounds()
     assert len(one.dreams) == 1
     up = {site: by["up"] for site, by in coordinator.ledger.by_client().items()}
     if kind is not wire.Learn:

@@ -68,7 +68,7 @@ def run_with_a_crash(there, out, options, at, when):
     there.fault = fault
     journal = Journal.create(out)
     try:
-        list(there.coordinator(options, journal=journal).run())
+        list(there.coordinator(options, journal=journal).rounds())
     except ServerDiedError:
         pass
     finally:
@@ -77,7 +77,7 @@ def run_with_a_crash(there, out, options, at, when):
     died = there.count == at
     journal = Journal.resume(out)
     coordinator = there.coordinator(options, journal=journal)
-    list(coordinator.run())
+    list(coordinator.rounds())
     journal.close()
     return coordinator, died
 
@@ -148,7 +148,7 @@ def test_a_server_that_dies_at_any_message_goes_on(run, when, options):
 
 def rounds_of(there, options, out, *, stop_after):
     journal = Journal.create(out)
-    running = there.coordinator(options, journal=journal).run()
+    running = there.coordinator(options, journal=journal).rounds()
     first = [next(running) for _ in range(stop_after)]
     running.close()
     journal.close()
@@ -171,7 +171,7 @@ def test_between_rounds_it_is_as_if_nothing_had_happened(tmp_path, machines, opt
     journal = Journal.resume(tmp_path / "out")
     coordinator = there.coordinator(options, journal=journal)
     assert [one.digest for one in coordinator.finished] == [first.digest]
-    list(coordinator.run())
+    list(coordinator.rounds())
     simulation = Simulation(Config.from_options(options), compare_independent=False)
     list(simulation.rounds())
     found = [dream for one in (first, coordinator.finished[-1]) for dream in one.dreams]
@@ -197,13 +197,13 @@ def test_in_the_middle_of_a_round_sums_are_taken_from_the_journal(tmp_path, mach
     there.carry = carry
     journal = Journal.create(out)
     with pytest.raises(ServerDiedError):
-        list(there.coordinator(OPTIONS, journal=journal).run())
+        list(there.coordinator(OPTIONS, journal=journal).rounds())
     journal.close()
     before = len([m for _, m in there.messages if isinstance(m, wire.Ask)])
     there.carry = real
     journal = Journal.resume(out)
     coordinator = there.coordinator(OPTIONS, journal=journal)
-    first = next(coordinator.run())
+    first = next(coordinator.rounds())
     asked = [m for _, m in there.messages if isinstance(m, wire.Ask)][before:]
     assert {type(decode_request(m.broadcast[history.SIZE :])).__name__ for m in asked} == {
         "EvaluateRequest"
@@ -224,12 +224,12 @@ def test_class_means_are_asked_once_whatever_happens(tmp_path, machines):
     there.fault = fault
     journal = Journal.create(out)
     with pytest.raises(ServerDiedError):
-        list(there.coordinator(PRIVATE, journal=journal).run())
+        list(there.coordinator(PRIVATE, journal=journal).rounds())
     journal.close()
     there.fault = lambda *_: None
     journal = Journal.resume(out)
     coordinator = there.coordinator(PRIVATE, journal=journal)
-    list(coordinator.run())
+    list(coordinator.rounds())
     asked = [
         (site, message)
         for site, message in there.messages
@@ -248,7 +248,7 @@ def test_a_run_that_is_over_asks_nobody(tmp_path, machines):
     before = there.count
     journal = Journal.resume(tmp_path)
     coordinator = there.coordinator(OPTIONS, journal=journal)
-    assert list(coordinator.run()) == []
+    assert list(coordinator.rounds()) == []
     assert there.count == before
     assert [len(one.dreams) for one in coordinator.finished] == [0, 1]
 
@@ -329,7 +329,7 @@ def test_a_machine_that_gets_other_dreams_from_the_same_sums_is_refused(
     there.fault = fault
     journal = Journal.create(out)
     with pytest.raises(ServerDiedError):
-        list(there.coordinator(OPTIONS, journal=journal).run())
+        list(there.coordinator(OPTIONS, journal=journal).rounds())
     journal.close()
     journal = Journal.resume(out)
     coordinator = there.coordinator(OPTIONS, journal=journal)
@@ -339,4 +339,4 @@ def test_a_machine_that_gets_other_dreams_from_the_same_sums_is_refused(
         type(coordinator._scale), "to_pixels", lambda self, *a: 255 - original(*a), raising=True
     )
     with pytest.raises(UserError, match="other dreams from the recorded sums"):
-        list(coordinator.run())
+        list(coordinator.rounds())

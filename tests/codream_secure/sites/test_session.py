@@ -19,6 +19,6 @@ def test_another_version_is_refused_by_name(machines):
         return real(messages)
 
     there.carry = carry
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     assert any("site 1 refused" in line and "same codream-secure" in line for line in there.told)

@@ -18,7 +18,7 @@ from protocols.primitives.keys import SigningKey
 
 def test_a_folder_is_its_owners_alone_and_holds_no_secret_of_a_finished_step(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     for site in range(4):
         folder = there.folder / f"site-{site}"
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -28,7 +28,7 @@ def test_a_folder_is_its_owners_alone_and_holds_no_secret_of_a_finished_step(mac
 
 def test_a_site_keeps_few_records_whatever_it_is_asked(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     for number in (50, 90, 20, 70, 60, 80, 10):
         with DreamSite(there.settings(0)) as site:
             assert not site.handle(wire.Advertise(wire.Batch(number, 2))).refused
@@ -52,7 +52,7 @@ def test_a_site_refuses_what_is_no_text(tmp_path):
 
 def test_an_error_that_may_quote_data_is_told_by_its_name_alone(machines, data, monkeypatch):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
 
     def broken(*_):
         raise ValueError(f"pixel {data.x_train[0, 0, 3, 3]}")
@@ -101,6 +101,6 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
         )
 
     there.settings = settings
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert any("site 1" in line for line in there.told)
     assert [len(one.dreams) for one in rounds] == [1, 1]

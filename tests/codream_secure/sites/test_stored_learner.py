@@ -33,7 +33,7 @@ def test_a_site_learns_no_labels_of_other_dreams_than_it_was_asked_about(machine
         return "before" if site in away else None
 
     there.fault = fault
-    (round_,) = there.coordinator({**OPTIONS, "rounds": 1}).run()
+    (round_,) = there.coordinator({**OPTIONS, "rounds": 1}).rounds()
     assert len(attempts) == 2
     assert len(round_.dreams) == 1
     kept = {}
@@ -46,14 +46,14 @@ def test_a_site_learns_no_labels_of_other_dreams_than_it_was_asked_about(machine
 def test_without_a_seed_every_site_rounds_by_a_secret_of_its_own(machines):
     there = machines()
     options = {name: value for name, value in OPTIONS.items() if name != "seed"}
-    rounds = list(there.coordinator(options).run())
+    rounds = list(there.coordinator(options).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     secrets = {(there.folder / f"site-{site}" / "rounding").read_bytes() for site in range(4)}
     assert {len(secret) for secret in secrets} == {32}
     assert len(secrets) == 4
     seeded = machines()
     seeded.folder = there.folder.with_name("seeded")
-    expected = list(seeded.coordinator(OPTIONS).run())
+    expected = list(seeded.coordinator(OPTIONS).rounds())
     assert not (seeded.folder / "site-0" / "rounding").exists()
     # All else follows from the default seed, which is 0: what differs is the rounding.
     assert rounds[0].digest != expected[0].digest
@@ -61,7 +61,7 @@ def test_without_a_seed_every_site_rounds_by_a_secret_of_its_own(machines):
 
 def test_private_steps_stay_charged_when_a_site_dies(machines):
     there = machines()
-    list(there.coordinator(PRIVATE).run())
+    list(there.coordinator(PRIVATE).rounds())
     charged = (there.folder / "site-0" / "charged").read_text()
     assert charged == "4"
 
@@ -69,7 +69,7 @@ def test_private_steps_stay_charged_when_a_site_dies(machines):
 def test_the_sites_accuracy_is_a_mean_that_came_out_of_a_masked_sum(machines, data):
     there = machines()
     coordinator = there.coordinator(OPTIONS)
-    list(coordinator.run())
+    list(coordinator.rounds())
     found = []
     for client in range(4):
         with DreamSite(there.settings(client)) as site:
@@ -88,7 +88,7 @@ def test_under_dp_sites_tell_nothing_of_test_data_of_their_own(machines, whole):
     there = machines()
     real = there.settings
     there.settings = lambda site: replace(real(site), whole=whole)
-    rounds = list(there.coordinator(PRIVATE, evaluates=True).run())
+    rounds = list(there.coordinator(PRIVATE, evaluates=True).rounds())
     assert [None if one.sites is None else one.sites[1] for one in rounds] == (
         [None, None] if whole else [4, 4]
     )
@@ -98,7 +98,7 @@ def test_a_site_may_have_a_model_that_nobody_else_knows(machines, data):
     there = machines()
     real = there.settings
     there.settings = lambda site: replace(real(site), model="lenet5" if site == 2 else None)
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     with DreamSite(there.settings(2)) as site:
         federation, _ = site._learner()._restored()
@@ -120,14 +120,14 @@ def test_a_site_that_has_seen_some_classes_takes_part(machines, data):
     there.settings = lambda site: replace(
         real(site), whole=site == 3, load=(lambda: own) if site == 3 else real(site).load
     )
-    rounds = list(there.coordinator(OPTIONS).run())
+    rounds = list(there.coordinator(OPTIONS).rounds())
     assert [one.learned for one in rounds] == [4, 4]
     assert there.told == []
 
 
 def test_evaluations_are_of_the_finished_round_alone(machines):
     there = machines()
-    list(there.coordinator(OPTIONS).run())
+    list(there.coordinator(OPTIONS).rounds())
     with DreamSite(there.settings(0)) as site:
         learner = site._learner()
         history = learner.session.history

@@ -21,7 +21,7 @@ def asks(there, kind):
 def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
     there = machines()
     coordinator = there.coordinator({**OPTIONS, "key_steps": 2, "rounds": 1})
-    (first,) = coordinator.run()
+    (first,) = coordinator.rounds()
     # 4 sums under keys for 2, 2: one exchange of its own, and one that rode.
     assert len(asks(there, wire.Advertise)) == len(asks(there, wire.Share)) == 4
     assert [m.key_exchange.batch.number for _, m in asks(there, wire.Unmask) if m.key_exchange] == [
@@ -37,7 +37,7 @@ def test_the_next_keys_ride_with_a_step_and_take_no_round_trip(machines):
 
 def test_no_keys_are_made_after_the_last_step(machines):
     there = machines()
-    list(there.coordinator({**OPTIONS, "key_steps": 8}).run())
+    list(there.coordinator({**OPTIONS, "key_steps": 8}).rounds())
     assert not [m for _, m in asks(there, wire.Ask) if m.key_exchange]
 
 
@@ -53,7 +53,7 @@ def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines,
         return None
 
     there.fault = fault
-    list(there.coordinator({**OPTIONS, "key_steps": 4}).run())
+    list(there.coordinator({**OPTIONS, "key_steps": 4}).rounds())
     assert missed
     assert len(asks(there, wire.Advertise)) == 8
     later = [m.batch.number for s, m in asks(there, wire.Ask) if s == 1]
@@ -63,7 +63,7 @@ def test_who_misses_keys_that_ride_gets_some_in_an_exchange_of_its_own(machines,
 def test_nothing_is_put_off_for_a_site_that_stays_away(machines):
     there = machines()
     there.fault = lambda number, site, _: "before" if site == 1 and number > 20 else None
-    rounds = list(there.coordinator({**OPTIONS, "key_steps": 1}).run())
+    rounds = list(there.coordinator({**OPTIONS, "key_steps": 1}).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
     # Tried again until it has been silent three times, then only asked along the way.
     assert len([s for s, _ in asks(there, wire.Advertise) if s == 0]) <= 3
@@ -86,7 +86,7 @@ def test_who_gives_a_wrong_share_is_asked_for_evidence_and_left_out(machines, mo
         return reply
 
     monkeypatch.setattr(protocols.client.step, "_shares", unmask)
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert lied
     assert [site for site, _ in asks(there, wire.Evidence)] == [2]
     assert there.told.count("site 2 gave or dealt wrong shares, and is left out") == 1
@@ -107,7 +107,7 @@ def test_who_dealt_a_wrong_share_is_named_and_its_holder_is_not(machines, monkey
         return held
 
     monkeypatch.setattr(client_offline, "split_seeds", split)
-    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).run())
+    rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert dealt
     assert [site for site, _ in asks(there, wire.Evidence)] == [0]
     assert "site 3 gave or dealt wrong shares, and is left out" in there.told

@@ -1,7 +1,7 @@
 """Write vectors/*.json anew, or say whether they are what the code gives.
 
-    python tests/protocols/gen_secagg_vectors.py            write them
-    python tests/protocols/gen_secagg_vectors.py --check    exit code 1 if a file would change
+    python tests/helpers/gen_secagg_vectors.py            write them
+    python tests/helpers/gen_secagg_vectors.py --check    exit code 1 if a file would change
 
 A change of any value is a change of the protocol: see SPEC.md. `vectors/README.md` describes the
 files.
@@ -47,7 +47,7 @@ from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
 from protocols.rounds import Credentials
 
-FOLDER = Path(__file__).parent / "vectors"
+FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
 SEED = b"vector 1"
 ME = 13
 

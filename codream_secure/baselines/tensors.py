@@ -1,0 +1,49 @@
+"""Named tensors: a model's numbers, as the server of a baseline adds and averages them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+# BatchNorm counts its batches in int64; the count has no effect and is not sent.
+_COUNTERS = "num_batches_tracked"
+
+
+def tensors_of(model: nn.Module) -> Tensors:
+    """Return copies of a model's weights and buffers as float32, without BatchNorm's counters."""
+    state = model.state_dict().items()
+    return {n: v.detach().float().clone() for n, v in state if not n.endswith(_COUNTERS)}
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy numbers into a model, in place."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if not name.endswith(_COUNTERS):
+                value.copy_(tensors[name])
+
+
+def difference(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensors:
+    """Return after - before, tensor by tensor."""
+    return {name: after[name] - before[name] for name in before}
+
+
+def add(base: Mapping[str, Tensor], update: Mapping[str, Tensor], share: float = 1.0) -> Tensors:
+    """Return base + share * update.
+
+    A sum of quantized updates can make a running variance negative; BatchNorm would then give
+    NaN, so variances are at least zero.
+    """
+    moved = {name: base[name] + share * update[name] for name in base}
+    return {n: v.clamp_min(0) if n.endswith("running_var") else v for n, v in moved.items()}
+
+
+def zeros(state: Mapping[str, Tensor]) -> Tensors:
+    """Return zeros of the same names and shapes."""
+    return {name: torch.zeros_like(value) for name, value in state.items()}
+
+
+def float_bytes(value: Tensor) -> bytes:
+    """Return a tensor as it travels: float32, little-endian."""
+    return value.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
