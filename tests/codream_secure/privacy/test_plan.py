@@ -6,7 +6,7 @@ from codream_secure.config.rules import resolve
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.privacy import plan as plan_module
+from codream_secure.privacy import guarantee as guarantee_module
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runs.summary import progress_of
@@ -72,7 +72,7 @@ def test_a_row_of_progress_takes_one_epsilon_and_no_group_privacy(tiny, monkeypa
     def refuse(*_):
         raise AssertionError("group privacy")
 
-    monkeypatch.setattr(plan_module, "group_epsilons", refuse)
+    monkeypatch.setattr(guarantee_module, "group_epsilons", refuse)
     assert progress_of(simulation)["epsilon"] == expected
 
 
