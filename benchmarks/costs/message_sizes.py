@@ -17,12 +17,12 @@ from typing import Any
 
 from benchmarks.shared.gates import Gate, environment, progress, report
 from codream_secure.aggregation.byte_ledger import megabytes
-from codream_secure.compare.sizes import (
+from codream_secure.compare.round_bytes import (
     Shape,
+    bytes_by_model,
     draw_crossover,
     dream_bytes,
     dream_formula,
-    sizes,
 )
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -72,18 +72,17 @@ def accuracy(shape: Shape, data: Dataset, rounds: int) -> dict[str, Any]:
     for _ in simulation.rounds():
         pass
     found = summarise(simulation)
-    sent = found["bytes"]
     return {
-        "clients": found["accuracy"]["clients_mean"],
-        "independent": found["accuracy"]["independent_mean"],
-        "MB a round, this run": (sent["per_client_up"] + sent["per_client_down"]) / rounds / 1e6,
+        "clients": found.accuracy.clients_mean,
+        "independent": found.accuracy.independent_mean,
+        "MB a round, this run": found.bytes.both / rounds / 1e6,
     }
 
 
 def beside_others() -> str:
     """Return the sizes of all methods at the paper's setting, a model after the other."""
     words = []
-    for row in sizes(Shape())["rows"]:
+    for row in bytes_by_model(Shape())["rows"]:
         values = {
             name: round(megabytes(value), 2) if isinstance(value, dict) else value
             for name, value in row.items()

@@ -28,6 +28,7 @@ from benchmarks.shared.gates import Gate, environment, progress, report
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Match, Plan
+from codream_secure.runs.comparison_format import ComparisonResult, Means
 
 RESULTS = Path(__file__).parents[1] / "results"
 DREAMING = ("codream", "codream-fast")
@@ -149,22 +150,21 @@ def cases(folder: Path) -> dict[str, Sequence[Case]]:
     }
 
 
-def rows(case: Case, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(case: Case, result: ComparisonResult) -> list[dict[str, Any]]:
     """Return a row a method; benchmarks of privacy write the same keys."""
     found = []
-    for row in result["rows"]:
-        mean = row["mean"] or {}
-        failed = {cell["failed"] for cell in row["cells"].values()} - {None}
+    for row in result.rows:
+        failed = {cell.failed for cell in row.cells.values() if cell.failed}
 
-        def of(name: str, scale: float = 1.0, mean: Mapping[str, Any] = mean) -> float | None:
-            value = mean.get(name)
+        def of(name: str, scale: float = 1.0, mean: Means | None = row.mean) -> float | None:
+            value = getattr(mean, name, None)
             return None if value is None else value / scale
 
         found.append(
             {
                 "case": case.name,
-                "method": row["method"],
-                "seeds": mean.get("seeds", 0),
+                "method": row.method,
+                "seeds": row.mean.seeds if row.mean else 0,
                 "accuracy": of("accuracy"),
                 "spread": of("accuracy_spread"),
                 "epsilon": of("epsilon"),

@@ -36,6 +36,7 @@ from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy.class_means import ClassMeanImages
+from codream_secure.runs.formats import Summary
 from codream_secure.runs.summary import summarise
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -88,19 +89,19 @@ LONG = {
 class Outcome:
     """One run: its summary, and accuracies and bytes of a client, both ways, after every round."""
 
-    summary: dict[str, Any]
+    summary: Summary
     clients: list[float]
     independent: list[float]
     sent: list[int]
 
     def accuracy(self, name: str) -> float:
         """Return one accuracy of the reported round."""
-        return float(self.summary["accuracy"][name])
+        return float(getattr(self.summary.accuracy, name))
 
     @property
     def has_server(self) -> bool:
         """Whether there was a server: nobody has one who dreams alone."""
-        return self.summary["accuracy"]["server"] is not None
+        return self.summary.accuracy.server is not None
 
     @property
     def gain(self) -> float:
@@ -166,10 +167,10 @@ def row(name: str, options: Mapping[str, object], runs: list[Outcome]) -> dict[s
         "seeds": len(runs),
         **mean,
         "spread of seeds": max(abs(value - statistics.mean(clients)) for value in clients),
-        "MB up": runs[0].summary["bytes"]["per_client_up"] / 1e6,
-        "MB down": runs[0].summary["bytes"]["per_client_down"] / 1e6,
-        "round trips": runs[0].summary["round_trips"],
-        "seconds": max(r.summary["seconds"]["total"] for r in runs),
+        "MB up": runs[0].summary.bytes.per_client_up / 1e6,
+        "MB down": runs[0].summary.bytes.per_client_down / 1e6,
+        "round trips": runs[0].summary.protocol.round_trips,
+        "seconds": max(r.summary.seconds.total for r in runs),
         "command": command(options),
     }
 
@@ -373,8 +374,8 @@ def long(bench: Bench) -> Part:
     return (
         [row("100 rounds", LONG, runs)],
         [
-            Gate.at_least("rounds finished", summary["rounds_finished"], summary["rounds"]),
-            Gate.at_most("steps taken back", summary["rolled_back"], 0),
+            Gate.at_least("rounds finished", summary.rounds_finished, summary.rounds),
+            Gate.at_most("steps taken back", summary.dreaming.rolled_back, 0),
             Gate.at_least("last five rounds above the first", last - runs[0].clients[0], 0.0),
         ],
         {"curve": curve(runs)},

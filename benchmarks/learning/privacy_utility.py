@@ -67,19 +67,19 @@ def _baseline(name: str, options: Mapping[str, object], dataset: Dataset) -> Cel
     run = BaselineRun(Config.from_options(options), method, BaselineSettings(), dataset=dataset)
     rounds = run.config.dream.rounds or 1
     last = list(Budget("rounds", rounds).limited(run))[-1]
-    return _cell(run, headline({"server": last.server, "clients": last.clients}, method))
+    return _cell(run, headline(last, method))
 
 
 def _cell(run: Run, accuracy: float) -> Cell:
     summary = summarise(run)
     return {
         "accuracy": accuracy,
-        "epsilon": summary["privacy"]["epsilon"] if summary["privacy"] else None,
-        "bytes_up": summary["bytes"]["per_client_up"],
-        "bytes_down": summary["bytes"]["per_client_down"],
-        "rounds": summary["rounds_finished"],
-        "iterations": summary["iterations"],
-        "seconds": summary["seconds"]["busy"],
+        "epsilon": summary.privacy.epsilon if summary.privacy else None,
+        "bytes_up": summary.bytes.per_client_up,
+        "bytes_down": summary.bytes.per_client_down,
+        "rounds": summary.rounds_finished,
+        "iterations": summary.iterations,
+        "seconds": summary.seconds.busy,
     }
 
 

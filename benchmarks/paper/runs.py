@@ -188,7 +188,7 @@ def _other(name: str, simulation: Simulation) -> float:
     reported = run.observer.reported()
     if reported is None:
         raise RuntimeError("no round was finished")
-    return headline({"server": reported.server, "clients": reported.clients}, method)
+    return headline(reported, method)
 
 
 def _made_with(options: Mapping[str, object]) -> dict[str, str]:

@@ -4,7 +4,6 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from sklearn.model_selection import StratifiedKFold
 
@@ -12,6 +11,7 @@ from benchmarks.shared.gates import progress
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.federation.simulation import Simulation
+from codream_secure.runs.formats import Summary
 from codream_secure.runs.summary import summarise
 
 FOLDS = 5
@@ -35,7 +35,7 @@ def fold(data: Dataset, index: int) -> Dataset:
     )
 
 
-def run(options: Mapping[str, object], dataset: Dataset) -> dict[str, Any]:
+def run(options: Mapping[str, object], dataset: Dataset) -> Summary:
     """Run one federation to its end and return its summary."""
     simulation = Simulation(Config.from_options(options), dataset=dataset)
     for _ in simulation.rounds():
@@ -43,14 +43,14 @@ def run(options: Mapping[str, object], dataset: Dataset) -> dict[str, Any]:
     return summarise(simulation)
 
 
-def mean(summaries: Iterable[Mapping[str, Any]], name: str) -> float:
+def mean(summaries: Iterable[Summary], name: str) -> float:
     """Return the mean over runs of one accuracy."""
-    return statistics.mean(s["accuracy"][name] for s in summaries)
+    return statistics.mean(getattr(s.accuracy, name) for s in summaries)
 
 
 def over_seeds(
     options: Mapping[str, object], seeds: Iterable[int], dataset: Callable[[int], Dataset]
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
     """Run a federation once a seed."""
     summaries = []
     for seed in seeds:

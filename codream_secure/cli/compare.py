@@ -142,17 +142,18 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
         result = Comparison(plan, folder, progress=progress).run()
         write_report(folder)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(compact(result))
     elif not quiet:
         console = stdout()
         console.print(comparison_table(result))
         console.print(f"written to {folder}, the page is report.html", highlight=False)
-    failed = any(cell["failed"] for row in result["rows"] for cell in row["cells"].values())
+    failed = any(cell.failed for row in result.rows for cell in row.cells.values())
     return EXIT_INCOMPLETE if failed else 0
 
 
@@ -168,7 +169,11 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.sizes import Shape, draw_crossover, sizes  # noqa: PLC0415
+    from codream_secure.compare.round_bytes import (  # noqa: PLC0415
+        Shape,
+        bytes_by_model,
+        draw_crossover,
+    )
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
 
@@ -176,7 +181,7 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
-    found = sizes(shape)
+    found = bytes_by_model(shape)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
 """`codream-secure privacy`: compute figures of differential privacy without a federation."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
@@ -19,11 +19,10 @@ from codream_secure.privacy.forecast import MOST_BITS, Forecast, predict
 from codream_secure.privacy.guarantee import GROUPS, group_epsilons
 from codream_secure.privacy.mechanisms import (
     DiscreteGaussianSum,
-    Mechanism,
-    SampledGaussian,
     SkellamSum,
 )
 from codream_secure.privacy.noise_search import noise_multiplier_for
+from codream_secure.runs.files import read_summary
 
 _delta = click.option("--delta", type=float, default=1e-5, show_default=True)
 _rate = click.option(
@@ -85,7 +84,7 @@ def epsilon(
             "accountant": found.accountant,
         }
         told |= {"rdp_epsilon": found.rdp, "groups": groups}
-        click.echo(json.dumps(told | {"releases": [asdict(release) for release in releases]}))
+        click.echo(json.dumps(told | {"releases": msgspec.to_builtins(releases)}))
         return
     rows = [
         ("epsilon", f"{found.epsilon:.4f} at delta {delta:g} ({found.accountant})"),
@@ -197,26 +196,12 @@ def _cells(forecast: Forecast) -> tuple[str, ...]:
 
 def _of_run(folder: Path) -> tuple[tuple[Release, ...], float]:
     """Return the releases of a run, and its delta."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        kept = summary["privacy"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is not the folder of a finished run") from None
-    if kept is None:
+    summary = read_summary(folder)
+    if summary is None:
+        raise UserError(f"{folder} is not the folder of a finished run")
+    if summary.privacy is None:
         raise UserError(f"the run in {folder} has no differential privacy (--dp-eps)")
-    try:
-        return tuple(_release(one) for one in kept["releases"]), float(kept["delta"])
-    except (KeyError, TypeError, ValueError, StopIteration):
-        raise UserError(f"{folder}: summary.json does not say what was released") from None
-
-
-def _release(kept: Mapping[str, Any]) -> Release:
-    found = kept["mechanism"]
-    mechanism: Mechanism
-    kinds = (DiscreteGaussianSum, SkellamSum, SampledGaussian)
-    kind = next(k for k in kinds if {f.name for f in fields(k)} == set(found))
-    mechanism = kind(**found)
-    return Release(**{**kept, "mechanism": mechanism})
+    return summary.privacy.releases, summary.privacy.delta
 
 
 def _mechanism(release: Release) -> str:

@@ -48,7 +48,7 @@ def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> No
 
 def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
     """Return the command that makes one folder again, or the page of several."""
-    from codream_secure.runs.reading import rerun  # noqa: PLC0415
+    from codream_secure.runs.comparison_folder import rerun  # noqa: PLC0415
 
     if len(run_dirs) == 1:
         return rerun(run_dirs[0])

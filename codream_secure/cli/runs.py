@@ -9,7 +9,7 @@ import click
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
-    from codream_secure.runs.reading import Run
+    from codream_secure.runs.recorded_run import RecordedRun
 
 _EXAMPLES = """\b
 Examples:
@@ -38,10 +38,12 @@ def runs(folder: Path, *, as_json: bool) -> None:
     elif not damaged:
         click.echo(f"no runs in {folder}")
     if damaged:
-        raise damaged[0]
+        for earlier in damaged[:-1]:
+            click.echo(f"error: {earlier}", err=True)
+        raise damaged[-1]
 
 
-def headline(run: "Run") -> dict[str, Any]:
+def headline(run: "RecordedRun") -> dict[str, Any]:
     """Return a run's headline numbers in JSON's own types; null is unknown."""
     return {
         "folder": str(run.folder),
@@ -63,7 +65,7 @@ def headline(run: "Run") -> dict[str, Any]:
     }
 
 
-def _print(found: "list[Run]", folder: Path) -> None:
+def _print(found: "list[RecordedRun]", folder: Path) -> None:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 

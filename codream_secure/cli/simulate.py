@@ -1,6 +1,5 @@
 """`codream-secure simulate`: a whole federation on this machine."""
 
-import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -125,11 +124,12 @@ def _simulate(
     from rich.console import Console  # noqa: PLC0415
 
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
-    from codream_secure.report.charts import draw_pictures  # noqa: PLC0415
     from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.pictures import draw_pictures  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.formats import compact  # noqa: PLC0415
     from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
     told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
@@ -146,7 +146,7 @@ def _simulate(
             draw_pictures(simulation, folder.path)
             write_report(folder.path)
     if as_json:
-        click.echo(json.dumps(summary))
+        click.echo(compact(summary))
     elif not quiet:
         console = stdout()
         console.print(summary_table(summary))

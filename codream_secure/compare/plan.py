@@ -1,9 +1,11 @@
-"""What is compared: methods, seeds, settings, and what all may spend equally."""
+"""What a comparison runs: methods, seeds, settings, and the cost that all may spend equally."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
+
+import msgspec
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import Method, parse_method
@@ -14,8 +16,7 @@ from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
-
-Match = Literal["rounds", "iterations", "seconds", "bytes"]
+from codream_secure.runs.comparison_format import Match, PlanRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +24,16 @@ class Plan:
     """What is compared.
 
     Args:
-        methods: their names (`baselines.methods`).
-        seeds: of the runs.
+        methods: names (`baselines.methods`).
+        seeds: one run of each method is made with each.
         options: settings of `simulate`, by flat name.
         settings: of the baselines.
-        match: what methods may spend equally.
-        trials: step sizes tried on validation, each at a quarter of the rounds; 1: none.
-        target: accuracy at which bytes are read off; None: none.
+        match: the cost that all methods may spend equally.
+        trials: step sizes to try on validation, each for a quarter of the rounds; 1 tries none.
+        target: accuracy, 0 to 1; the table says after how many bytes a method reached it.
 
     Raises:
-        UserError: unknown or repeated methods, or settings that none of them has a use for.
+        UserError: a method is unknown or repeated, or a setting applies to none of them.
     """
 
     methods: tuple[str, ...]
@@ -66,25 +67,24 @@ class Plan:
         return options | _of(method) | {"seed": seed}
 
     def _unused(self, method: Method) -> set[str]:
-        """Return the given settings that do not apply to a method but may to another."""
+        """Return the given settings that apply to other methods but not to this one."""
         dreams = {"method": method.family} if method.family == "codream-fast" else {}
         asked = Config.from_options({**self.options, **dreams})
         return set(inapplicable(asked)) & set(self.options) & {*FAST_ONLY, *PIXELS_ONLY}
 
     @property
     def reference(self) -> str:
-        """The method whose cost the others may spend."""
+        """The method whose cost sets the budget of all others: the first that dreams."""
         dreaming = [name for name in self.methods if parse_method(name).dreams]
         return (dreaming or list(self.methods))[0]
 
-    def state(self) -> dict[str, Any]:
-        """Return the plan in JSON's own types."""
-        plan = dataclasses.asdict(self)
-        return {**plan, "methods": list(self.methods), "seeds": list(self.seeds)}
+    def record(self) -> PlanRecord:
+        """Return the plan as compare.json holds it."""
+        return msgspec.convert(dataclasses.asdict(self), PlanRecord)
 
 
 def _of(method: Method) -> dict[str, object]:
-    """Return what a method's name says of the settings."""
+    """Return the settings that follow from the name of a method."""
     if method.family == "fedmd":
         # Public noise that is labelled and learned from: dreams without dreaming.
         return {"method": "codream", "dream_steps": 0, "adaptive": "none"}
@@ -92,18 +92,18 @@ def _of(method: Method) -> dict[str, object]:
 
 
 def as_match(name: str) -> Match:
-    """Return what a word on the command line says."""
+    """Return the match that a word on the command line names."""
     return next(kind for kind in get_args(Match) if kind == name)
 
 
 MAX_ROUNDS = 1000
 
 
-# A last round that would overshoot the budget by no more than this is still run.
+# The last round may exceed the budget by this fraction.
 _SLACK = 0.02
 
 
-# What these send is nothing, so that bytes cannot be matched: their computation is.
+# These send nothing. Where bytes are matched, they may compute as much as the reference instead.
 _SILENT = ("independent", "centralized")
 
 
@@ -125,7 +125,7 @@ class Budget:
         return run.ledger.per_client("up") + run.ledger.per_client("down")
 
     def limited(self, run: Run) -> Iterator[Measurement]:
-        """Yield rounds as long as the next is likely to fit, at least one."""
+        """Run and yield at least one round, then as many as fit if each costs what the last did."""
         before = self.spent(run)
         for measurement in run.rounds():
             yield measurement
@@ -136,8 +136,14 @@ class Budget:
             before = now
 
 
-def cost_of(match: Match, costs: Mapping[str, Any], method: Method) -> Budget:
-    """Return the budget of a method from what the reference has spent, by kind of cost."""
+def cost_of(match: Match, costs: Mapping[Match, float], method: Method) -> Budget:
+    """Return the budget of a method.
+
+    Args:
+        match: the cost that all methods may spend equally.
+        costs: what the reference spent, by kind.
+        method: that gets the budget.
+    """
     if match == "bytes" and method.family in _SILENT:
         match = "iterations"
     return Budget(match, costs[match])

@@ -1,82 +1,83 @@
-"""What a comparison found: a row a method, means over seeds."""
+"""What a comparison found: figures of every cell, and their means over seeds."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from codream_secure.baselines.methods import Method
+from codream_secure.runs.comparison_format import Cell, Figures, Means
+from codream_secure.runs.formats import Row, Summary
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's metrics.jsonl."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+class Measured(Protocol):
+    """Test accuracies of one round."""
+
+    @property
+    def server(self) -> float | None:
+        """Of the one model for all, or of the server's student."""
+
+    @property
+    def clients(self) -> Sequence[float]:
+        """Of the clients' models."""
 
 
-def figures(
-    method: Method,
-    rows: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
-    target: float | None,
-) -> dict[str, Any]:
+def figures(method: Method, rows: Sequence[Row], summary: Summary, target: float | None) -> Figures:
     """Return what a table shows of one cell.
 
     Args:
         method: of the cell.
         rows: of its metrics, at least one.
         summary: of its run.
-        target: accuracy at which bytes are read off.
+        target: accuracy at which bytes are read off; None: nowhere.
     """
-    last, sizes = rows[-1], summary["bytes"]
-    chosen = rows[summary["reported_round"] - 1]
-    return {
-        "accuracy": headline(last, method),
-        "accuracy_validated": headline(chosen, method) if summary["privacy"] is None else None,
-        "clients_std": summary["accuracy"]["clients_std"],
-        "server": last["server"],
-        "bytes_up": sizes["per_client_up"],
-        "bytes_down": sizes["per_client_down"],
-        "bytes_to_target": _bytes_to(target, rows, method),
-        "rounds": len(rows),
-        "round_trips": summary["round_trips"],
-        "epsilon": summary["privacy"]["epsilon"] if summary["privacy"] else None,
-        "iterations": summary["iterations"],
-        "seconds": summary["seconds"]["busy"],
-    }
+    last, privacy = rows[-1], summary.privacy
+    chosen = rows[(summary.reported_round or len(rows)) - 1]
+    return Figures(
+        accuracy=headline(last, method),
+        accuracy_validated=headline(chosen, method) if privacy is None else None,
+        clients_std=summary.accuracy.clients_std,
+        server=last.server,
+        bytes_up=summary.bytes.per_client_up,
+        bytes_down=summary.bytes.per_client_down,
+        bytes_to_target=_bytes_to(target, rows, method),
+        rounds=len(rows),
+        round_trips=summary.protocol.round_trips,
+        epsilon=privacy.epsilon if privacy else None,
+        iterations=summary.iterations,
+        seconds=summary.seconds.busy,
+    )
 
 
-def _bytes_to(
-    target: float | None, rows: Sequence[Mapping[str, Any]], method: Method
-) -> int | None:
+def _bytes_to(target: float | None, rows: Sequence[Row], method: Method) -> int | None:
     for row in rows:
         if target is not None and headline(row, method) >= target:
-            return int(row["bytes_up"] + row["bytes_down"])
+            return row.bytes_both
     return None
 
 
-def headline(row: Mapping[str, Any], method: Method) -> float:
-    """Return the accuracy that a method is compared by, of one round.
+def headline(measured: Measured, method: Method) -> float:
+    """Return the accuracy of one round that methods are compared by, 0 to 1.
 
-    Its one model for all where it has one, else the mean over the clients' models.
+    It is that of the one model for all where the method has one, else the mean over the clients.
     """
-    if method.one_model:
-        return float(row["server"])
-    return float(sum(row["clients"]) / len(row["clients"]))
+    if method.one_model and measured.server is not None:
+        return measured.server
+    return sum(measured.clients) / len(measured.clients)
 
 
-def means(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def means(cells: Sequence[Cell]) -> Means | None:
     """Return means over the seeds that did not fail, and the spread of the accuracy over them."""
-    done = [cell for cell in cells if cell["failed"] is None]
+    done = [cell.figures for cell in cells if cell.figures is not None]
     if not done:
         return None
-    found: dict[str, Any] = {}
-    for key in done[0]:
-        values = [cell[key] for cell in done]
-        if key not in ("folder", "failed"):
-            known = all(value is not None for value in values)
-            found[key] = sum(values) / len(values) if known else None
-    accuracies = [cell["accuracy"] for cell in done]
-    found["accuracy_spread"] = (max(accuracies) - min(accuracies)) / 2
-    found["seeds"] = len(done)
-    return found
+    accuracies = [one.accuracy for one in done]
+    mean: dict[str, Any] = {
+        name: _mean([getattr(one, name) for one in done]) for name in Figures.__struct_fields__
+    }
+    spread = (max(accuracies) - min(accuracies)) / 2
+    return Means(**mean, accuracy_spread=spread, seeds=len(done))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None if a seed lacks the figure."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

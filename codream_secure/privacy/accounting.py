@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -173,8 +174,7 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
     return float(accountant.get_epsilon(delta))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
+class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of private release, and how often it was made.
 
     Attributes:

@@ -3,7 +3,8 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from codream_secure.privacy.accounting import (
     Accountant,
@@ -22,8 +23,7 @@ GROUPS = (2, 3, 5)
 _GROUP_STEPS = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarantee:
+class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An (epsilon, delta) guarantee together with all that it was computed from.
 
     Attributes:
@@ -156,8 +156,8 @@ def _together(release: Release, size: int) -> Release | None:
             return None
         mechanism = SampledGaussian(found.noise_multiplier / size)
     else:
-        mechanism = replace(found, l2=size * found.l2, l1=size * found.l1)
-    return replace(release, mechanism=mechanism)
+        mechanism = msgspec.structs.replace(found, l2=size * found.l2, l1=size * found.l1)
+    return msgspec.structs.replace(release, mechanism=mechanism)
 
 
 def _log_ratio(epsilon: float, size: int) -> float:

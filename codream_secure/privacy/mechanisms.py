@@ -1,9 +1,9 @@
 """The mechanisms that the accounting knows: what one release costs, as PLD event or by Renyi DP."""
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,8 +11,11 @@ if TYPE_CHECKING:
     from codream_secure.aggregation.requests import NoiseKind
 
 
-@dataclass(frozen=True, slots=True)
-class SampledGaussian:
+class _Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """A mechanism as summaries store it; ``kind`` says which one it is."""
+
+
+class SampledGaussian(_Mechanism, frozen=True, tag="sampled gaussian"):
     """One step of DP-SGD: the Poisson-sampled Gaussian mechanism (Abadi et al., CCS 2016).
 
     Attributes:
@@ -36,8 +39,7 @@ class SampledGaussian:
         return np.asarray(accountant.rdp)
 
 
-@dataclass(frozen=True, slots=True)
-class SkellamSum:
+class SkellamSum(_Mechanism, frozen=True, tag="skellam sum"):
     """A sum of integer vectors with Skellam noise.
 
     Source: Agarwal, Kairouz, Liu, The Skellam Mechanism, NeurIPS 2021, Theorem 3.5. A sum of
@@ -72,8 +74,7 @@ class SkellamSum:
         return steps * (orders * squared / (2 * v) + np.minimum(near, 3 * self.l1 / (2 * v)))
 
 
-@dataclass(frozen=True, slots=True)
-class DiscreteGaussianSum:
+class DiscreteGaussianSum(_Mechanism, frozen=True, tag="discrete gaussian sum"):
     """A sum of integer vectors with shares of discrete Gaussian noise.
 
     Source: Kairouz, Liu, Steinke, The Distributed Discrete Gaussian Mechanism, ICML 2021,

@@ -1,13 +1,12 @@
 """What the server learns, row by row as SECURITY.md has it, and of which runs it is true."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-from codream_secure.baselines.methods import DREAMING, MODEL_AVERAGING, parse_method
+from codream_secure.baselines.methods import MODEL_AVERAGING, parse_method
 from codream_secure.errors import UserError
-from codream_secure.runs.reading import ALONE, TOGETHER
-
-Summary = Mapping[str, Any]
+from codream_secure.runs.formats import Dreaming, Summary
+from codream_secure.runs.recorded_run import ALONE, TOGETHER
 
 
 class Disclosure(NamedTuple):
@@ -25,24 +24,30 @@ class Disclosure(NamedTuple):
 
 
 def _dreams(summary: Summary) -> bool:
-    return summary.get("method") in DREAMING and summary.get("collaboration") is not False
+    return summary.dreaming is not None and summary.dreaming.collaboration
 
 
-def _with(name: str, *values: object) -> Callable[[Summary], bool]:
-    return lambda summary: _dreams(summary) and summary.get(name) in values
+def _dreams_with(chosen: Callable[[Dreaming], bool]) -> Callable[[Summary], bool]:
+    """Return whether clients dream together with settings that ``chosen`` accepts."""
+    return lambda summary: (
+        summary.dreaming is not None and summary.dreaming.collaboration and chosen(summary.dreaming)
+    )
 
 
 def _releases(summary: Summary, name: str) -> bool:
-    privacy = summary.get("privacy")
-    found = privacy.get("releases") if isinstance(privacy, Mapping) else None
-    return any(release.get("name") == name for release in found or ())
+    releases = summary.privacy.releases if summary.privacy else ()
+    return any(release.name == name for release in releases)
 
 
 def _averages(summary: Summary) -> bool:
     try:
-        return parse_method(str(summary.get("method"))).family in MODEL_AVERAGING
+        return parse_method(summary.method).family in MODEL_AVERAGING
     except UserError:
         return False
+
+
+def _averages_masked(summary: Summary) -> bool:
+    return _averages(summary) and summary.protocol.secure
 
 
 # The text is SECURITY.md's; a test compares them.
@@ -52,8 +57,7 @@ DISCLOSURES = (
         "are",
         "every dream step",
         lambda summary: (
-            _dreams(summary)
-            and summary.get("dream_steps") != 0
+            _dreams_with(lambda chosen: chosen.dream_steps > 0)(summary)
             and not _releases(summary, "labels")
         ),
     ),
@@ -75,13 +79,13 @@ DISCLOSURES = (
         "function of the summed soft predictions where teacher and student agree, so it tells "
         "these at *every* step (D27)",
         "every dream step from `--adaptive-start` on",
-        _with("adaptive", "jsd", "kl"),
+        _dreams_with(lambda chosen: chosen.adaptive in ("jsd", "kl")),
     ),
     Disclosure(
         "with `--label-weighting confidence`: the exact sum of the survivors' confidences at every "
         "dream",
         "every batch",
-        _with("label_weighting", "confidence"),
+        _dreams_with(lambda chosen: chosen.label_weighting == "confidence"),
     ),
     Disclosure(
         "with `--weights examples`: the exact sum of the survivors' weights (how many examples "
@@ -89,14 +93,14 @@ DISCLOSURES = (
         "that client's weight (D2); equal weights are the default for that reason. Gradient steps "
         "release no sum of weights",
         "every batch",
-        _with("weights", "examples"),
+        lambda summary: _dreams(summary) and summary.weights == "examples",
     ),
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "
         "survivors' quantized model updates (SCAFFOLD: also of the changes of their control "
         "variates; with `--weights examples` each times its weight, and the sum of the weights)",
         "every round",
-        lambda summary: _averages(summary) and summary.get("secure") is True,
+        _averages_masked,
     ),
     Disclosure(
         "with `--dp-eps`: the sum over all clients of every class's clipped images and of their "
@@ -115,30 +119,32 @@ DISCLOSURES = (
         "server's student or model",
         "",
         lambda summary: (
-            _dreams(summary)
-            or _releases(summary, "summed gradients")
-            or (_averages(summary) and summary.get("secure") is True)
+            _dreams(summary) or _releases(summary, "summed gradients") or _averages_masked(summary)
         ),
     ),
 )
 
 
-def learned(summary: Summary) -> tuple[str, list[Disclosure]]:
-    """Return what the server learns in a run: a sentence, and the rows that apply."""
-    method = summary.get("method")
-    if method == ALONE or (method != TOGETHER and summary.get("collaboration") is False):
+def learned(summary: Summary | None) -> tuple[str, list[Disclosure]]:
+    """Return what the server learns in a run: a sentence, and the rows that apply.
+
+    Args:
+        summary: of the run; None if it was cut off before it wrote one.
+    """
+    if summary is None:
+        return "Unknown: whether inputs were masked is not on record.", []
+    alone = summary.dreaming is not None and not summary.dreaming.collaboration
+    if alone or summary.method == ALONE:
         return "Nothing: no client sends anything.", []
-    if method == TOGETHER:
+    if summary.method == TOGETHER:
         return "Everything: all data lies in one place.", []
     rows = [row for row in DISCLOSURES if row.applies(summary)]
-    return _how(summary.get("secure"), listed=bool(rows)), rows
+    return _how(secure=summary.protocol.secure, listed=bool(rows)), rows
 
 
-def _how(secure: object, *, listed: bool) -> str:
-    if secure is True and listed:
-        return "Sums over clients, never one client's input:"
-    if secure is True:
-        return "Sums over clients, under masks; SECURITY.md does not say of what."
-    if secure is False:
+def _how(*, secure: bool, listed: bool) -> str:
+    if not secure:
         return "The input of every single client: nothing is masked."
-    return "Unknown: whether inputs were masked is not on record."
+    if listed:
+        return "Sums over clients, never one client's input:"
+    return "Sums over clients, under masks; SECURITY.md does not say of what."

@@ -1,14 +1,14 @@
-"""Runs that differ by nothing but their seed, as one."""
+"""Groups of runs that have the same settings and differ only in their seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from codream_secure.runs.reading import ALONE, TOGETHER, Row, Run
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun, RoundFigures
 
-# Settings that say where and with what randomness a run was made, not what it is.
+# Runs that differ in these settings only are the same kind of run.
 _CIRCUMSTANCES = {"seed", "data_dir", "device"}
-# Settings that a reader looks for first.
+# The settings that a label names first.
 _TELLING = ("dp_eps", "partition", "clients", "models", "rounds", "dreams", "dream_steps")
 _NAMES = {
     "codream": "CoDream",
@@ -27,7 +27,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Where a curve is in one round: the mean over seeds, and the range."""
+    """A point of a curve: the mean over seeds after one round, and their range."""
 
     x: float
     y: float
@@ -40,15 +40,15 @@ class Group:
     """Runs of the same settings.
 
     Attributes:
-        label: method, and what tells it from others of the same method.
+        label: the method, and the settings that tell it from other groups of that method.
         runs: by seed, at least one.
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RecordedRun:
         """The run whose settings and pictures stand for all."""
         return self.runs[0]
 
@@ -67,17 +67,17 @@ class Group:
         """Whether clients send anything at all."""
         return self.first.sends
 
-    def figures(self, read: Callable[[Run], float | None]) -> list[float]:
-        """Return what is known of a figure, a number a seed."""
+    def figures(self, read: Callable[[RecordedRun], float | None]) -> list[float]:
+        """Return a figure of every seed that has it."""
         return [found for run in self.runs if (found := read(run)) is not None]
 
-    def mean(self, read: Callable[[Run], float | None]) -> float | None:
-        """Return the mean over seeds; None if no run knows it."""
+    def mean(self, read: Callable[[RecordedRun], float | None]) -> float | None:
+        """Return the mean of a figure over the seeds that have it; None if no seed has it."""
         found = self.figures(read)
         return fmean(found) if found else None
 
     def phases(self) -> dict[str, tuple[float, float]]:
-        """Return bytes up and down by phase, mean over seeds that know them."""
+        """Return bytes up and down by phase, the mean over seeds with a summary."""
         tables = [run.phases for run in self.runs if run.phases]
         names = dict.fromkeys(name for table in tables for name in table)
         return {
@@ -89,10 +89,12 @@ class Group:
         }
 
     def curve(
-        self, x: Callable[[Row], float | None], y: Callable[[Row], float | None]
+        self, x: Callable[[RoundFigures], float | None], y: Callable[[RoundFigures], float | None]
     ) -> list[Point]:
-        """Return a point for every round that all seeds with rows have reached."""
-        tables = [{row.round: row for row in run.rows} for run in self.runs if run.rows]
+        """Return a point for every round that all seeds with finished rounds have reached."""
+        tables = [
+            {row.round: row for row in run.rounds_done} for run in self.runs if run.rounds_done
+        ]
         common = set.intersection(*map(set, tables)) if tables else set()
         points = []
         for number in sorted(common):
@@ -104,36 +106,34 @@ class Group:
         return points
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
-    """Put runs together that differ by their seed alone, in the order they come in."""
-    found: dict[str, list[Run]] = {}
+def group(runs: Sequence[RecordedRun]) -> list[Group]:
+    """Return groups of runs that differ only in their seed, in the order of the runs."""
+    found: dict[str, list[RecordedRun]] = {}
     for run in runs:
         found.setdefault(repr((run.method, sorted(_settings(run).items()))), []).append(run)
     alike = [tuple(sorted(same, key=lambda run: run.seed)) for same in found.values()]
     if len(alike) > 1:
-        # What kinds of runs cost is what all their rounds cost: so are their accuracies.
+        # Costs are those of all rounds. To compare fairly, take the accuracy after all rounds too.
         alike = [tuple(replace(run, at_end=True) for run in same) for same in alike]
     return [Group(_label(same[0], [other[0] for other in alike]), same) for same in alike]
 
 
-def _settings(run: Run) -> Mapping[str, object]:
-    settings = {name: value for name, value in run.config.items() if name not in _CIRCUMSTANCES}
-    own = run.summary.get("settings")
-    if isinstance(own, Mapping):
-        settings |= {f"baseline {name}": value for name, value in own.items()}
-    return settings
+def _settings(run: RecordedRun) -> Mapping[str, object]:
+    settings = {name: value for name, value in run.options.items() if name not in _CIRCUMSTANCES}
+    own = run.summary.baseline if run.summary else None
+    return settings | {f"baseline {name}": value for name, value in (own or {}).items()}
 
 
 def differing(groups: Sequence[Group]) -> dict[str, list[str]]:
-    """Return by method the settings that tell its groups apart, where there are several."""
-    by_method: dict[str, list[Run]] = {}
+    """Return by method the settings in which its groups differ."""
+    by_method: dict[str, list[RecordedRun]] = {}
     for one in groups:
         by_method.setdefault(one.method, []).append(one.first)
     found = {method: _differing(runs) for method, runs in by_method.items()}
     return {_name(method): names for method, names in found.items() if names}
 
 
-def _differing(runs: Sequence[Run]) -> list[str]:
+def _differing(runs: Sequence[RecordedRun]) -> list[str]:
     settings = [_settings(run) for run in runs]
     names = sorted(set().union(*settings), key=lambda name: (_rank(name), name))
     return [name for name in names if len({repr(one.get(name)) for one in settings}) > 1]
@@ -143,8 +143,8 @@ def _rank(name: str) -> int:
     return _TELLING.index(name) if name in _TELLING else len(_TELLING)
 
 
-def _label(run: Run, others: Sequence[Run]) -> str:
-    """Return the method's name, with as few settings as tell it from others of that method."""
+def _label(run: RecordedRun, others: Sequence[RecordedRun]) -> str:
+    """Return the method's name, and the fewest settings that tell it from its other groups."""
     settings = [_settings(other) for other in others if other.method == run.method]
     chosen: list[str] = []
     kinds = 1
@@ -159,6 +159,6 @@ def _label(run: Run, others: Sequence[Run]) -> str:
 
 
 def _name(method: str) -> str:
-    """Return a method's name as its authors write it, with what is behind it."""
+    """Return a method's name as its authors write it; suffixes such as -secure stay."""
     family, dash, rest = method.partition("-")
     return _NAMES.get(method) or _NAMES.get(family, family) + dash + rest

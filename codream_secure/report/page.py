@@ -1,7 +1,6 @@
-"""One page about one run or several: a single HTML file that needs no network."""
+"""The page about one run or several: a single HTML file that loads nothing else."""
 
 import base64
-import json
 import platform
 import re
 import warnings
@@ -9,19 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from codream_secure._version import __version__
 from codream_secure.errors import UserError
 from codream_secure.report import charts
-from codream_secure.report.answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
+from codream_secure.report.page_answer import Answer, accuracy, answer, epsilon, reach
 from codream_secure.report.text import UNKNOWN, number, percent, size
-from codream_secure.runs.reading import ALONE, TOGETHER, Run, matched, missing, read_all, rerun
+from codream_secure.runs.comparison_folder import matched, missing, rerun
+from codream_secure.runs.reading import read_all
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
@@ -101,7 +102,7 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
     return told
 
 
-def _render(runs: Sequence[Run], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
+def _render(runs: Sequence[RecordedRun], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
     """Return the page as a text, and its answer."""
     groups = sorted(group(runs), key=lambda one: -(accuracy(one) or 0.0))
     told = answer(groups)
@@ -146,7 +147,7 @@ def _title(groups: Sequence[Group]) -> str:
 
 
 def _headline(one: Group) -> list[tuple[str, str]]:
-    """Return the cells of a group's row, each with what stands below it in small."""
+    """Return the cells of a group's row, each with its small print."""
     first = one.first
     up, down = one.mean(lambda run: run.bytes_up), one.mean(lambda run: run.bytes_down)
     nothing = not one.sends and not up and not down
@@ -170,22 +171,22 @@ def _headline(one: Group) -> list[tuple[str, str]]:
     ]
 
 
-def _whose(run: Run) -> str:
+def _whose(run: RecordedRun) -> str:
     return "one model for all" if run.one_model else ""
 
 
-def _finished(run: Run) -> str:
+def _finished(run: RecordedRun) -> str:
     rounds = run.rounds
     return str(run.rounds_finished) + ("" if rounds is None else f" of {rounds}")
 
 
 def _whole(text: str) -> str:
-    """Return a text that stays on one line."""
+    """Return a text that no browser breaks into two lines."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _caution(run: Run) -> str:
-    if not run.summary:
+def _caution(run: RecordedRun) -> str:
+    if run.summary is None:
         return "not finished: the last round there is"
     if run.sends and run.secure is False:
         return "the server sees every client's input"
@@ -193,7 +194,7 @@ def _caution(run: Run) -> str:
 
 
 def _asides(groups: Sequence[Group]) -> Iterator[str]:
-    """Yield what belongs below the table."""
+    """Yield the sentences below the table."""
     for method, names in differing(groups).items():
         yield f"The rows of {method} differ in: {', '.join(names)}."
     for one in groups:
@@ -215,7 +216,7 @@ def _asides(groups: Sequence[Group]) -> Iterator[str]:
 
 def _numbers(one: Group) -> Iterator[list[str]]:
     for run in one.runs:
-        for row in run.rows:
+        for row in run.rounds_done:
             yield [
                 str(run.seed),
                 str(row.round),
@@ -245,7 +246,7 @@ def _bar(count: float, longest: float) -> Bar:
 
 
 def _pictures(groups: Sequence[Group], name: str, *, once: bool = False) -> list[Picture]:
-    """Return a picture a group, of its first run; with ``once`` equal ones stand once."""
+    """Return a picture of the first run of each group; with ``once`` equal pictures once."""
     found: dict[bytes | str, Picture] = {}
     for one in groups:
         data = _png(one.first.folder / name)
@@ -278,21 +279,32 @@ def _learned(groups: Sequence[Group]) -> list[Learned]:
     return [Learned(", ".join(names), *key) for key, names in found.items()]
 
 
-def _audit(folder: Path) -> dict[str, Any] | None:
+class _Finding(msgspec.Struct):
+    what: str
+    found: str
+    claimed: str
+    holds: bool | None
+
+
+class _Audit(msgspec.Struct):
+    """What a page shows of audit.json."""
+
+    findings: tuple[_Finding, ...]
+    violated: tuple[str, ...]
+    shadows: int
+    seconds: float
+
+
+def _audit(folder: Path) -> _Audit | None:
     """Return what `codream-secure audit privacy` left in a folder, if it did."""
     try:
-        found = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
-        cells = [row[name] for row in found["findings"] for name in ("what", "found", "claimed")]
-        complete = all(isinstance(cell, str) for cell in cells) and isinstance(
-            found["shadows"], int
-        )
-        return dict(found) if complete and found["seconds"] >= 0 else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return msgspec.json.decode((folder / "audit.json").read_bytes(), type=_Audit)
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _versions() -> list[tuple[str, str]]:
-    """Return what the page was written with, without importing it."""
+    """Return the versions of the software that wrote the page, without importing it."""
     return [
         ("codream-secure", __version__),
         ("python", platform.python_version()),
@@ -308,7 +320,7 @@ def _version(name: str) -> str:
         return UNKNOWN
 
 
-def _reruns(runs: Iterable[Run], command: str) -> list[str]:
+def _reruns(runs: Iterable[RecordedRun], command: str) -> list[str]:
     commands = list(dict.fromkeys(rerun(run.folder) for run in runs))
     return [] if commands == [command] else commands
 
@@ -320,7 +332,7 @@ def _markdown(text: str) -> Markup:
 
 
 def write_report(folder: Path) -> None:
-    """Write report.html of a run or a comparison; nothing is lost if it cannot be drawn."""
+    """Write report.html of a run or a comparison; warn if that fails, since results are kept."""
     try:
         write_page([folder], folder / PAGE, rerun(folder))
     except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk

@@ -1,4 +1,4 @@
-"""The table that a run ends with."""
+"""The tables that `simulate`, `compare` and `audit privacy` print."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,10 +8,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from codream_secure.aggregation.byte_ledger import megabytes
+from codream_secure.privacy.accounting import Release
+from codream_secure.privacy.guarantee import Guarantee
+from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussian
 from codream_secure.report.text import percent, size
+from codream_secure.runs.comparison_format import ComparisonResult, Means, PlanRecord
+from codream_secure.runs.formats import Bytes, Summary
+
+_Rows = list[tuple[str, str]]
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: Summary) -> Table:
     """Return the table of one run's summary."""
     table = Table(title=_title(summary), title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
@@ -23,142 +30,135 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _title(s: Mapping[str, Any]) -> str:
-    models = ", ".join(dict.fromkeys(s["models"]))
-    return f"{s['method']} on {s['dataset']}, {s['partition']}: {s['clients']} clients ({models})"
+def _title(s: Summary) -> str:
+    models = ", ".join(dict.fromkeys(s.models))
+    return f"{s.method} on {s.dataset}, {s.partition}: {s.clients} clients ({models})"
 
 
-def _accuracy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
-    accuracy = s["accuracy"]
-    chosen = "last round" if s["privacy"] else "the last that validation does not rule out"
+def _accuracy_rows(s: Summary) -> _Rows:
+    found = s.accuracy
+    chosen = "last round" if s.privacy else "the last that validation does not rule out"
+    own_mix = percent(found.personal_mean)
     return [
-        (
-            "test accuracy (observer's)",
-            f"after round {s['reported_round']} of {s['rounds']}, {chosen}",
-        ),
-        ("  independent training", percent(accuracy["independent_mean"])),
-        (
-            "  Co-Dream clients",
-            f"{percent(accuracy['clients_mean'])} ± {percent(accuracy['clients_std'])}",
-        ),
-        ("  server student", percent(accuracy["server"])),
+        ("test accuracy (observer's)", f"after round {s.reported_round} of {s.rounds}, {chosen}"),
+        ("  independent training", percent(found.independent_mean)),
+        ("  Co-Dream clients", f"{percent(found.clients_mean)} ± {percent(found.clients_std)}"),
+        ("  server student", percent(found.server)),
         (
             "  on their own mix of classes",
-            (
-                f"{percent(accuracy['personal_mean'])} "
-                f"(independent {percent(accuracy['independent_personal_mean'])})"
-            ),
+            f"{own_mix} (independent {percent(found.independent_personal_mean)})",
         ),
     ]
 
 
-def _privacy_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
-    privacy = s["privacy"]
+def _privacy_rows(s: Summary) -> _Rows:
+    privacy = s.privacy
     if privacy is None:
         return [("differential privacy", "none (turn on with --dp-eps)")]
     rows = [
         (
             "differential privacy",
-            f"ε = {privacy['epsilon']:.3f}, δ = {privacy['delta']:g} ({privacy['accountant']})",
+            f"ε = {privacy.epsilon:.3f}, δ = {privacy.delta:g} ({privacy.accountant})",
         ),
-        ("  unit", privacy["unit"]),
-        ("  adjacency", privacy["adjacency"]),
-        *(_release_row(release, privacy) for release in privacy["releases"]),
-        ("  noise source", privacy["noise_source"]),
-        ("  several of them together", _groups(privacy["groups"])),
+        ("  unit", privacy.unit),
+        ("  adjacency", privacy.adjacency),
+        *(_release_row(release, privacy) for release in privacy.releases),
+        ("  noise source", privacy.noise_source),
+        ("  several of them together", _groups(privacy.groups)),
     ]
-    if privacy["noise_source"] == "seeded":
+    if privacy.noise_source == "seeded":
         rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
     return rows
 
 
-def _release_row(release: Mapping[str, Any], privacy: Mapping[str, Any]) -> tuple[str, str]:
+def _release_row(release: Release, privacy: Guarantee) -> tuple[str, str]:
     """Return how often something was released and with what noise."""
-    mechanism, name = release["mechanism"], f"  {release['name']}"
-    if "noise_multiplier" in mechanism:
+    found, name = release.mechanism, f"  {release.name}"
+    if isinstance(found, SampledGaussian):
         return name, (
-            f"{release['steps']} steps of DP-SGD, noise multiplier "
-            f"{mechanism['noise_multiplier']:.3f}, clip {privacy['clip']:g}, sampling rate "
-            f"{mechanism['sampling_rate']:g}"
+            f"{release.steps} steps of DP-SGD, noise multiplier {found.noise_multiplier:.3f}, "
+            f"clip {privacy.clip:g}, sampling rate {found.sampling_rate:g}"
         )
-    noise = (mechanism["variance"] * mechanism.get("shares", 1)) ** 0.5 / mechanism["l2"]
-    kind = "discrete Gaussian" if "shares" in mechanism else "Skellam"
-    told = f"{release['steps']} x, {kind} noise, {noise:.3g} times the sensitivity"
-    if name == "  local training":
+    discrete = isinstance(found, DiscreteGaussianSum)
+    shares = found.shares if isinstance(found, DiscreteGaussianSum) else 1
+    noise = (found.variance * shares) ** 0.5 / found.l2
+    kind = "discrete Gaussian" if discrete else "Skellam"
+    told = f"{release.steps} x, {kind} noise, {noise:.3g} times the sensitivity"
+    if release.name == "local training":
         return name, f"{told}, of its own"
-    trusted = f"if at most {privacy['noise_colluders']} of the clients tell their share"
+    trusted = f"if at most {privacy.noise_colluders} of the clients tell their share"
     return name, f"{told}, {trusted}"
 
 
-def _groups(groups: Mapping[Any, float | None]) -> str:
+def _groups(groups: Mapping[int, float | None]) -> str:
     known = [f"{size}: ε = {e:.3g}" for size, e in groups.items() if e is not None]
     return ", ".join(known) or "beyond any use"
 
 
-def _byte_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
-    sizes = s["bytes"]
+def _byte_rows(s: Summary) -> _Rows:
+    sizes = s.bytes
     rows = [
         (
             "bytes per client",
-            f"{size(sizes['per_client_up'])} up, {size(sizes['per_client_down'])} down",
+            f"{size(sizes.per_client_up)} up, {size(sizes.per_client_down)} down",
         )
     ]
     rows += [
-        (f"  {phase}", f"{size(count['up'])} up, {size(count['down'])} down")
-        for phase, count in sizes["by_phase"].items()
-        if count["up"] or count["down"]
+        (f"  {phase}", f"{size(by.up)} up, {size(by.down)} down")
+        for phase, by in sizes.by_phase.items()
+        if by.both
     ]
     rows.append(("  FedAvg, same rounds", _fedavg(sizes)))
-    if sizes["equal_at_parameters"] is not None:
-        rows.append(("  equal to FedAvg at", f"{sizes['equal_at_parameters']:,} parameters"))
+    if sizes.break_even_parameters is not None:
+        rows.append(("  equal to FedAvg at", f"{sizes.break_even_parameters:,} parameters"))
     return rows
 
 
-def _fedavg(sizes: Mapping[str, Any]) -> str:
-    one_way = sizes["fedavg_per_client_up"]
+def _fedavg(sizes: Bytes) -> str:
+    one_way = sizes.fedavg_per_client_up
     if one_way is None:
         return "- (models differ)"
-    ours = sizes["per_client_up"] + sizes["per_client_down"]
-    who = "FedAvg" if 2 * one_way < ours else "Co-Dream"
+    who = "FedAvg" if 2 * one_way < sizes.both else "Co-Dream"
     return f"{size(one_way)} each way: {who} sends less"
 
 
-def _protocol_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _protocol_rows(s: Summary) -> _Rows:
+    found, dreaming = s.protocol, s.dreaming
+    if dreaming and not dreaming.collaboration:
+        return [("aggregation", "none: every client dreams alone (--no-collaboration)")]
     how = (
-        f"masked ({s['threat_model']} server, threshold {s['threshold']} of {s['clients']}, "
-        f"up to {s['colluders']} colluding clients)"
-        if s["secure"]
+        f"masked ({found.threat_model} server, threshold {found.threshold} of {s.clients}, "
+        f"up to {found.colluders} colluding clients)"
+        if found.secure
         else "IN THE CLEAR (--no-secure): the server sees every client's input"
     )
-    if not s["collaboration"]:
-        return [("aggregation", "none: every client dreams alone (--no-collaboration)")]
     rows = [("aggregation", how)]
-    if s["round_trips_per_step"] is not None:
-        trips = f"{s['round_trips_per_step']:.2f}"
-        if s["secure"]:
-            trips += f", {s['key_exchanges']} key exchanges included"
+    if found.round_trips_per_step is not None:
+        trips = f"{found.round_trips_per_step:.2f}"
+        if found.secure:
+            trips += f", {found.key_exchanges} key exchanges included"
         rows.append(("  round trips a step", trips))
-    done = s["aggregation_steps"] - s["aborted_steps"]
-    share = f" ({percent(s['completed_share'])})" if s["completed_share"] is not None else ""
-    rows.append(("  steps completed", f"{done} of {s['aggregation_steps']}{share}"))
-    if s["rolled_back"]:
-        rows.append(("  WARNING", f"{s['rolled_back']} dream steps not finite, taken back"))
-    if s["unanswered_requests"]:
-        rows.append(("  requests unanswered", f"{s['unanswered_requests']} (refused, or NaN)"))
+    if found.steps is not None:
+        done = found.steps - (found.aborted_steps or 0)
+        share = f" ({percent(found.completed_share)})" if found.steps else ""
+        rows.append(("  steps completed", f"{done} of {found.steps}{share}"))
+    if dreaming and dreaming.rolled_back:
+        rows.append(("  WARNING", f"{dreaming.rolled_back} dream steps not finite, taken back"))
+    if found.unanswered_requests:
+        rows.append(("  requests unanswered", f"{found.unanswered_requests} (refused, or NaN)"))
     return rows
 
 
-def _time_rows(s: Mapping[str, Any]) -> list[tuple[str, str]]:
-    seconds = s["seconds"]
-    share = seconds["secure_aggregation"] / seconds["total"] if seconds["total"] else 0.0
-    processes = f", in {s['resumed'] + 1} processes" if s["resumed"] else ""
-    rows = [("seconds", f"{seconds['total']:.1f}{processes}")]
+def _time_rows(s: Summary) -> _Rows:
+    seconds = s.seconds
+    share = seconds.secure_aggregation / seconds.total if seconds.total else 0.0
+    processes = f", in {s.resumed + 1} processes" if s.resumed else ""
+    activities = ("local_training", "dreaming", "secure_aggregation", "acquisition", "independent")
+    rows = [("seconds", f"{seconds.total:.1f}{processes}")]
     rows += [
-        (f"  {name.replace('_', ' ')}", f"{value:.1f}")
-        for name, value in seconds.items()
-        if name not in ("total", "busy")
+        (f"  {name.replace('_', ' ')}", f"{getattr(seconds, name):.1f}") for name in activities
     ]
-    rest = seconds["total"] - seconds["busy"] - seconds["independent"]
+    rest = seconds.total - seconds.busy - seconds.independent
     rows.append(("  set-up and measuring", f"{rest:.1f}"))
     rows.append(("  share of aggregation", percent(share)))
     return rows
@@ -175,12 +175,9 @@ def audit_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-Row = Mapping[str, Any]
-
-
-def comparison_table(result: Mapping[str, Any]) -> Table:
-    """Return the table of what `compare.Comparison.run` found: a row a method."""
-    plan = result["plan"]
+def comparison_table(result: ComparisonResult) -> Table:
+    """Return the table of what a comparison found: a row a method."""
+    plan = result.plan
     table = Table(
         title=_comparison_title(result),
         title_justify="left",
@@ -192,34 +189,33 @@ def comparison_table(result: Mapping[str, Any]) -> Table:
     )
     table.add_column("method", no_wrap=True)
     for name in _COLUMNS:
-        table.add_column(name.replace("TARGET", f"{plan['target'] or ''}"), justify="right")
+        table.add_column(name.replace("TARGET", f"{plan.target or ''}"), justify="right")
     failures: list[str] = []
-    for row in result["rows"]:
-        if row["mean"] is None:
-            reasons = {cell["failed"] for cell in row["cells"].values()}
-            failures.append(f"{row['method']}: {'; '.join(sorted(reasons))}")
-            table.add_row(row["method"], *["-"] * len(_COLUMNS))
+    for row in result.rows:
+        if row.mean is None:
+            reasons = {str(cell.failed) for cell in row.cells.values()}
+            failures.append(f"{row.method}: {'; '.join(sorted(reasons))}")
+            table.add_row(row.method, *["-"] * len(_COLUMNS))
         else:
-            table.add_row(row["method"], *(show(row["mean"]) for show in _COLUMNS.values()))
+            table.add_row(row.method, *(show(row.mean) for show in _COLUMNS.values()))
     if failures:
         table.caption = "\n".join([*failures, str(table.caption)])
     return table
 
 
-def _comparison_title(result: Mapping[str, Any]) -> str:
-    plan = result["plan"]
-    seeds = ", ".join(map(str, plan["seeds"]))
-    return f"equal {plan['match']}, as many as {result['reference']} takes; seeds {seeds}"
+def _comparison_title(result: ComparisonResult) -> str:
+    seeds = ", ".join(map(str, result.plan.seeds))
+    return f"equal {result.plan.match}, as many as {result.reference} takes; seeds {seeds}"
 
 
-def _caption(plan: Mapping[str, Any]) -> str:
+def _caption(plan: PlanRecord) -> str:
     words = (
         "test: last round, the one model for all where there is one, else the clients' mean; "
         "std: over clients; val.: test accuracy of the round that validation chose. MB and "
         "iterations are a client's."
     )
-    if plan["trials"] > 1:
-        words += f" Step sizes: the best of {plan['trials']} on validation."
+    if plan.trials > 1:
+        words += f" Step sizes: the best of {plan.trials} on validation."
     return words
 
 
@@ -227,9 +223,9 @@ def _hundredths(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _accuracy(mean: Row) -> str:
-    text = _hundredths(mean["accuracy"])
-    return text if mean["seeds"] == 1 else f"{text}±{_hundredths(mean['accuracy_spread'])}"
+def _accuracy(mean: Means) -> str:
+    text = _hundredths(mean.accuracy)
+    return text if mean.seeds == 1 else f"{text}±{_hundredths(mean.accuracy_spread)}"
 
 
 def _count(value: float | None) -> str:
@@ -240,23 +236,23 @@ def _mega(value: float | None) -> str:
     return "-" if value is None else f"{value / 1e6:.2f}"
 
 
-_COLUMNS: dict[str, Callable[[Row], str]] = {
+_COLUMNS: dict[str, Callable[[Means], str]] = {
     "test\n%": _accuracy,
-    "val.\n%": lambda mean: _hundredths(mean["accuracy_validated"]),
-    "std\n%": lambda mean: _hundredths(mean["clients_std"]),
-    "MB\nup": lambda mean: _mega(mean["bytes_up"]),
-    "MB\ndown": lambda mean: _mega(mean["bytes_down"]),
-    "MB to\nTARGET": lambda mean: _mega(mean["bytes_to_target"]),
-    "rounds": lambda mean: _count(mean["rounds"]),
-    "trips": lambda mean: _count(mean["round_trips"]),
-    "ε": lambda mean: "-" if mean["epsilon"] is None else f"{mean['epsilon']:.2f}",
-    "iter.": lambda mean: _count(mean["iterations"]),
-    "s": lambda mean: _count(mean["seconds"]),
+    "val.\n%": lambda mean: _hundredths(mean.accuracy_validated),
+    "std\n%": lambda mean: _hundredths(mean.clients_std),
+    "MB\nup": lambda mean: _mega(mean.bytes_up),
+    "MB\ndown": lambda mean: _mega(mean.bytes_down),
+    "MB to\nTARGET": lambda mean: _mega(mean.bytes_to_target),
+    "rounds": lambda mean: _count(mean.rounds),
+    "trips": lambda mean: _count(mean.round_trips),
+    "ε": lambda mean: "-" if mean.epsilon is None else f"{mean.epsilon:.2f}",
+    "iter.": lambda mean: _count(mean.iterations),
+    "s": lambda mean: _count(mean.seconds),
 }
 
 
 def sizes_table(found: Mapping[str, Any]) -> Table:
-    """Return the table of `compare.sizes.sizes`: megabytes a round and client, both ways."""
+    """Return the table of what `compare --sizes` found: megabytes a round and client, both ways."""
     shape = found["shape"]
     table = Table(
         title=(

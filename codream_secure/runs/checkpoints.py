@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Self
 
-from codream_secure.storage.checkpoint import RunState, decode, encode
 from codream_secure.errors import UserError
 from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
+from codream_secure.storage.checkpoint import RunState, decode, encode
 from codream_secure.storage.state_folder import StateFolder
 
 _FOLDER = "checkpoint"

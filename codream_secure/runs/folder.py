@@ -1,32 +1,35 @@
-"""What a run leaves: configuration, metrics, summary, pictures, page, models, checkpoints."""
+"""The folder that a run writes: configuration, metrics, summary, models, checkpoints."""
 
-
-import dataclasses
-import json
 import os
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+import msgspec
 from safetensors.torch import save_file
 
+from codream_secure.config.rules import resolve, to_toml
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
-from codream_secure.runs.checkpoints import Checkpoints
-from codream_secure.runs.summary import progress_of
-from codream_secure.runs.tensorboard import open_events, write_events
-from codream_secure.runs.reading import rerun
-from codream_secure.config.rules import resolve, to_toml
 from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
+from codream_secure.runs.checkpoints import Checkpoints
+from codream_secure.runs.formats import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    Summary,
+    compact,
+    parse_row,
+    pretty,
+)
+from codream_secure.runs.summary import row_of
+from codream_secure.runs.tensorboard import open_events, write_events
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
-
-_CONFIG, _METRICS, _SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 
 
 def default_folder(config: Config) -> Path:
@@ -63,7 +66,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise UserError(f"--out {path} is not empty; name another folder or empty it")
-            (path / _METRICS).touch()
+            (path / METRICS).touch()
         except OSError as error:
             raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
         return cls(path, Checkpoints.create(path, checkpoint_every) if checkpoint_every else None)
@@ -82,19 +85,19 @@ class RunFolder:
         """
         if not path.is_dir():
             raise UserError(f"--resume {path}: there is no such folder")
-        if not (path / _CONFIG).is_file() or not (path / _METRICS).is_file():
+        if not (path / CONFIG).is_file() or not (path / METRICS).is_file():
             raise UserError(f"--resume {path}: this is not the folder of a run")
-        if _has_finished(path / _SUMMARY):
+        if _has_finished(path / SUMMARY):
             raise UserError(f"--resume {path}: the run has finished; there is nothing left to do")
         return cls(path, Checkpoints.open(path, checkpoint_every))
 
     @property
     def _metrics(self) -> Path:
-        return self.path / _METRICS
+        return self.path / METRICS
 
     def start(self, run: Run) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
-        with (self.path / _CONFIG).open("w", encoding="utf-8") as file:
+        with (self.path / CONFIG).open("w", encoding="utf-8") as file:
             file.write(to_toml(run.config))
             file.flush()
             os.fsync(file.fileno())
@@ -113,9 +116,9 @@ class RunFolder:
         if self._checkpoints is None:
             raise ValueError("not an interrupted run")
         kept = resolve(Config.from_options(self._checkpoints.last.config))
-        if resolve(Config.from_options(load_toml(self.path / _CONFIG))) != kept:
+        if resolve(Config.from_options(load_toml(self.path / CONFIG))) != kept:
             raise UserError(
-                f"{self.path / _CONFIG} is not the configuration that the run was started with; "
+                f"{self.path / CONFIG} is not the configuration that the run was started with; "
                 "put the old one back, or start a new run"
             )
         before = kept.options()
@@ -154,22 +157,18 @@ class RunFolder:
         """
         self._events = open_events(self.path)
 
-    def append(self, measurement: Measurement, extra: Mapping[str, Any]) -> None:
-        """Append one round to metrics.jsonl."""
-        line = json.dumps(dataclasses.asdict(measurement) | dict(extra))
+    def record(self, run: Run, measurement: Measurement) -> None:
+        """Append the round that has just ended to metrics.jsonl; a hook of `Run.after_round`."""
+        row = row_of(run, measurement)
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(compact(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
         if self._events:
-            write_events(self._events, measurement, extra)
-
-    def record(self, run: Run, measurement: Measurement) -> None:
-        """Append one round and what the run has cost so far; a hook of `Run.after_round`."""
-        self.append(measurement, progress_of(run))
+            write_events(self._events, measurement, row)
 
     def checkpoint(self, simulation: Simulation) -> None:
-        """Write a checkpoint if one is due; call it after `append`.
+        """Write a checkpoint if one is due; call it after `record`.
 
         Raises:
             UserError: it cannot be written; the one before is still there.
@@ -177,15 +176,12 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.save(simulation)
 
-    def finish(
-        self, run: Run, summary: Mapping[str, Any], *, cell: bool = False
-    ) -> None:
+    def finish(self, run: Run, summary: Summary, *, cell: bool = False) -> None:
         """Write the summary, then the models of whatever was reached.
 
         A cell of a comparison keeps no models.
         """
-        text = json.dumps(summary, indent=2)
-        (self.path / _SUMMARY).write_text(text + "\n", encoding="utf-8")
+        (self.path / SUMMARY).write_text(pretty(summary), encoding="utf-8")
         if not cell:
             self._save_models(run)
 
@@ -203,18 +199,23 @@ class RunFolder:
             save_file(weights, folder / f"{name}.safetensors")
 
 
+class _Ended(msgspec.Struct):
+    """The only part of a summary that says whether a run has ended; the same in every format."""
+
+    rounds: int
+    rounds_finished: int
 
 
 def _has_finished(summary: Path) -> bool:
     try:
-        found = json.loads(summary.read_bytes())
-        return bool(found["rounds_finished"] >= found["rounds"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one that a crash cut off
+        found = msgspec.json.decode(summary.read_bytes(), type=_Ended)
+    except (OSError, ValueError, RecursionError):  # none, or one that a crash cut off
         return False
+    return found.rounds_finished >= found.rounds
 
 
-def _round_of(row: bytes) -> object:
+def _round_of(line: bytes) -> int | None:
     try:
-        return json.loads(row)["round"] if row.endswith(b"\n") else None
-    except (ValueError, KeyError, TypeError):
+        return parse_row(line).round if line.endswith(b"\n") else None
+    except ValueError:
         return None

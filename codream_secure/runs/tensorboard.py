@@ -1,16 +1,17 @@
-"""TensorBoard's event files, for those who look there: one point a round."""
+"""Writes event files for TensorBoard: one point a round."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
+from codream_secure.runs.formats import Row
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 _FOLDER = "tensorboard"
+_COSTS = ("aborted_steps", "bytes_up", "bytes_down", "iterations", "seconds", "epsilon")
 
 
 def open_events(run: Path) -> "SummaryWriter":
@@ -28,7 +29,7 @@ def open_events(run: Path) -> "SummaryWriter":
     return SummaryWriter(str(run / _FOLDER))
 
 
-def write_events(writer: "SummaryWriter", measured: Measurement, extra: Mapping[str, Any]) -> None:
+def write_events(writer: "SummaryWriter", measured: Measurement, row: Row) -> None:
     """Write one round: what the observer measured, and what the run has cost so far."""
     points = {
         "accuracy/clients": measured.clients_mean,
@@ -36,9 +37,9 @@ def write_events(writer: "SummaryWriter", measured: Measurement, extra: Mapping[
         "accuracy/personal": measured.personal_mean,
         "accuracy/server": measured.server,
         "accuracy/validation": measured.validation,
-        **{f"cost/{k}": v for k, v in extra.items() if not isinstance(v, Mapping)},
+        **{f"cost/{name}": getattr(row, name) for name in _COSTS},
     }
     for name, value in points.items():
         if value is not None:
-            writer.add_scalar(name, value, measured.round)
+            writer.add_scalar(name, value, row.round)
     writer.flush()

@@ -1,10 +1,11 @@
 """What tests of the learning side share: tiny federations that run in a second."""
 
 import sys
+from functools import partial
 
 import pytest
+import run_folders
 from machines import Machines
-from run_folders import write_run  # noqa: F401 - a fixture
 
 from codream_secure.cli.main import entry_point
 from codream_secure.config.settings import Config
@@ -65,3 +66,22 @@ def run(capsys, monkeypatch, tmp_path):
         return exit_.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def write_run(tmp_path):
+    """Return a function that writes a run folder and gives its path."""
+    return partial(run_folders.write_run, folder=tmp_path)
+
+
+@pytest.fixture
+def comparison(write_run, tmp_path):
+    """A comparison of which one cell failed and one was not finished."""
+    folder = tmp_path / "compared"
+    for method in ("codream", "fedavg-secure", "moon", "scaffold"):
+        write_run(f"{method}-seed0", method=method, folder=folder / "cells")
+    for lost in ("moon", "scaffold"):
+        (folder / "cells" / f"{lost}-seed0" / "summary.json").unlink()
+    (folder / "cells" / "moon-seed0" / "failed.txt").write_text("out of <memory>\n")
+    run_folders.write_comparison(folder)
+    return folder

@@ -440,3 +440,18 @@ def test_nothing_is_common_to_two_steps_or_used_twice(monkeypatch):
     used = [set(keys) for keys in expanded]
     assert all(len(keys) == 4 + 6 for keys in used)  # a self mask each, a pair mask for two
     assert len(set().union(*used)) == sum(map(len, used))
+
+
+def test_only_those_that_held_keys_take_part_in_the_exchange_that_replaces_them():
+    sent = []
+    session = BatchSession(
+        bytes(32), tuple(range(6)), 4, tap=lambda phase, way, client, _: sent.append((way, client))
+    )
+    session.replace(3, (0, 1, 3, 5))
+    assert session.candidates == (0, 1, 3, 5)
+    assert session.keys_left == 3
+    assert {client for _, client in sent} == {0, 1, 3, 5}
+    session.replace(2, (1, 2, 3, 4), ahead=True)
+    assert session.candidates == (0, 1, 3, 5)
+    session.prepare(2, ())
+    assert session.candidates == (1, 2, 3, 4)

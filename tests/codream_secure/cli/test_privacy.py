@@ -5,8 +5,10 @@ import json
 import pytest
 from opacus.accountants import PRVAccountant
 from opacus.accountants import RDPAccountant as OpacusRdp
+from run_folders import summary_of
 
 from codream_secure.privacy.forecast import predict
+from codream_secure.runs.formats import pretty
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -107,7 +109,7 @@ def test_bad_input_is_one_line(run, arguments, says):
 
 def test_a_run_without_dp_has_no_epsilon(run, tmp_path):
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "summary.json").write_text('{"privacy": null}')
+    (tmp_path / "a" / "summary.json").write_text(pretty(summary_of()))
     code, _, err = run("privacy", "epsilon", "a")
     assert code == 2
     assert "no differential privacy" in err

@@ -86,6 +86,21 @@ def test_a_damaged_run_does_not_hide_the_others(run, write_run, tmp_path):
     assert err.count("\n") == 1
 
 
+def test_every_run_of_an_old_format_is_named(run, write_run, tmp_path):
+    write_run("good", folder=tmp_path / "runs")
+    for name in ("old", "older"):
+        folder = write_run(name, folder=tmp_path / "runs")
+        (folder / "summary.json").write_text('{"schema_version": 1}')
+    code, out, err = run("runs")
+    assert code == 2
+    assert "good" in out
+    for name, line in zip(("old", "older"), err.splitlines(), strict=True):
+        assert line.startswith(f"error: runs/{name}: summary.json has format 1; this version reads")
+    code, _, err = run("report", "runs/good", "runs/old")
+    assert code == 2
+    assert err.startswith("error: runs/old: summary.json has format 1")
+
+
 @pytest.mark.parametrize("command", ["report", "runs"])
 def test_a_folder_that_is_not_there_is_one_line(run, command):
     code, out, err = run(command, "nowhere")

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +10,9 @@ from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
 from codream_secure.errors import UserError
+from codream_secure.runs.comparison_format import ComparisonResult
+from codream_secure.runs.files import read_summary
+from codream_secure.runs.formats import parse
 
 TINY = {
     "clients": 4,
@@ -35,31 +39,31 @@ def plan(*methods, seeds=(0,), options=None, **more):
 
 def test_methods_are_compared_at_equal_iterations(tmp_path):
     result = Comparison(plan("fedavg", "codream", "independent"), tmp_path / "out").run()
-    assert result["reference"] == "codream"
-    means = {row["method"]: row["mean"] for row in result["rows"]}
-    assert [row["method"] for row in result["rows"]] == ["fedavg", "codream", "independent"]
-    assert means["codream"]["rounds"] == 2
-    one_round = means["fedavg"]["iterations"] / means["fedavg"]["rounds"]
+    assert result.reference == "codream"
+    means = {row.method: row.mean for row in result.rows}
+    assert [row.method for row in result.rows] == ["fedavg", "codream", "independent"]
+    assert means["codream"].rounds == 2
+    one_round = means["fedavg"].iterations / means["fedavg"].rounds
     for name in ("fedavg", "independent"):
-        assert means[name]["iterations"] <= 1.02 * means["codream"]["iterations"]
-        assert means[name]["iterations"] > means["codream"]["iterations"] - 2 * one_round
-    assert means["independent"]["bytes_up"] == means["independent"]["bytes_down"] == 0
-    assert means["fedavg"]["round_trips"] == means["fedavg"]["rounds"]
-    assert json.loads((tmp_path / "out/compare.json").read_text()) == json.loads(json.dumps(result))
+        assert means[name].iterations <= 1.02 * means["codream"].iterations
+        assert means[name].iterations > means["codream"].iterations - 2 * one_round
+    assert means["independent"].bytes_up == means["independent"].bytes_down == 0
+    assert means["fedavg"].round_trips == means["fedavg"].rounds
+    assert parse((tmp_path / "out/compare.json").read_bytes(), ComparisonResult) == result
 
 
 @pytest.mark.parametrize("match", ["rounds", "bytes", "seconds"])
 def test_other_costs_can_be_matched(tmp_path, match):
     result = Comparison(plan("codream", "fedavg", "independent", match=match), tmp_path).run()
-    means = {row["method"]: row["mean"] for row in result["rows"]}
+    means = {row.method: row.mean for row in result.rows}
     cost = {
-        "rounds": lambda m: m["rounds"],
-        "bytes": lambda m: m["bytes_up"] + m["bytes_down"],
-        "seconds": lambda m: m["seconds"],
+        "rounds": lambda m: m.rounds,
+        "bytes": lambda m: m.bytes_up + m.bytes_down,
+        "seconds": lambda m: m.seconds,
     }[match]
-    if means["fedavg"]["rounds"] > 1:
+    if means["fedavg"].rounds > 1:
         assert cost(means["fedavg"]) <= 1.5 * cost(means["codream"])
-    assert means["independent"]["rounds"] >= 1
+    assert means["independent"].rounds >= 1
 
 
 def test_a_budget_stops_before_it_is_overspent(tiny):
@@ -87,28 +91,28 @@ def test_a_comparison_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     result = Comparison(wanted, tmp_path).run()
     assert begun == [("codream", 0), ("fedavg", 0), ("codream", 1), ("codream", 1), ("fedavg", 1)]
     assert (tmp_path / "cells/codream-seed0/summary.json").read_bytes() == kept
-    assert all(row["mean"]["seeds"] == 2 for row in result["rows"])
+    assert all(row.mean.seeds == 2 for row in result.rows)
     with pytest.raises(UserError, match="holds another comparison"):
         Comparison(plan("codream"), tmp_path)
 
 
 def test_step_sizes_are_chosen_on_validation_at_equal_trials(tmp_path):
     result = Comparison(plan("codream", "fedavg", trials=3), tmp_path).run()
-    for tried in result["tuning"].values():
-        assert [round(t["factor"], 2) for t in tried] == [1.0, 0.33, 3.0]
-    assert result["tuning"].keys() == {"codream", "fedavg"}
-    for name, tried in result["tuning"].items():
-        best = max(tried, key=lambda trial: trial["validation"])["factor"]
-        summary = json.loads((tmp_path / f"cells/{name}-seed0/summary.json").read_text())
-        assert summary["step_size_factor"] == best
+    for tried in result.tuning.values():
+        assert [round(t.factor, 2) for t in tried] == [1.0, 0.33, 3.0]
+    assert result.tuning.keys() == {"codream", "fedavg"}
+    for name, tried in result.tuning.items():
+        best = max(tried, key=lambda trial: trial.validation).factor
+        summary = read_summary(tmp_path / f"cells/{name}-seed0")
+        assert summary.step_size_factor == best
 
 
 def test_a_method_that_fails_stands_in_its_cell_and_the_rest_goes_on(tmp_path):
     unequal = plan("codream", "fedavg", "avgkd", options={"models": "linear,mlp"})
-    rows = {row["method"]: row for row in Comparison(unequal, tmp_path).run()["rows"]}
-    assert rows["fedavg"]["mean"] is None
-    assert "one architecture" in rows["fedavg"]["cells"][0]["failed"]
-    assert rows["avgkd"]["mean"]["accuracy"] > 0
+    rows = {row.method: row for row in Comparison(unequal, tmp_path).run().rows}
+    assert rows["fedavg"].mean is None
+    assert "one architecture" in rows["fedavg"].cells[0].failed
+    assert rows["avgkd"].mean.accuracy > 0
 
 
 def test_under_dp_what_has_no_privacy_is_not_available(tmp_path):
@@ -120,17 +124,17 @@ def test_under_dp_what_has_no_privacy_is_not_available(tmp_path):
         options=private,
         settings=BaselineSettings(),
     )
-    rows = {row["method"]: row for row in Comparison(wanted, tmp_path).run()["rows"]}
+    rows = {row.method: row for row in Comparison(wanted, tmp_path).run().rows}
     for name in ("codream", "fedavg-secure", "independent"):
-        assert 7 < rows[name]["mean"]["epsilon"] <= 8
-    assert rows["codream"]["mean"]["accuracy_validated"] is None
-    assert "not available" in rows["moon"]["cells"][0]["failed"]
+        assert 7 < rows[name].mean.epsilon <= 8
+    assert rows["codream"].mean.accuracy_validated is None
+    assert "not available" in rows["moon"].cells[0].failed
 
 
 def test_settings_of_one_way_of_dreaming_do_not_stop_another(tmp_path):
     both = plan("codream", "codream-fast", options={"latent": 4, "dream_lr": 0.1})
-    rows = Comparison(both, tmp_path).run()["rows"]
-    assert all(row["mean"] for row in rows)
+    rows = Comparison(both, tmp_path).run().rows
+    assert all(row.mean for row in rows)
     with pytest.raises(UserError, match="--latent means nothing to any of codream, fedavg"):
         plan("codream", "fedavg", options={"latent": 4})
 
@@ -140,7 +144,7 @@ def test_settings_of_one_way_of_dreaming_do_not_stop_another(tmp_path):
     [
         (["--methods", "codream,telepathy"], "unknown method 'telepathy'"),
         (["--methods", "codream,codream"], "every method once"),
-        (["--seeds", "one"], "--seeds must be numbers"),
+        (["--seeds", "one"], "--seeds must be whole numbers"),
         (["--seeds", "0,0"], "every seed once"),
         (["--seeds=-1"], "not be negative"),
         (["--sizes", "--models", "mlp"], "--models cannot be used with --sizes"),
@@ -174,6 +178,6 @@ def test_a_failed_cell_gives_exit_code_3(run):
 
 
 def test_what_is_compared_is_one_model_for_all_or_the_mean_over_clients():
-    row = {"server": 0.9, "clients": [0.5, 0.7]}
+    row = SimpleNamespace(server=0.9, clients=[0.5, 0.7])
     assert headline(row, parse_method("fedavg-secure")) == 0.9
     assert headline(row, parse_method("codream")) == pytest.approx(0.6)

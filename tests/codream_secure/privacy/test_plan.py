@@ -9,7 +9,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy import guarantee as guarantee_module
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.runs.summary import progress_of
+from codream_secure.runs.summary import row_of
 
 SPEC = InputSpec(1, 8, 8, 10)
 
@@ -73,7 +73,7 @@ def test_a_row_of_progress_takes_one_epsilon_and_no_group_privacy(tiny, monkeypa
         raise AssertionError("group privacy")
 
     monkeypatch.setattr(guarantee_module, "group_epsilons", refuse)
-    assert progress_of(simulation)["epsilon"] == expected
+    assert row_of(simulation, simulation.observer.history[-1]).epsilon == expected
 
 
 def test_a_delta_that_allows_publishing_an_example_is_refused(tiny):

@@ -88,7 +88,7 @@ def test_with_another_noise_the_budget_is_kept_too(tiny):
     alone = dataclasses.replace(made.terms, variance=made.terms.variance // 2)
     made.reserve()
     full = made.releases()[0]
-    halved = dataclasses.replace(full, mechanism=alone.mechanism(2))
+    halved = msgspec.structs.replace(full, mechanism=alone.mechanism(2))
     assert cost([halved], 1e-5).epsilon > 1.3 * cost([full], 1e-5).epsilon
 
 

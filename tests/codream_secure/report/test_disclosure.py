@@ -2,20 +2,15 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
+from run_folders import changed, guarantee, summary_of
 
 from codream_secure.report.disclosure import DISCLOSURES, learned
 
 ROOT = Path(__file__).parents[3]
-CODREAM = {
-    "method": "codream",
-    "collaboration": True,
-    "secure": True,
-    "dream_steps": 20,
-    "adaptive": "none",
-    "label_weighting": "equal",
-    "weights": "equal",
-}
+CODREAM = summary_of("codream")
+FEDAVG = summary_of("fedavg")
 
 
 def test_the_rows_are_those_of_security_md():
@@ -27,47 +22,48 @@ def test_the_rows_are_those_of_security_md():
     assert rows[2:] == [(row.what, row.when) for row in DISCLOSURES]
 
 
+def releases(name):
+    return {"privacy": msgspec.to_builtins(guarantee(releases=[name]))}
+
+
 @pytest.mark.parametrize(
-    ("changed", "rows"),
+    ("method", "changes", "rows"),
     [
-        ({}, {0, 1, 9}),
-        ({"method": "codream-fast"}, {0, 1, 9}),
-        ({"dream_steps": 0}, {1, 9}),
-        ({"adaptive": "kl"}, {0, 1, 3, 9}),
-        ({"label_weighting": "confidence"}, {0, 1, 4, 9}),
-        ({"weights": "examples"}, {0, 1, 5, 9}),
-        ({"collaboration": False}, set()),
-        ({"method": "fedavg", "secure": False}, set()),
-        ({"method": "scaffold-secure"}, {6, 9}),
-        ({"privacy": {"releases": [{"name": "class means"}]}}, {0, 1, 7, 9}),
-        ({"privacy": {"releases": [{"name": "labels"}]}, "dream_steps": 0}, {2, 9}),
-        (
-            {
-                "method": "dpsgd-secure",
-                "privacy": {"releases": [{"name": "summed gradients"}]},
-            },
-            {8, 9},
-        ),
-        ({"privacy": {"releases": [{"name": "local training"}]}}, {0, 1, 9}),
+        ("codream", {}, {0, 1, 9}),
+        ("codream-fast", {}, {0, 1, 9}),
+        ("codream", {"dreaming": {"dream_steps": 0}}, {1, 9}),
+        ("codream", {"dreaming": {"adaptive": "kl"}}, {0, 1, 3, 9}),
+        ("codream", {"dreaming": {"label_weighting": "confidence"}}, {0, 1, 4, 9}),
+        ("codream", {"weights": "examples"}, {0, 1, 5, 9}),
+        ("codream", {"dreaming": {"collaboration": False}}, set()),
+        ("fedavg", {"protocol": {"secure": False}}, set()),
+        ("scaffold-secure", {}, {6, 9}),
+        ("codream", releases("class means"), {0, 1, 7, 9}),
+        ("codream", releases("labels") | {"dreaming": {"dream_steps": 0}}, {2, 9}),
+        ("dpsgd-secure", releases("summed gradients"), {8, 9}),
+        ("codream", releases("local training"), {0, 1, 9}),
     ],
 )
-def test_a_row_stands_where_it_is_true(changed, rows):
-    _, found = learned(CODREAM | changed)
+def test_a_row_stands_where_it_is_true(method, changes, rows):
+    _, found = learned(changed(summary_of(method), changes))
     assert found == [row for index, row in enumerate(DISCLOSURES) if index in rows]
+
+
+CLEAR = {"protocol": {"secure": False}}
 
 
 @pytest.mark.parametrize(
     ("summary", "begins"),
     [
         (CODREAM, "Sums over clients, never"),
-        (CODREAM | {"secure": False}, "The input of every single client"),
-        (CODREAM | {"collaboration": False}, "Nothing"),
-        ({"method": "independent", "secure": False}, "Nothing"),
-        ({"method": "centralized"}, "Everything"),
-        ({"method": "fedavg", "secure": False, "collaboration": True}, "The input of every single"),
-        ({"method": "fedavg-secure", "secure": True}, "Sums over clients, never"),
-        ({"method": "fedavg"}, "Unknown"),
-        ({}, "Unknown"),
+        (changed(CODREAM, CLEAR), "The input of every single client"),
+        (changed(CODREAM, {"dreaming": {"collaboration": False}}), "Nothing"),
+        (changed(summary_of("independent"), CLEAR), "Nothing"),
+        (summary_of("centralized"), "Everything"),
+        (changed(FEDAVG, CLEAR), "The input of every single"),
+        (summary_of("fedavg-secure"), "Sums over clients, never"),
+        (summary_of("unheard-of"), "Sums over clients, under masks; SECURITY.md does not say"),
+        (None, "Unknown"),
     ],
 )
 def test_the_sentence_promises_nothing_that_is_not_known(summary, begins):

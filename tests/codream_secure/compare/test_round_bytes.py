@@ -8,8 +8,8 @@ from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.baselines.tensors import tensors_of
-from codream_secure.compare import sizes
-from codream_secure.compare.sizes import (
+from codream_secure.compare import round_bytes
+from codream_secure.compare.round_bytes import (
     FEDAVG,
     IMAGENET_VGG,
     SPEC,
@@ -79,7 +79,7 @@ def test_the_models_have_the_sizes_of_the_reference():
 
 
 def test_the_command_prints_the_sizes(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(sizes, "MODELS", ("resnet18", "wrn40-1"))
+    monkeypatch.setattr(round_bytes, "MODELS", ("resnet18", "wrn40-1"))
     small = ["--dreams", "4", "--dream-batches", "1", "--dream-steps", "2"]
     code, out, err = run("compare", "--sizes", *small, "--out", "sizes", "--json")
     assert (code, err) == (0, "")

@@ -1,7 +1,8 @@
-"""Bytes of a round at given shapes, without training: every message is really encoded.
+"""Bytes that every method sends in a round of given shape, without training.
 
-Models travel as `baselines.exchange` sends them, dreams as `simulation.Simulation` does. Only
-contents are zeros or those of an untrained model: sizes do not depend on them.
+Every message is really encoded: models as `baselines.exchange` sends them, dreams as
+`simulation.Simulation` does. The contents are zeros or those of an untrained model, because the
+sizes do not depend on them.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ class Shape:
 
 
 def tensor_sizes(model: str, spec: InputSpec) -> list[int]:
-    """Return how many numbers every tensor of a model has that FedAvg sends."""
+    """Return the number of values in every tensor of a model that FedAvg sends."""
     if model == IMAGENET_VGG:
         with torch.device("meta"):
             made: torch.nn.Module = torchvision.models.vgg11()
@@ -91,7 +92,7 @@ def tensor_sizes(model: str, spec: InputSpec) -> list[int]:
 
 
 def fedavg_bytes(numbers: list[int], method: Method, clients: int) -> dict[str, int]:
-    """Return bytes of one client in one round of FedAvg: request, update, new model, keys."""
+    """Return the bytes of one client in one round of FedAvg: request, update, new model, keys."""
     quantized = method.up != 8 * _FULL_BYTES
     request = ModelRequest(
         version=VERSION,
@@ -125,7 +126,7 @@ def fedavg_bytes(numbers: list[int], method: Method, clients: int) -> dict[str, 
 
 
 def key_bytes(clients: int) -> dict[str, int]:
-    """Return a client's bytes of one key exchange and one unmasking: all but the masked input."""
+    """Return the bytes of one client in a key exchange and an unmasking, without masked inputs."""
     roster = tuple(range(clients))
     request = ModelRequest(VERSION, 1, bytes(32), (1,), (1.0,), 1)
     ledger = ByteLedger(roster)
@@ -145,12 +146,12 @@ def _zero(_broadcast: bytes, _step: int) -> dict[str, NDArray[np.uint32]]:
 
 
 def dream_bytes(shape: Shape, *, fast: bool, steps: int) -> dict[str, int]:
-    """Return bytes of one client in one round of dreaming, masked, from a round that is run.
+    """Run one masked round of dreaming and return the bytes of one client.
 
     Args:
         shape: of the messages.
-        fast: with a generator, labels asked for with the last step; else pixels.
-        steps: R.
+        fast: whether the server has a generator and asks for labels with the last step.
+        steps: R, of a batch.
     """
     options: dict[str, object] = {
         "clients": shape.clients,
@@ -188,15 +189,15 @@ def _noise(spec: InputSpec, count: int) -> Dataset:
 
 
 def plain_bytes(shape: Shape) -> dict[str, int]:
-    """Return bytes of a round of plain CoDream: rounds of one and of two steps are run.
+    """Return the bytes of one client in a round of plain CoDream.
 
-    Every further step costs what the second did.
+    Rounds of one and of two steps are run. Every further step costs as much as the second.
     """
     one, two = (dream_bytes(shape, fast=False, steps=steps) for steps in (1, 2))
     return {d: one[d] + (shape.dream_steps - 1) * (two[d] - one[d]) for d in ("up", "down")}
 
 
-def sizes(shape: Shape) -> dict[str, Any]:
+def bytes_by_model(shape: Shape) -> dict[str, Any]:
     """Return what `compare --sizes --json` prints: megabytes a round and client, both ways."""
     plain, fast = (
         plain_bytes(shape),
@@ -223,15 +224,15 @@ def sizes(shape: Shape) -> dict[str, Any]:
 
 
 def field_bits(shape: Shape) -> int:
-    """Return b, what one summed coordinate takes."""
+    """Return b, the bits that one summed coordinate takes."""
     return PrimeField.for_sum(shape.clients, (1 << shape.bits) - 1).bits
 
 
 def dream_formula(shape: Shape, steps: int, *, fast: bool) -> float:
-    """Return what the formula of docs/communication.md says of a round's bytes, both ways.
+    """Return the bytes of a round, both ways, by the formula of docs/communication.md.
 
-    B dreams of d numbers a batch: every broadcast is one byte a number; every answer b bits, b
-    those of the field that sums n codes of q bits. Labels and keys are left out.
+    A batch has B dreams of d numbers. A broadcast takes one byte a number, and an answer b bits a
+    number, where b bits hold the sum of n codes of q bits. Labels and keys are left out.
     """
     image = shape.image
     numbers = shape.batches * shape.dreams * image.channels * image.height * image.width
@@ -241,13 +242,13 @@ def dream_formula(shape: Shape, steps: int, *, fast: bool) -> float:
 
 
 def fedavg_formula(numbers: float, method: Method, clients: int) -> float:
-    """Return what the formula says of FedAvg: every number goes up once and down once."""
+    """Return the bytes of FedAvg by the formula: every number goes up once and down once."""
     up = PrimeField.for_sum(clients, (1 << method.up) - 1).bits if method.secure else method.up
     return numbers * (up + method.down) / 8
 
 
 def crossover(shape: Shape, method: Method) -> dict[str, float]:
-    """Return above how many numbers of a model dreaming sends less than FedAvg."""
+    """Return the model sizes, in numbers, above which dreaming sends less than FedAvg."""
     each = fedavg_formula(1.0, method, shape.clients)
     return {
         "codream": dream_formula(shape, shape.dream_steps, fast=False) / each,
@@ -256,7 +257,7 @@ def crossover(shape: Shape, method: Method) -> dict[str, float]:
 
 
 def draw_crossover(shape: Shape, path: Path) -> None:
-    """Draw from which model size on dreaming sends less, over the steps of a batch.
+    """Draw the model size above which dreaming sends less, over the steps of a batch.
 
     Args:
         shape: of the messages.

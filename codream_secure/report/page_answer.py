@@ -1,11 +1,11 @@
-"""The question that a page answers, and the answer in plain sentences from the numbers."""
+"""The sentences at the top of a page: the question, and the answer that the numbers give."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from codream_secure.report.groups import Group
 from codream_secure.report.text import number, percent, size
-from codream_secure.runs.reading import ALONE, TOGETHER, Run
+from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Answer:
 
 
 def answer(groups: Sequence[Group]) -> Answer:
-    """Return what the page is about: one kind of run, or which of several is best."""
+    """Return question and answer: what one kind of run reaches, or which of several is best."""
     if len(groups) == 1:
         return _about_one(groups[0])
     return Answer(
@@ -27,7 +27,7 @@ def answer(groups: Sequence[Group]) -> Answer:
 
 
 def accuracy(group: Group) -> float | None:
-    """Return the clients' mean test accuracy, mean over seeds."""
+    """Return the mean over seeds of the test accuracy, 0 to 1."""
     return group.mean(lambda run: run.accuracy)
 
 
@@ -211,7 +211,7 @@ def _shared(ranked: Sequence[Group]) -> str:
 
 
 def _overlap(one: Group, other: Group) -> str:
-    def read(run: Run) -> float | None:
+    def read(run: RecordedRun) -> float | None:
         return run.accuracy
 
     first, second = one.figures(read), other.figures(read)

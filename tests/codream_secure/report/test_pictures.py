@@ -5,7 +5,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from codream_secure.report.charts import draw_labels
+from codream_secure.report.pictures import draw_labels
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""Pictures in a run folder, as PNG: who had which labels, accuracy by round, the last dreams."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from codream_secure.dreaming.synthesis import LabelledDreams
+from codream_secure.federation.observer import Measurement
+from codream_secure.federation.run import Run
+
+_DOT_AREA = 250  # square points, of the largest dot
+_TICKS = 20  # at most, on an axis
+_COLUMNS, _ROWS = 10, 5
+_RGB_CHANNELS = 3
+
+
+def draw_pictures(run: Run, folder: Path) -> None:
+    """Draw label counts, accuracy over rounds and the last dreams of a run into its folder."""
+    draw_labels(run.observer.label_counts, folder / "labels.png")
+    if run.dreams:
+        draw_dreams(run.dreams[-1], run.config.learning.kd_temperature, folder / "dreams.png")
+    if run.observer.history:
+        draw_accuracy(run.observer.history, folder / "accuracy.png")
+
+
+def draw_dreams(dreams: LabelledDreams, temperature: float, path: Path) -> None:
+    """Draw up to 50 dreams sorted by their label, with label and confidence above each.
+
+    Colour images of three channels are drawn in colour; of two or four channels, the first.
+
+    Args:
+        dreams: pixels and targets.
+        temperature: that the targets were softened with; confidences are shown without it.
+        path: of the PNG file.
+    """
+    labels = dreams.targets.argmax(dim=1).numpy()
+    sharp = (dreams.targets.double().log() * temperature).softmax(dim=1)
+    confidence = sharp.max(dim=1).values.numpy()
+    order = np.argsort(labels, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(len(order), _COLUMNS * _ROWS)).astype(int)]
+    rows = -(-len(chosen) // _COLUMNS)
+    figure = Figure(figsize=(_COLUMNS, 1.25 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, index in zip(axes.flat, chosen, strict=False):
+        image = dreams.pixels[index]
+        if len(image) == _RGB_CHANNELS:
+            axis.imshow(image.transpose(1, 2, 0))
+        else:
+            axis.imshow(image[0], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(f"{labels[index]}: {confidence[index]:.0%}", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
+    """Draw test accuracy over rounds: clients with their spread, independent training, student."""
+    rounds = [m.round for m in history]
+    mean = np.array([m.clients_mean for m in history])
+    spread = np.array([m.clients_std for m in history])
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot(rounds, mean, marker="o", label="Co-Dream clients (mean ± std)")
+    axis.fill_between(rounds, mean - spread, mean + spread, alpha=0.2)
+    server = [m.server for m in history if m.server is not None]
+    if server:
+        axis.plot(rounds, server, marker="s", label="server student (dreams only)")
+    alone = [m.independent_mean for m in history if m.independent_mean is not None]
+    if alone:
+        axis.plot(rounds, alone, marker="x", label="independent training")
+    axis.set_xlabel("round")
+    axis.set_xticks(rounds)
+    axis.set_ylabel("test accuracy (observer's)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_labels(counts: NDArray[np.int64], path: Path) -> None:
+    """Draw how many examples of every class every client has, as dots of that area.
+
+    Args:
+        counts: int64, shape (clients, classes), some positive; the observer's.
+        path: of the PNG file.
+    """
+    clients, classes = counts.shape
+    figure = Figure(figsize=(_inches(clients), _inches(classes)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    rows, columns = np.nonzero(counts)
+    # Dots shrink where clients or classes are so many that they would overlap.
+    largest = _DOT_AREA * min(1.0, 20 / max(clients, classes)) ** 2
+    axis.scatter(rows, columns, s=largest * counts[rows, columns] / counts.max())
+    axis.set_xlim(-0.5, clients - 0.5)
+    axis.set_ylim(-0.5, classes - 0.5)
+    axis.set_xticks(range(0, clients, -(-clients // _TICKS)))
+    axis.set_yticks(range(0, classes, -(-classes // _TICKS)))
+    axis.set_xlabel("client")
+    axis.set_ylabel("class")
+    axis.set_title(
+        f"training labels (observer's, no epsilon covers them)\nlargest dot: {counts.max():,}",
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _inches(entries: int) -> float:
+    return float(np.clip(1.5 + 0.35 * entries, 4, 10))

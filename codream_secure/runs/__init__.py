@@ -1,0 +1,1 @@
+"""Run folders: written while a run goes on, and read back."""

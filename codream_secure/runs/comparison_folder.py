@@ -1,0 +1,90 @@
+"""Finds the cells in a comparison's folder, and the command that makes a folder again."""
+
+import shlex
+from pathlib import Path
+
+from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
+from codream_secure.runs.files import CELLS, is_cell, read_record, text_of
+from codream_secure.runs.formats import COMPARISON, CONFIG, METRICS, SUMMARY
+
+# A cell that failed has the reason in this file, in place of a summary.
+FAILED = "failed.txt"
+# The option of `compare` for a setting of the baselines, where there is one.
+_BASELINE_OPTIONS = {
+    "local_epochs": "fed_epochs",
+    "learning_rate": "fed_lr",
+    "prox": "prox",
+    "moon_weight": "moon_weight",
+}
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder looks like that of a run."""
+    return (folder / CONFIG).is_file() and (folder / METRICS).is_file()
+
+
+def is_comparison(folder: Path) -> bool:
+    """Tell whether a folder holds the cells of a comparison."""
+    return (folder / CELLS).is_dir()
+
+
+def cells(folder: Path) -> list[Path]:
+    """Return the run folders of a comparison that are finished, by name."""
+    found = sorted((folder / CELLS).iterdir())
+    return [path for path in found if is_run(path) and (path / SUMMARY).is_file()]
+
+
+def missing(folder: Path) -> dict[str, str]:
+    """Return why cells of a comparison have no results, by the name of their folder."""
+    if not is_comparison(folder):
+        return {}
+    done = set(cells(folder))
+    found: dict[str, str] = {}
+    for path in sorted(path for path in (folder / CELLS).iterdir() if path.is_dir()):
+        if path not in done:
+            failed = path / FAILED
+            found[path.name] = text_of(failed).strip() if failed.is_file() else "not finished"
+    return found
+
+
+def rerun(folder: Path) -> str:
+    """Return the command that makes a run or a comparison again; of a cell, its comparison's.
+
+    Raises:
+        UserError: compare.json is damaged, or it was written in another format.
+    """
+    whole = folder.resolve().parent.parent if is_cell(folder) else folder
+    if is_comparison(whole):
+        plan = _plan(whole)
+        return shlex.join(["codream-secure", "compare", *(_options(plan) if plan else ())])
+    return shlex.join(["codream-secure", "simulate", "--config", str(folder / CONFIG)])
+
+
+def matched(folder: Path) -> str | None:
+    """Return in words which cost all methods of a comparison might spend equally."""
+    plan = _plan(folder) if is_comparison(folder) else None
+    return None if plan is None else f"Every method might spend equal {plan.match}."
+
+
+def _plan(folder: Path) -> PlanRecord | None:
+    """Return what a comparison was begun with; None if nothing is on record."""
+    path = folder / COMPARISON
+    return read_record(path, ComparisonResult).plan if path.is_file() else None
+
+
+def _options(plan: PlanRecord) -> list[str]:
+    words = ["--methods", ",".join(plan.methods), "--seeds", ",".join(map(str, plan.seeds))]
+    options: dict[str, object] = {
+        "match": plan.match,
+        "trials": plan.trials,
+        "target": plan.target,
+        **{option: plan.settings.get(name) for name, option in _BASELINE_OPTIONS.items()},
+        **plan.options,
+    }
+    for name, value in options.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            words += [f"--{option}", str(value)]
+    return words
