@@ -144,7 +144,7 @@ def test_settings_of_one_way_of_dreaming_do_not_stop_another(tmp_path):
     [
         (["--methods", "codream,telepathy"], "unknown method 'telepathy'"),
         (["--methods", "codream,codream"], "every method once"),
-        (["--seeds", "one"], "--seeds must be numbers"),
+        (["--seeds", "one"], "--seeds must be whole numbers"),
         (["--seeds", "0,0"], "every seed once"),
         (["--seeds=-1"], "not be negative"),
         (["--sizes", "--models", "mlp"], "--models cannot be used with --sizes"),
