@@ -19,19 +19,19 @@ from protocols.seeds import Kind, SeedSlot
 
 
 def leaves(shares: Iterable[bytes]) -> tuple[bytes, ...]:
-    """The digests of a bundle's 2M shares, in the order of the bundle."""
+    """Return the digests of a bundle's 2M shares, in the order of the bundle."""
     return tuple(digest("leaf", u64(index), share) for index, share in enumerate(shares))
 
 
 def root(level: Sequence[bytes]) -> bytes:
-    """The Merkle root over leaves; a node without a sibling moves up as it is."""
+    """Return the Merkle root over leaves; a node without a sibling moves up as it is."""
     while len(level) > 1:
         level = _parents(level)
     return level[0]
 
 
 def path(level: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """The siblings from one leaf up to the root."""
+    """Return the siblings from one leaf up to the root."""
     siblings = []
     while len(level) > 1:
         if index ^ 1 < len(level):
@@ -41,7 +41,7 @@ def path(level: Sequence[bytes], index: int) -> tuple[bytes, ...]:
 
 
 def root_of_path(leaf: bytes, index: int, count: int, siblings: Sequence[bytes]) -> bytes:
-    """The root that a leaf and its path lead to.
+    """Return the root that a leaf and its path lead to.
 
     Args:
         leaf: digest of a share.
@@ -71,7 +71,7 @@ def statement(off1: bytes, dealer: int, recipient: int, signed_root: bytes) -> b
 
 
 def place(key: int, kind: Kind) -> int:
-    """Return the place in a bundle of the share of a step and kind (SPEC 3.5)."""
+    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
     return 2 * key + (kind is Kind.SELF_MASK)
 
 

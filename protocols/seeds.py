@@ -1,4 +1,4 @@
-"""Seeds that are committed to, shared, and found again in spite of wrong shares (SPEC 3.6, 3.7)."""
+"""Seeds: committing to them, sharing them, finding them among wrong shares (SPEC 3.6, 3.7)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from protocols.errors import CryptoError
 from protocols.primitives import shamir
 from protocols.primitives.keys import hkdf
 
-# Wrong shares cost one attempt per set left out. Past this many the seed counts as lost, so that
-# a few liars cannot keep the server busy for ever.
+# The sets to leave out grow exponentially with the wrong shares. After this many attempts the seed
+# counts as lost, so that a few liars cannot keep the server busy for ever.
 MAX_ATTEMPTS = 512
 
 
 class Kind(enum.StrEnum):
-    """What a seed is for."""
+    """The purpose of a seed."""
 
     MASK_KEY = "mask key"
     SELF_MASK = "self mask"
@@ -26,7 +26,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SeedSlot:
-    """Names one seed: its owner, its key step and its kind. Holds no secret."""
+    """The name of one seed: its owner, its key step and its kind. It holds no secret."""
 
     off0: bytes
     client: int
@@ -34,11 +34,11 @@ class SeedSlot:
     kind: Kind
 
     def commit(self, seed: bytes) -> bytes:
-        """The 32-byte commitment; hides the seed because the seed is uniform."""
+        """Return the 32-byte commitment. It hides the seed because the seed is uniform."""
         return digest("commitment", *self._context(), seed)
 
     def split(self, seed: bytes, threshold: int, points: Iterable[int]) -> dict[int, bytes]:
-        """Shares by x. The seed decides the whole polynomial, so a share can be checked later."""
+        """Return x -> share. The seed decides the polynomial, so shares can be checked later."""
         degrees = range(threshold - 1, 0, -1)
         return shamir.split(seed, [self._coefficient(seed, d) for d in degrees], points)
 
@@ -61,7 +61,7 @@ class SeedSlot:
         for attempt, xs in enumerate(_subsets(tuple(sorted(shares)), threshold)):
             seed = shamir.reconstruct({x: shares[x] for x in xs}, threshold)
             if self.commit(seed) == commitment:
-                # The first try succeeds unless somebody lies; only then is it worth the search.
+                # The first attempt fits unless somebody lies. Only then look for wrong shares.
                 wrong = self._wrong(seed, shares, threshold) if attempt else frozenset()
                 return seed, wrong
         raise CryptoError("the shares do not give the committed seed")
@@ -79,10 +79,10 @@ class SeedSlot:
 
 
 def _subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...]]:
-    """Yield the first `threshold` of xs, then such sets with one x left out, with two, and so on.
+    """Yield the first `threshold` of xs, then sets with one x left out, with two, and so on.
 
-    Every set once, MAX_ATTEMPTS at most: with k left out, the last one chosen is xs[threshold + k
-    - 1], and those left out stand before it.
+    It yields every set once, MAX_ATTEMPTS at most. With k left out the last x chosen is
+    xs[threshold + k - 1] and those left out stand before it; else an earlier k gave the same set.
     """
     return islice(_all_subsets(xs, threshold), MAX_ATTEMPTS)
 
@@ -95,5 +95,5 @@ def _all_subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...
 
 
 def commit_all(leaves: Iterable[bytes]) -> bytes:
-    """One 32-byte commitment to a client's 2M commitments (SPEC 3.7)."""
+    """Return one 32-byte commitment to a client's 2M commitments (SPEC 3.7)."""
     return digest("commitments", *leaves)

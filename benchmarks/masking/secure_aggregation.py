@@ -68,7 +68,7 @@ def main() -> None:
     cases = ring.QUICK if options.quick else ring.FULL
     on_ring = {case: ring.run(case) for case in cases}
     if options.record:
-        ring.plot(on_ring, RESULTS.with_name("secure_aggregationring.png"))
+        ring.plot(on_ring, RESULTS.with_name("secure_aggregation_ring.png"))
         _save_recorded(theirs, where)
     rows = [row for case in CASES for row in _rows(case, mine, signed, theirs)]
     rows += ring.rows(on_ring)

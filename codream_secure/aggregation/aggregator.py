@@ -1,7 +1,7 @@
-"""The one door between dreaming and `protocols`: a request goes in, a sum comes out.
+"""Base class of the aggregators: a request goes in, the sum of the clients' answers comes out.
 
-Both aggregators number their steps alike, draw the same dropouts from the run's seed and sum
-the same quantized integers, so that a run with masks and a run without yield the same bits.
+Both aggregators number their steps in the same way, draw the same dropouts from the run's seed
+and sum the same quantized integers. A run with masks and a run without give the same bits.
 """
 
 from abc import ABC, abstractmethod
@@ -40,9 +40,9 @@ from protocols.primitives.field import PrimeField
 from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer
 
-# A client: takes the bytes of a request and the protocol step, returns quantized sections.
+# A client: gets an encoded request and the number of the step, returns quantized sections.
 Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
-# What clients are asked in a run of CoDream, and in one of a method that averages models.
+# Kinds of requests in a run of CoDream, and in a run of a method that averages models.
 DREAMING = frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, StatisticsRequest))
 AVERAGING = frozenset({ModelRequest.__name__, GradientRequest.__name__})
 Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
@@ -52,7 +52,10 @@ Inputs = Mapping[int, Mapping[str, NDArray[np.uint32]]]
 class FieldSum:
     """The exact sums of one aggregation; all that the server learns of its clients.
 
-    ``totals``: section name to integer sums, uint32. ``count``: number of summed clients.
+    Attributes:
+        totals: integer sums by section name, uint32, flat.
+        count: number of clients in the sum.
+        sections: length and quantization of each section.
     """
 
     totals: Mapping[str, NDArray[np.uint32]]
@@ -60,18 +63,18 @@ class FieldSum:
     sections: tuple[Section, ...]
 
     def quantizer(self, name: str) -> Quantizer:
-        """Return the quantizer that the clients used for a section."""
+        """Return the quantizer that clients use for a section."""
         section = next(section for section in self.sections if section.name == name)
         return Quantizer(section.maximum, section.clip)
 
     def mean(self, name: str) -> NDArray[np.float64]:
-        """Return the decoded mean of a section, equal weights, float64, flat."""
+        """Return the decoded mean of a section over clients of equal weight, float64, flat."""
         return self.quantizer(name).decode_sum(self.totals[name], self.count) / self.count
 
 
 @dataclass(slots=True)
 class Meters:
-    """What an aggregator reports to: bytes and seconds. Never values."""
+    """Where an aggregator records bytes and seconds; they never see values."""
 
     ledger: ByteLedger
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
@@ -79,7 +82,7 @@ class Meters:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One aggregation: its protocol step, what is asked, and the bytes that say so."""
+    """One aggregation: step number, request, encoded broadcast."""
 
     step: int
     request: Asked
@@ -87,7 +90,7 @@ class Call:
 
     @property
     def task(self) -> Task:
-        """What is summed, as the protocol is told; both sides derive it."""
+        """The step's description in the protocol; client and server both derive it."""
         return Task(
             step=self.step,
             kind=type(self.request).__name__,
@@ -96,7 +99,7 @@ class Call:
         )
 
 
-# Requests whose masked inputs have a line of their own in the byte ledger.
+# Kinds of requests whose inputs the byte ledger counts under a separate name.
 _LINES = {LabelRequest: "labels", StatisticsRequest: "statistics"}
 
 
@@ -106,10 +109,12 @@ class Aggregator(ABC):
     Args:
         clients: by id.
         settings: roster, threshold, threat model, dropouts.
-        meters: bytes and seconds.
+        meters: where bytes and seconds are recorded.
 
     Attributes:
-        published: told every encoded `SoftLabels` that clients are sent.
+        aborted_steps: steps that came to no sum.
+        unanswered_requests: how often a client refused a request or could not answer it.
+        published: called with every encoded `SoftLabels` that clients are sent.
     """
 
     def __init__(
@@ -119,7 +124,8 @@ class Aggregator(ABC):
         self._settings = settings
         self._meters = meters
         self._attendance = Attendance(settings)
-        # D6: this counter is not the dream-step number and never goes back.
+        # D6: this counts aggregations, not dream steps. It never goes back, since no session may
+        # use a step number twice (SPEC 2.1).
         self._step = 0
         self.aborted_steps = 0
         self.unanswered_requests = 0
@@ -128,40 +134,40 @@ class Aggregator(ABC):
 
     @property
     def threshold(self) -> int:
-        """Clients that must stay."""
+        """How many clients must stay to the end of a step (t)."""
         return self._settings.needed
 
     @property
     def steps(self) -> int:
-        """Aggregations started so far."""
+        """Number of aggregations started so far."""
         return self._step
 
     @property
     def round_trips(self) -> int:
-        """How many times the server has waited for clients so far.
+        """How often the server has waited for clients so far.
 
-        Left out, like in ``key_exchanges``, is what it takes to go on after an interruption.
+        What a resumed run needs to renew its keys is not counted, here and in ``key_exchanges``.
         """
         return self._earlier_round_trips + self._round_trips
 
     @property
     @abstractmethod
     def _round_trips(self) -> int:
-        """Those of this process."""
+        """The subclass's own count; ``_earlier_round_trips`` corrects it in a resumed run."""
 
     @property
     def round_trips_per_step(self) -> float | None:
-        """Round trips by steps, key exchanges included; None before the first step."""
+        """Mean round trips per step, key exchanges included; None before the first step."""
         return round(self.round_trips / self._step, 3) if self._step else None
 
     @property
     def completed_share(self) -> float | None:
-        """Which part of the steps came to a sum; None before the first step."""
+        """Fraction of the steps that came to a sum; None before the first step."""
         return round(1 - self.aborted_steps / self._step, 4) if self._step else None
 
     @property
     def key_exchanges(self) -> int:
-        """How many key exchanges were begun."""
+        """Number of key exchanges begun so far."""
         return self._attendance.key_exchanges
 
     @property
@@ -170,10 +176,10 @@ class Aggregator(ABC):
         return colluders(self._settings)
 
     def sum(self, request: Asked) -> FieldSum:
-        """Run one aggregation.
+        """Ask the clients and return the sum of their answers.
 
         Raises:
-            StepAborted: fewer than the threshold stayed; it is counted in ``aborted_steps``.
+            StepAborted: fewer clients than the threshold stayed; ``aborted_steps`` counts it.
         """
         step, self._step = self._step, self._step + 1
         call = Call(step, request, encode(request))
@@ -196,10 +202,10 @@ class Aggregator(ABC):
         return self._aggregate(call, inputs, drops, renew)
 
     def _collect(self, call: Call, drops: DropSchedule) -> tuple[Inputs, DropSchedule]:
-        """Send the broadcast and let the clients compute that are still there for masked input.
+        """Send the broadcast, and return the answers and who falls silent when.
 
-        A client that refuses the request, or whose answer holds a NaN, falls silent before its
-        masked input; nothing of it is in the sum.
+        Only clients that will send an input compute one. A client that refuses the request, or
+        whose answer holds a NaN, is treated like a dropout before its input.
         """
         active = self._attendance.members
         if not active:
@@ -219,7 +225,7 @@ class Aggregator(ABC):
         return inputs, DropSchedule({**drops.drops, **silent})
 
     def count_avoidable(self, what: str, size: int) -> None:
-        """Count bytes sent to one client that it had or could have derived."""
+        """Count bytes sent to one client that it already had or could derive."""
         self._meters.ledger.count_avoidable(what, "down", size)
 
     def _ask(self, client: int, call: Call) -> Mapping[str, NDArray[np.uint32]] | None:
@@ -229,7 +235,7 @@ class Aggregator(ABC):
             return None
 
     def state(self) -> AggregatorState:
-        """Return what a checkpoint holds of it: counters and attendance, no key."""
+        """Return what a checkpoint stores: counters and attendance, but no keys."""
         return AggregatorState(
             step=self._step,
             aborted_steps=self.aborted_steps,
@@ -239,12 +245,12 @@ class Aggregator(ABC):
         )
 
     def restore(self, state: AggregatorState) -> None:
-        """Go on counting, with fresh keys for the clients that had some.
+        """Restore the state that `state()` returned; clients that had keys get new ones.
 
-        The bytes of that exchange are counted.
+        The bytes of that exchange are counted, its round trips are not.
 
         Raises:
-            ValueError: the state is that of another roster.
+            ValueError: the state belongs to another roster.
         """
         self._attendance.restore(state.attendance)
         self._step = state.step
@@ -255,11 +261,11 @@ class Aggregator(ABC):
 
     @abstractmethod
     def _renew_lost_keys(self) -> None:
-        """Make the keys anew that attendance says there are."""
+        """Make new keys in place of those that the attendance lists: no checkpoint stores keys."""
 
     @abstractmethod
     def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
-        """Start a batch of keys; ``attempts`` says who fails in each exchange tried."""
+        """Make a key batch for ``steps`` steps; ``attempts``: who fails in each attempt."""
 
     @abstractmethod
     def _aggregate(
@@ -289,7 +295,7 @@ class Aggregator(ABC):
     def _count(
         self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
     ) -> None:
-        """Count a message; inputs that are labels alone have a line of their own."""
+        """Count a message; inputs that hold only labels or class means have their own name."""
         ledger = self._meters.ledger
         is_input = phase is Phase.MASKED_INPUT and direction == "up"
         if not is_input or request is None:
@@ -297,5 +303,5 @@ class Aggregator(ABC):
             return
         name = _LINES.get(type(request), phase)
         content = -(-sum(s.length * s.maximum.bit_length() for s in sections(request)) // 8)
-        # Over machines another message than an input may come in its place, and be shorter.
+        # Over machines, a shorter message that is no input can arrive in its place.
         ledger.record(name, direction, size, client=client, payload=min(content, size))

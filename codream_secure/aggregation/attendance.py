@@ -1,7 +1,7 @@
-"""Who is there in which aggregation: simulated failures, and what they do to key batches.
+"""Which clients take part in which step: simulated failures and their effect on key batches.
 
-Only bookkeeping, no cryptography: a run in the clear loses the same clients at the same steps as
-a masked one, and the two give the same dreams.
+This is bookkeeping without cryptography. It lets a run in the clear lose the same clients in the
+same steps as a masked run, so that both give the same dreams.
 """
 
 from codream_secure.aggregation.settings import AggregationSettings
@@ -12,13 +12,13 @@ from protocols.phases import DropSchedule, Phase
 
 
 class Attendance:
-    """Which clients hold shares, and which steps come to their end (SPEC 6.2, 6.3, 8.1).
+    """Tracks which clients hold shares, and which steps come to a sum (SPEC 6.2, 6.3, 8.1).
 
     Args:
         settings: roster, threshold, threat model, dropouts.
 
     Attributes:
-        key_exchanges: begun so far, those included that failed or that travelled with a step.
+        key_exchanges: number begun so far; failed ones and those within a step count too.
     """
 
     def __init__(self, settings: AggregationSettings) -> None:
@@ -30,36 +30,39 @@ class Attendance:
 
     @property
     def keys_left(self) -> int:
-        """How many steps can still begin without another exchange."""
+        """How many more steps the current key batch serves."""
         return self._keys
 
     @property
     def prepared(self) -> tuple[int, ...]:
-        """Who holds shares of the batch whose keys were made on the way of the last step."""
+        """Clients that hold shares of the next key batch, made in the last step of this one."""
         return self._prepared
 
     @property
     def members(self) -> tuple[int, ...]:
-        """Who can be active in the next step."""
+        """Clients that can take part in the next step; none without keys."""
         return self._members if self._keys else ()
 
     @property
     def needs_keys(self) -> bool:
-        """Whether a new batch has to be made before the next step."""
+        """Whether a new key batch is needed before the next step."""
+        # One more than the threshold: with exactly t members, the first dropout aborts the step.
         spare = min(self._settings.needed + 1, len(self._settings.roster))
         return len(self.members) < spare
 
     def renewal(self, step: int) -> int:
-        """Return M of the batch whose keys are made on the way of this step.
+        """Return M of the key batch that is made during this step, 0 for none.
 
-        0 unless this step uses the last keys and more steps are planned.
+        A batch is made if this step uses the last keys and more steps are planned. Its messages
+        travel with those of the step and cost no round trips.
         """
         return self._settings.batch_steps(step + 1) if self._keys == 1 else 0
 
     def make_keys(self, steps: int) -> list[DropSchedule]:
-        """Start a new batch of M = ``steps``; returns who fails in each attempt at its keys.
+        """Start a new key batch of M = ``steps``; return who fails in each attempt.
 
-        Afterwards nobody is a member if all attempts fell below the threshold.
+        The batch with the most clients is used, a prepared one included. If all attempts fell
+        below the threshold, nobody is a member.
         """
         best, self._prepared = self._prepared, ()
         attempts: list[DropSchedule] = []
@@ -71,34 +74,37 @@ class Attendance:
         return attempts
 
     def finish_step(self, drops: DropSchedule, *, renews: bool) -> int:
-        """Play the rounds of a step.
+        """Simulate the rounds of a step.
 
         Args:
-            drops: who falls silent in it.
-            renews: whether the next batch's keys are made on the way.
+            drops: who falls silent in which round.
+            renews: whether the next key batch is made during the step.
 
         Returns:
-            How many inputs are in the sum.
+            Number of inputs in the sum.
 
         Raises:
-            NotEnoughSurvivors: where the protocol raises it.
+            NotEnoughSurvivors: in the round in which the protocol raises it.
         """
         active = self.members
         self._keys -= 1
         inputs = self._present(active, drops, Phase.MASKED_INPUT)
         if not self._may_rejoin:
+            # If a server could leave a client out for one step, the difference of two sums would
+            # reveal the client's input (SPEC 8.1).
             self._members = inputs
         *earlier, last = self._settings.online[1:]
         for phase in earlier:
             self._present(inputs, drops, phase)
         if renews:
+            # Before the last round: the new keys stay even if that round aborts the step.
             self.key_exchanges += 1
             self._prepared = self._sharers(drops.beside())
         self._present(inputs, drops, last)
         return len(inputs)
 
     def state(self) -> AttendanceState:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint stores."""
         return AttendanceState(
             keys=self._keys,
             members=self._members,
@@ -107,10 +113,10 @@ class Attendance:
         )
 
     def restore(self, state: AttendanceState) -> None:
-        """Become what it was.
+        """Restore the state that `state()` returned.
 
         Raises:
-            ValueError: the state is that of another roster.
+            ValueError: the state belongs to another roster.
         """
         if not set(state.members) | set(state.prepared) <= set(self._settings.roster):
             raise ValueError("attendance of clients that there are not")
@@ -132,6 +138,6 @@ class Attendance:
         return there
 
     def _sharers(self, drops: DropSchedule) -> tuple[int, ...]:
-        """Who holds shares after a key exchange; nobody if it fell below the threshold."""
+        """Return who holds shares after a key exchange; nobody if too few took part."""
         sharers = tuple(c for c in self._settings.roster if c not in drops.drops)
         return sharers if len(sharers) >= self._settings.needed else ()

@@ -1,4 +1,4 @@
-"""Sum in the clear, for comparison only: the server sees every input."""
+"""Aggregation without masks, for comparison only: the server sees every input."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from protocols.primitives.packing import pack
 
 
 class ClearInput(msgspec.Struct, frozen=True, array_like=True, tag="clear_input"):
-    """What a client sends under ``--no-secure``: its quantized sections, packed, in the clear."""
+    """A client's message under ``--no-secure``: its quantized sections, packed, in the clear."""
 
     version: int
     step: int
@@ -22,17 +22,17 @@ class ClearInput(msgspec.Struct, frozen=True, array_like=True, tag="clear_input"
 
 
 class PlainAggregator(Aggregator):
-    """Sums in the clear, for comparison only: the server sees every client's input."""
+    """Sums without masks, for comparison only: the server sees every client's input."""
 
     @property
     def _round_trips(self) -> int:
         return self.steps
 
     def _renew_lost_keys(self) -> None:
-        """There are none."""
+        """Do nothing: there are no keys."""
 
     def _make_keys(self, call: Call, steps: int, attempts: Sequence[DropSchedule]) -> None:
-        """Nothing is masked; only `Attendance` follows who would have had keys."""
+        """Do nothing: `Attendance` alone tracks who would have keys."""
 
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
         self._attendance.finish_step(drops, renews=bool(renew))
@@ -47,4 +47,5 @@ class PlainAggregator(Aggregator):
 
     @staticmethod
     def _total(vectors: list[NDArray[np.uint32]]) -> NDArray[np.uint32]:
+        # In 64 bits, then narrowed: a sum fits 32 bits, as the protocol's field requires.
         return np.asarray(np.sum(vectors, axis=0, dtype=np.uint64), dtype=np.uint32)

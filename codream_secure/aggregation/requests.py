@@ -191,8 +191,8 @@ class StatisticsRequest(
 ):
     """Asks for class sums with noise, once a session, under the terms that every client knows.
 
-    All fields are those of `privacy.class_statistics.StatisticsTerms`, and nothing else is here:
-    a second request is the same bytes, which no client answers twice.
+    Its fields are those of `privacy.class_means.StatisticsTerms`, and there is no counter: every
+    request of a session has the same bytes, and no client answers the same bytes twice.
     """
 
     version: int

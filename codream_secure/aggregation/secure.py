@@ -1,4 +1,4 @@
-"""Sum under the pairwise-mask protocol of `protocols`."""
+"""Aggregation with the pairwise masks of `protocols`: the server learns only the sum."""
 
 import contextlib
 import os
@@ -14,9 +14,7 @@ from codream_secure.aggregation.aggregator import (
     Meters,
 )
 from codream_secure.aggregation.byte_ledger import Direction
-from codream_secure.aggregation.requests import (
-    Asked,
-)
+from codream_secure.aggregation.requests import Asked
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.errors import UserError
 from protocols.driver import BatchSession
@@ -28,18 +26,18 @@ from protocols.rounds import Credentials, Tap
 
 
 class SecureAggregator(Aggregator):
-    """Sums under the pairwise-mask protocol of `protocols`, keys made ahead in batches.
+    """Sums masked inputs with the protocol of `protocols`; keys are made ahead in batches.
 
-    Keys and masks are fresh from the operating system. In the malicious model every client has
-    an identity and a policy of its own, and signs what it sends.
+    The operating system's generator gives the randomness of keys and masks. In the malicious
+    model every client has a signing key and a policy, and signs its messages.
 
     Args:
         clients: by id.
         settings: roster, threshold, threat model, dropouts.
-        meters: bytes and seconds.
-        session: 32 public bytes, fresh for every run.
-        kinds: of requests that clients take part in, malicious model.
-        tap: sees every encoded protocol message (tests play the curious server with it).
+        meters: where bytes and seconds are recorded.
+        session: 32 public bytes, new for every run.
+        kinds: malicious model: the kinds of requests that clients answer.
+        tap: called with every encoded protocol message.
 
     Raises:
         UserError: fewer than three clients.
@@ -94,6 +92,7 @@ class SecureAggregator(Aggregator):
         try:
             result = self._session.step(inputs, task, drops, renew=renew)
         finally:
+            # Attendance follows aborted steps too, and then repeats the error of the protocol.
             with contextlib.suppress(NotEnoughSurvivors):
                 self._attendance.finish_step(drops, renews=bool(renew))
         return FieldSum(result.totals, len(result.survivors), task.sections)
@@ -105,7 +104,7 @@ class SecureAggregator(Aggregator):
             self._tap(phase, direction, client, message)
 
     def _note_own_entry(self, phase: Phase, direction: Direction, client: int, size: int) -> None:
-        """Note that a directory of keys tells a client its own advertisement."""
+        """Count as avoidable that the key directory returns a client's own advertisement."""
         if phase is not Phase.ADVERTISE_KEYS:
             return
         if direction == "up":
@@ -116,7 +115,7 @@ class SecureAggregator(Aggregator):
 
 
 def _trust(settings: AggregationSettings, kinds: frozenset[str]) -> Credentials | None:
-    """Identities that everybody knows from the start, and the policy of every client."""
+    """Return signing keys, known to all from the start, and the clients' policy."""
     if settings.threat_model != "malicious":
         return None
     keys = {c: SigningKey.from_private_bytes(os.urandom(32)) for c in settings.roster}

@@ -1,4 +1,4 @@
-"""Who takes part in an aggregation, and which failures are simulated."""
+"""Settings of an aggregation: roster, threshold, threat model and simulated failures."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ _OFFLINE = (Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregationSettings:
-    """Who takes part and how failures are simulated.
+    """Who takes part in an aggregation, and which failures are simulated.
 
     Args:
         roster: client ids, ascending.
-        threshold: t; None stands for floor(2n/3) + 1.
-        threat_model: whom the clients take the server for.
-        rejoin: malicious model: whether a client that missed a step may be back in the next one.
-        key_steps: M, the most steps that keys are made for in one exchange.
-        expected_steps: how many steps the run plans; keys are not made for more.
-        dropout: probability that a client fails in one step, and in one key exchange, each time
-            at a uniform round.
+        threshold: t; None means floor(2n/3) + 1.
+        threat_model: the server that clients protect themselves against.
+        rejoin: malicious model: whether a client that missed a step may take part in the next.
+        key_steps: M, the largest number of steps that one key exchange serves.
+        expected_steps: number of steps that the run plans; no keys are made for more. None: open.
+        dropout: probability, 0..1, that a client fails in a step, and likewise in a key exchange;
+            the round in which it fails is uniform.
         seed: of the dropouts.
     """
 
@@ -39,11 +39,11 @@ class AggregationSettings:
 
     @property
     def needed(self) -> int:
-        """The threshold in force."""
+        """The threshold t, with its default filled in."""
         return default_threshold(len(self.roster)) if self.threshold is None else self.threshold
 
     def batch_steps(self, step: int) -> int:
-        """Return M of a batch whose first step has this number; 0 if no such step is planned."""
+        """Return M of a key batch that starts at ``step``; 0 if no such step is planned."""
         if self.expected_steps is None:
             return self.key_steps
         return max(0, min(self.key_steps, self.expected_steps - step))
@@ -54,11 +54,11 @@ class AggregationSettings:
         return tuple(phase for phase in rounds(self.threat_model) if phase not in _OFFLINE)
 
     def step_drops(self, step: int) -> DropSchedule:
-        """Return who fails when in protocol step ``step``."""
+        """Return which clients fail in step ``step``, and in which round."""
         return self._drops(self.online, "step", step)
 
     def key_drops(self, attempt: int) -> DropSchedule:
-        """Return who fails when in key exchange number ``attempt`` of the run."""
+        """Return which clients fail in key exchange ``attempt`` of the run, and in which round."""
         return self._drops(_OFFLINE, "keys", attempt)
 
     def _drops(self, phases: tuple[Phase, ...], *which: str | int) -> DropSchedule:
@@ -70,5 +70,5 @@ class AggregationSettings:
 
 
 def colluders(settings: AggregationSettings) -> int:
-    """n_C of a run (D9); see `most_colluders`."""
+    """Return n_C, the number of clients that may collude with the server (D9)."""
     return most_colluders(len(settings.roster), settings.needed, settings.threat_model)

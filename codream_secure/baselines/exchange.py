@@ -27,7 +27,7 @@ from codream_secure.aggregation.requests import (
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.methods import Method
-from codream_secure.baselines.tensors import Tensors, float_bytes, zeros
+from codream_secure.baselines.tensors import Tensors, float_bytes, to_codes, zeros
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
@@ -171,7 +171,7 @@ class ModelExchange:
                 tensors.append(float_bytes(value))
                 received[name] = value
                 continue
-            codes, low, step = _to_codes(value, derive_bytes(self.seed, "down", number, index))
+            codes, low, step = to_codes(value, derive_bytes(self.seed, "down", number, index))
             tensors.append(codes.tobytes())
             ranges.append((low, step))
             decoded = torch.from_numpy((low + step * codes).astype(np.float32))
@@ -346,17 +346,3 @@ def _first_scale(value: Tensor) -> float:
     """
     spread = float(value.square().mean().sqrt())
     return max(4 * spread if spread else 1.0, CLIP_MIN)
-
-
-def _to_codes(value: Tensor, key: bytes) -> tuple[NDArray[np.uint8], float, float]:
-    """Round to 256 levels from the smallest to the largest value, without bias.
-
-    Returns:
-        Codes, uint8, shape (N,); the smallest value; the distance of two levels.
-    """
-    flat = value.detach().cpu().flatten().double().numpy()
-    low, high = float(flat.min()), float(flat.max())
-    step = (high - low) / 255 or 1.0
-    draw = np.random.Generator(np.random.Philox(int.from_bytes(key[:16], "big")))
-    codes = np.floor((flat - low) / step + draw.random(flat.size))
-    return np.clip(codes, 0, 255).astype(np.uint8), low, step

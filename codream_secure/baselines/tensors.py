@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
@@ -47,3 +49,21 @@ def zeros(state: Mapping[str, Tensor]) -> Tensors:
 def float_bytes(value: Tensor) -> bytes:
     """Return a tensor as it travels: float32, little-endian."""
     return value.detach().cpu().contiguous().numpy().astype("<f4").tobytes()
+
+
+def to_codes(value: Tensor, key: bytes) -> tuple[NDArray[np.uint8], float, float]:
+    """Round to 256 levels from the smallest to the largest value, without bias.
+
+    Args:
+        value: of any shape.
+        key: at least 16 bytes; it determines the random rounding.
+
+    Returns:
+        Codes, uint8, shape (N,); the smallest value; the distance of two levels.
+    """
+    flat = value.detach().cpu().flatten().double().numpy()
+    low, high = float(flat.min()), float(flat.max())
+    step = (high - low) / 255 or 1.0
+    draw = np.random.Generator(np.random.Philox(int.from_bytes(key[:16], "big")))
+    codes = np.floor((flat - low) / step + draw.random(flat.size))
+    return np.clip(codes, 0, 255).astype(np.uint8), low, step

@@ -1,4 +1,4 @@
-"""The dreams that a participant learns from, and how they are augmented."""
+"""The buffer of labelled dreams that participants learn from, and their augmentation."""
 
 import math
 from collections import deque
@@ -13,18 +13,22 @@ Augmentation = Literal["none", "crop", "flip-crop"]
 
 
 def augmented(dreams: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
-    """Move every dream by up to an eighth of its size at random; or also mirror every other one.
+    """Shift every dream randomly by up to 1/8 of its size; ``flip-crop`` also flips at random.
 
-    What comes in at an edge is what was next to it, mirrored. A transform that is public, of
-    dreams that are public.
+    Dreams are public and so is the transform: it costs no privacy.
 
     Args:
         dreams: float, shape (B, C, H, W).
-        how: ``crop`` moves, ``flip-crop`` also mirrors left and right (not for digits or text).
-        draw: a generator on the CPU.
+        how: ``crop`` shifts, vertically and horizontally; ``flip-crop`` also flips left and right
+            with probability 1/2 (not for digits or text); ``none`` does nothing.
+        draw: generator on the CPU.
+
+    Returns:
+        Shape (B, C, H, W); pixels shifted in at an edge are a reflection of those inside it.
     """
     if how == "none":
         return dreams
+    # One indexed read cuts a window of its own out of every padded dream.
     count, _, height, width = dreams.shape
     up, left = height // 8, width // 8
     padded = F.pad(dreams, (left, left, up, up), mode="reflect")
@@ -39,32 +43,33 @@ def augmented(dreams: Tensor, how: Augmentation, draw: torch.Generator) -> Tenso
 
 
 class DreamBuffer:
-    """The last ``capacity`` labelled dream batches, first in, first out. Public content."""
+    """Holds the last ``capacity`` labelled dream batches, first in, first out; all are public."""
 
     def __init__(self, capacity: int) -> None:
         self._batches: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
 
     def add(self, dreams: Tensor, targets: Tensor) -> None:
-        """Append one batch: dreams (B, C, H, W), targets (B, classes)."""
+        """Append a dream batch: dreams (B, C, H, W), targets (B, classes)."""
         self._batches.append((dreams, targets))
 
     def state(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the batches, oldest first, for a checkpoint."""
+        """Return the dream batches, oldest first, for a checkpoint."""
         return list(self._batches)
 
     def __len__(self) -> int:
         return sum(len(dreams) for dreams, _ in self._batches)
 
     def batches(self, size: int) -> int:
-        """Return how many batches of at most ``size`` dreams one epoch has."""
+        """Return how many minibatches of at most ``size`` dreams an epoch has."""
         return math.ceil(len(self) / size)
 
     def epochs(
         self, count: int, batch: int, shuffle: torch.Generator, augmentation: Augmentation = "none"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield shuffled batches of at most ``batch`` dreams, ``count`` times over the buffer.
+        """Yield shuffled minibatches of at most ``batch`` dreams and their targets.
 
-        Every time they are augmented anew; their targets stay.
+        It passes ``count`` times over the buffer. Dreams are augmented anew in every pass, and
+        keep their targets.
         """
         if not self._batches:
             return

@@ -1,8 +1,8 @@
-"""Dreams that a generator makes, and the meta-generator that learns to make them fast.
+"""CoDream-fast: dreams made by a generator, and the meta-generator that each batch starts from.
 
-CoDream-fast, but no generator weight ever travels: dreams are x = G(z; phi), and the gradients
-of the summed client losses with respect to phi and z follow from the summed pixel gradient by
-the chain rule, which the server computes alone. z comes from a public seed.
+Generator weights are never sent. Dreams are x = G(z; phi). The server obtains the gradients of
+the summed client losses with respect to phi and z from the summed pixel gradient, by the chain
+rule and without the clients. A public seed determines the initial z.
 
 Source: Fang et al., Up to 100x Faster Data-Free Knowledge Distillation, AAAI-22; CoDream section
 "fast"; exact for one local step, before quantization (D25).
@@ -27,20 +27,21 @@ _BETAS = (0.5, 0.999)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSettings:
-    """How the generator is built and moved.
+    """Size of the generator, and step sizes of its training.
 
     Args:
-        latent: numbers in a latent vector.
-        width: channels of its last hidden layer.
-        lr: Adam's step size on a batch's generator.
-        latent_lr: Adam's step size on latent vectors.
-        meta: what the meta-generator follows: the way to the adapted generator (reptile) or the
-            sum of the gradients on that way (fomaml).
-        meta_lr: Adam's step size on the meta-generator.
-        weight_decay: decoupled, of the meta-generator.
-        average: share of the old weights in the running average that batches start from; 0: none.
-        max_norm: gradients of a batch's generator are clipped to this norm.
-        reset_round: round before which the first layer is drawn anew, once; 0: never.
+        latent: length of a latent vector.
+        width: channels of the last hidden layer.
+        lr: learning rate of Adam for the generator of a dream batch.
+        latent_lr: learning rate of Adam for the latent vectors.
+        meta: gradient of a meta step: the difference to the adapted generator (reptile) or the
+            sum of the gradients that led to it (fomaml).
+        meta_lr: learning rate of AdamW for the meta-generator.
+        weight_decay: decoupled weight decay of the meta-generator.
+        average: batches start from a running average in which old weights have this share;
+            0: they start from the meta-generator itself.
+        max_norm: the gradient of a batch's generator is clipped to this norm.
+        reset_round: the first layer is drawn anew before this round; 0: never.
     """
 
     latent: int
@@ -56,14 +57,14 @@ class GeneratorSettings:
 
 
 class GeneratedDreams:
-    """One batch: a copy of the meta-generator and latent vectors, moved together.
+    """One dream batch: a copy of the meta-generator and latent vectors, optimized together.
 
     Args:
-        generator: moved in place.
+        generator: changed in place.
         latents: float, shape (B, latent).
         scale: the public pixel scale.
         settings: step sizes.
-        fits: generator steps for one pseudo-gradient; 1 for a plain gradient.
+        fits: generator steps for each pseudo-gradient; 1 if gradients are plain ones.
     """
 
     def __init__(
@@ -85,24 +86,29 @@ class GeneratedDreams:
             ],
             betas=_BETAS,
         )
-        # FO-MAML's sum of gradients, one tensor a parameter.
+        # Sum of all gradients, one tensor for each parameter: the gradient of FO-MAML's meta step.
         self.gradients = [torch.zeros_like(p) for p in generator.parameters()]
         self._dreams = self._images().detach()
 
     def dreams(self) -> Tensor:
-        """Return the dreams as they are now: scaled images, shape (B, C, H, W)."""
+        """Return the current dreams: scaled images, float, shape (B, C, H, W)."""
         return self._dreams
 
     def descend(self, gradient: Tensor, stride: float) -> bool:
-        """Move generator and latents along the gradient of the summed losses.
+        """Take one or more steps of generator and latents down the mean gradient of the losses.
 
-        A pseudo-gradient of several local steps says where the clients would have the dreams; the
-        generator is then fitted to these images in as many steps (D25: approximate).
+        With ``fits`` > 1 the gradient is a pseudo-gradient of several local steps. It gives the
+        images that the clients reached in the mean, and the generator is fitted to these images
+        in ``fits`` steps (D25: approximate).
+
+        Returns:
+            False if a dream was not finite and the step was undone.
         """
         before = self._snapshot()
         target = self._scale.clamp(self._dreams - stride * gradient)
         for _ in range(self._fits):
             images = self._images()
+            # images - target is the gradient of |images - target|^2 / 2 in the images.
             self._step(images, gradient if self._fits == 1 else images.detach() - target)
         self._dreams = self._images().detach()
         if bool(torch.isfinite(self._dreams).all()):
@@ -114,7 +120,7 @@ class GeneratedDreams:
         return self._scale.scale(self.generator(self._latents))
 
     def _step(self, images: Tensor, gradient: Tensor) -> None:
-        """Apply the chain rule through the generator, and Adam."""
+        """Propagate the images' gradient back through the generator and take one step of Adam."""
         self._optimizer.zero_grad()
         images.backward(gradient)  # type: ignore[no-untyped-call]
         parameters = list(self.generator.parameters())
@@ -144,13 +150,15 @@ class GeneratedDreams:
 
 
 class MetaGenerator:
-    """Where every batch's generator starts; it follows where they end.
+    """The generator from which the generator of every dream batch starts.
+
+    After each batch it takes one meta step towards weights that make dreams in fewer steps.
 
     Args:
         spec: shape of an image.
-        scale: the public pixel scale; decides the device.
-        settings: of generator and meta update.
-        seed: of the first weights and of the layer that is drawn anew.
+        scale: the public pixel scale; its device is used.
+        settings: of generator and meta step.
+        seed: determines the initial weights and those of the first layer after its reset.
     """
 
     def __init__(
@@ -167,16 +175,17 @@ class MetaGenerator:
         )
 
     def begin_round(self, number: int) -> None:
-        """Draw the first layer anew if this is the round for it (Fast-Datafree's reset)."""
+        """Draw the first layer anew in round ``reset_round`` (Fast-Datafree's reset)."""
         if number == self._settings.reset_round:
             fresh = self._fresh(self._seed + 1).first.state_dict()
             for generator in (self._meta, self._average):
                 generator.first.load_state_dict(fresh)
+            # Adam's moments belong to the weights that are gone.
             for parameter in self._meta.first.parameters():
                 self._optimizer.state.pop(parameter, None)
 
     def batch(self, dreams: int, noise: torch.Generator, *, fits: int) -> GeneratedDreams:
-        """Start a batch of dreams from latent vectors that ``noise`` draws."""
+        """Return a new batch of dreams, with latent vectors drawn by ``noise`` (on the CPU)."""
         start = self._average if self._settings.average else self._meta
         latents = torch.randn((dreams, self._settings.latent), generator=noise)
         device = self._scale.low.device
@@ -185,13 +194,14 @@ class MetaGenerator:
         )
 
     def learn_from(self, batch: GeneratedDreams) -> bool:
-        """Take one meta step; False if the result was not finite and was taken back."""
+        """Take one meta step; return False if its result was not finite and was undone."""
         before = copy.deepcopy((self._meta.state_dict(), self._optimizer.state_dict()))
         adapted = zip(
             self._meta.parameters(), batch.generator.parameters(), batch.gradients, strict=True
         )
         for own, others, summed in adapted:
             reptile = self._settings.meta == "reptile"
+            # A step down own - others moves the meta-generator towards the adapted generator.
             own.grad = own.detach() - others.detach() if reptile else summed.clone()
         self._optimizer.step()
         finite = all(bool(torch.isfinite(p).all()) for p in self._meta.parameters())
@@ -207,7 +217,7 @@ class MetaGenerator:
         return True
 
     def state(self) -> GeneratorState:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint stores."""
         return GeneratorState(
             meta=self._meta.state_dict(),
             average=self._average.state_dict(),
@@ -215,10 +225,10 @@ class MetaGenerator:
         )
 
     def restore(self, state: GeneratorState) -> None:
-        """Become what it was.
+        """Restore the state that `state()` returned.
 
         Raises:
-            ValueError, RuntimeError: the state is that of another generator.
+            ValueError, RuntimeError: the state belongs to another generator.
         """
         self._meta.load_state_dict(state.meta)
         self._average.load_state_dict(state.average)

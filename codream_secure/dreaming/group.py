@@ -1,7 +1,7 @@
-"""Clients that dream together, and everything that belongs to their dreams.
+"""A group of clients that make dreams together, with the group's buffer and generator.
 
-A federation is one such group. Without collaboration (an ablation of the paper) every client is a
-group of its own, and nothing leaves it.
+A federation is one group. Without collaboration (an ablation in the paper) every client is a
+group by itself and sends nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,23 +37,23 @@ class GroupMember(Protocol):
 
 @dataclass(slots=True)
 class DreamGroup:
-    """What a group has in common.
+    """What the clients of a group share.
 
     Args:
-        name: selects its random streams.
-        members: clients of this process by id, whose losses are summed; empty over machines.
-        aggregator: sums their answers.
+        name: selects the group's random streams.
+        members: the clients in this process, by id; empty over machines.
+        aggregator: sums the clients' answers.
         config: resolved settings.
         spec: shape of an image and number of classes.
         scale: the public pixel scale.
-        device: where dreams live.
-        weight_cap: largest weight of a client; 0: clients count alike.
-        label_plan: noisy sums of labels, under client-level DP.
+        device: of the dreams.
+        weight_cap: largest weight of a client; 0: all clients have the same weight.
+        label_plan: plan of the noisy label sums, under client-level DP; else None.
 
     Attributes:
-        images: public images that dreams start from; None: they start from noise.
-        buffer: the labelled dreams that its members learn from.
-        rolled_back: steps whose result was not finite and was taken back.
+        images: public images that dreams start from; None: dreams start from noise.
+        buffer: the labelled dreams that the members learn from.
+        rolled_back: number of steps that were undone because their result was not finite.
     """
 
     name: tuple[str | int, ...]
@@ -80,7 +80,7 @@ class DreamGroup:
             self._meta = MetaGenerator(self.spec, self.scale, settings, seed=seed)
 
     def begin_round(self, number: int) -> None:
-        """Prepare for a round's batches."""
+        """Freeze the members' teachers and prepare the generator for the round's dream batches."""
         for member in self.members.values():
             member.freeze_teacher()
         if self._meta is not None:
@@ -89,15 +89,15 @@ class DreamGroup:
     def synthesise(
         self, number: int, student: nn.Module | None, advance: Callable[[], None]
     ) -> list[LabelledDreams]:
-        """Make a round's batches of dreams and take them into the buffer.
+        """Make a round's dream batches and add them to the buffer.
 
         Args:
-            number: of the round.
-            student: frozen, in eval mode, for adaptive teaching; or None.
-            advance: called after every aggregation.
+            number: round number.
+            student: frozen, in eval mode, for adaptive teaching; None without it.
+            advance: called after every dream step and after the labels.
 
         Returns:
-            Batches with their labels, in order; without those whose labels were aborted.
+            Labelled dream batches, in order. Those whose label sum was aborted are missing.
         """
         batches = range(self.config.dream.dream_batches)
         together = [batches] if self.config.dream.parallel_batches else [[one] for one in batches]
@@ -154,7 +154,7 @@ class DreamGroup:
         return found
 
     def state(self) -> GroupState:
-        """Return what a checkpoint holds of it; members are stored on their own."""
+        """Return what a checkpoint stores of the group; each member is stored separately."""
         return GroupState(
             buffer=self.buffer.state(),
             clips=dict(self._clips.values),
@@ -164,10 +164,10 @@ class DreamGroup:
         )
 
     def restore(self, state: GroupState) -> None:
-        """Become what it was.
+        """Restore the state that `state()` returned, in a group that has made no dreams yet.
 
         Raises:
-            ValueError, RuntimeError: the state is that of another group.
+            ValueError, RuntimeError: the state belongs to another group.
         """
         for dreams, targets in state.buffer:
             self.buffer.add(dreams.to(self.device), targets.to(self.device))
@@ -180,13 +180,14 @@ class DreamGroup:
         self.aggregator.restore(state.aggregator)
 
     def _source(self, noise: torch.Generator) -> tuple[DreamSource, ClassMeans | None]:
-        """Return new dreams, and the class means that they began at, if they did."""
+        """Return a new dream batch, and the class means that it started from or None."""
         dream = self.config.dream
         if self._meta is not None:
             return self._meta.batch(dream.dreams, noise, fits=dream.local_steps), None
         shape = (dream.dreams, self.spec.channels, self.spec.height, self.spec.width)
         released = None
         if self.label_plan:
+            # No client's gradient shapes these dreams, so they start with some structure of images.
             start = smooth_noise(shape, noise).to(self.device)
         elif self.images is None:
             start = torch.randn(shape, generator=noise).to(self.device)
@@ -203,7 +204,7 @@ class DreamGroup:
 
 
 def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
-    """Return the class means that parallel batches started from, or None."""
+    """Return the class means that the parallel batches started from, or None."""
     found = [one for one in released if one is not None]
     return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
 
@@ -211,7 +212,7 @@ def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
 def synthesis_settings(
     config: Resolved, spec: InputSpec, weight_cap: int, *, batches: int = 1
 ) -> SynthesisSettings:
-    """Return what a resolved configuration says of a synthesis."""
+    """Return the settings of a synthesis that makes ``batches`` parallel batches."""
     dream, learning = config.dream, config.learning
     return SynthesisSettings(
         classes=spec.classes,

@@ -1,4 +1,4 @@
-"""What a synthesis is set to, and the loss terms that the server computes without any client."""
+"""Settings of a synthesis, and the loss terms that the server computes without the clients."""
 
 from dataclasses import dataclass
 
@@ -17,26 +17,26 @@ from codream_secure.dreaming.losses import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SynthesisSettings:
-    """Public settings of a synthesis; requests carry those that clients need.
+    """Public settings of a synthesis; requests send those that clients need.
 
     Args:
         classes: number of classes.
-        bits: of one gradient coordinate.
-        entropy_weight, bn_weight, balance_weight: of the clients' loss terms.
+        bits: bits of one gradient coordinate.
+        entropy_weight, bn_weight, balance_weight: weights of the clients' loss terms.
         statistics_momentum: share of earlier dreams in R_bn's feature statistics.
-        tv_weight, l2_weight: of the server's priors.
-        statistics_weight: of the distance to released class means, if there are any.
-        local: steps of every client on its own copy of the dreams.
-        adversary: which R_adv, if there is a student.
-        adversary_weight: of R_adv.
-        adversary_bits: of the gradient with respect to one logit of the student.
-        labels: what is averaged.
-        label_weighting: clients count alike, or by their confidence at each dream.
-        label_bits: of one label.
-        label_clip: public range of a logit.
-        kd_temperature: at which probabilities are taken.
-        weight_cap: largest weight of a client; 0: clients count alike.
-        batches: how many parallel batches one synthesis makes.
+        tv_weight, l2_weight: weights of the server's image priors.
+        statistics_weight: weight of the distance to released class means, if there are any.
+        local: number and size of the steps of each client on its own copy of the dreams.
+        adversary: form of R_adv, used if there is a student.
+        adversary_weight: weight of R_adv.
+        adversary_bits: bits of the gradient with respect to one logit of the student.
+        labels: what is averaged, logits or probabilities.
+        label_weighting: equal weights, or each client's confidence at each dream.
+        label_bits: bits of one label.
+        label_clip: logits are clipped to [-label_clip, label_clip].
+        kd_temperature: temperature at which labels are softened.
+        weight_cap: largest weight of a client; 0: all clients have the same weight.
+        batches: number of parallel batches that one synthesis makes.
     """
 
     classes: int
@@ -63,10 +63,11 @@ class SynthesisSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClassMeans:
-    """Released class means that the dreams of a batch stay near.
+    """Released class means, to which the dreams of a batch are held close.
 
-    ``classes``: the class that every dream started from, int64, shape (B,). ``means``: scaled,
-    float32, shape (classes, C, H, W).
+    Attributes:
+        classes: the class from which each dream started, int64, shape (B,).
+        means: scaled images, float32, shape (classes, C, H, W).
     """
 
     classes: Tensor
@@ -76,15 +77,15 @@ class ClassMeans:
 def own_gradient(
     dreams: Tensor, settings: SynthesisSettings, released: ClassMeans | None
 ) -> Tensor:
-    """Return the gradient of B times the priors that need no client.
+    """Return the gradient of B times the loss terms that need no client.
 
     Args:
         dreams: scaled images of all parallel batches, float, shape (B, C, H, W).
-        settings: weights of the terms; 0 switches one off.
-        released: class means; None: no distance to them.
+        settings: weights of the terms; 0 switches a term off.
+        released: class means; None leaves the distance to them out.
 
     Returns:
-        Shape (B, C, H, W).
+        Float, shape (B, C, H, W).
     """
     s = settings
     matches = released is not None and s.statistics_weight
@@ -93,6 +94,7 @@ def own_gradient(
     leaf = dreams.detach().clone().requires_grad_()
     prior = s.tv_weight * total_variation(leaf) + s.l2_weight * squared_norm(leaf)
     if released is not None and matches:
+        # Batch by batch, so that dreams of parallel batches do not influence each other.
         batches = zip(leaf.chunk(s.batches), released.classes.chunk(s.batches), strict=True)
         distances = [class_mean_distance(*batch, released.means) for batch in batches]
         prior = prior + s.statistics_weight * torch.stack(distances).mean()
@@ -105,16 +107,16 @@ def student_gradient(
 ) -> Tensor:
     """Return the gradient of B times the student's loss at the dreams.
 
-    The student is public: it learned from released labels alone. So this costs no privacy.
+    The student learned from released labels only and is public, so this costs no privacy.
 
     Args:
         student: frozen, in eval mode.
         dreams: scaled images, float, shape (B, C, H, W).
-        entropy_weight: of the predictions' entropy.
-        balance_weight: of class balance.
+        entropy_weight: weight of the predictions' entropy.
+        balance_weight: weight of class balance.
 
     Returns:
-        Shape (B, C, H, W).
+        Float, shape (B, C, H, W).
     """
     leaf = dreams.detach().clone().requires_grad_()
     logits = student(leaf)

@@ -1,4 +1,4 @@
-"""Dreams whose pixels the server moves themselves (plain CoDream, Algorithm 1)."""
+"""Dream sources, and dreams whose pixels are optimized directly (CoDream, Algorithm 1)."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,32 +12,32 @@ from codream_secure.dreaming.optimizers import DreamOptimizer, dream_optimizer
 
 
 class DreamSource(Protocol):
-    """Where a synthesis has its dreams from."""
+    """Holds the dreams of a synthesis and takes its optimization steps."""
 
     def dreams(self) -> Tensor:
-        """Return the dreams as they are now: scaled images, float, shape (B, C, H, W)."""
+        """Return the current dreams: scaled images, float, shape (B, C, H, W)."""
 
     def descend(self, gradient: Tensor, stride: float) -> bool:
-        """Move them along the mean gradient of everybody's loss.
+        """Take one step down the mean gradient of the losses.
 
         Args:
-            gradient: shape (B, C, H, W), finite.
-            stride: ``stride * gradient`` is how far the clients moved their own copies in the
+            gradient: float, shape (B, C, H, W), finite.
+            stride: the clients' own copies of the dreams moved by ``-stride * gradient`` in the
                 mean, in scaled pixels.
 
         Returns:
-            False if the result was not finite and was taken back.
+            False if the result was not finite and was undone.
         """
 
 
 class PixelDreams:
-    """A batch that starts as noise and stays within the range of pixels.
+    """A dream batch whose pixels are the optimized parameters, clamped to the range of pixels.
 
     Args:
-        start: scaled images, shape (B, C, H, W).
+        start: scaled images, float, shape (B, C, H, W).
         scale: the public pixel scale.
-        optimizer: how the server moves them; its moments live as long as the batch.
-        lr: step size, in scaled pixels; for ``avg`` a factor on the mean displacement.
+        optimizer: the server's optimizer; its moments are kept for the whole batch.
+        lr: step size, in scaled pixels; for ``avg`` a factor of the mean displacement.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class PixelDreams:
         self._optimizer = dream_optimizer(optimizer, self._dreams, lr)
 
     def dreams(self) -> Tensor:
-        """Return the dreams as they are now."""
+        """Return the current dreams."""
         return self._dreams
 
     def descend(self, gradient: Tensor, stride: float) -> bool:
-        """Take one step and stay within the range of pixels."""
+        """Take one step and clamp the pixels; it can always be taken."""
         self._dreams.grad = stride * gradient if self._averages else gradient
         self._optimizer.step()
         with torch.no_grad():
@@ -62,14 +62,17 @@ class PixelDreams:
 
 
 def smooth_noise(shape: tuple[int, int, int, int], draw: torch.Generator) -> Tensor:
-    """Return images of random blobs and edges: noise of all sizes, none finer than the last.
+    """Return images of random blobs and edges.
+
+    Each is a sum of Gaussian noise on grids of 2, 4, 8, ... values a side, up to the image's size,
+    each enlarged to that size.
 
     Args:
         shape: (B, C, H, W).
-        draw: a generator on the CPU.
+        draw: generator on the CPU.
 
     Returns:
-        float32, mean about 0 and standard deviation 1 an image.
+        float32; every image has a mean near 0 and a standard deviation of 1.
     """
     count, channels, height, width = shape
     total, side = torch.zeros(shape), 2
@@ -82,24 +85,24 @@ def smooth_noise(shape: tuple[int, int, int, int], draw: torch.Generator) -> Ten
 
 
 class ParallelBatches:
-    """A source whose dreams are those of several of one size, one after another.
+    """Joins several sources into one, so that one aggregation serves all of them.
 
     Args:
-        batches: at least one.
+        batches: at least one; all have the same number of dreams.
     """
 
     def __init__(self, batches: Sequence[DreamSource]) -> None:
         self._batches = batches
 
     def dreams(self) -> Tensor:
-        """Return all dreams as they are now."""
+        """Return the current dreams of all batches, concatenated."""
         return torch.cat([batch.dreams() for batch in self._batches])
 
     def descend(self, gradient: Tensor, stride: float) -> bool:
-        """Move every batch along its part of the gradient.
+        """Take a step of every batch with its part of the gradient.
 
         Returns:
-            False if one or more took their step back; the others have moved.
+            False if one or more batches undid their step; the others keep theirs.
         """
         parts = gradient.chunk(len(self._batches))
         moved = [b.descend(part, stride) for b, part in zip(self._batches, parts, strict=True)]

@@ -1,4 +1,4 @@
-"""Knowledge acquisition: soft labels of dreams, the dream buffer, and learning from it."""
+"""Knowledge acquisition: a participant learns from buffered dreams and from its local data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +20,15 @@ AcquisitionOrder = Literal["joint", "two-stage"]
 class AcquisitionSettings:
     """How one participant learns in a round.
 
-    ``kd_epochs`` over the buffer (0 in rounds without distillation), in batches of ``kd_batch``,
-    at temperature ``kd_temperature``, the dreams augmented as ``augmentation`` says.
-    ``local_steps`` cross-entropy steps follow (two-stage) or are spread evenly over the
-    distillation steps (joint); in joint order without DP every distillation step carries a local
-    batch of its own besides.
+    Attributes:
+        order: two-stage takes the local steps after the distillation steps; joint spreads them
+            evenly between these, and without DP every joint step also trains on one more local
+            minibatch (see `PlainLearner.joint_step`).
+        kd_epochs: passes over the dream buffer; 0 in a round without distillation.
+        kd_batch: most dreams in one minibatch.
+        kd_temperature: T of the distillation loss.
+        augmentation: how the dreams are augmented, anew in every pass.
+        local_steps: cross-entropy steps on local data.
     """
 
     order: AcquisitionOrder
@@ -38,16 +42,16 @@ class AcquisitionSettings:
 def acquire(
     learner: Learner, buffer: DreamBuffer, settings: AcquisitionSettings, shuffle: torch.Generator
 ) -> None:
-    """Let a participant with local data learn from the buffer and from its data.
+    """Train a participant on the dream buffer and on its local data.
 
-    The number of local steps never depends on how many dreams arrived, since under DP it is
-    what the budget was computed for.
+    It always takes exactly ``settings.local_steps`` local steps, however many dreams arrived:
+    under DP, the privacy budget was charged for that number.
 
     Args:
-        learner: changed in place.
-        buffer: may be empty; then only local steps are taken.
-        settings: order and amounts.
-        shuffle: order of the dreams.
+        learner: trained in place.
+        buffer: if it is empty, only local steps are taken.
+        settings: order, and numbers of passes and steps.
+        shuffle: draws the order and the augmentation of the dreams.
     """
     count = settings.kd_epochs * buffer.batches(settings.kd_batch)
     joint = settings.order == "joint"
@@ -57,6 +61,7 @@ def acquire(
             learner.distillation_step(dreams, targets, settings.kd_temperature)
             continue
         learner.joint_step(dreams, targets, settings.kd_temperature)
+        # After joint step i of n, the share i / n of the local steps has been taken.
         due = settings.local_steps * index // count
         while taken < due:
             learner.local_step()
@@ -65,21 +70,22 @@ def acquire(
         learner.local_step()
 
 
-# What everybody learns from class images before the first private step: how many batches, how many
-# images in one, and the probability that their class has as a target. Public constants.
+# Training on class images, before the first private step: number of minibatches, images in each,
+# and target probability of an image's own class. Public constants.
 _IMAGE_STEPS, _IMAGE_BATCH, _IMAGE_CONFIDENCE = 100, 128, 0.9
 
 
 def learn_images(
     learner: Learner, images: ClassImages, scale: PixelScale, draw: torch.Generator
 ) -> None:
-    """Let a participant learn from public images of every class.
+    """Train a participant on public images of every class.
 
     Args:
-        learner: changed in place.
-        images: released under DP, so that learning from them costs nothing more.
+        learner: trained in place.
+        images: made from class means that were released under DP. Training on them is
+            post-processing and costs no further privacy.
         scale: the public pixel scale.
-        draw: a generator on the CPU.
+        draw: generator on the CPU; draws the images.
     """
     classes = len(images.means)
     for _ in range(_IMAGE_STEPS):
@@ -87,13 +93,14 @@ def learn_images(
         targets = F.one_hot(labels, classes).float() * _IMAGE_CONFIDENCE
         targets += (1 - _IMAGE_CONFIDENCE) / classes
         dreams = scale.scale(drawn)
+        # T = 1: these targets are given as they are, no teacher softened them.
         learner.distillation_step(dreams, targets.to(dreams.device), 1.0)
 
 
 def distil(
     learner: Learner, buffer: DreamBuffer, settings: AcquisitionSettings, shuffle: torch.Generator
 ) -> None:
-    """Let a student without data of its own learn from the buffer alone."""
+    """Train a student without local data on the dream buffer alone."""
     for dreams, targets in _batches(buffer, settings, shuffle):
         learner.distillation_step(dreams, targets, settings.kd_temperature)
 

@@ -1,23 +1,23 @@
-"""How much a participant has computed, so that methods can be compared at equal work."""
+"""Counts how much a participant computes, so that methods can be compared at equal work."""
 
 from dataclasses import dataclass
 
-# A forward pass costs about a third of a forward and a backward pass.
+# The backward pass costs about twice the forward pass, so forward alone is a third of both.
 FORWARD_SHARE = 1 / 3
 
 
 @dataclass(slots=True)
 class Work:
-    """Examples, local ones and dreams alike, that went through models.
+    """Number of examples that passed through models; dreams count like local examples.
 
     Attributes:
-        trained: forward and backward.
-        inferred: forward alone.
+        trained: examples with a forward and a backward pass.
+        inferred: examples with a forward pass only.
     """
 
     trained: int = 0
     inferred: int = 0
 
     def iterations(self, batch: int) -> float:
-        """Return the work in forward and backward passes over ``batch`` examples."""
+        """Return the work as a number of training steps on ``batch`` examples each."""
         return (self.trained + FORWARD_SHARE * self.inferred) / batch

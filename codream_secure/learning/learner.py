@@ -1,4 +1,4 @@
-"""One participant's model and the steps by which it learns."""
+"""One participant's model, and its training steps with and without differential privacy."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,22 +20,25 @@ if TYPE_CHECKING:
 
 
 def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return T^2 * KL(targets || softmax(logits / T)), mean over the batch (CoDream Eq. 5).
+    """Return T^2 * KL(targets || softmax(logits / T)), the mean over the minibatch.
 
     Args:
-        logits: the student's, float, shape (B, classes).
-        targets: probabilities that were already softened, float, shape (B, classes).
+        logits: of the student, float, shape (B, classes).
+        targets: probabilities already softened at T, float, shape (B, classes).
         temperature: T > 0.
+
+    Source: CoDream, Eq. 5.
     """
+    # The gradient of the KL term shrinks as 1 / T^2; the factor T^2 undoes that.
     log_p = F.log_softmax(logits / temperature, dim=1)
     return F.kl_div(log_p, targets, reduction="batchmean") * temperature**2
 
 
 class BatchStream:
-    """Endless shuffled batches over tensors in memory; every epoch is a fresh permutation.
+    """Endless stream of shuffled minibatches; every epoch draws a new permutation.
 
     Attributes:
-        size: examples in a batch.
+        size: examples in a minibatch; all examples if there are fewer than asked.
     """
 
     def __init__(self, x: Tensor, y: Tensor, batch: int, shuffle: torch.Generator) -> None:
@@ -46,8 +49,8 @@ class BatchStream:
         self._position = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return the next batch."""
-        # A last, smaller batch is left out: BatchNorm statistics of two images are noise.
+        """Return examples and labels of the next minibatch."""
+        # A smaller last minibatch is left out: BatchNorm statistics of two images are noise.
         if self._position + self.size > len(self._order):
             order = torch.randperm(len(self._x), generator=self._shuffle)
             self._order = order.to(self._x.device)
@@ -57,16 +60,16 @@ class BatchStream:
         return self._x[rows], self._y[rows]
 
     def state(self) -> StreamState:
-        """Return where the stream is."""
+        """Return permutation, position and generator, for a checkpoint."""
         return StreamState(
             order=self._order, position=self._position, shuffle=self._shuffle.get_state()
         )
 
     def restore(self, state: StreamState) -> None:
-        """Go on from where a stream over the same examples was.
+        """Restore the state that `state()` returned.
 
         Raises:
-            ValueError: it was a stream over others.
+            ValueError: the state belongs to a stream over another number of examples.
         """
         fits = state.order.dtype == torch.int64 and len(state.order) in (0, len(self._x))
         if not fits or not 0 <= state.position <= len(state.order):
@@ -76,7 +79,7 @@ class BatchStream:
 
 
 class Learner(Protocol):
-    """What knowledge acquisition needs of a participant, private or not."""
+    """What knowledge acquisition needs of a participant, with DP or without."""
 
     model: nn.Module
     local_steps: int  # cross-entropy steps taken so far
@@ -90,24 +93,24 @@ class Learner(Protocol):
         """Take one cross-entropy step on local data."""
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take one step towards the soft labels of public dreams."""
+        """Take one distillation step on public dreams (B, C, H, W), targets (B, classes)."""
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take one step on public dreams and local data together."""
+        """Take the distillation step of the joint order; without DP it includes local data."""
 
     def state(self) -> LearnerState:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint stores."""
 
     def restore(self, state: LearnerState) -> None:
-        """Become what it was."""
+        """Restore the state that `state()` returned."""
 
 
 class PlainLearner:
-    """Learns without differential privacy, with one optimizer for local data and dreams.
+    """A learner without differential privacy; one optimizer serves local data and dreams.
 
     Args:
         model: trained in place.
-        data: local batches, or None for a student that sees dreams alone.
+        data: local minibatches; None for a student that learns from dreams alone.
         learning_rate: of Adam.
         bf16: see `logits_of`.
     """
@@ -153,16 +156,17 @@ class PlainLearner:
         self._descend(self._local_loss())
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take one step towards the soft labels of public dreams."""
+        """Take one distillation step on public dreams."""
         self._descend(distillation_loss(self._logits(dreams), targets, temperature))
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take one step on both losses; two forward passes, so that BatchNorm does not mix them."""
+        """Take one step on the sum of distillation loss and local loss."""
+        # Two forward passes: in one, BatchNorm would normalize dreams and local data together.
         loss = distillation_loss(self._logits(dreams), targets, temperature)
         self._descend(loss + self._local_loss())
 
     def state(self) -> LearnerState:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint stores."""
         return LearnerState(
             model=self.model.state_dict(),
             optimizer=optimizer_state(self._optimizer),
@@ -172,10 +176,10 @@ class PlainLearner:
         )
 
     def restore(self, state: LearnerState) -> None:
-        """Become what it was.
+        """Restore the state that `state()` returned.
 
         Raises:
-            ValueError, RuntimeError: the state is that of another model or of other data.
+            ValueError, RuntimeError: the state belongs to another model or to other data.
         """
         self.model.load_state_dict(state.model)
         restore_optimizer(self._optimizer, state.optimizer)
@@ -188,19 +192,19 @@ class PlainLearner:
 
 
 class PrivateLearner:
-    """Learns under example-level DP: every gradient of local data goes through DP-SGD.
+    """A learner under example-level DP: every gradient of local data goes through DP-SGD.
 
-    Dreams and their labels are public, so distillation uses an optimizer of its own, without
-    hooks and without noise. A joint step is a distillation step; `acquire` spreads the private
-    steps between them.
+    Dreams and their labels are public. Distillation therefore uses a second optimizer, without
+    per-example hooks and without noise. A joint step is a distillation step; `acquire` takes the
+    private steps between them.
 
     Args:
         trainer: owns the model and the privacy budget.
-        data: all local examples and labels; Poisson sampling happens inside the trainer.
-        learning_rate: of Adam on dreams.
+        data: all local examples and labels; the trainer draws Poisson samples of them.
+        learning_rate: of Adam in distillation steps.
 
     Guarantee:
-        Local data is touched by `local_step` alone, each charged to the trainer's budget.
+        Only `local_step` uses local data, and each call is charged to the trainer's budget.
     """
 
     def __init__(
@@ -219,14 +223,14 @@ class PrivateLearner:
         return frozen_copy(self.model)
 
     def local_step(self) -> None:
-        """Take one step of DP-SGD; it is charged before anything is computed."""
+        """Take one step of DP-SGD; the budget is charged before anything is computed."""
         self.local_steps += 1
-        # The expected number: how many were drawn is private.
+        # The expected number of examples: the number that was drawn is private.
         self.work.trained += round(self._trainer.sampling_rate * len(self._x))
         self._trainer.step(self._x, self._y)
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take one step towards the soft labels of public dreams."""
+        """Take one distillation step on public dreams."""
         self._optimizer.zero_grad()
         self.work.trained += len(dreams)
         loss = distillation_loss(self.model(dreams), targets, temperature)
@@ -234,11 +238,11 @@ class PrivateLearner:
         self._optimizer.step()
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
-        """Take the public half of a joint step."""
+        """Take a distillation step; `acquire` takes the private local steps separately."""
         self.distillation_step(dreams, targets, temperature)
 
     def state(self) -> LearnerState:
-        """Return what a checkpoint holds of it: noise that is not seeded is never stored."""
+        """Return what a checkpoint stores; the state of unseeded noise is never stored."""
         return LearnerState(
             model=self.model.state_dict(),
             optimizer=optimizer_state(self._optimizer),
@@ -248,10 +252,10 @@ class PrivateLearner:
         )
 
     def restore(self, state: LearnerState) -> None:
-        """Become what it was; the budget is the plan's to restore.
+        """Restore the state that `state()` returned; `PrivacyPlan` restores the budget.
 
         Raises:
-            ValueError, RuntimeError: the state is that of another model.
+            ValueError, RuntimeError: the state belongs to another model.
         """
         self.model.load_state_dict(state.model)
         restore_optimizer(self._optimizer, state.optimizer)

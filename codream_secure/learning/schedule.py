@@ -1,4 +1,4 @@
-"""How many steps a participant takes and when: one schedule for simulated clients and for sites."""
+"""How many training steps a participant takes in a round, in simulations and on sites."""
 
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
@@ -11,8 +11,8 @@ def warmup_steps(config: Resolved, plan: PrivacyPlan | None, share: int) -> int:
 
     Args:
         config: resolved settings.
-        plan: charged now for the private steps among them; None: local training is not private.
-        share: examples of a client if all were dealt evenly; public.
+        plan: is charged for these steps by this call; None without DP.
+        share: number of examples of a client if all were dealt evenly; public.
     """
     if plan is not None:
         return plan.reserve(plan.warmup_steps)
@@ -26,9 +26,9 @@ def acquisition_settings(
 
     Args:
         config: resolved settings.
-        plan: charged now for the round's private steps; None: local training is not private.
-        share: examples of a client if all were dealt evenly; public.
-        number: of the round, from 1.
+        plan: is charged for the round's private steps by this call; None without DP.
+        share: number of examples of a client if all were dealt evenly; public.
+        number: round number, from 1.
     """
     if plan is not None:
         local_steps = plan.reserve(plan.round_steps(number))
@@ -38,9 +38,9 @@ def acquisition_settings(
 
 
 def learning_settings(config: Resolved, number: int, local_steps: int) -> AcquisitionSettings:
-    """Return how a participant learns in round ``number`` that takes ``local_steps`` local steps.
+    """Return how a participant that takes ``local_steps`` local steps learns in a round.
 
-    Charges nothing: the server's student, which has no local data, passes 0 steps.
+    Charges no privacy budget. The server's student has no local data and passes 0 local steps.
     """
     learning = config.learning
     return AcquisitionSettings(
@@ -54,5 +54,5 @@ def learning_settings(config: Resolved, number: int, local_steps: int) -> Acquis
 
 
 def _steps_per_epoch(config: Resolved, share: int) -> int:
-    # Everybody takes the steps of an even share, whatever number of examples they have.
+    # From the even share, not from a client's own number of examples: all take as many steps.
     return max(1, share // config.learning.batch)

@@ -75,7 +75,7 @@ class NoisySum:
 
     @property
     def maximum(self) -> int:
-        """The largest code: sums and noise can reach neither end's beyond."""
+        """The largest code. A clipped coordinate plus noise always lies in 0..maximum."""
         return 2 * self.offset
 
     def codes(self, vector: NDArray[np.int64], key: bytes) -> NDArray[np.uint32]:

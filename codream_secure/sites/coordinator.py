@@ -6,7 +6,7 @@ Whoever carries messages (Flower's grid, or a test) passes one function that doe
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Self
 
 import msgspec
@@ -126,8 +126,8 @@ class Coordinator(RoundLoop[Round]):
         self._identities, self._test, self._tell = identities, test, tell
         self._evaluates = not self.config.private if evaluates is None else evaluates
         self._journal = journal or Journal()
-        examples = share * self.config.data.clients
-        plan = PrivacyPlan.of(self.config, examples, spec)
+        # May refuse the budget, so it comes before the journal begins a run.
+        plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
@@ -141,23 +141,26 @@ class Coordinator(RoundLoop[Round]):
             identities=identities,
             journal=self._journal,
         )
-        device = torch.device("cpu")
-        self._scale = PixelScale(scaling, device)
-        group = DreamGroup((), {}, self.aggregator, self.config, spec, self._scale, device, 0)
-        self.server = Server(
-            self.config,
-            self.aggregator,
-            [group],
-            build_student(self.config, spec, device),
-            plan=plan,
-            per_class=examples / spec.classes,
-        )
+        self._scale = PixelScale(scaling, torch.device("cpu"))
+        self.server = self._new_server(plan)
         self.finished: list[Round] = []
         self._told: list[Images | Learn] = []
         self._heard: dict[int, int] = {}
         self.aggregator.history = beginning(self._hello())
         if self._journal.state is not None:
             self._restore(self._journal.state)
+
+    def _new_server(self, plan: PrivacyPlan | None) -> Server:
+        config, spec, scale = self.config, self._spec, self._scale
+        device = torch.device("cpu")
+        return Server(
+            config,
+            self.aggregator,
+            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, 0)],
+            build_student(config, spec, device),
+            plan=plan,
+            per_class=self._share * config.data.clients / spec.classes,
+        )
 
     def _record(self) -> RunRecord:
         spec, scaling = self._spec, self._scaling
@@ -257,8 +260,7 @@ class Coordinator(RoundLoop[Round]):
 
     def _unfit(self, site: int, found: Present) -> str:
         """Return why a site's answer does not fit the run; empty if it does."""
-        spec = self._spec
-        expected = (spec.channels, spec.height, spec.width, spec.classes)
+        expected = astuple(self._spec)
         if found.client != site:
             return f"it says that it is site {found.client}"
         if found.spec != expected:
@@ -337,8 +339,7 @@ class Coordinator(RoundLoop[Round]):
                 self.server.decode_class_means(totals, message.count)
         dreams = tuple(LabelledDreams(pixels.numpy(), targets) for pixels, targets in state.dreams)
         for one in state.rounds:
-            is_last = one is state.rounds[-1]
-            self.finished.append(Round.restored(one, dreams if is_last else ()))
+            self.finished.append(Round.restored(one, dreams if one is state.rounds[-1] else ()))
 
     def _accuracy(self) -> float | None:
         if self._test is None:

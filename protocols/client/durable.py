@@ -103,18 +103,15 @@ class DurableClient:
 
     def draw_graph(self, commitments: bytes) -> Reply:
         """Draw, ring only; see `ClientSession.draw_graph`."""
-        session = self._session
-        return self._once(Phase.DRAW_GRAPH, commitments, lambda: session.draw_graph(commitments))
+        return self._answer(Phase.DRAW_GRAPH, commitments)
 
     def share_keys(self, directory: bytes) -> Reply:
         """Round 1; see `ClientSession.share_keys`."""
-        session = self._session
-        return self._once(Phase.SHARE_KEYS, directory, lambda: session.share_keys(directory))
+        return self._answer(Phase.SHARE_KEYS, directory)
 
     def open_bundles(self, delivery: bytes) -> Reply:
         """After round 1; see `ClientSession.open_bundles`. An empty message is not sent."""
-        session = self._session
-        return self._once(OPEN_BUNDLES, delivery, lambda: session.open_bundles(delivery) or b"")
+        return self._answer(OPEN_BUNDLES, delivery)
 
     def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> Reply:
         """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
@@ -137,24 +134,24 @@ class DurableClient:
 
     def confirm(self, survivors: bytes) -> Reply:
         """Consistency round; see `ClientSession.confirm`."""
-        session = self._session
-        return self._once(Phase.CONSISTENCY, survivors, lambda: session.confirm(survivors))
+        return self._answer(Phase.CONSISTENCY, survivors)
 
     def unmask(self, data: bytes) -> Reply:
         """Round 3; see `ClientSession.unmask`."""
-        session = self._session
-        return self._once(Phase.UNMASKING, data, lambda: session.unmask(data))
+        return self._answer(Phase.UNMASKING, data)
 
     def evidence(self, request: bytes) -> Reply:
         """After a step, malicious model; see `ClientSession.evidence`."""
-        session = self._session
-        return self._once(EVIDENCE, request, lambda: session.evidence(request))
+        return self._answer(EVIDENCE, request)
 
     def end(self) -> bytes:
         """Give up the batch. The record to store holds no secret any more."""
         self._session.end()
         self._answers = {}
         return self._record()
+
+    def _answer(self, stage: Stage, data: bytes) -> Reply:
+        return self._once(stage, data, lambda: self._session.answer(stage, data))
 
     def _once(self, stage: Stage, request: bytes, answer: Callable[[], bytes]) -> Reply:
         digest = hashlib.sha256(request).digest()

@@ -27,7 +27,7 @@ class PrimeField:
     """The integers modulo p, p the largest prime below 2^bits.
 
     All vector operations take and return uint32 arrays of one shape with entries in [0, p).
-    They do not check the range: what comes off the wire is checked by `contains`.
+    They do not check the range: `contains` checks what comes from outside.
 
     Args:
         bits: width of one element, 2..32.
@@ -49,7 +49,7 @@ class PrimeField:
 
     @classmethod
     def for_sum(cls, terms: int, maximum: int) -> Self:
-        """Smallest field in which the sum of `terms` inputs cannot wrap (SPEC 2.3).
+        """Return the smallest field in which a sum of `terms` inputs cannot wrap (SPEC 2.3).
 
         Args:
             terms: number of summands, at least 1.
@@ -71,28 +71,29 @@ class PrimeField:
         raise ConfigError(f"{terms} inputs up to {maximum} do not fit a 32-bit field")
 
     def contains(self, values: NDArray[np.unsignedinteger]) -> bool:
-        """Whether every entry is below p."""
+        """Tell whether every entry is below p."""
         return values.size == 0 or int(values.max()) < self.p
 
     def add(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Elementwise a + b mod p."""
+        """Return a + b mod p, element by element."""
         if self.bits == MAX_BITS:
             return self.reduce(a.astype(np.int64) + b)
         total = a + b
-        # Below p, total - p wraps to something larger: the minimum is the reduced value.
+        # a + b < 2p < 2^32. If total < p, then total - p wraps around to something larger than it,
+        # so the minimum is the reduced value in both cases, without a branch.
         reduced: NDArray[np.uint32] = np.minimum(total, total - np.uint32(self.p), out=total)
         return reduced
 
     def negate(self, a: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Elementwise -a mod p."""
+        """Return -a mod p, element by element."""
         return np.where(a == 0, a, np.uint32(self.p) - a)
 
     def subtract(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Elementwise a - b mod p."""
+        """Return a - b mod p, element by element."""
         return self.add(a, self.negate(b))
 
     def reduce(self, values: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Elementwise residue in [0, p) of any int64 values, negative ones too."""
+        """Return the residues in [0, p) of any int64 values, negative ones included."""
         quotients = values // self.p  # by a constant: several times faster than np.mod
         quotients *= self.p
         return np.subtract(values, quotients, out=quotients).astype(np.uint32)

@@ -67,7 +67,7 @@ def draw(entropy: Entropy, size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """An X25519 key pair, made for one aggregation and used with every peer of it.
+    """An X25519 key pair for one batch or key step, used with every peer (SPEC 3.4).
 
     Attributes:
         public: 32 bytes, sent to everyone.
@@ -78,15 +78,16 @@ class KeyPair:
 
     @classmethod
     def from_private_bytes(cls, private: bytes) -> KeyPair:
-        """The pair of a 32-byte private scalar (RFC 7748 clamps it)."""
+        """Return the pair of a 32-byte private scalar; X25519 clamps it (RFC 7748)."""
         key = X25519PrivateKey.from_private_bytes(private)
         return cls(key.public_key().public_bytes_raw(), key)
 
     def agree(self, peer_public: bytes) -> bytes:
-        """X25519 shared secret, 32 bytes; to be fed to `hkdf`, never used as it is.
+        """Return the X25519 shared secret, 32 bytes. Use it only as input of `hkdf`.
 
         Raises:
-            CryptoError: the peer's key has low order, the secret would be zero (RFC 7748 6.1).
+            CryptoError: the peer's key has low order, so that the secret would be zero, which
+                everybody knows (RFC 7748 6.1).
         """
         try:
             return self._private.exchange(X25519PublicKey.from_public_bytes(peer_public))
@@ -99,7 +100,7 @@ class SigningKey:
     """A client's long-term Ed25519 identity (SPEC 3.11).
 
     Attributes:
-        public: 32 bytes, pinned by everybody.
+        public: 32 bytes; every client knows it by other means than the server.
     """
 
     public: bytes
@@ -107,17 +108,17 @@ class SigningKey:
 
     @classmethod
     def from_private_bytes(cls, private: bytes) -> SigningKey:
-        """The key of a 32-byte seed (RFC 8032)."""
+        """Return the key of a 32-byte seed (RFC 8032)."""
         key = Ed25519PrivateKey.from_private_bytes(private)
         return cls(key.public_key().public_bytes_raw(), key)
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes."""
+        """Return a signature of 64 bytes."""
         return self._private.sign(message)
 
 
 def is_canonical(public: bytes) -> bool:
-    """Whether an X25519 public key is below 2^255 - 19: no other bytes stand for its point."""
+    """Tell whether an X25519 key is below 2^255 - 19, so that it is not another key in disguise."""
     return int.from_bytes(public, "little") < (1 << 255) - 19
 
 
@@ -125,7 +126,7 @@ def verify(public: bytes, signature: bytes, message: bytes) -> None:
     """Check an Ed25519 signature.
 
     Raises:
-        CryptoError: it is not one of this key on this message.
+        CryptoError: the signature is not one of this key on this message.
     """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
@@ -134,7 +135,9 @@ def verify(public: bytes, signature: bytes, message: bytes) -> None:
 
 
 def seal(key: bytes, plaintext: bytes, associated: bytes) -> bytes:
-    """AES-256-GCM under a key that seals one message only (SPEC 3.5).
+    """Encrypt with AES-256-GCM, under a key that seals one message only (SPEC 3.5).
+
+    The nonce is zero. Two messages under one key would reveal their difference.
 
     Returns:
         len(plaintext) + 16 bytes.
@@ -143,7 +146,7 @@ def seal(key: bytes, plaintext: bytes, associated: bytes) -> bytes:
 
 
 def unseal(key: bytes, sealed: bytes, associated: bytes) -> bytes:
-    """Inverse of `seal`.
+    """Decrypt what `seal` returned.
 
     Raises:
         CryptoError: wrong key, wrong associated data or changed bytes.

@@ -14,7 +14,7 @@ SIZE = 32
 
 
 def draw_element(entropy: Entropy) -> bytes:
-    """A uniform field element as 32 bytes big-endian, by rejection (once in 2^248 draws)."""
+    """Return a uniform field element, 32 bytes big-endian. It rejects one draw in about 2^248."""
     while True:
         candidate = draw(entropy, SIZE)
         if int.from_bytes(candidate, "big") < P:
@@ -22,7 +22,7 @@ def draw_element(entropy: Entropy) -> bytes:
 
 
 def decode_element(data: bytes) -> int:
-    """The field element of a 32-byte encoding.
+    """Return the field element that 32 bytes encode.
 
     Raises:
         DecodeError: wrong size, or not below p.
@@ -34,12 +34,12 @@ def decode_element(data: bytes) -> int:
 
 
 def split(secret: bytes, others: Sequence[int], points: Iterable[int]) -> dict[int, bytes]:
-    """Share a secret so that len(others) + 1 shares rebuild it and fewer say nothing about it.
+    """Share a secret: len(others) + 1 shares rebuild it, fewer reveal nothing about it.
 
     Args:
         secret: 32 bytes encoding an element below p.
         others: the polynomial's other coefficients, highest degree first.
-        points: distinct x coordinates, roster index + 1, hence never 0.
+        points: distinct x coordinates, roster index + 1. x = 0 would be the secret itself.
 
     Returns:
         x -> share, 32 bytes each.
@@ -55,7 +55,7 @@ def split(secret: bytes, others: Sequence[int], points: Iterable[int]) -> dict[i
 
 
 def reconstruct(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """Rebuild a secret from `threshold` shares, those of the smallest x.
+    """Rebuild a secret from the `threshold` shares of the smallest x.
 
     Args:
         shares: x -> share; at least `threshold` of them.
@@ -74,9 +74,9 @@ def reconstruct(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 @lru_cache(maxsize=32)
 def lagrange_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange coefficients at 0 for the answering set `xs`.
+    """Return the Lagrange coefficients at 0 for the points `xs`.
 
-    One set answers for all secrets of an aggregation, so the modular inverses are computed once.
+    The cache pays: the same clients answer for all secrets of an aggregation.
     """
     fractions = []
     for x in xs:
@@ -91,7 +91,7 @@ def lagrange_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _inverses(values: Sequence[int]) -> list[int]:
-    """Inverses mod P of non-zero values by one inversion: that of the product, taken apart."""
+    """Return the inverses mod P of non-zero values, by one inversion of their product."""
     products = list(accumulate(values, lambda a, b: a * b % P, initial=1))
     inverse = pow(products[-1], -1, P)
     inverses = []
@@ -109,7 +109,7 @@ def _check_points(xs: Sequence[int], threshold: int) -> None:
 
 
 def _evaluate(coefficients: Sequence[int], x: int) -> int:
-    """Horner; highest coefficient first, the secret last."""
+    """Evaluate a polynomial by Horner's rule; the highest coefficient stands first."""
     value = 0
     for coefficient in coefficients:
         value = (value * x + coefficient) % P

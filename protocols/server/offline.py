@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from protocols import context, messages
 from protocols.errors import CryptoError, NotEnoughSurvivors, RemoteProtocolError
+from protocols.evidence import place
 from protocols.graph import Clients, Graph, least_on_ring
 from protocols.messages import (
     Advertisement,
@@ -96,7 +97,7 @@ class BatchKeys:
 
     def commitment(self, client: int, key: int, kind: Kind) -> bytes:
         """Return a client's commitment to one of its seeds."""
-        return self.commitments[client][2 * key + (kind is Kind.SELF_MASK)]
+        return self.commitments[client][place(key, kind)]
 
 
 @dataclass(frozen=True, slots=True)

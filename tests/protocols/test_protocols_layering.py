@@ -148,3 +148,10 @@ assert protocols.testing.lies is protocols.audit.lies
 assert machine is protocols.audit.machine and audit is protocols.audit.run
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOM.parent)
+
+
+def test_no_test_imports_another_test():
+    for path in sorted((ROOM.parent / "tests" / "protocols").rglob("test_*.py")):
+        assert not [
+            name for name in imports(ast.parse(path.read_text())) if name.startswith("test_")
+        ]
