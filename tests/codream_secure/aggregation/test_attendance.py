@@ -1,53 +1,17 @@
-"""Who attends which step, also after a restart."""
+"""Who takes part in which step: after dropouts, failed key exchanges and restarts."""
 
 import os
+from itertools import pairwise
 
-import numpy as np
 import pytest
+from aggregators import build, dream_request, outcome, outcomes
 
-from codream_secure.aggregation.aggregator import Meters
-from codream_secure.aggregation.byte_ledger import ByteLedger
-from codream_secure.aggregation.plain import PlainAggregator
-from codream_secure.aggregation.requests import VERSION, DreamRequest
-from codream_secure.aggregation.secure import SecureAggregator
-from codream_secure.aggregation.settings import AggregationSettings
+from codream_secure.aggregation.attendance import KEY_ATTEMPTS
 from codream_secure.errors import StepAborted
 
 
-def request(step):
-    return DreamRequest(
-        version=VERSION,
-        round=1,
-        batch=0,
-        dream_step=step,
-        shape=(2, 1, 4, 4),
-        dreams=bytes(32),
-        bits=4,
-        clip=1.0,
-        entropy_weight=1.0,
-        bn_weight=0.0,
-        balance_weight=0.0,
-    )
-
-
-def aggregator(*, secure, roster=tuple(range(5)), **changes):
-    """Clients whose answer is a bit of their own, so that a sum names who is in it."""
-    clients = {
-        c: lambda _, __, c=c: {"gradient": np.full(32, 1 << (c % 4), np.uint32)} for c in roster
-    }
-    settings = AggregationSettings(roster=roster, seed=1, **changes)
-    meters = Meters(ByteLedger(roster))
-    if secure:
-        return SecureAggregator(clients, settings, meters, session=os.urandom(32))
-    return PlainAggregator(clients, settings, meters)
-
-
-def outcome(sums, step):
-    try:
-        total = sums.sum(request(step))
-    except StepAborted:
-        return None
-    return total.count, total.totals["gradient"].tolist()
+def fresh(**changes):
+    return build(seed=1, session=os.urandom(32), **changes)[0]
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -58,15 +22,41 @@ def outcome(sums, step):
 def test_the_same_steps_fail_when_every_step_has_a_process_of_its_own(secure, key_steps, model):
     changes = {"threat_model": model[0], "rejoin": model[1], "key_steps": key_steps}
     changes |= {"dropout": 0.25, "expected_steps": 11}
-    whole, part = aggregator(secure=secure, **changes), aggregator(secure=secure, **changes)
+    whole, part = fresh(secure=secure, **changes), fresh(secure=secure, **changes)
     expected, found = [], []
     for step in range(12):
         expected.append(outcome(whole, step))
         found.append(outcome(part, step))
         state = part.state()
         assert state == whole.state()
-        part = aggregator(secure=secure, **changes)
+        part = fresh(secure=secure, **changes)
         part.restore(state)
     assert found == expected
     assert None in expected
     assert part.round_trips_per_step == whole.round_trips_per_step
+
+
+def test_a_lost_key_exchange_is_tried_again_until_everybody_has_shared():
+    aggregator, _ = build(secure=True, dropout=0.2, n=5, seed=1, key_steps=50)
+    members = []
+    for _ in outcomes(aggregator, 30):
+        members.append(aggregator._attendance.members)
+    assert aggregator.key_exchanges > 1
+    assert members[0] == tuple(range(5))
+    hopeless, _ = build(secure=True, dropout=1.0)
+    with pytest.raises(StepAborted):
+        hopeless.sum(dream_request())
+    assert hopeless.key_exchanges == KEY_ATTEMPTS
+
+
+def test_a_client_that_missed_a_step_is_back_unless_the_server_may_lie():
+    seen = {}
+    for model, rejoin in (("semi-honest", False), ("malicious", False), ("malicious", True)):
+        aggregator, _ = build(
+            secure=True, n=10, dropout=0.1, key_steps=30, threat_model=model, rejoin=rejoin
+        )
+        sizes = [outcome[0] for outcome in outcomes(aggregator, 12) if outcome]
+        seen[model, rejoin] = sum(b > a for a, b in pairwise(sizes))
+    assert seen["semi-honest", False] > 2
+    assert seen["malicious", True] > 2
+    assert seen["malicious", False] <= 2 + 1
