@@ -35,7 +35,7 @@ from codream_secure.compare.plan import Budget
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.federation.simulation import Simulation
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.runs.formats import Summary
 from codream_secure.runs.summary import summarise
 
@@ -115,7 +115,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class RealImages(ClassImages):
+class RealImages(ClassMeanImages):
     """Real images where dreams begin; their own labels are not looked at. float32, (N, C, H, W)."""
 
     all: Tensor
@@ -131,7 +131,7 @@ def run(
     dataset: Dataset,
     *,
     alone: bool = True,
-    images: ClassImages | None = None,
+    images: ClassMeanImages | None = None,
 ) -> Outcome:
     """Run one federation to its end, and its clients alone beside it."""
     progress(command(options))
@@ -193,7 +193,7 @@ class Bench:
         dataset: Dataset,
         *,
         alone: bool = True,
-        images: ClassImages | None = None,
+        images: ClassMeanImages | None = None,
     ) -> list[Outcome]:
         """Run a setting once a seed."""
         shorter = {"rounds": 2, "kd_epochs": 5} if self.quick else {}

@@ -191,7 +191,7 @@ class StatisticsRequest(
 ):
     """Asks for class sums with noise, once a session, under the terms that every client knows.
 
-    Its fields are those of `privacy.class_means.StatisticsTerms`, and there is no counter: every
+    Its fields are those of `privacy.class_means.ClassMeanTerms`, and there is no counter: every
     request of a session has the same bytes, and no client answers the same bytes twice.
     """
 

@@ -1,4 +1,4 @@
-"""What experiments prove of epsilon: lower bounds."""
+"""Lower bounds of epsilon that follow from experiments."""
 
 import math
 
@@ -8,7 +8,7 @@ from scipy import stats
 
 from codream_secure.privacy.accounting import cost, training
 
-# Of one audit; of several at once, one in hundreds raises a false alarm.
+# Confidence of one audit. Of several audits together, one in hundreds raises a false alarm.
 CONFIDENCE = 0.999
 ONE_RUN_CONFIDENCE = 0.95
 
@@ -30,21 +30,23 @@ def family_epsilon(
 ) -> float:
     """Return the least epsilon of a sampled Gaussian mechanism that the draws do not exclude.
 
-    A test of the whole trade-off between errors and not of one epsilon (Nasr et al., Tight Auditing
-    of DP Machine Learning, USENIX Security 2023), so that a few thousand draws come close to the
-    truth. The threshold is chosen on the first half of the draws, the bound computed on the second.
+    It tests the trade-off between both kinds of errors as a whole, not one epsilon (Nasr et al.,
+    Tight Auditing of DP Machine Learning, USENIX Security 2023): a few thousand draws come close
+    to the truth.
 
     Args:
-        without: independent draws of a statistic.
-        with_it: the same with the unit in, which makes them larger.
-        delta: at which epsilon is told.
-        sampling_rate: of the family: with this probability the unit takes part at all.
+        without: independent draws of a statistic on data without the unit.
+        with_it: draws on data with the unit, which makes them larger.
+        delta: of the epsilon that is returned.
+        sampling_rate: of the mechanism: the probability with which the unit takes part.
     """
+    # The threshold is chosen on the first half of the draws and the bound computed on the second:
+    # on the same draws the bound would not hold with the stated confidence.
     halves = [np.array_split(draws, 2) for draws in (without, with_it)]
     (choose_out, test_out), (choose_in, test_in) = halves
     pooled = np.concatenate([choose_out, choose_in])
     candidates = np.quantile(pooled, np.linspace(0.005, 0.995, 199))
-    # Where no noise of the family is possible, what is farthest from possible.
+    # If no noise level fits, this takes the threshold that is violated most.
     best = min(candidates, key=lambda at: _largest_noise(choose_out, choose_in, at, sampling_rate))
     noise, _ = _largest_noise(test_out, test_in, best, sampling_rate)
     if noise >= _MOST_NOISE:
@@ -52,16 +54,18 @@ def family_epsilon(
     return cost([training(noise, sampling_rate, 1)], delta).epsilon
 
 
-# Below the least, losses are so large that composing them fills memory; beyond use in any case.
+# Below the least noise the privacy loss is so large that composing it fills the memory; nobody
+# uses so little noise anyway.
 _LEAST_NOISE, _MOST_NOISE = 0.15, 1e3
 
 
 def _largest_noise(
     without: NDArray[np.float64], with_it: NDArray[np.float64], at: float, rate: float
 ) -> tuple[float, float]:
-    """Return the largest noise multiplier under which errors can be as small as they were.
+    """Return the largest noise multiplier that is possible with so few errors, and a slack.
 
-    And by how much misses exceed those of no noise at all: below zero, none is possible.
+    The slack is by how much the misses exceed those without any noise; if it is negative, no
+    noise is possible.
     """
     _, alarms = clopper_pearson(int((without > at).sum()), len(without))
     _, misses = clopper_pearson(int((with_it <= at).sum()), len(with_it))
@@ -84,15 +88,15 @@ def _largest_noise(
 def one_run_epsilon(guesses: int, correct: int, canaries: int, delta: float) -> float:
     """Return a lower bound of epsilon, with 95 % confidence, from canaries of one single run.
 
-    Steinke, Nasr, Jagielski (Privacy Auditing with One (1) Training Run, NeurIPS 2023), Theorem
-    5.2: under (epsilon, delta)-DP the number of right guesses is hardly ever above that of coins
-    with bias e^epsilon / (1 + e^epsilon).
-
     Args:
-        guesses: canaries that the attacker did not abstain on.
-        correct: right ones.
-        canaries: all of them.
+        guesses: canaries for which the attacker did not abstain.
+        correct: guesses that were right.
+        canaries: all canaries.
         delta: of the guarantee.
+
+    Source: Steinke, Nasr, Jagielski, Privacy Auditing with One (1) Training Run, NeurIPS 2023,
+    Theorem 5.2: under (epsilon, delta)-DP the number of right guesses hardly ever exceeds that of
+    coins with bias e^epsilon / (1 + e^epsilon).
     """
     low, high = 0.0, 30.0
     if _p_value(0.0, guesses, correct, canaries, delta) > 1 - ONE_RUN_CONFIDENCE:
@@ -105,7 +109,7 @@ def one_run_epsilon(guesses: int, correct: int, canaries: int, delta: float) -> 
 
 
 def _p_value(epsilon: float, guesses: int, correct: int, canaries: int, delta: float) -> float:
-    """Return the probability that so many guesses are right although the guarantee holds."""
+    """Return a bound on the probability of so many right guesses if the guarantee holds."""
     q = 1 / (1 + math.exp(-epsilon))
     beta = float(stats.binom.sf(correct - 1, guesses, q))
     alpha, total = 0.0, 0.0

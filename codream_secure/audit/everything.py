@@ -1,4 +1,4 @@
-"""All audits of one configuration, one after the other, and what they say in JSON's own types."""
+"""All audits of one configuration, one after the other, with findings in types of JSON."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ _PRIVACY = (
 
 
 class Findings(list[dict[str, Any]]):
-    """Rows of all parts; ``holds`` is None where nothing was claimed."""
+    """The rows of all parts; ``holds`` is None in a row where nothing was claimed."""
 
     @property
     def violated(self) -> list[str]:
@@ -61,16 +61,17 @@ def run(
     start: Callable[[str, int], None] = lambda _name, _total: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Findings:
-    """Return what the audits found.
+    """Run the audits and return what they found.
 
     Args:
-        config: of the federation that is attacked; with ``dp_eps`` it is attacked without DP too.
-        dataset: as the configuration names it.
-        parts: of `PARTS`.
-        shadows: runs for membership inference, each way.
-        folder: where these are kept; None: nowhere.
-        start: told what begins and how many steps it has.
-        advance: told that one is done.
+        config: of the federation that is attacked. With ``dp_eps`` set, the same federation
+            without DP is attacked too.
+        dataset: the one that the configuration names.
+        parts: keys of `PARTS`.
+        shadows: runs for membership inference, for each of the two federations.
+        folder: where these runs are stored; None: they are not.
+        start: called when a part begins, with its title and its number of steps.
+        advance: called after every step.
     """
     found = Findings()
     with one_core_each():
@@ -89,7 +90,7 @@ def _steps(part: str, config: Config, shadows: int) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is attacked, and how."""
+    """What is attacked, and with how much effort."""
 
     config: Config
     dataset: Dataset
@@ -202,7 +203,7 @@ def _inversion(subject: _Subject) -> Iterator[dict[str, Any]]:
 
 
 def _dream_gradients(config: Config, dataset: Dataset) -> list[Inversion]:
-    """Return how much client 0's dream gradients after one run resemble its pictures."""
+    """Return how much dream gradients of client 0, after a run, resemble its pictures."""
     if config.private_clients:
         return []  # no gradient is ever sent
     simulation = Simulation(config, dataset=dataset, compare_independent=False)

@@ -1,9 +1,9 @@
-"""Gradient inversion: what pictures come back from what a client sends?
+"""Gradient inversion: which pictures can an attacker compute from what a client sends?
 
-Deep Leakage from Gradients (Zhu, Liu, Han, NeurIPS 2019) by L-BFGS, on the gradient of a small
-smooth network whose weights the attacker knows, with the labels known. For dream gradients there
-is no such attack, since the server chooses the picture: instead the gradient is compared with every
-training picture of the client, and with pictures that it never saw.
+The attack is Deep Leakage from Gradients (Zhu, Liu, Han, NeurIPS 2019) with L-BFGS, on the
+gradient of a small smooth network. The attacker knows the weights and the labels. Dream gradients
+cannot be inverted in this way, because the server chooses the picture. Instead the gradient is
+compared with every training picture of the client, and with pictures that the client never saw.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.privacy.accounting import noise_multiplier_for
+from codream_secure.privacy.noise_search import noise_multiplier_for
 
 _ITERATIONS = 200
 _RESTARTS = 2
@@ -25,12 +25,12 @@ CLIP = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inversion:
-    """How much of the pictures came back.
+    """How well the pictures were reconstructed.
 
     Attributes:
         sent: what the attacker had.
-        psnr: peak signal-to-noise ratio in dB of the reconstruction, mean over pictures.
-        baseline: the same of the mean training picture, which the attacker has for free.
+        psnr: peak signal-to-noise ratio of the reconstruction in dB, mean over pictures.
+        baseline: psnr of the mean training picture, which needs no attack.
     """
 
     sent: str
@@ -46,13 +46,13 @@ class Inversion:
 def audit_inversion(
     images: Tensor, labels: Tensor, spec: InputSpec, *, epsilon: float = 8.0, seed: int = 0
 ) -> list[Inversion]:
-    """Return what comes back from gradients of one client and of a sum, with and without DP.
+    """Invert gradients of one client and of a sum, with and without DP.
 
     Args:
         images: pixels in [0, 1], shape (N, C, H, W), at least ten classes or examples.
         labels: int64, shape (N,).
         spec: shape of an image and the number of classes.
-        epsilon: of 40 full-batch steps, whose noise multiplier is used.
+        epsilon: of 40 full-batch steps; their noise multiplier is used.
         seed: of weights, choices and noise.
     """
     draw = torch.Generator().manual_seed(seed)
@@ -81,7 +81,7 @@ def audit_inversion(
 
 
 def resemblance(gradients: Tensor, seen: Tensor, unseen: Tensor) -> list[Inversion]:
-    """Return how much dream gradients resemble pictures, after the best scaling and shift.
+    """Return how similar dream gradients are to pictures, with the best scale and shift.
 
     Args:
         gradients: of one client with respect to dreams, shape (B, C, H, W).
@@ -99,7 +99,7 @@ def resemblance(gradients: Tensor, seen: Tensor, unseen: Tensor) -> list[Inversi
 
 
 def _best_match(gradients: Tensor, pictures: Tensor) -> float:
-    """Return the mean over gradients of the best PSNR over pictures; as many as are there."""
+    """Return the mean over gradients of the best PSNR over pictures."""
     flat = gradients.flatten(1)
     flat = flat - flat.mean(dim=1, keepdim=True)
     unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -111,7 +111,7 @@ def _best_match(gradients: Tensor, pictures: Tensor) -> float:
 
 
 def _network(spec: InputSpec, draw: torch.Generator) -> nn.Module:
-    """Return a small smooth network, weights wide enough that gradients say much."""
+    """Return a small smooth network, with weights so large that gradients say much."""
     flat = 8 * math.ceil(spec.height / 2) * math.ceil(spec.width / 2)
     model = nn.Sequential(
         nn.Conv2d(spec.channels, 8, 5, padding=2),
@@ -128,7 +128,7 @@ def _network(spec: InputSpec, draw: torch.Generator) -> nn.Module:
 
 
 def _one_of_each(labels: Tensor, count: int) -> list[int]:
-    """Return the first examples of different classes, so that which is which is known."""
+    """Return the first example of each class, so that labels tell the pictures apart."""
     first: dict[int, int] = {}
     for index, label in enumerate(labels.tolist()):
         first.setdefault(label, index)
@@ -159,7 +159,7 @@ def _invert(
     labels: Tensor,
     draw: torch.Generator,
 ) -> Tensor:
-    """Return the pictures whose gradient is nearest to the target, of some attempts."""
+    """Return the pictures whose gradient is nearest to the target, from several attempts."""
     best, least = torch.full(shape, 0.5), math.inf
     for _ in range(_RESTARTS):
         guess = torch.rand(shape, generator=draw).requires_grad_()

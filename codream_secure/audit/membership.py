@@ -1,9 +1,10 @@
-"""Membership inference: can an attacker tell whose pictures were trained on?
+"""Membership inference: can an attacker tell which pictures were trained on?
 
-LiRA (Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022): the same
-federation is run again and again, each time without a random half of every client's examples; how
-sure a model is of an example when that took part, and when it did not, are two Gaussians. The
-attacker compares their likelihoods, on one run with the others as its shadows.
+Source: LiRA (Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022).
+The same federation runs several times, each time without a random half of every client's
+examples. How sure a model is of an example follows one Gaussian if the example took part, and
+another one if it did not. The attacker compares their likelihoods for one run; the other runs are
+its shadows.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from codream_secure.learning.acquisition import AcquisitionSettings, distil
 from codream_secure.learning.learner import PlainLearner
 from codream_secure.runtime.seeds import derive_seed, generator
 
-# Who is attacked: what an attacker needs to have for it.
+# Which model is attacked: what the attacker needs for it.
 VICTIMS = {
     "client model": "the model itself, which never leaves its client",
     "surrogate of a client": "one client's labels of the dreams, as if there were no masks",
@@ -40,13 +41,13 @@ _EPOCHS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """How well an attack tells members.
+    """How well an attack tells members from others.
 
     Attributes:
         victim: of `VICTIMS`.
         auc: area under the ROC curve: 0.5 is guessing.
-        interval: where it lies with 95 % confidence, by resampling runs and examples.
-        tpr: share of members found at one percent of false alarms.
+        interval: 95 % confidence interval of ``auc``, from resampled runs and examples.
+        tpr: share of members that are found at one percent of false alarms.
         guesses: examples times runs.
     """
 
@@ -64,13 +65,13 @@ def audit_membership(
     folder: Path | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Membership]:
-    """Return how well members are told, from every victim.
+    """Attack every victim and return how well members are told from others.
 
     Args:
         config: of the federation.
-        dataset: as the configuration names it.
-        shadows: how many runs; each is attacked with the others as shadows.
-        folder: where runs are kept, so that they are not made again; None: nowhere.
+        dataset: the one that the configuration names.
+        shadows: number of runs; each is attacked with the others as shadows.
+        folder: where runs are stored, so that they are not made again; None: they are not stored.
         advance: called after every run.
     """
     runs = []
@@ -96,9 +97,9 @@ def _kept(
 
 
 def _shadow(config: Config, dataset: Dataset, index: int) -> dict[str, NDArray[np.float64]]:
-    """Return who took part in one run, and how sure every victim is of every example.
+    """Return which examples took part in one run, and how sure each victim is of each example.
 
-    Examples that belong to no client get NaN.
+    An example that belongs to no client gets NaN.
     """
     seed = config.run.seed or 0
     draw = np.random.default_rng(derive_seed(seed, "members", index))
@@ -137,7 +138,7 @@ def _labels_of(teacher: Callable[[Tensor], Tensor], dreams: Tensor, temperature:
 
 
 def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) -> nn.Module:
-    """Return a model of its own that learned from dreams and given labels alone."""
+    """Return a new model that learned only from the dreams and the given labels."""
     config, everybody = simulation.config, simulation.federation
     model = everybody.model(everybody.model_names[0], "surrogate", who)
     learner = PlainLearner(model, None, config.learning.learning_rate, bf16=False)
@@ -158,7 +159,7 @@ def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) ->
 
 @torch.no_grad()
 def _sureness(model: nn.Module, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
-    """Return log(p / (1 - p)) of the right class, which is nearly Gaussian over runs."""
+    """Return log(p / (1 - p)) of the right class, which is nearly Gaussian over runs (LiRA)."""
     was_training = model.training
     log_p = F.log_softmax(model.eval()(images).double(), dim=1)
     model.train(was_training)
@@ -205,7 +206,8 @@ def _auc(guess: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
 def _likelihood_ratio(
     scores: NDArray[np.float64], shadows: NDArray[np.float64], member: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """Return log N(score; in) - log N(score; out); one spread for all, as there are few shadows."""
+    """Return log N(score; in) - log N(score; out)."""
+    # All examples share one spread, because there are too few shadows to estimate one for each.
     inside = np.where(member, shadows, np.nan)
     outside = np.where(member, np.nan, shadows)
     with np.errstate(invalid="ignore", divide="ignore"):

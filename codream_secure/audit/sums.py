@@ -1,7 +1,7 @@
-"""Mechanism audit: neighbouring inputs through encoding, masks, sum and decoding, many times.
+"""Mechanism audit: neighbouring inputs pass encoding, masks, sum and decoding many times.
 
-Every coordinate of one masked sum is a trial of its own, since noise is drawn for each: the unit
-changes all coordinates of its client by the whole sensitivity.
+Every coordinate of a masked sum is one trial, because noise is drawn for each coordinate. In this
+audit the unit changes each coordinate of its client by the whole sensitivity.
 """
 
 import math
@@ -15,8 +15,10 @@ from scipy import stats
 
 from codream_secure.aggregation.requests import NoiseKind
 from codream_secure.audit.bounds import family_epsilon
-from codream_secure.privacy.accounting import Release, cost, integer_variance
-from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism
+from codream_secure.privacy.accounting import Release, cost
+from codream_secure.privacy.mechanisms import integer_mechanism
+from codream_secure.privacy.noise_search import share_variance
+from codream_secure.privacy.noisy_sum import NoisySum
 from protocols.driver import run_aggregation
 from protocols.params import AggregationParams, Section
 from protocols.phases import DropSchedule, Phase
@@ -35,12 +37,12 @@ class SumAudit:
     """What was found for one number of survivors.
 
     Attributes:
-        noise: of which kind.
+        noise: kind of noise.
         survivors: clients in the sum.
-        claimed: epsilon at delta 1e-5 of one coordinate's release, all survivors' noise in it.
-        found: the least epsilon that the trials leave possible, at 99.9 % confidence.
-        variance: that was found, over that which is claimed.
-        interval: where the ratio lies with all but 1e-4 of the probability if the claim is true.
+        claimed: epsilon at delta 1e-5 of one coordinate's release with all survivors' noise.
+        found: the least epsilon that the trials do not exclude, at 99.9 % confidence.
+        variance: measured variance divided by the claimed one.
+        interval: contains ``variance`` with probability 1 - 1e-4 if the claim is true.
         bias: mean error of a sum, in standard errors.
         trials: on each side.
     """
@@ -66,7 +68,7 @@ class SumAudit:
 def client_codes(
     terms: NoisySum, vector: NDArray[np.int64], key: bytes, client: int
 ) -> NDArray[np.uint32]:
-    """Return what a client encodes; tests put faulty ones in its place."""
+    """Return the codes of a client; tests pass faulty functions instead."""
     del client
     return terms.codes(vector, key)
 
@@ -74,7 +76,7 @@ def client_codes(
 def masked_sum(
     codes: dict[int, NDArray[np.uint32]], terms: NoisySum, clients: int, threshold: int
 ) -> NDArray[np.uint32]:
-    """Return the sum that comes out of a whole masked aggregation; who has no codes drops out."""
+    """Return the sum of a whole masked aggregation; clients without codes drop out."""
     params = AggregationParams(
         session=secrets.token_bytes(32),
         step=0,
@@ -99,29 +101,23 @@ def audit_sums(
     codes: Codes = client_codes,
     total: Sum = masked_sum,
 ) -> list[SumAudit]:
-    """Return what was found for every number of survivors from the threshold on.
+    """Audit sums for every number of survivors from the threshold on.
 
     Args:
-        noise: of which kind.
-        epsilon: that noise of the threshold's survivors is sized for.
+        noise: kind of noise.
+        epsilon: for which the noise is sized if only the threshold of clients stay.
         clients: n.
         threshold: t.
         repeats: aggregations on each side, of 4,096 trials each.
-        codes: encodes.
-        total: sums.
+        codes: returns a client's codes.
+        total: returns the sum of codes.
     """
-    length = _LENGTH
-
-    def one(ratio: float) -> int:
-        return max(1, math.ceil(ratio * _L2**2 / threshold))
-
-    ratio = integer_variance(
-        epsilon, DELTA, lambda v: integer_mechanism(noise, _L2, 1, one(v), threshold)
-    )
+    # Of length 1, because each coordinate is a release of its own here.
+    variance = share_variance(epsilon, DELTA, noise=noise, l2=_L2, length=1, shares=threshold)
     terms = NoisySum.of(
-        length=length,
+        length=_LENGTH,
         l2=_L2,
-        variance=one(ratio),
+        variance=variance,
         largest=64 * _L2,
         clients=clients,
         noise=noise,
@@ -143,7 +139,7 @@ def _audit(
     repeats: int,
     decoded: Callable[[dict[int, NDArray[np.int64]]], NDArray[np.float64]],
 ) -> SumAudit:
-    # Vectors at the ends of what fits: where a modulus that is too small wraps around.
+    # Vectors at both ends of the range: with a modulus that is too small they would wrap around.
     vectors = {c: np.full(terms.length, terms.cap * (1 if c % 2 else -1)) for c in range(survivors)}
     vectors[0] = np.zeros(terms.length, np.int64)
     expected = sum(vectors.values())

@@ -1,7 +1,7 @@
-"""White-box audit of DP-SGD steps: a trainer on neighbouring data sets, and what it releases.
+"""White-box audit of DP-SGD steps on neighbouring data sets.
 
-The attacker sees the model before and after a step and knows the example in question: it projects
-the released update onto that example's gradient, the best that it can do for one step.
+The attacker sees the model before and after a step and knows the example in question. It projects
+the released update onto that example's gradient: for one step no attack is better.
 """
 
 import copy
@@ -26,12 +26,12 @@ _FEATURES, _CLASSES = 16, 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepAudit:
-    """What single steps gave away.
+    """What was found in single steps of one setting.
 
     Attributes:
-        setting: which.
+        setting: its name.
         claimed: epsilon at delta 1e-5 of one step.
-        found: the least that the trials leave possible, at 99.9 % confidence.
+        found: the least epsilon that the trials do not exclude, at 99.9 % confidence.
         trials: on each side.
     """
 
@@ -68,12 +68,12 @@ SETTINGS = (
 def audit_steps(
     trials: int = 2000, make: Make = PrivateTrainer, settings: Sequence[Setting] = SETTINGS
 ) -> list[StepAudit]:
-    """Return what was found in every setting.
+    """Audit single steps in every setting.
 
     Args:
         trials: steps on each side.
-        settings: which.
-        make: makes a trainer: the subject; tests put faulty ones in its place.
+        make: makes the trainer that is audited; tests pass faulty ones.
+        settings: kinds of steps.
     """
     return [_audit(setting, trials, make) for setting in settings]
 
@@ -83,7 +83,7 @@ def _audit(setting: Setting, trials: int, make: Make) -> StepAudit:
     draw = torch.Generator().manual_seed(0)
     others = 0.05 * torch.randn((8, _FEATURES), generator=draw)
     labels = torch.arange(8) % _CLASSES
-    # An outlier: its gradient would be hundreds of times the clip.
+    # An outlier, whose gradient is hundreds of times the clip before clipping.
     target, target_label = 100 * torch.ones(1, _FEATURES), torch.tensor([_CLASSES - 1])
     linear = nn.Linear(_FEATURES, _CLASSES, bias=False)
     nn.init.zeros_(linear.weight)

@@ -115,7 +115,7 @@ class DistributedDpSgd(Baseline):
             p.grad = part.reshape(p.shape).to(p.device)
         self._optimizer.step()
         load(self.model, exchange.deliver(number, tensors_of(self.model)))
-        if index > (1 - _AVERAGED) * self.plan.most:
+        if index > (1 - _AVERAGED) * self.plan.total:
             self._mean.update_parameters(self.model)
 
     def _rate(self, examples: int) -> float:

@@ -10,19 +10,18 @@ import msgspec
 
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
-    GROUPS,
     Release,
     check_mechanism,
     cost,
-    group_epsilons,
-    noise_multiplier_for,
     training,
 )
-from codream_secure.privacy.forecast import MOST_BITS, Outlook, predict
+from codream_secure.privacy.forecast import MOST_BITS, Forecast, predict
+from codream_secure.privacy.guarantee import GROUPS, group_epsilons
 from codream_secure.privacy.mechanisms import (
     DiscreteGaussianSum,
     SkellamSum,
 )
+from codream_secure.privacy.noise_search import noise_multiplier_for
 from codream_secure.runs.files import read_summary
 
 _delta = click.option("--delta", type=float, default=1e-5, show_default=True)
@@ -165,7 +164,7 @@ def plan(
     if examples is not None:
         found.append(predict("example", contributions=examples, **common))
     if as_json:
-        click.echo(json.dumps([asdict(outlook) for outlook in found]))
+        click.echo(json.dumps([asdict(forecast) for forecast in found]))
         return
     from rich.table import Table  # noqa: PLC0415 - --help answers at once
 
@@ -176,22 +175,22 @@ def plan(
         table.add_column(name)
     table.add_column("needed for 1")
     table.add_column("bits")
-    for outlook in found:
-        table.add_row(*_cells(outlook))
+    for forecast in found:
+        table.add_row(*_cells(forecast))
     stdout().print(table)
 
 
-def _cells(outlook: Outlook) -> tuple[str, ...]:
-    too_many = f"{outlook.bits} (at most {MOST_BITS})"
+def _cells(forecast: Forecast) -> tuple[str, ...]:
+    too_many = f"{forecast.bits} (at most {MOST_BITS})"
     return (
-        outlook.unit,
-        f"{outlook.contributions:,}",
-        f"{outlook.noise_multiplier:.3g}",
-        f"{outlook.ratio:.3g}",
-        f"{outlook.ratio_each:.3g}",
-        f"{outlook.cosine:.3f}",
-        f"{outlook.needed:,}",
-        str(outlook.bits) if outlook.bits <= MOST_BITS else too_many,
+        forecast.unit,
+        f"{forecast.contributions:,}",
+        f"{forecast.noise_multiplier:.3g}",
+        f"{forecast.ratio:.3g}",
+        f"{forecast.ratio_each:.3g}",
+        f"{forecast.cosine:.3f}",
+        f"{forecast.needed:,}",
+        str(forecast.bits) if forecast.bits <= MOST_BITS else too_many,
     )
 
 

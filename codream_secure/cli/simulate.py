@@ -55,7 +55,7 @@ Examples:
 @click.option(
     "--resume",
     type=Path,
-    help="folder of an interrupted run with a checkpoint: go on with it, settings unchanged",
+    help="folder of an interrupted run with a checkpoint: resume it with the same settings",
 )
 @click.option(
     "--tensorboard", is_flag=True, help="also write TensorBoard's event files into the folder"

@@ -22,7 +22,7 @@ from codream_secure.dreaming.generator import GeneratedDreams, GeneratorSettings
 from codream_secure.dreaming.server_terms import ClassMeans, SynthesisSettings
 from codream_secure.dreaming.sources import DreamSource, ParallelBatches, PixelDreams, smooth_noise
 from codream_secure.dreaming.synthesis import Clips, DreamSynthesis, LabelledDreams
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
 from codream_secure.storage.checkpoint import GroupState
@@ -65,7 +65,7 @@ class DreamGroup:
     device: torch.device
     weight_cap: int
     label_plan: ReleasePlan | None = None
-    images: ClassImages | None = None
+    images: ClassMeanImages | None = None
     buffer: DreamBuffer = field(init=False)
     rolled_back: int = field(init=False, default=0)
     _clips: Clips = field(init=False, default_factory=Clips)

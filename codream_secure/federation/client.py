@@ -30,7 +30,7 @@ from codream_secure.dreaming.labels import label_contribution
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.errors import RequestRefused
 from codream_secure.learning.learner import Learner
-from codream_secure.privacy.class_means import OwnStatistics
+from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import LabelGrid, rotation
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.storage.checkpoint import ClientState
@@ -123,7 +123,7 @@ class Client:
         rounding_seed: bytes,
         rules: AnswerRules,
         *,
-        statistics: OwnStatistics | None = None,
+        statistics: OwnClassMeans | None = None,
         releases: NoisyReleases | None = None,
         examples: int = 1,
         adjustment: Tensor | None = None,

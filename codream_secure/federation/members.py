@@ -30,7 +30,7 @@ from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, 
 from codream_secure.models.build import build_model
 from codream_secure.models.custom import is_custom
 from codream_secure.models.layers import Norm, takes_channels_last
-from codream_secure.privacy.class_means import OwnStatistics
+from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
@@ -249,12 +249,12 @@ class Federation:
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
 
-    def _statistics(self, c: int, local: Examples) -> OwnStatistics | None:
-        if not (self.plan and self.plan.statistics):
+    def _statistics(self, c: int, local: Examples) -> OwnClassMeans | None:
+        if not (self.plan and self.plan.class_means):
             return None
         images = self.scale.unscale(local.x).double().cpu().numpy()
         labels = local.y.cpu().numpy()
-        return OwnStatistics(self.plan.statistics, images, labels, self.plan.noise_key(c))
+        return OwnClassMeans(self.plan.class_means, images, labels, self.plan.noise_key(c))
 
     def _adjustment(self, local: Examples) -> Tensor | None:
         strength = self.config.dream.prior_correction
@@ -273,7 +273,7 @@ class Federation:
         return _plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
-        from codream_secure.privacy.dpsgd import check_private_step  # noqa: PLC0415 - opacus is slow
+        from codream_secure.privacy.model_checks import check_private_step  # noqa: PLC0415 - opacus is slow
 
         name = self.model_names[c]
         try:
@@ -294,7 +294,7 @@ class Federation:
         Raises:
             UserError: DP cannot train the model.
         """
-        from codream_secure.privacy.dpsgd import check_private_model  # noqa: PLC0415 - slow
+        from codream_secure.privacy.model_checks import check_private_model  # noqa: PLC0415 - slow
 
         check_private_model(model)
         return copy.deepcopy(model)

@@ -24,7 +24,7 @@ from codream_secure.federation.members import Federation
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import NoProgress, Progress, RoundLoop
 from codream_secure.learning.compute import Work
-from codream_secure.privacy.accounting import Guarantee
+from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.stopwatch import Stopwatch

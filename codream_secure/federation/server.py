@@ -18,7 +18,7 @@ from codream_secure.errors import StepAborted
 from codream_secure.learning.acquisition import distil, learn_images
 from codream_secure.learning.learner import Learner
 from codream_secure.learning.schedule import learning_settings
-from codream_secure.privacy.class_means import ClassImages, StatisticsTerms
+from codream_secure.privacy.class_means import ClassMeanImages, ClassMeanTerms
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.seeds import generator
 from codream_secure.storage.checkpoint import GroupState, LearnerState
@@ -50,7 +50,7 @@ class Server:
         per_class: float,
     ) -> None:
         self.groups, self.student = groups, student
-        self.images: ClassImages | None = None
+        self.images: ClassMeanImages | None = None
         self._config, self._aggregator = config, aggregator
         self._plan, self._per_class = plan, per_class
         self._seed = config.run.seed or 0
@@ -58,9 +58,9 @@ class Server:
     # -- class means under DP ----------------------------------------------------------------
 
     @property
-    def class_mean_terms(self) -> StatisticsTerms | None:
+    def class_mean_terms(self) -> ClassMeanTerms | None:
         """On which terms clients release class means; None: this run does without them."""
-        return None if self._plan is None else self._plan.statistics
+        return None if self._plan is None else self._plan.class_means
 
     def release_class_means(self) -> FieldSum | None:
         """Ask all clients once for class means under DP; dreams and student start from them.
@@ -72,15 +72,16 @@ class Server:
             The noisy sum, from which clients compute the same class means; None: this run does
             without class means, or too few clients stayed.
         """
-        plan, terms = self._plan, self.class_mean_terms
+        plan = None if self._plan is None else self._plan.class_means_plan
+        terms = self.class_mean_terms
         if plan is None or terms is None:
             return None
-        plan.charge_statistics()
+        plan.charge()
         try:
             answer = self._aggregator.sum(terms.request())
         except StepAborted:
             return None
-        plan.statistics_released(answer.count)
+        plan.released(answer.count)
         self.decode_class_means(answer.totals["statistics"], answer.count)
         self.teach_class_means(self.student, "server")
         return answer
@@ -93,9 +94,9 @@ class Server:
             count: clients in the sum, at least 1.
         """
         if (terms := self.class_mean_terms) is not None:
-            self.start_dreams_from(ClassImages.decode(totals, count, terms, self._per_class))
+            self.start_dreams_from(ClassMeanImages.decode(totals, count, terms, self._per_class))
 
-    def start_dreams_from(self, images: ClassImages) -> None:
+    def start_dreams_from(self, images: ClassMeanImages) -> None:
         """Let all dreams start from public class means instead of noise."""
         self.images = images
         for group in self.groups:

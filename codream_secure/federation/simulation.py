@@ -29,7 +29,7 @@ from codream_secure.federation.server import Server
 from codream_secure.learning.acquisition import acquire
 from codream_secure.learning.compute import Work
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import generator
@@ -219,10 +219,10 @@ class Simulation(Run):
 
     def _class_means(self) -> StatisticsState | None:
         plan = self.federation.plan
-        if plan is None or plan.shares is None:
+        if plan is None or (shares := plan.class_mean_shares) is None:
             return None
         images = self.server.images
-        return StatisticsState(means=None if images is None else images.means, shares=plan.shares)
+        return StatisticsState(means=None if images is None else images.means, shares=shares)
 
     def restore(self, state: RunState, charged: int = 0) -> None:
         """Restore the state that `state` returned; call it before `rounds`.
@@ -267,9 +267,9 @@ class Simulation(Run):
             raise ValueError(f"{taken} private steps were taken and {charged} charged")
         plan.restore(charged)
         if (kept := state.statistics) is not None:
-            plan.shares = kept.shares
+            plan.restore_class_means(kept.shares)
             if kept.means is not None:
-                self.server.start_dreams_from(ClassImages(kept.means))
+                self.server.start_dreams_from(ClassMeanImages(kept.means))
 
     # -- results ---------------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ class Simulation(Run):
         """Return the aggregator of all clients."""
         answers = {c: member.client.answer for c, member in self.federation.members.items()}
         sums, plan = self._sums_per_synthesis, self.federation.plan
-        class_means = plan is not None and plan.statistics is not None
+        class_means = plan is not None and plan.class_means is not None
         settings = self._aggregation_settings(
             sums, self.last_round * self.config.dream.syntheses * sums + class_means
         )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from codream_secure.data.pixels import PixelScale
 from codream_secure.dreaming.buffer import Augmentation, DreamBuffer
 from codream_secure.learning.learner import Learner
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
 
 AcquisitionOrder = Literal["joint", "two-stage"]
 
@@ -76,7 +76,7 @@ _IMAGE_STEPS, _IMAGE_BATCH, _IMAGE_CONFIDENCE = 100, 128, 0.9
 
 
 def learn_images(
-    learner: Learner, images: ClassImages, scale: PixelScale, draw: torch.Generator
+    learner: Learner, images: ClassMeanImages, scale: PixelScale, draw: torch.Generator
 ) -> None:
     """Train a participant on public images of every class.
 

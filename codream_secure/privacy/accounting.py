@@ -1,15 +1,14 @@
-"""Accounting of DP-SGD: noise for a budget, epsilon of what was run, and the budget's keeper.
+"""Accounting of private releases: what each is, and what they cost together.
 
-All figures come from dp_accounting: its PLD accountant, or where no batch is sampled the closed
-form of the same distribution. RDP is 7-15 % looser; the GDP accountant under-reports by up to 12 %
-and is refused.
+Every epsilon comes from dp_accounting: from its PLD accountant, or in closed form where no batch
+is sampled. For noise that dp_accounting has no event for, Renyi DP (Mironov, CSF 2017) gives it:
+for Gaussian noise that is 7 to 15 % looser. The GDP accountant is refused, because it
+under-reports epsilon by up to 12 %.
 """
 
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -24,29 +23,38 @@ from codream_secure.privacy.mechanisms import (
     dpsgd_event,
 )
 
-ACCOUNTANT = "pld"
+Unit = Literal["example", "client"]
+Accountant = Literal["pld", "rdp"]
+NoiseSource = Literal["os", "seeded"]
 
-# Relative precision of a noise multiplier; the search never ends on the overspending side.
-_TOLERANCE = 1e-3
-# Grid of the privacy loss. A coarser grid is ten times faster and errs towards more epsilon:
-# by little for epsilon near 8, by multiples for a small one.
+ACCOUNTANT = "pld"
+ADJACENCY = (
+    "add or remove one training example of one client; clients' data are disjoint, so the "
+    "guarantee holds for each client and epsilon is the largest"
+)
+# The same unit where all clients' data go into one sum.
+EXAMPLES = "add or remove one training example of one client"
+CLIENTS = "add or remove one client: in its place is one that contributes zeros"
+
+# Width of the grid on which the privacy loss is discretized for every epsilon that is reported.
 REPORT_GRID = 1e-4
-_SEARCH_GRID = 1e-3
-# Computing time and memory grow with epsilon, which far below this bound protects nobody.
+# Time and memory of the PLD accountant grow with epsilon; far below this bound epsilon protects
+# nobody any more.
 _LARGEST_EPSILON = 1000.0
-# A root is found to 1e-12; that much more, a thousand times over, is added.
+# dp_accounting finds the root of the closed form to 1e-12. A thousand times as much is added, so
+# that the result is an upper bound.
 _ABOVE_ROOT = 1e-9
-# Beyond it epsilon is above 10^11 and its root is not found.
+# Above this ratio of sensitivity to noise epsilon exceeds 10^11, and the root is not found.
 _MOST_SIGNAL = 1e6
-# Noise multipliers above are of no use to anybody.
-_MOST_NOISE = 1e6
+# The bound for Skellam noise is proven for integer orders only.
+_ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
 
 
 def check_accountant(name: str) -> None:
-    """Refuse every accountant but PLD.
+    """Refuse every accountant except PLD.
 
     Raises:
-        UserError: always for others, with the reason for GDP.
+        UserError: ``name`` is another one; the text says what is wrong with GDP.
     """
     if name == ACCOUNTANT:
         return
@@ -55,7 +63,7 @@ def check_accountant(name: str) -> None:
 
 
 def check_budget(epsilon: float, delta: float) -> None:
-    """Refuse a budget that means nothing.
+    """Refuse a budget that is out of range.
 
     Raises:
         UserError: epsilon is not in (0, 1000], or delta not inside (0, 1).
@@ -66,10 +74,11 @@ def check_budget(epsilon: float, delta: float) -> None:
 
 
 def check_mechanism(noise_multiplier: float, sampling_rate: float) -> None:
-    """Refuse a step that is no Poisson-sampled Gaussian mechanism.
+    """Refuse parameters that no Poisson-sampled Gaussian mechanism has.
 
     Raises:
-        UserError: the noise multiplier is not positive and finite, or the rate not in (0, 1].
+        UserError: the noise multiplier is not positive and finite, or the sampling rate is not in
+            (0, 1].
     """
     if not (math.isfinite(noise_multiplier) and noise_multiplier > 0):
         raise UserError(f"the noise multiplier must be positive and finite, not {noise_multiplier}")
@@ -78,17 +87,19 @@ def check_mechanism(noise_multiplier: float, sampling_rate: float) -> None:
 
 
 def check_delta(delta: float) -> None:
-    """Raise UserError unless delta is inside (0, 1)."""
+    """Raise UserError unless ``delta`` is inside (0, 1)."""
     if not 0 < delta < 1:
         raise UserError(f"delta must be between 0 and 1, not {delta}")
 
 
 def check_meaning(delta: float, units: int) -> None:
-    """Refuse a delta that allows somebody's data to be published outright.
+    """Refuse a delta under which a mechanism may publish somebody's data.
+
+    A mechanism that publishes one of ``units`` examples, drawn at random, is (0, 1 / units)-DP.
 
     Args:
         delta: of the guarantee.
-        units: how many are protected, examples or clients; public.
+        units: how many examples or clients are protected; public.
 
     Raises:
         UserError: delta is not below 1 / units.
@@ -111,11 +122,11 @@ def epsilon_spent(
     """Return epsilon of ``steps`` DP-SGD steps at ``delta``, by PLD.
 
     Args:
-        noise_multiplier: standard deviation of the noise over the clip.
+        noise_multiplier: standard deviation of the noise, divided by the clip.
         sampling_rate: Poisson rate q in (0, 1].
-        steps: private steps taken; 0 costs nothing.
+        steps: private steps taken; 0 steps cost nothing.
         delta: in (0, 1).
-        grid: discretization of the privacy loss.
+        grid: width of the grid for the privacy loss.
 
     Raises:
         UserError: an argument is out of range.
@@ -133,22 +144,22 @@ def epsilon_spent(
 
 
 def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID) -> float:
-    """Return epsilon of dp_accounting's events together, by their privacy loss distribution.
-
-    Gaussian releases alone are one Gaussian release, whose distribution has a closed form (Balle
-    and Wang, ICML 2018): exact, and hundreds of times faster than a grid. All else is PLD on one.
+    """Return epsilon of events together, by their privacy loss distribution (PLD).
 
     Args:
-        events: at least one.
+        events: of dp_accounting, at least one.
         delta: in (0, 1).
-        grid: discretization of the privacy loss.
+        grid: width of the grid for the privacy loss.
 
     Guarantee:
-        An upper bound; the closed form's is the root that was found and 1e-9 more.
+        An upper bound. In closed form it is the root that was found plus 1e-9, both relative and
+        absolute; on a grid dp_accounting rounds the privacy loss up.
     """
     from dp_accounting import GaussianDpEvent, get_epsilon_gaussian  # noqa: PLC0415 - slow
 
     if all(isinstance(event, GaussianDpEvent) for event in events):
+        # Gaussian releases together are one Gaussian release: 1 / z^2 adds up. Its epsilon has a
+        # closed form (Balle and Wang, ICML 2018), hundreds of times faster than a grid.
         noises = [event.noise_multiplier for event in events]
         signal = math.hypot(*(1 / noise for noise in noises)) if min(noises) else math.inf
         if signal > _MOST_SIGNAL:
@@ -163,107 +174,15 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
     return float(accountant.get_epsilon(delta))
 
 
-@lru_cache(maxsize=64)
-def noise_multiplier_for(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """Return the smallest noise multiplier, to 1 %, for ``steps`` steps in total.
-
-    Computed once for the total of a run, never a round at a time.
-
-    Args:
-        epsilon: target of the whole run, at most 1000.
-        delta: in (0, 1).
-        sampling_rate: Poisson rate q in (0, 1].
-        steps: private steps over all rounds, at least 1.
-
-    Raises:
-        UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
-
-    Guarantee:
-        ``epsilon_spent`` of the result is at most ``epsilon``.
-    """
-    check_budget(epsilon, delta)
-    if steps < 1:
-        raise UserError(f"noise is computed for at least 1 private step, not {steps}")
-    search_grid = _SEARCH_GRID if epsilon >= 1 else REPORT_GRID
-
-    def overspends(noise_multiplier: float, grid: float = search_grid) -> bool:
-        spent = epsilon_spent(noise_multiplier, sampling_rate, steps, delta, grid=grid)
-        return spent > epsilon
-
-    check_mechanism(1.0, sampling_rate)
-    high = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
-    if high is None:
-        raise UserError(
-            f"no noise meets epsilon {epsilon} at delta {delta} over {steps} steps; "
-            "ask for more epsilon or fewer steps"
-        )
-    while overspends(high, REPORT_GRID):
-        high *= 1 + _TOLERANCE
-    return high
-
-
-def smallest_noise(overspends: Callable[[float], bool], start: float) -> float | None:
-    """Return the least noise, to a thousandth, that does not overspend; None if all up to 10^6 do.
-
-    Args:
-        overspends: of a noise; what overspends does so with less noise too.
-        start: where to begin. Near the answer is fast: epsilons far above a target are slow.
-    """
-    high = max(1.0, start)
-    while overspends(high):
-        high *= 2
-        if high > _MOST_NOISE:
-            return None
-    low = high / 2
-    while not overspends(low):
-        low, high = low / 2, low
-    while high / low > 1 + _TOLERANCE:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if overspends(middle) else (low, middle)
-    return high
-
-
-Unit = Literal["example", "client"]
-
-
-Accountant = Literal["pld", "rdp"]
-
-
-NoiseSource = Literal["os", "seeded"]
-
-
-ADJACENCY = (
-    "add or remove one training example of one client; clients' data are disjoint, so the "
-    "guarantee holds for each client and epsilon is the largest"
-)
-
-
-# The same where all clients' data goes into one sum.
-EXAMPLES = "add or remove one training example of one client"
-
-
-CLIENTS = "add or remove one client: in its place is one that contributes zeros"
-
-
-# Skellam's bound is proven for integer orders.
-_ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
-
-
-GROUPS = (2, 3, 5)
-
-
-_GROUP_STEPS = 40
-
-
 class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One kind of private release, and how often it was made.
 
     Attributes:
         name: what was released.
-        unit: whom it protects.
+        unit: whom the noise protects.
         adjacency: which data sets are neighbours, in words.
-        mechanism: with the noise that was there.
-        steps: how often, aborted attempts included.
+        mechanism: with the noise that was really there.
+        steps: how often it was made, aborted attempts included.
     """
 
     name: str
@@ -278,8 +197,8 @@ class Cost:
     """What releases cost together at one delta.
 
     Attributes:
-        epsilon: the smaller of both bounds.
-        accountant: whose that is.
+        epsilon: the smaller one of the bounds by PLD and by Renyi DP.
+        accountant: which of the two that is.
         rdp: the bound by Renyi DP.
     """
 
@@ -292,16 +211,17 @@ def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
     """Return the epsilon of releases about the same data.
 
     Args:
-        releases: of one unit and one adjacency.
+        releases: all of one unit and one adjacency.
         delta: in (0, 1).
-        grid: discretization of the privacy loss.
+        grid: width of the grid for the privacy loss.
 
     Raises:
-        UserError: delta is out of range.
-        ValueError: releases of different units do not compose into one statement.
+        UserError: ``delta`` is out of range.
+        ValueError: the units differ, so that there is no single statement about all releases.
 
     Guarantee:
-        An upper bound for the composition, in whatever order and however chosen the later were.
+        An upper bound for the composition in any order, also where later releases were chosen by
+        the results of earlier ones.
     """
     check_delta(delta)
     made = [release for release in releases if release.steps]
@@ -309,7 +229,7 @@ def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
         raise ValueError("releases of different units")
     if not made:
         return Cost(0.0, "pld", 0.0)
-    rdp = _rdp_epsilon(_divergences(made), delta)
+    rdp = rdp_epsilon(divergences(made), delta)
     events = [release.mechanism.event(release.steps) for release in made]
     if any(event is None for event in events):
         return Cost(rdp, "rdp", rdp)
@@ -317,210 +237,49 @@ def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
     return Cost(pld, "pld", rdp) if pld <= rdp else Cost(rdp, "rdp", rdp)
 
 
-def _divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
-    """Return the Renyi divergence of all releases together, at every order of `_ORDERS`."""
+def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:
+    """Return the Renyi divergence of all releases together, one number for each order."""
     parts = [release.mechanism.rdp(release.steps, _ORDERS) for release in releases]
     return np.asarray(sum(parts))
 
 
-def _rdp_epsilon(divergences: NDArray[np.float64], delta: float) -> float:
+def rdp_epsilon(total: NDArray[np.float64], delta: float) -> float:
+    """Return the epsilon at ``delta`` that Renyi divergences, as `divergences` returns, imply."""
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon  # noqa: PLC0415
 
-    if not np.isfinite(divergences).any():
+    if not np.isfinite(total).any():
         return math.inf
-    epsilon, _ = compute_epsilon(_ORDERS, divergences, delta)
+    epsilon, _ = compute_epsilon(_ORDERS, total, delta)
     return float(epsilon)
-
-
-def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float:
-    """Return epsilon at the same delta for ``size`` units together; infinite if none is found.
-
-    Where no batch is sampled, ``size`` units change a sum by ``size`` times the sensitivity: that
-    is composed as it stands. Else by group privacy of (epsilon', delta'): size * epsilon' at
-    delta' (e^(size epsilon') - 1) / (e^epsilon' - 1), with the delta' that makes this delta
-    (Vadhan 2017, Lemma 2.2); exact values are smaller.
-
-    Args:
-        releases: as in `cost`.
-        delta: of the result.
-        size: how many units change, at least 1.
-    """
-    made = [release for release in releases if release.steps]
-    together = [_together(release, size) for release in made]
-    if None not in together:
-        return cost([release for release in together if release], delta).epsilon
-
-    # Divergences do not depend on delta; to compute them takes nearly all of the time.
-    divergences = _divergences(made)
-
-    def spent(log_delta: float) -> float:
-        return log_delta + _log_ratio(_rdp_epsilon(divergences, math.exp(log_delta)), size)
-
-    low, high = math.log(sys.float_info.min), math.log(delta)
-    if spent(low) > math.log(delta):
-        return math.inf
-    for _ in range(_GROUP_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spent(middle) <= math.log(delta) else (low, middle)
-    return size * _rdp_epsilon(divergences, math.exp(low))
-
-
-def _together(release: Release, size: int) -> Release | None:
-    """Return the release as ``size`` units see it that change; None where batches are sampled."""
-    found = release.mechanism
-    mechanism: Mechanism
-    if isinstance(found, SampledGaussian):
-        if found.sampling_rate != 1:
-            return None
-        mechanism = SampledGaussian(found.noise_multiplier / size)
-    else:
-        mechanism = msgspec.structs.replace(found, l2=size * found.l2, l1=size * found.l1)
-    return msgspec.structs.replace(release, mechanism=mechanism)
-
-
-def _log_ratio(epsilon: float, size: int) -> float:
-    """Return the logarithm of (e^(size epsilon) - 1) / (e^epsilon - 1)."""
-    if epsilon <= 0:
-        return math.log(size)
-    if not math.isfinite(epsilon):
-        return math.inf
-    return _log_expm1(size * epsilon) - _log_expm1(epsilon)
-
-
-def _log_expm1(x: float) -> float:
-    return x + math.log(-math.expm1(-x))
-
-
-class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An (epsilon, delta) guarantee together with all that it was computed from.
-
-    Attributes:
-        unit, adjacency: whom it protects, and which data sets are neighbours.
-        epsilon, accountant: the smaller bound and whose it is.
-        rdp_epsilon: the bound by Renyi DP.
-        noise_source: "os", or "seeded" for experiments only.
-        steps: private training steps charged to the client that took most.
-        noise_multiplier, sampling_rate, clip: of private training.
-        noise_colluders: clients that may tell the server their noise; None: all noise is a client's
-            own, and it does not matter.
-        groups: epsilon at the same delta of so many units together; None: beyond any use.
-        releases: what was released.
-    """
-
-    unit: Unit
-    adjacency: str
-    epsilon: float
-    delta: float
-    accountant: Accountant
-    rdp_epsilon: float
-    noise_source: NoiseSource
-    steps: int
-    noise_multiplier: float
-    sampling_rate: float
-    clip: float
-    noise_colluders: int | None
-    groups: dict[int, float | None]
-    releases: tuple[Release, ...]
-
-
-def group_epsilons(releases: Sequence[Release], delta: float) -> dict[int, float | None]:
-    """Return `group_epsilon` for `GROUPS`; None where it is beyond any use."""
-    found = {size: group_epsilon(releases, delta, size) for size in GROUPS}
-    return {size: e if math.isfinite(e) else None for size, e in found.items()}
 
 
 def training(
     noise_multiplier: float, sampling_rate: float, steps: int, *, integers: bool = False
 ) -> Release:
-    """Return the release that private training of one client is.
+    """Return the private training of one client as a release.
 
     Args:
-        noise_multiplier: standard deviation of the noise over the clip.
-        sampling_rate: Poisson rate.
-        steps: how many.
-        integers: with discrete Gaussian noise, at full batch.
+        noise_multiplier: standard deviation of the noise, divided by the clip.
+        sampling_rate: Poisson rate q in (0, 1].
+        steps: private steps.
+        integers: whether the noise is discrete Gaussian (at full batch only).
     """
-    mechanism: Mechanism = SampledGaussian(noise_multiplier, sampling_rate)
-    if integers:
-        # In units of the sensitivity; one share alone has no gap to pay for.
-        mechanism = DiscreteGaussianSum(1.0, 1.0, 1, noise_multiplier**2, 1)
     return Release(
-        name="local training", unit="example", adjacency=ADJACENCY, mechanism=mechanism, steps=steps
+        name="local training",
+        unit="example",
+        adjacency=ADJACENCY,
+        mechanism=training_mechanism(noise_multiplier, sampling_rate, integers=integers),
+        steps=steps,
     )
 
 
-@lru_cache(maxsize=64)
-def training_noise(
-    epsilon: float,
-    delta: float,
-    sampling_rate: float,
-    steps: int,
-    others: tuple[Release, ...] = (),
-    *,
-    integers: bool = False,
-) -> float:
-    """Return the smallest noise multiplier, to 1 %, with which training and others fit a budget.
-
-    Computed once for the total of a run, never a round at a time.
-
-    Args:
-        epsilon: target of the whole run, others included; at most 1000.
-        delta: in (0, 1).
-        sampling_rate: Poisson rate q in (0, 1].
-        steps: private steps over all rounds, at least 1.
-        others: what is released about the same data besides.
-        integers: as in `training`.
-
-    Raises:
-        UserError: an argument is out of range, or no noise up to 10^6 meets the budget.
-
-    Guarantee:
-        `cost` of all together is at most ``epsilon``.
-    """
-    if not others and not integers:
-        return noise_multiplier_for(epsilon, delta, sampling_rate, steps)
-    check_budget(epsilon, delta)
-    check_mechanism(1.0, sampling_rate)
-
-    def overspends(noise: float) -> bool:
-        tried = training(noise, sampling_rate, steps, integers=integers)
-        return cost([tried, *others], delta).epsilon > epsilon
-
-    found = smallest_noise(overspends, math.sqrt(steps) * sampling_rate)
-    if found is None:
-        names = ", ".join(release.name for release in others)
-        raise UserError(
-            f"epsilon {epsilon:g} leaves nothing for training beside {names}; ask for more, or "
-            "give these less"
-        )
-    return found
-
-
-def integer_variance(
-    epsilon: float, delta: float, mechanism: Callable[[float], Mechanism], *, steps: int = 1
-) -> float:
-    """Return the least variance of a sum's noise, to 1 %, with which its releases fit a budget.
-
-    Args:
-        epsilon: of these releases alone, at most 1000.
-        delta: in (0, 1).
-        mechanism: of a total variance in units of the squared sensitivity.
-        steps: how many releases.
-
-    Returns:
-        The total variance in units of the squared sensitivity.
-
-    Raises:
-        UserError: an argument is out of range, or no variance meets the budget.
-    """
-    check_budget(epsilon, delta)
-
-    def overspends(multiplier: float) -> bool:
-        tried = mechanism(multiplier**2)
-        release = Release(name="", unit="example", adjacency="", mechanism=tried, steps=steps)
-        return cost([release], delta).epsilon > epsilon
-
-    found = smallest_noise(overspends, math.sqrt(steps))
-    if found is None:
-        raise UserError(f"no noise meets epsilon {epsilon:g} at delta {delta:g}")
-    return found**2
+def training_mechanism(
+    noise_multiplier: float, sampling_rate: float, *, integers: bool = False
+) -> Mechanism:
+    """Return the mechanism of one private training step; arguments as for `training`."""
+    if integers:
+        # In units of the sensitivity. A single share is one discrete Gaussian variable, whose
+        # Renyi divergence is at most that of the continuous one (Canonne, Kamath, Steinke 2020,
+        # Theorem 4): `DiscreteGaussianSum.gap` is 0.
+        return DiscreteGaussianSum(1.0, 1.0, 1, noise_multiplier**2, 1)
+    return SampledGaussian(noise_multiplier, sampling_rate)

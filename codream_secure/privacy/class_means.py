@@ -1,13 +1,13 @@
 """Class means that all clients release together, once, under example-level DP.
 
-What a client sends is a masked sum over its examples plus its share of Skellam noise; the server
-sees the noisy total of all. From it follow images of every class, made of noise around the mean:
-they are public, and everybody may learn from them and start dreams from them at no further cost.
+A client sends the masked sum over its examples plus its share of integer noise; the server sees
+the noisy total of all clients. From it everybody computes public images of each class: the mean
+and random noise around it. Models and dreams start from them at no further privacy cost.
 (A data prior for private generation as in Harder et al., DP-MERF, AISTATS 2021, in pixels.)
 
 An example enters as one vector, in the part that belongs to its class: its pixels less their own
-mean, that mean, and a constant that counts. It is clipped and truncated to integers on its own,
-so that one example's share of the sum is bounded exactly, whatever it contains.
+mean, that mean, and a constant that counts. Each vector is clipped and truncated to integers on
+its own, so that one example's share of the sum is bounded exactly, whatever it contains.
 """
 
 import math
@@ -18,69 +18,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codream_secure.aggregation.requests import VERSION, NoiseKind, StatisticsRequest
+from codream_secure.aggregation.requests import VERSION, StatisticsRequest
 from codream_secure.data.spec import InputSpec
-from codream_secure.privacy.accounting import ADJACENCY, Release
+from codream_secure.privacy.accounting import ADJACENCY
 from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
+from codream_secure.privacy.release_plan import Released
 
 NAME = "class means"
 # Public constants, chosen on validation folds of the digits' and MNIST's training parts. Norms are
-# in units of sqrt(pixels): pixels lie in [0, 1], so one less its mean is at most 1/2 of that.
+# in units of sqrt(pixels): pixels lie in [0, 1], so the norm of an image less its mean is at most
+# half of that.
 _CLIP = 0.3
 _BRIGHTNESS = 0.25
 _COUNT = 0.1
-# Integers that the clip spans, times sqrt(pixels): what truncation loses is far below the noise.
+# The clip is _LEVELS * sqrt(pixels) integers long: truncation loses far less than the noise adds.
 _LEVELS = 16
-# A client with more than so many even shares of the examples is cut off; that costs no privacy.
+# The sum of a client with more than so many even shares of the examples is cut; this costs no
+# privacy.
 _SHARES = 4
-# Classes that noise makes vanish count as this part of an even share.
+# The count of a class is at least this part of an even share: noise may have made it vanish.
 _LEAST_COUNT = 0.15
 _SPREAD = 0.25  # standard deviation of the noise around a mean, in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatisticsTerms:
-    """The public terms of the release; clients refuse any other.
+class ClassMeanTerms:
+    """The public terms of the release; a client refuses all others.
 
     Attributes:
         shape: (classes, C, H, W).
-        sum: of pixels, brightness and count a class; ``l2`` bounds the norm of an example's vector.
+        sum: terms of the sum of pixels, brightness and count of each class; ``sum.l2`` bounds the
+            norm of one example's vector.
     """
 
     shape: tuple[int, int, int, int]
     sum: NoisySum
 
     @classmethod
-    def of(
-        cls,
-        spec: InputSpec,
-        *,
-        share: int,
-        clients: int,
-        variance: int,
-        noise: NoiseKind = "skellam",
-    ) -> "StatisticsTerms":
-        """Return the terms for images of ``spec``.
-
-        Args:
-            spec: shape of an image, and the number of classes.
-            share: examples of a client if they were dealt evenly; public.
-            clients: how many; the sum of all must fit 32 bits.
-            variance: of a share of noise.
-            noise: of which kind.
-        """
-        l2 = sensitivity(spec)
-        return cls(
-            shape=(spec.classes, spec.channels, spec.height, spec.width),
-            sum=NoisySum.of(
-                length=length(spec),
-                l2=l2,
-                variance=variance,
-                largest=_SHARES * share * l2,
-                clients=clients,
-                noise=noise,
-            ),
-        )
+    def of(cls, spec: InputSpec, terms: NoisySum) -> "ClassMeanTerms":
+        """Return the terms for images of ``spec`` whose sum has ``terms``."""
+        return cls(shape=(spec.classes, spec.channels, spec.height, spec.width), sum=terms)
 
     @property
     def pixels(self) -> int:
@@ -97,41 +74,36 @@ class StatisticsTerms:
         return self.sum.l2 / (_CLIP * math.sqrt(self.pixels))
 
 
-def sensitivity(spec: InputSpec) -> int:
-    """Return the Euclidean norm that an example's integer vector has at most."""
-    return math.ceil(_LEVELS * math.sqrt(spec.channels * spec.height * spec.width))
-
-
-def length(spec: InputSpec) -> int:
-    """Return the coordinates of the sum: pixels, brightness and count, a class."""
-    return spec.classes * (spec.channels * spec.height * spec.width + 2)
-
-
-def release(terms: StatisticsTerms, shares: int, *, attempts: int = 1) -> Release:
-    """Return the ledger's event.
+def released(spec: InputSpec, share: int) -> Released:
+    """Return what the release is, for `ReleasePlan`.
 
     Args:
-        terms: of the release.
-        shares: of noise that were there and that nobody but their honest owners knows.
-        attempts: aborted ones included.
+        spec: shape of an image, and the number of classes.
+        share: examples of a client if they were dealt evenly; public.
     """
-    return Release(
+    pixels = spec.channels * spec.height * spec.width
+    # The sensitivity: adding or removing an example adds or removes its vector, whose integers
+    # have at most this norm.
+    l2 = math.ceil(_LEVELS * math.sqrt(pixels))
+    return Released(
         name=NAME,
         unit="example",
         adjacency=ADJACENCY,
-        mechanism=terms.sum.mechanism(shares),
-        steps=attempts,
+        length=spec.classes * (pixels + 2),
+        l2=l2,
+        clip=_CLIP * math.sqrt(pixels),
+        largest=_SHARES * share * l2,
     )
 
 
 def contribution(
-    images: NDArray[np.float64], labels: NDArray[np.int64], terms: StatisticsTerms, key: bytes
+    images: NDArray[np.float64], labels: NDArray[np.int64], terms: ClassMeanTerms, key: bytes
 ) -> NDArray[np.uint32]:
     """Return one client's codes: its clipped sums, with its share of noise.
 
     Args:
-        images: pixels in [0, 1], shape (N, C, H, W); one with a number that is not finite counts
-            as nothing.
+        images: pixels in [0, 1], shape (N, C, H, W); an image with a number that is not finite
+            counts as zero.
         labels: int64, shape (N,), in [0, classes).
         terms: of the release.
         key: 32 secret bytes that key the noise, used for nothing else.
@@ -142,55 +114,56 @@ def contribution(
     Guarantee:
         Adding or removing one example changes the integers before the noise by at most
         ``terms.sum.l2`` in the Euclidean norm. With `NoisySum.codes` the sum of all clients is
-        private as `release` says.
+        private as `NoisySum.mechanism` says.
     """
     total = np.zeros((terms.shape[0], terms.pixels + 2), np.int64)
     np.add.at(total, labels, _integers(images.reshape(-1, terms.pixels), terms))
     return terms.sum.codes(total.ravel(), key)
 
 
-def _integers(pixels: NDArray[np.float64], terms: StatisticsTerms) -> NDArray[np.int64]:
-    """Return every example's vector: clipped, then truncated towards zero, which adds no norm."""
+def _integers(pixels: NDArray[np.float64], terms: ClassMeanTerms) -> NDArray[np.int64]:
+    """Return every example's vector: clipped, then truncated to integers."""
     side = math.sqrt(terms.pixels)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is put out below
+    with np.errstate(invalid="ignore", over="ignore"):  # set to zero below
         brightness = pixels.mean(axis=1, keepdims=True)
         count = np.full_like(brightness, _COUNT * side)
         vectors = np.hstack([pixels - brightness, _BRIGHTNESS * side * brightness, count])
         vectors[~np.isfinite(vectors).all(axis=1)] = 0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A hair below the bound, so that rounding in floating point cannot step over it.
+    # Slightly below the bound, so that floating-point errors cannot exceed it. Truncation towards
+    # zero makes no coordinate larger, so that it adds nothing to the norm.
     limit = (1 - 1e-9) * terms.sum.l2
     scaled = vectors * np.minimum(terms.scale, limit / np.maximum(norms, 1e-300))
     return np.asarray(np.trunc(scaled), np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OwnStatistics:
-    """What one client needs to answer: the terms it knows, its examples, and a key for its noise.
+class OwnClassMeans:
+    """What one client needs for its part: the terms, its examples, and a key for its noise.
 
     Attributes:
-        terms: the only ones it answers to.
+        terms: the only terms that it answers to.
         images, labels: as for `contribution`.
         key: 32 secret bytes for this one release.
     """
 
-    terms: StatisticsTerms
+    terms: ClassMeanTerms
     images: NDArray[np.float64]
     labels: NDArray[np.int64]
     key: bytes = field(repr=False)
 
     def agrees(self, request: StatisticsRequest) -> bool:
-        """Tell whether a request has exactly these terms."""
+        """Return whether a request has exactly these terms."""
         return request == self.terms.request()
 
     def codes(self) -> NDArray[np.uint32]:
-        """Return `contribution`; the same whenever it is asked for."""
+        """Return `contribution`; every call returns the same codes."""
         return contribution(self.images, self.labels, self.terms, self.key)
 
 
 @dataclass(frozen=True, slots=True)
-class ClassImages:
-    """Public images of every class: a mean, and noise around it.
+class ClassMeanImages:
+    """The public mean image of every class, and random images around it.
 
     Attributes:
         means: pixels in [0, 1], float32, shape (classes, C, H, W).
@@ -200,15 +173,15 @@ class ClassImages:
 
     @classmethod
     def decode(
-        cls, totals: NDArray[np.uint32], count: int, terms: StatisticsTerms, share: float
-    ) -> "ClassImages":
-        """Return the images that a noisy sum gives; only what is public goes in.
+        cls, totals: NDArray[np.uint32], count: int, terms: ClassMeanTerms, share: float
+    ) -> "ClassMeanImages":
+        """Return the class means that a noisy sum gives; all inputs are public.
 
         Args:
-            totals: sum of the codes, shape (terms.sum.length,).
+            totals: sum of the codes, uint32, shape (terms.sum.length,).
             count: clients in the sum.
             terms: of the release.
-            share: examples of a class if all were even; public.
+            share: examples of a class if all classes were even; public.
         """
         sums = terms.sum.decode(totals, count).reshape(terms.shape[0], -1)
         side = math.sqrt(terms.pixels)
@@ -221,10 +194,10 @@ class ClassImages:
         return cls(torch.from_numpy(means.astype(np.float32)))
 
     def draw(self, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return images and their classes, evenly drawn.
+        """Return random images and their classes; every class has the same probability.
 
         Args:
-            count: how many.
+            count: number of images.
             draw: a generator on the CPU.
 
         Returns:

@@ -1,8 +1,9 @@
-"""Soft labels under DP for whole clients: all that a client ever releases, clipped and noised.
+"""Soft labels under client-level DP: they are all that a client releases.
 
-The distributed discrete mechanism of Kairouz, Liu, Steinke (ICML 2021): clip the stacked
-contribution, rotate it at random, round it at random to a grid, add a share of integer noise,
-mask. Dreams are made without asking clients anything, so labels alone cost privacy.
+This is the distributed discrete mechanism of Kairouz, Liu, Steinke (ICML 2021): a client clips its
+stacked labels, rotates them at random, rounds them at random to a grid, adds a share of integer
+noise, and masks the result. Dreams are made without asking the clients, so only labels cost
+privacy.
 """
 
 import math
@@ -16,24 +17,26 @@ from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import CLIENTS, check_meaning
-from codream_secure.privacy.forecast import Outlook, predict
+from codream_secure.privacy.forecast import Forecast, predict
 from codream_secure.privacy.release_plan import Released, ReleasePlan
 from protocols.primitives.keys import hkdf
 from protocols.primitives.prg import keystream
 
 NAME = "labels"
-# Integers that the clip spans, times sqrt(dimension). At 16 rounding adds 0.1 % of sensitivity.
+# The clip is _LEVELS * sqrt(dimension) integers long. With 16, rounding adds 0.1 % to the
+# sensitivity.
 _LEVELS = 16
 # Conditional rounding: a draw is accepted with probability 1 - beta at least.
 _BETA = math.exp(-0.5)
 _ATTEMPTS = 64
-# A rotated coordinate is nearly Gaussian with a deviation of `_LEVELS`: so many of them fit.
+# Rotated coordinates are nearly Gaussian with standard deviation `_LEVELS`; magnitudes up to so
+# many standard deviations fit.
 _REACH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class LabelGrid:
-    """Integers that stand for a stack of B label vectors.
+    """The grid of integers that stand for a stack of B label vectors.
 
     Attributes:
         dreams, classes: B and the classes; a vector is probabilities less 1 / classes.
@@ -49,7 +52,8 @@ class LabelGrid:
 
     @property
     def clip(self) -> float:
-        """The Euclidean norm of a stack at most: no stack of probabilities is longer."""
+        """The largest Euclidean norm of a stack; no stack of probabilities is longer."""
+        # |p - 1/K|^2 = |p|^2 - 1/K <= 1 - 1/K for probabilities p of K classes.
         return math.sqrt(self.dreams * (1 - 1 / self.classes))
 
     @property
@@ -59,7 +63,13 @@ class LabelGrid:
 
     @property
     def l2(self) -> int:
-        """The norm of the rounded stack at most (Kairouz et al. 2021, Proposition 22)."""
+        """The sensitivity: the largest norm of a rounded stack.
+
+        Source: Kairouz, Liu, Steinke 2021, Proposition 22 (conditional rounding).
+        """
+        # Rounding moves each of d coordinates by less than 1, so the norm grows by at most
+        # sqrt(d). A random rounding does better with a probability of at least 1 - beta; `integers`
+        # draws again until the norm is within the smaller bound.
         c, d = self.clip * self.scale, self.length
         by_chance = math.sqrt(2 * math.log(1 / _BETA)) * (c + math.sqrt(d) / 2)
         return math.ceil(math.sqrt(min((c + math.sqrt(d)) ** 2, c**2 + d / 4 + by_chance)))
@@ -67,7 +77,7 @@ class LabelGrid:
     def integers(
         self, values: NDArray[np.float64], rotation: bytes, key: bytes
     ) -> NDArray[np.int64]:
-        """Return one client's stack: clipped, rotated, rounded.
+        """Return one client's stack of labels, clipped, rotated and rounded.
 
         Args:
             values: float64, shape (B * classes,).
@@ -78,10 +88,10 @@ class LabelGrid:
             int64, shape (length,).
 
         Guarantee:
-            The result's norm is at most ``l2``, whatever ``values`` are.
+            The norm of the result is at most ``l2``, whatever ``values`` are.
         """
         finite = values if np.isfinite(values).all() else np.zeros_like(values)
-        with np.errstate(over="ignore"):  # what is too long for a norm counts as nothing
+        with np.errstate(over="ignore"):  # an infinite norm scales to zero
             norm = float(np.linalg.norm(finite))
         kept = finite * min(1.0, (1 - 1e-9) * self.clip / max(norm, 1e-300))
         padded = np.zeros(self.length)
@@ -93,23 +103,24 @@ class LabelGrid:
             rounded = np.floor(rotated + uniform).astype(np.int64)
             if int((rounded**2).sum()) <= self.l2**2:
                 return rounded
-        return np.trunc(rotated).astype(np.int64)  # no longer than before
+        # Truncation towards zero adds nothing to the norm.
+        return np.trunc(rotated).astype(np.int64)
 
     def values(self, sums: NDArray[np.float64], rotation: bytes) -> NDArray[np.float64]:
-        """Undo scale and rotation of a sum: float64, shape (B * classes,)."""
+        """Return a sum without scale and rotation, float64, shape (B * classes,)."""
         turned = _hadamard(sums / self.scale) * _signs(rotation, self.length)
         return turned[: self.dreams * self.classes]
 
 
 def label_plan(config: PrivateRun, spec: InputSpec) -> ReleasePlan:
-    """Return the label sums of a whole run, with their noise.
+    """Return the plan of all label sums of a run.
 
     Args:
         config: resolved, with ``--dp-unit client``.
         spec: shape of an image and the number of classes.
 
     Raises:
-        UserError: noise would drown the labels, and nobody said that this is accepted.
+        UserError: the noise would drown the labels, and `--accept-low-utility` is not set.
 
     Guarantee:
         As `ReleasePlan`, with respect to adding or removing one client and all its data.
@@ -117,7 +128,7 @@ def label_plan(config: PrivateRun, spec: InputSpec) -> ReleasePlan:
     grid = LabelGrid(config.dream.dreams, spec.classes)
     most = config.dream.rounds * config.dream.dream_batches
     check_meaning(config.privacy.dp_delta, config.data.clients)
-    _check_outlook(config, outlook(config, spec))
+    _check_forecast(config, label_forecast(config, spec))
     kind = Released(
         name=NAME,
         unit="client",
@@ -130,8 +141,8 @@ def label_plan(config: PrivateRun, spec: InputSpec) -> ReleasePlan:
     return ReleasePlan(config, kind, most)
 
 
-def outlook(config: PrivateRun, spec: InputSpec) -> Outlook:
-    """Return what the labels of a run will be worth, if all clients agreed."""
+def label_forecast(config: PrivateRun, spec: InputSpec) -> Forecast:
+    """Return the forecast for the labels of a run, under the assumption that all clients agree."""
     dream, clients = config.dream, config.data.clients
     return predict(
         "client",
@@ -145,13 +156,13 @@ def outlook(config: PrivateRun, spec: InputSpec) -> Outlook:
 
 
 def prediction(config: Resolved, spec: InputSpec) -> str | None:
-    """Return in words what a run's labels will be worth; None unless clients are the unit."""
+    """Return the forecast for a run's labels in words; None without client-level DP."""
     if not (isinstance(config, PrivateRun) and config.private_clients):
         return None
-    return f"labels of clients that agree: {_in_words(config, outlook(config, spec))}"
+    return f"labels of clients that agree: {_in_words(config, label_forecast(config, spec))}"
 
 
-def _in_words(config: Resolved, found: Outlook) -> str:
+def _in_words(config: Resolved, found: Forecast) -> str:
     releases = config.dream.rounds * config.dream.dream_batches
     needed = math.ceil(found.needed * math.sqrt(releases))
     return (
@@ -159,7 +170,7 @@ def _in_words(config: Resolved, found: Outlook) -> str:
     )
 
 
-def _check_outlook(config: PrivateRun, found: Outlook) -> None:
+def _check_forecast(config: PrivateRun, found: Forecast) -> None:
     if found.ratio_each >= 1 or config.privacy.accept_low_utility:
         return
     raise UserError(
@@ -181,7 +192,10 @@ def _signs(seed: bytes, length: int) -> NDArray[np.float64]:
 
 
 def _hadamard(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the orthonormal Walsh-Hadamard transform; its own inverse. A power of two long."""
+    """Return the orthonormal Walsh-Hadamard transform of a power of two of values.
+
+    It is its own inverse.
+    """
     result, half = values.copy(), 1
     while half < len(result):
         pairs = result.reshape(-1, 2, half)

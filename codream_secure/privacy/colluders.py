@@ -1,4 +1,4 @@
-"""Whose noise counts: in a sum with shares of noise, that of honest clients who stay (D8)."""
+"""Whose noise counts in a sum with shares of noise: that of honest clients who stay (SPEC D8)."""
 
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.config.resolved import Resolved
@@ -6,10 +6,12 @@ from codream_secure.errors import UserError
 
 
 def noise_colluders(config: Resolved) -> int:
-    """Return how many clients may tell the server their noise; the rest hides the sum.
+    """Return n_C, the clients of a sum that may tell the server their share of noise.
+
+    Unless it is set, it is 1, or what the threshold bears in the malicious model.
 
     Raises:
-        UserError: nobody's would be left.
+        UserError: it is not below the threshold, so that no secret noise is left.
     """
     settings, chosen = _settings(config), config.privacy.noise_colluders
     if chosen is None:
@@ -22,12 +24,14 @@ def noise_colluders(config: Resolved) -> int:
     return chosen
 
 
-def hidden_shares(config: Resolved) -> int:
-    """Return the shares of noise that are secret if as few clients stay as may.
+def secret_shares(config: Resolved) -> int:
+    """Return t - n_C, the shares of noise that are secret in every sum.
 
     Raises:
         UserError: there would be none.
     """
+    # A sum over fewer than t clients is aborted, so t shares are in it at least. The server can
+    # subtract the shares of n_C colluders; only the other t - n_C hide the vectors.
     return _settings(config).needed - noise_colluders(config)
 
 

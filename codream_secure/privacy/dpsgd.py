@@ -1,131 +1,35 @@
-"""DP-SGD of a local model: Opacus' hooks and clipping, our source of randomness."""
+"""DP-SGD of a local model: Opacus computes and clips gradients; the randomness is our own."""
 
-import copy
 import math
 import secrets
-import textwrap
 from typing import Any
 
 import numpy as np
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codream_secure.data.spec import InputSpec
-from codream_secure.errors import UserError
 from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.integer_noise import IntegerNoise
+from codream_secure.privacy.model_checks import check_private_model
 from codream_secure.storage.checkpoint import NoiseState
 from protocols.primitives.keys import hkdf
-
-
-def check_private_model(model: nn.Module) -> None:
-    """Refuse a model whose per-example gradients are not per example.
-
-    Opacus' validator looks at trainable layers by exact type only: a frozen BatchNorm, one
-    without affine parameters or a subclass passes it, and still learns batch statistics. A layer
-    of one's own whose `forward` mixes examples is for `check_private_step` to find.
-
-    Args:
-        model: in training or evaluation mode, which it keeps.
-
-    Raises:
-        UserError: names the layer and the way out.
-    """
-    for name, layer in model.named_modules():
-        is_batch_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)  # noqa: SLF001
-        if is_batch_norm or getattr(layer, "track_running_stats", False):
-            raise UserError(
-                f"layer {name or type(layer).__name__!r} keeps batch statistics, which are not "
-                "private; put GroupNorm in its place (--norm group, in models of this package)"
-            )
-    errors = _opacus_errors(model)
-    if errors:
-        raise UserError(f"the model cannot be trained with DP-SGD: {errors[0]}")
-
-
-_PROBE = 3
-
-
-def check_private_step(model: nn.Module, spec: InputSpec) -> None:
-    """Try per-example gradients on random images, on a copy: for a user's own architecture.
-
-    What depends on the images drawn, such as mixing examples above a threshold, can pass.
-
-    Args:
-        model: passes `check_private_model`; on any device.
-        spec: shape of an image, and the number of classes.
-
-    Raises:
-        UserError: one example's logits depend on another example, or Opacus cannot compute
-            per-example gradients.
-    """
-    tried = copy.deepcopy(model).train()
-    device = next(model.parameters()).device
-    draw = torch.Generator().manual_seed(0)
-    shape = (_PROBE, spec.channels, spec.height, spec.width)
-    images = torch.randn(shape, generator=draw).to(device).requires_grad_()
-    try:
-        mixing = torch.autograd.grad(tried(images)[0].sum(), images)[0][1:].abs().max() > 0
-        _per_example_gradients(tried, images)
-    except Exception as error:  # of Opacus, or the user's code under its hooks
-        text = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
-        if "modified inplace" in text:
-            text = _in_place(model)
-        raise UserError(f"the model cannot be trained with DP-SGD: {text}") from error
-    if mixing:
-        raise UserError(
-            "the model cannot be trained with DP-SGD: one example's logits depend on another "
-            "example; let every layer treat examples apart"
-        )
-
-
-def _in_place(model: nn.Module) -> str:
-    """Return which layers change their input, and the way out."""
-    names = [name for name, layer in model.named_modules() if getattr(layer, "inplace", False)]
-    where = f"layer {names[0]!r} changes" if names else "its forward changes"
-    return (
-        f"{where} a layer's output in place, where hooks still need it; give it inplace=False, "
-        "and write out = out + x, not out += x"
-    )
-
-
-def _per_example_gradients(model: nn.Module, images: Tensor) -> None:
-    hooked = GradSampleModule(model, loss_reduction="sum")
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    loss = F.cross_entropy(hooked(images), labels, reduction="sum")
-    loss.backward()  # type: ignore[no-untyped-call]
-    for name, parameter in model.named_parameters():
-        sampled = getattr(parameter, "grad_sample", None)
-        if parameter.requires_grad and (not isinstance(sampled, Tensor) or len(sampled) != _PROBE):
-            raise ValueError(f"parameter {name} gets no gradient for each example")
-
-
-def _opacus_errors(model: nn.Module) -> list[Exception]:
-    mode = model.training
-    model.training = True  # Opacus refuses any model in evaluation mode; `step` sets the mode
-    try:
-        unsupported = ModuleValidator.validate(model, strict=False)
-        return [*unsupported, *GradSampleModule.validate(model, strict=False)]
-    finally:
-        model.training = mode
 
 
 def randomness(seed: int | None) -> np.random.Generator:
     """Return the generator of noise and Poisson draws.
 
     Args:
-        seed: for experiments; None takes Philox' whole key, 128 bits, from the operating system.
-            (A CPU torch.Generator would use 32 bits of its seed.)
+        seed: for experiments; None takes the 128-bit key from the operating system.
 
     Returns:
-        A Philox generator. It is fully keyed but no cryptographic sampler, and its normals are
-        floating-point numbers (Mironov, CCS 2012): limits that SECURITY.md states.
+        A Philox generator. It is fully keyed, but not a cryptographic sampler, and its normals
+        are floating-point numbers (Mironov, CCS 2012): limits that SECURITY.md states.
     """
+    # Not torch's generator: on the CPU it uses only 32 bits of its seed.
     if seed is None:
         return np.random.Generator(np.random.Philox(key=secrets.randbits(128)))
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
@@ -136,8 +40,8 @@ class _Optimizer(DPOptimizer):  # type: ignore[misc]
 
     Guarantee:
         One example moves the clipped sum by at most ``clip`` (up to float32 rounding), whatever
-        it contains: a gradient without a finite norm, which Opacus' clipping would turn into NaN
-        in every weight and so into a release that no noise hides, counts as zero.
+        it contains. A gradient without a finite norm counts as zero. (Opacus' clipping would turn
+        it into NaN in every weight, a release that no noise hides.)
     """
 
     def __init__(
@@ -162,7 +66,7 @@ class _Optimizer(DPOptimizer):  # type: ignore[misc]
         """Store the sum of clipped per-example gradients in ``p.summed_grad``."""
         gradients = self.grad_samples
         rows = [g.reshape(len(g), p.numel()) for p, g in zip(self.params, gradients, strict=True)]
-        # By norms, as clipping sees them: looking at every number takes longer than the step.
+        # The norms show what is not finite; checking every number takes longer than the step.
         norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in rows]).norm(dim=0)
         broken = ~norms.isfinite()
         if broken.any():
@@ -183,10 +87,11 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer with gradients and noise in integers.
 
     Guarantee:
-        One example moves the sum by at most ``grid.l2`` exactly, and the noise is discrete Gaussian
-        of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of the step's own: what
-        `IntegerNoise` says is all that its sampler gives away. At full batch a step costs no
-        more than the Gaussian mechanism does by RDP (Canonne, Kamath, Steinke 2020, Theorem 4).
+        One example moves the sum by at most ``grid.l2``, exactly. The noise is discrete Gaussian
+        with a variance of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of
+        each step's own; its sampler is exact up to the distance that `IntegerNoise` states. At
+        full batch a step costs no more than the Gaussian mechanism does by RDP (Canonne, Kamath,
+        Steinke 2020, Theorem 4).
     """
 
     def __init__(
@@ -213,12 +118,13 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
         self._total = np.zeros(0, np.int64)
 
     def clip_and_accumulate(self) -> None:
-        """Keep the sum of truncated per-example gradients."""
+        """Store the integer sum of clipped and truncated per-example gradients."""
         self._total = self._grid.sum(self.grad_samples)
 
     def add_noise(self) -> None:
-        """Store integers plus integer noise, back in real units, in ``p.grad``."""
-        step = self._budget.steps_taken.to_bytes(8, "big")
+        """Store the sum plus integer noise, in real units, in ``p.grad``."""
+        # The counter of the budget makes the key new in every step, also after a restart.
+        step = self._budget.charged.to_bytes(8, "big")
         noisy = self._total + self._noise.draw(self._total.size, hkdf(self._key, "noise", step))
         flat = torch.from_numpy((noisy / self._grid.scale).astype(np.float32))
         parts = torch.split(flat, [p.numel() for p in self.params])
@@ -234,12 +140,12 @@ class PrivateTrainer:
         clip: L2 bound C of one example's gradient.
         noise_multiplier: standard deviation of the noise over C.
         sampling_rate: Poisson rate q, public.
-        expected_batch: the public denominator of the sum. Never q times the client's own number
-            of examples: that number is private when examples are added or removed.
+        expected_batch: the public denominator of the sum. It must not be q times the client's own
+            number of examples, because adding or removing an example changes that number.
         learning_rate: of SGD.
         budget: charged before every step.
-        seed: None takes noise and draws from the operating system.
-        integers: sum and noise in exact integers; at sampling rate 1 alone.
+        seed: of noise and draws, for experiments; None takes both from the operating system.
+        integers: whether sum and noise are exact integers; only at sampling rate 1.
 
     Raises:
         UserError: the model cannot be trained privately.
@@ -272,8 +178,8 @@ class PrivateTrainer:
         self.sampling_rate = sampling_rate
         self._draw = randomness(seed)
         self._seeded = seed is not None
-        # Hooks are on inside `step` alone: outside it the model is an ordinary module, so that
-        # public training leaves no per-example gradients and copies carry no hooks.
+        # Hooks are active only inside `step`. Outside it the model is an ordinary module, so that
+        # public training stores no per-example gradients and copies have no hooks.
         self._hooked = GradSampleModule(model.train(), loss_reduction="sum")
         self._hooked.remove_hooks()
         sgd = torch.optim.SGD(model.parameters(), lr=learning_rate)
@@ -299,7 +205,7 @@ class PrivateTrainer:
     def step(self, x: Tensor, y: Tensor) -> None:
         """Draw a Poisson batch of the client's examples and take one noisy step.
 
-        An empty draw takes the step with noise alone.
+        If the batch is empty, the step consists of noise: skipping it would tell that it was.
 
         Args:
             x: all local images, scaled, float32, shape (N, C, H, W).
@@ -311,7 +217,7 @@ class PrivateTrainer:
         self._budget.charge()
         self.model.train()  # Opacus' hooks do nothing in evaluation mode
         drawn = torch.from_numpy(self._draw.random(len(y)) < self.sampling_rate).to(x.device)
-        # A full backward hook wants an input with a gradient.
+        # Opacus' full backward hooks run only if the input needs a gradient.
         batch = x[drawn].requires_grad_()
         self._optimizer.zero_grad()
         self._hooked.add_hooks(loss_reduction="sum", batch_first=True)
@@ -324,7 +230,7 @@ class PrivateTrainer:
             self._forget_batch()
 
     def noise_state(self) -> NoiseState | None:
-        """Return how far seeded noise has come; None for noise of the operating system."""
+        """Return the state of seeded noise; None if the noise is the operating system's."""
         if not self._seeded:
             return None
         state: Any = self._draw.bit_generator.state
@@ -337,10 +243,10 @@ class PrivateTrainer:
         )
 
     def restore_noise(self, stored: NoiseState | None) -> None:
-        """Go on with seeded noise; noise of the operating system is fresh.
+        """Continue seeded noise from a state; noise of the operating system stays fresh.
 
         Raises:
-            ValueError: one of the two is seeded and the other is not.
+            ValueError: there is a state but no seed, or a seed but no state.
         """
         if (stored is not None) != self._seeded:
             raise ValueError("noise is seeded or it is not")
@@ -353,7 +259,7 @@ class PrivateTrainer:
         self._draw.bit_generator.state = state
 
     def _forget_batch(self) -> None:
-        """Drop what an aborted step leaves behind: private tensors that break the next step."""
+        """Delete the private tensors of a step; an aborted one leaves some that break the next."""
         self._optimizer.zero_grad(set_to_none=True)
         for layer in self.model.modules():
             for name in {"activations", "max_batch_len"} & vars(layer).keys():

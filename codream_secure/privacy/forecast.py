@@ -1,38 +1,41 @@
-"""What a noisy sum is still worth, before anybody runs it: signal against noise, and bits.
+"""Forecast of what a noisy sum is worth before anybody runs it: signal to noise, and bits.
 
-n contributions, each clipped to norm c, point in a common direction with a share kappa of their
-norm: 1 if all agree, 1 / sqrt(n) if they have nothing in common. Their sum has norm kappa n c; the
-noise has standard deviation z c in each of d coordinates. With T releases of one direction z
-grows by sqrt(T) and so does what averaging regains: the ratio of all together does not depend on T.
+There are n contributions, each clipped to norm c. Of each norm the share kappa points in a common
+direction: kappa is 1 if all agree and 1 / sqrt(n) if they have nothing in common. The sum has norm
+kappa n c, and the noise has standard deviation z c in each of d coordinates. With T releases of
+one direction z grows by sqrt(T), and averaging T releases gains sqrt(T): so the ratio of all
+releases together does not depend on T.
 """
 
 import math
 from dataclasses import dataclass
 
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import Unit, noise_multiplier_for
+from codream_secure.privacy.accounting import Unit
+from codream_secure.privacy.noise_search import noise_multiplier_for
 from protocols.params import default_threshold
 
-# Steps of the grid for the clip over sqrt(dimension): rounding adds half a percent of sensitivity.
+# The clip is _GRID * sqrt(dimension) integers long: rounding adds half a percent to the
+# sensitivity.
 _GRID = 5.0
-# Magnitudes that a table of integer noise holds, in its standard deviations.
+# The largest draw in a table of integer noise, in standard deviations.
 _REACH = 14.0
 MOST_BITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """A prediction.
+class Forecast:
+    """The forecast for noisy sums.
 
     Attributes:
         unit: who is protected.
-        contributions: n, what is summed: clients, or examples of all clients.
-        noise_multiplier: of one of the releases, over the clip.
+        contributions: n, how many vectors are summed: of clients, or of examples of all clients.
+        noise_multiplier: standard deviation of the noise of one release, divided by the clip.
         ratio: signal to noise of all releases together.
-        ratio_each: of one release.
+        ratio_each: signal to noise of one release.
         cosine: between the noisy sum of all releases and the true direction.
-        needed: contributions for a ratio of 1.
-        bits: of one coordinate of a masked input; above 32 the protocol cannot carry it.
+        needed: contributions that give a ratio of 1.
+        bits: bits of one coordinate of a masked input; the protocol carries at most 32.
     """
 
     unit: Unit
@@ -55,13 +58,14 @@ def predict(
     epsilon: float,
     delta: float,
     agreement: float = 1.0,
-) -> Outlook:
-    """Return what sums of clipped vectors with distributed noise are worth.
+) -> Forecast:
+    """Return the forecast for sums of clipped vectors with distributed noise.
 
     Args:
         unit: of privacy.
         contributions: clients, or examples of all clients.
-        clients: who share the noise; sized so that the default threshold less one suffices.
+        clients: how many add noise. Each share is sized so that the default threshold less one
+            shares are enough.
         dimensions: d of one release.
         releases: T.
         epsilon: of all releases.
@@ -80,11 +84,11 @@ def predict(
     one = noise_multiplier_for(epsilon, delta, 1.0, 1)
     ratio = agreement * contributions / (one * math.sqrt(dimensions))
     each = one * math.sqrt(releases)
-    # What everybody sends lies within its clip and its share of noise.
+    # A client's coordinates are bounded by its clip and its share of noise.
     grid = _GRID * math.sqrt(dimensions)
     share = each * grid / math.sqrt(default_threshold(clients) - 1)
     reach = grid * (contributions / clients if unit == "example" else 1) + _REACH * share
-    return Outlook(
+    return Forecast(
         unit=unit,
         contributions=contributions,
         noise_multiplier=each,

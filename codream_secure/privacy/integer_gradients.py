@@ -1,7 +1,8 @@
 """Sums of per-example gradients in integers, so that one example's share is bounded exactly.
 
-Truncation towards zero of a clipped vector adds no norm: what one example changes the sum by is
-at most the clip, in units of the grid, whatever floating point does elsewhere.
+Each clipped gradient is truncated towards zero. That makes no coordinate larger, so that rounding
+adds nothing to the norm: one example changes the sum by at most the clip, in units of the grid,
+whatever floating-point errors occur before.
 """
 
 import math
@@ -15,13 +16,14 @@ from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Integers that the clip spans, times sqrt(parameters): the mean of a number is 16 of them.
+# The clip is _LEVELS * sqrt(parameters) integers long: if all numbers of a gradient at the clip
+# were alike, each would be 16.
 _LEVELS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class GradientGrid:
-    """Integers that stand for clipped gradients.
+    """The grid of integers that stand for clipped gradients.
 
     Attributes:
         parameters: numbers in a gradient.
@@ -33,7 +35,7 @@ class GradientGrid:
 
     @property
     def l2(self) -> int:
-        """The Euclidean norm of one example's integers at most."""
+        """The sensitivity: the largest Euclidean norm of one example's integers."""
         return math.ceil(_LEVELS * math.sqrt(self.parameters))
 
     @property
@@ -52,20 +54,21 @@ class GradientGrid:
 
         Guarantee:
             Adding or removing one example changes the result by at most ``l2`` in the Euclidean
-            norm; one whose gradient is not finite counts as zero.
+            norm. An example whose gradient is not finite counts as zero.
         """
         rows = torch.cat([g.detach().flatten(1) for g in gradients], dim=1).double()
         norms = torch.linalg.vector_norm(rows, dim=1)
         broken = ~norms.isfinite()
         rows[broken], norms[broken] = 0, 0
-        # A hair below the bound, so that rounding in floating point cannot step over it.
+        # Slightly below the bound, so that floating-point errors cannot exceed it.
         limit = (1 - 1e-9) * self.l2
         factors = (limit / norms.clamp_min(1e-300)).clamp(max=(1 - 1e-9) * self.scale)
         total = rows.mul_(factors[:, None]).trunc_().sum(dim=0)
         return np.asarray(total.cpu().numpy(), np.int64)
 
 
-# So few that what one chunk needs stays near the processor: with 128 a step takes twice as long.
+# Examples at a time. What 32 examples need stays in the processor's cache; with 128 a step takes
+# twice as long.
 _CHUNK = 32
 
 
@@ -73,7 +76,7 @@ def gradient_sum(model: nn.Module, x: Tensor, y: Tensor, grid: GradientGrid) -> 
     """Return the integer sum of the clipped gradients of all examples.
 
     Args:
-        model: passes `dpsgd.check_private_model`; keeps its weights and gets no hooks.
+        model: passes `model_checks.check_private_model`; keeps its weights and gets no hooks.
         x: images, scaled, float32, shape (N, C, H, W).
         y: labels, int64, shape (N,).
         grid: of the model's parameters, in their order.

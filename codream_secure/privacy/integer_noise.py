@@ -1,9 +1,13 @@
 """Integer noise that clients add to integers before masking, so that only a noisy sum exists.
 
-Skellam noise (Agarwal, Kairouz, Liu: The Skellam Mechanism, NeurIPS 2021) closes under addition:
-the sum of r shares of variance v is Skellam noise of variance r v, exactly. So whatever number of
-clients drops out, what remains is known and can be accounted for. Discrete Gaussian noise
-(Canonne, Kamath, Steinke, NeurIPS 2020) closes nearly, and the ledger charges the difference.
+The sum of r shares of Skellam noise of variance v is exactly Skellam noise of variance r v
+(Agarwal, Kairouz, Liu, The Skellam Mechanism, NeurIPS 2021). So the noise that is left after any
+number of dropouts is known and can be accounted for. The sum of discrete Gaussian shares (Canonne,
+Kamath, Steinke, NeurIPS 2020) is nearly discrete Gaussian, and the accounting charges the
+difference (`mechanisms.DiscreteGaussianSum.gap`).
+
+Noise is drawn from a table of exact integers: samplers in floating point leave gaps and ties in
+their output that tell which value was hidden (Mironov, CCS 2012).
 """
 
 import bisect
@@ -20,26 +24,27 @@ from codream_secure.errors import UserError
 from protocols.primitives.prg import KEY_SIZE, keystream
 
 _DIGITS = 60
-# Tails below this part of the mass are cut off, on both sides together.
+# The tails that are cut off have less than this part of the mass, on both sides together.
 _TAIL = Decimal(2) ** -120
-# Where the recurrence for Bessel functions begins: it forgets its start by then (60 digits).
+# The recurrence for Bessel functions starts so far out that its start no longer matters to 60
+# digits.
 _START_DEVIATIONS, _START_EXTRA = 17, 80
 _WORD = 64
-# Beyond, a table takes minutes to build; who needs more noise has no use for the sum.
+# A table for more variance takes minutes to build, and so much noise leaves a sum useless.
 MOST_VARIANCE = 1 << 34
 
 
 class IntegerNoise:
-    """A distribution over integers, symmetric around 0, drawn from a table.
+    """A distribution over the integers, symmetric around 0, that is drawn from a table.
 
-    Draws take time that depends on the table and not on the value drawn, but for one look-up in
-    a sorted array; no constant time is claimed.
+    The time of a draw depends on the table. It depends on the value that is drawn only through
+    one look-up in a sorted array; constant time is not claimed.
 
     Args:
-        weights: of 0, 1, 2, ...; the distribution gives -k what it gives k.
+        weights: weights of 0, 1, 2, ...; -k has the weight of k.
 
     Attributes:
-        bound: no draw is larger in magnitude.
+        bound: the largest magnitude of a draw.
 
     Guarantee:
         The statistical distance of one draw from the distribution is below
@@ -69,7 +74,7 @@ class IntegerNoise:
             variance: a positive integer.
 
         Raises:
-            ValueError: it is not.
+            ValueError: ``variance`` is below 1.
         """
         if variance < 1:
             raise ValueError(f"the variance of Skellam noise is a positive integer, not {variance}")
@@ -82,10 +87,10 @@ class IntegerNoise:
         """Return the distribution with weights exp(-k^2 / (2 * variance)) over the integers.
 
         Args:
-            variance: a positive integer; the variance is this or slightly less.
+            variance: the parameter, a positive integer; the true variance is this or slightly less.
 
         Raises:
-            ValueError: it is not.
+            ValueError: ``variance`` is below 1.
         """
         if variance < 1:
             raise ValueError(f"the variance of integer noise is a positive integer, not {variance}")
@@ -97,7 +102,7 @@ class IntegerNoise:
         """Return the noise of a kind and an integer variance.
 
         Raises:
-            UserError: the variance is beyond `MOST_VARIANCE`.
+            UserError: ``variance`` is above `MOST_VARIANCE`.
         """
         if variance > MOST_VARIANCE:
             raise UserError(
@@ -110,9 +115,9 @@ class IntegerNoise:
         """Return ``count`` independent draws.
 
         Args:
-            count: how many.
+            count: number of draws.
             key: 32 secret bytes, used for nothing else; AES-256-CTR under it gives 128 uniform
-                bits a draw.
+                bits for each draw.
 
         Returns:
             int64, shape (count,).
@@ -122,7 +127,7 @@ class IntegerNoise:
         words = keystream(key, 2 * count * _WORD // 8).view("<u8").reshape(2, count)
         high, low = words[0].astype(np.uint64), words[1]
         found = np.searchsorted(self._high, high, side="right")
-        # Only where the first 64 bits are those of a threshold do the other 64 matter.
+        # The lower 64 bits matter only where the upper 64 bits equal those of a threshold.
         ties = np.flatnonzero((found > 0) & (self._high[found - 1] == high))
         for index in ties:
             uniform = (int(high[index]) << _WORD) | int(low[index])
@@ -131,7 +136,7 @@ class IntegerNoise:
 
 
 def _cut(weights: list[Decimal], total: Decimal) -> int:
-    """Return the largest k that is kept: what lies beyond is below the tail."""
+    """Return the largest k that is kept; all weights above it together are below `_TAIL`."""
     beyond = Decimal(0)
     for k in range(len(weights) - 1, 0, -1):
         beyond += 2 * weights[k]
@@ -141,7 +146,8 @@ def _cut(weights: list[Decimal], total: Decimal) -> int:
 
 
 def _gaussian(variance: int) -> list[Decimal]:
-    """Return exp(-k^2 / (2 variance)) for k = 0, 1, ...; (k + 1)^2 - k^2 = 2 k + 1."""
+    """Return exp(-k^2 / (2 variance)) for k = 0, 1, ..."""
+    # Each weight follows from the last, because (k + 1)^2 - k^2 = 2 k + 1.
     ratio = (Decimal(-1) / (2 * variance)).exp()
     square, weights = ratio * ratio, [Decimal(1)]
     for _ in range(math.ceil(_START_DEVIATIONS * math.sqrt(variance)) + 1):
@@ -153,7 +159,7 @@ def _gaussian(variance: int) -> list[Decimal]:
 def _bessel(x: int) -> list[Decimal]:
     """Return I_k(x) for k = 0, 1, ..., up to a common factor, by Miller's recurrence.
 
-    I_(k-1) = I_(k+1) + (2 k / x) I_k (DLMF 10.29.1), stable downwards.
+    I_(k-1) = I_(k+1) + (2 k / x) I_k (DLMF 10.29.1), which is stable for falling k.
     """
     start = math.ceil(_START_DEVIATIONS * math.sqrt(x)) + _START_EXTRA
     values = [Decimal(0)] * (start + 2)

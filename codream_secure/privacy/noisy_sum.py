@@ -1,11 +1,13 @@
 """Sums of integer vectors that exist only with noise: the terms, one client's part, the total.
 
-Every client adds its share of integer noise before it masks its vector (DP against the server
-itself; Kairouz, Liu, Steinke, ICML 2021; Agarwal, Kairouz, Liu, NeurIPS 2021). What comes out
-of the masks is the sum of all vectors and all shares of noise, exactly: nothing wraps around.
+Every client adds its share of integer noise before it masks its vector. So the sum is private
+against the server too (Kairouz, Liu, Steinke, ICML 2021; Agarwal, Kairouz, Liu, NeurIPS 2021).
+
+Why integers: masks are added modulo a prime, so what is summed must be integers. Rounding real
+noise would give a distribution that no theorem covers. With integer noise the masked sum is
+exactly the sum of all vectors and all shares of noise, because no sum is as large as the modulus.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.requests import NoiseKind, NoisyTerms
 from codream_secure.errors import UserError
 from codream_secure.privacy.integer_noise import IntegerNoise
-from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SkellamSum
+from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SkellamSum, integer_mechanism
 from protocols.params import MAX_INPUT
 
 
@@ -24,10 +26,11 @@ class NoisySum:
 
     Attributes:
         length: coordinates.
-        l2: what one unit of privacy changes a client's vector by at most, in the Euclidean norm.
+        l2: by how much one unit of privacy changes a client's vector at most, in the Euclidean
+            norm.
         variance: of one client's share of noise, an integer.
-        cap: the largest magnitude of a coordinate of one client's vector.
-        noise: of which kind.
+        cap: the largest magnitude of a coordinate of one client's vector; larger ones are cut.
+        noise: kind of noise.
     """
 
     length: int
@@ -47,13 +50,15 @@ class NoisySum:
             l2: as the attribute.
             variance: as the attribute.
             noise: as the attribute.
-            largest: magnitude that a coordinate of one client's vector may have; beyond what
-                fits it is cut off, which costs no privacy.
-            clients: how many.
+            largest: magnitude that a coordinate of one client's vector may have. ``cap`` is
+                smaller where less fits, which costs no privacy.
+            clients: number of clients in the sum at most.
 
         Raises:
-            UserError: there is no room for the noise of so many clients.
+            UserError: the noise of so many clients does not fit 32 bits.
         """
+        # Half of what one client may send, as the code range is [-room, room] plus an offset.
+        # The sum of all codes stays 2^24 below 2^32, so that a field lies between the two.
         room = (min(MAX_INPUT, ((1 << 32) - (1 << 24)) // clients) - 1) // 2
         bound = IntegerNoise.of(noise, variance).bound
         if bound >= room:
@@ -70,7 +75,7 @@ class NoisySum:
 
     @property
     def offset(self) -> int:
-        """What makes every coordinate of a client's answer non-negative."""
+        """What a client adds to every coordinate, so that its codes are not negative."""
         return self.cap + IntegerNoise.of(self.noise, self.variance).bound
 
     @property
@@ -82,15 +87,15 @@ class NoisySum:
         """Return one client's part: its vector with its share of noise.
 
         Args:
-            vector: integers, flat, ``length`` of them.
-            key: 32 secret bytes that key the noise, used for this one sum.
+            vector: int64, shape (length,).
+            key: 32 secret bytes that key the noise, used for this one sum only.
 
         Returns:
             uint32, shape (length,), in 0..maximum.
 
         Guarantee:
-            Cutting coordinates off at ``cap`` brings two vectors no further apart, and the noise
-            is of ``variance`` in every coordinate. The sum is private as `mechanism` says.
+            Cutting coordinates at ``cap`` brings two vectors no further apart, and the noise has
+            ``variance`` in every coordinate. The sum is private as `mechanism` says.
         """
         kept = vector.clip(-self.cap, self.cap)
         noise = IntegerNoise.of(self.noise, self.variance).draw(self.length, key)
@@ -100,11 +105,11 @@ class NoisySum:
         """Return the noisy sum of ``count`` clients' vectors, float64, shape (length,)."""
         return totals.astype(np.float64) - count * self.offset
 
-    def mechanism(self, shares: int) -> "SkellamSum | DiscreteGaussianSum":
-        """Return what the ledger composes.
+    def mechanism(self, shares: int) -> SkellamSum | DiscreteGaussianSum:
+        """Return the mechanism of one sum for the accounting.
 
         Args:
-            shares: of noise that were there and that nobody but their honest owners knows.
+            shares: secret shares in the sum: only their honest owners know them.
         """
         return integer_mechanism(self.noise, self.l2, self.length, self.variance, shares)
 
@@ -123,21 +128,3 @@ def noisy_sum(terms: NoisyTerms) -> NoisySum:
         cap=terms.cap,
         noise=terms.noise,
     )
-
-
-def integer_mechanism(
-    noise: NoiseKind, l2: float, length: int, variance: float, shares: int
-) -> SkellamSum | DiscreteGaussianSum:
-    """Return a sum's mechanism.
-
-    Args:
-        noise: of which kind.
-        l2: sensitivity of the integer sum.
-        length: coordinates; integers have an l1 norm of at most sqrt(length) * l2, and of l2^2.
-        variance: of one share.
-        shares: how many.
-    """
-    l1 = min(math.sqrt(length) * l2, l2**2)
-    if noise == "skellam":
-        return SkellamSum(float(l2), l1, float(shares * variance))
-    return DiscreteGaussianSum(float(l2), l1, length, float(variance), shares)

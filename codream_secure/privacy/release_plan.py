@@ -1,11 +1,9 @@
-"""Noisy sums of all clients that are released again and again: how often, and with what noise."""
+"""Noisy sums over all clients, planned before the first: how many there are, with what noise."""
 
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,34 +11,27 @@ from numpy.typing import NDArray
 from codream_secure.aggregation.requests import NoisyTerms
 from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import RequestRefused
-from codream_secure.privacy.accounting import (
-    Guarantee,
-    Release,
-    Unit,
-    cost,
-    group_epsilons,
-    integer_variance,
-)
-from codream_secure.privacy.colluders import hidden_shares, noise_colluders
-from codream_secure.privacy.noisy_sum import NoisySum, integer_mechanism, noisy_terms
+from codream_secure.privacy.accounting import Release, Unit, cost
+from codream_secure.privacy.budget import PrivacyBudget
+from codream_secure.privacy.colluders import noise_colluders, secret_shares
+from codream_secure.privacy.guarantee import Guarantee
+from codream_secure.privacy.noise_search import share_variance
+from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.runtime.seeds import derive_bytes
 from protocols.primitives.keys import hkdf
-
-if TYPE_CHECKING:
-    from codream_secure.privacy.mechanisms import Mechanism
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """What is released: one vector a client, of which one unit changes at most so much.
+    """What is released: the sum of one integer vector of every client.
 
     Attributes:
         name: of the release.
-        unit, adjacency: whom it protects, and which data sets are neighbours.
+        unit, adjacency: whom the noise protects, and which data sets are neighbours.
         length: coordinates.
-        l2: sensitivity, in integers.
-        clip: the same in real units.
-        largest: magnitude that a coordinate of one client's vector may have.
+        l2: the sensitivity in the Euclidean norm, in integers.
+        clip: the sensitivity in real units.
+        largest: largest magnitude of a coordinate of one client's vector.
     """
 
     name: str
@@ -54,175 +45,171 @@ class Released:
 
 @dataclass(slots=True, eq=False)
 class NoisyReleases:
-    """One client's side: the terms it answers to, and how often.
+    """One client's part in the noisy sums of a run.
 
     Attributes:
-        terms: the only ones it takes part under.
-        most: sums that it takes part in, aborted ones included.
-        key: 32 secret bytes, from which every sum's noise follows.
-        taken: sums it has taken part in.
+        terms: the only terms under which it takes part.
+        budget: counts the sums in which it takes part, aborted ones included.
+        key: 32 secret bytes from which the noise of all sums is derived.
     """
 
     terms: NoisySum
-    most: int
+    budget: PrivacyBudget
     key: bytes = field(repr=False)
-    taken: int = 0
 
     def take(self, asked: NoisyTerms) -> None:
         """Charge one sum, before anything is computed for it.
 
         Raises:
-            RequestRefused: other terms than those known, or all sums are spent.
+            RequestRefused: the terms are not those known, or all sums are spent.
         """
         if asked != noisy_terms(self.terms):
             raise RequestRefused("a noisy sum on terms that this client does not know")
-        if self.taken >= self.most:
-            raise RequestRefused(f"all {self.most} noisy sums are spent")
-        self.taken += 1
+        if not self.budget.reserve():
+            raise RequestRefused(f"all {self.budget.total} noisy sums are spent")
 
     def codes(self, vector: NDArray[np.int64], step: int, request: bytes) -> NDArray[np.uint32]:
-        """Return the vector with this client's share of noise for a protocol step.
+        """Return the vector with this client's share of noise for one protocol step.
 
         Args:
             vector: as for `NoisySum.codes`.
             step: of the protocol.
-            request: digest of what was asked.
+            request: digest of the request that is answered.
 
         Guarantee:
-            As `NoisySum.codes`; the same request in the same step gets the same noise, so that a
-            message sent again is the same bytes, and no other does, so that no two vectors differ
-            by what their noise hides.
+            As `NoisySum.codes`. The same request in the same step gets the same noise, so that a
+            message that is sent again has the same bytes. Every other request gets other noise,
+            so that the difference of two answers never shows vectors without noise.
         """
         key = hkdf(self.key, "noise", step.to_bytes(8, "big"), request)
         return self.terms.codes(vector, key)
 
 
-class ReleasePlan:
-    """A number of noisy sums, fixed with their noise before the first.
+class ReleasePlan(PrivacyBudget):
+    """The noisy sums of a run: their number and their noise, fixed before the first.
 
     Args:
-        config: resolved, with ``dp_eps`` set.
-        released: what.
-        most: how many sums there can be.
+        config: of the run.
+        released: what each sum releases.
+        total: sums in the whole run.
+        epsilon: for all sums together; None: ``dp_eps``.
 
     Raises:
-        UserError: no noise meets the budget, or nobody's noise would be secret.
+        UserError: no noise fits the budget, or nobody's noise would be secret.
 
     Guarantee:
-        ``most`` sums, each over at least the threshold of clients of which ``noise_colluders`` tell
-        the server their noise, cost at most ``dp_eps``. A sum is charged before it is asked
-        for; one that is aborted stays charged, and so do those of an interrupted run.
+        ``total`` sums cost at most ``epsilon``, if each is over at least the threshold of clients,
+        of whom at most ``noise_colluders`` tell the server their noise. A sum is charged before it
+        is asked for. An aborted sum stays charged, and so do those of an interrupted run.
 
     Attributes:
+        released_kind: as the argument ``released``.
         terms: of every sum.
-        charged: sums so far, in all processes that the run has had.
-        journal: told ``charged`` before a sum is asked for; what it stores must outlive a crash.
+        colluders: clients of a sum that may tell the server their noise.
     """
 
-    def __init__(self, config: PrivateRun, released: Released, most: int) -> None:
-        self._privacy, self.released_kind, self.most = config.privacy, released, most
-        self.seed = config.run.seed
-        self._colluders = noise_colluders(config)
-        self._hidden = hidden_shares(config)
-        noise, hidden = self._privacy.dp_noise, self._hidden
-
-        def mechanism(ratio: float) -> "Mechanism":
-            variance = max(1, math.ceil(ratio * released.l2**2 / hidden))
-            return integer_mechanism(noise, released.l2, released.length, variance, hidden)
-
-        budget = self._privacy.dp_eps, self._privacy.dp_delta
-        ratio = integer_variance(*budget, mechanism, steps=most)
+    def __init__(
+        self, config: PrivateRun, released: Released, total: int, *, epsilon: float | None = None
+    ) -> None:
+        super().__init__(total)
+        privacy = config.privacy
+        self.released_kind, self.seed, self._delta = released, config.run.seed, privacy.dp_delta
+        self.colluders = noise_colluders(config)
+        # The noise is sized for the worst case: as few clients stay as may, and of their shares
+        # the server knows those of the colluders.
+        self._planned_shares = secret_shares(config)
+        variance = share_variance(
+            privacy.dp_eps if epsilon is None else epsilon,
+            privacy.dp_delta,
+            noise=privacy.dp_noise,
+            l2=released.l2,
+            length=released.length,
+            shares=self._planned_shares,
+            steps=total,
+        )
         self.terms = NoisySum.of(
             length=released.length,
             l2=released.l2,
-            variance=max(1, math.ceil(ratio * released.l2**2 / hidden)),
+            variance=variance,
             largest=released.largest,
             clients=config.data.clients,
-            noise=noise,
+            noise=privacy.dp_noise,
         )
-        self.charged = 0
-        self.journal: Callable[[int], None] = lambda _: None
-        self._shares: Counter[int] = Counter()
+        self._finished: Counter[int] = Counter()
         self._sides: list[NoisyReleases] = []
 
     @property
     def noise_multiplier(self) -> float:
-        """Standard deviation of a sum's noise over its sensitivity, as planned."""
-        return math.sqrt(self._hidden * self.terms.variance) / self.terms.l2
+        """Planned standard deviation of a sum's noise, divided by the sensitivity."""
+        return math.sqrt(self._planned_shares * self.terms.variance) / self.terms.l2
 
-    def reserve(self) -> bool:
-        """Charge the next sum; False if there is none left."""
-        if self.charged >= self.most:
-            return False
-        self.journal(self.charged + 1)
-        self.charged += 1
-        self._shares[self._hidden] += 1
-        return True
+    @property
+    def shares(self) -> Counter[int]:
+        """How many of the charged sums have how many secret shares of noise.
+
+        A sum that did not come to an end counts with the least noise that was planned.
+        """
+        unfinished = self.charged - self._finished.total()
+        return self._finished + Counter({self._planned_shares: unfinished})
 
     def released(self, survivors: int) -> None:
-        """Note how many clients' noise the last sum really has."""
-        self._shares[self._hidden] -= 1
-        self._shares[survivors - self._colluders] += 1
+        """Note that the last sum that was charged has the noise of ``survivors`` clients."""
+        self._finished[survivors - self.colluders] += 1
 
     def restore(self, charged: int) -> None:
-        """Take ``charged`` sums as released with the least noise that was planned.
+        """Count ``charged`` sums as made, with the least noise that was planned.
 
         Raises:
-            ValueError: more than there are.
+            ValueError: ``charged`` is negative or above ``total``.
         """
-        if not 0 <= charged <= self.most:
-            raise ValueError(f"{charged} of {self.most} noisy sums charged")
-        self.charged = charged
-        self._shares = Counter({self._hidden: charged})
+        super().restore(charged)
+        self._finished.clear()
         for side in self._sides:
-            side.taken = charged
+            side.budget.restore(charged)
 
     def share(self, client: int) -> NoisyReleases:
-        """Return a client's side, with a fresh key unless a seed is given."""
+        """Return a client's side; its key is fresh unless the run has a seed."""
         if self.seed is None:
             key = secrets.token_bytes(32)
         else:
             key = derive_bytes(self.seed, self.released_kind.name, client)
-        side = NoisyReleases(self.terms, self.most, key)
+        side = NoisyReleases(self.terms, PrivacyBudget(self.total), key)
         self._sides.append(side)
         return side
 
+    def planned(self) -> Release:
+        """Return all sums of the run with the least noise that is planned."""
+        return self._release(self._planned_shares, self.total)
+
     def releases(self) -> tuple[Release, ...]:
-        """Return what was released, by the noise that was there."""
-        kind = self.released_kind
-        return tuple(
-            Release(
-                name=kind.name,
-                unit=kind.unit,
-                adjacency=kind.adjacency,
-                mechanism=self.terms.mechanism(shares),
-                steps=count,
-            )
-            for shares, count in sorted(self._shares.items())
-            if count
+        """Return the sums so far, one release for each number of secret shares."""
+        return tuple(self._release(shares, count) for shares, count in sorted(self.shares.items()))
+
+    def _release(self, shares: int, count: int) -> Release:
+        kind, mechanism = self.released_kind, self.terms.mechanism(shares)
+        return Release(
+            name=kind.name,
+            unit=kind.unit,
+            adjacency=kind.adjacency,
+            mechanism=mechanism,
+            steps=count,
         )
 
     def epsilon(self) -> float:
-        """Return the epsilon of `guarantee` alone: group privacy takes many times as long."""
-        return cost(self.releases(), self._privacy.dp_delta).epsilon
+        """Return the epsilon of `guarantee` alone, without the time that group privacy takes."""
+        return cost(self.releases(), self._delta).epsilon
 
     def guarantee(self) -> Guarantee:
-        """Return what all sums so far have cost."""
-        releases, delta = self.releases(), self._privacy.dp_delta
-        found = cost(releases, delta)
-        return Guarantee(
+        """Return what all sums so far have cost, with the noise that was really there."""
+        return Guarantee.of(
+            self.releases(),
+            self._delta,
             unit=self.released_kind.unit,
             adjacency=self.released_kind.adjacency,
-            epsilon=found.epsilon,
-            delta=delta,
-            accountant=found.accountant,
-            rdp_epsilon=found.rdp,
-            noise_source="os" if self.seed is None else "seeded",
+            seed=self.seed,
             steps=self.charged,
             noise_multiplier=self.noise_multiplier,
             sampling_rate=1.0,
             clip=self.released_kind.clip,
-            noise_colluders=self._colluders,
-            groups=group_epsilons(releases, delta),
-            releases=releases,
+            noise_colluders=self.colluders,
         )

@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from codream_secure.aggregation.byte_ledger import megabytes
-from codream_secure.privacy.accounting import Guarantee, Release
+from codream_secure.privacy.accounting import Release
+from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussian
 from codream_secure.report.text import percent, size
 from codream_secure.runs.comparison_format import ComparisonResult, Means, PlanRecord

@@ -41,7 +41,7 @@ def read_record(path: Path, kind: type[_T]) -> _T:
     try:
         return parse(text, kind)
     except FormatError as error:
-        raise UserError(f"{path.parent}: {path.name} has {error}; {_mend(path.parent)}") from None
+        raise UserError(f"{path.parent}: {path.name} has {error}; {_remedy(path.parent)}") from None
     except ValueError as error:
         raise damaged(path, str(error)) from None
 
@@ -58,10 +58,10 @@ def read_summary(folder: Path) -> Summary | None:
 
 def damaged(path: Path, reason: str) -> UserError:
     """Return the error that names a damaged file of a run or a comparison."""
-    return UserError(f"{path.parent}: {path.name} is damaged ({reason}); {_mend(path.parent)}")
+    return UserError(f"{path.parent}: {path.name} is damaged ({reason}); {_remedy(path.parent)}")
 
 
-def _mend(folder: Path) -> str:
+def _remedy(folder: Path) -> str:
     again = f"run it again with `codream-secure simulate --config {folder / CONFIG}`"
     if is_cell(folder):
         again = "delete it and repeat the `codream-secure compare` that made it"

@@ -186,7 +186,7 @@ class RunFolder:
             self._save_models(run)
 
     def close(self) -> None:
-        """Let another process go on with the run."""
+        """Let another process resume the run."""
         if self._events:
             self._events.close()
         if self._checkpoints:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from codream_secure.privacy.accounting import Guarantee
+from codream_secure.privacy.guarantee import Guarantee
 
 # 1 was the format of the first release: a flat summary without `format`.
 FORMAT = 2

@@ -10,7 +10,7 @@ import msgspec
 
 from codream_secure.baselines.methods import parse_method
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import Guarantee
+from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.formats import Row, Summary
 
 # Methods in which nothing is sent.

@@ -155,7 +155,7 @@ class Journal:
         """
         if (out / _FOLDER / _RUN).exists() or (out / "summary.json").exists():
             raise UserError(
-                f"{out} holds a run already: go on with it (resume=true), or use another out"
+                f"{out} holds a run already: resume it (resume=true), or use another out"
             )
         out.mkdir(parents=True, exist_ok=True)
         return cls(StateFolder(out / _FOLDER))
@@ -225,7 +225,7 @@ class Journal:
         if found is not None and found.broadcast != broadcast:
             raise UserError(
                 "resume: this machine gets other dreams from the recorded sums than the one that "
-                "the run was begun on; go on with the same hardware and PyTorch, or begin anew"
+                "the run was begun on; resume on the same hardware and PyTorch, or start a new run"
             )
         return found
 

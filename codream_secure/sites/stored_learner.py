@@ -32,7 +32,7 @@ from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
 from codream_secure.models.evaluate import accuracy
-from codream_secure.privacy.class_means import ClassImages
+from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.sites.history import after, asked, beginning
@@ -114,7 +114,7 @@ class StoredLearner:
             if config.run.seed is None:
                 folder.save(_ROUNDING, os.urandom(32))
             federation = self._federation()
-            if federation.plan is None or federation.plan.statistics is None:
+            if federation.plan is None or federation.plan.class_means is None:
                 self._warm_up(federation)
             else:  # training begins with the class means, see `_begin_training`
                 self.session = msgspec.structs.replace(session, begun=False)
@@ -282,13 +282,13 @@ class StoredLearner:
             return self.session  # the same message again
         federation, buffer = self._restored()
         plan, settings = federation.plan, self._settings
-        if plan is None or plan.statistics is None:
+        if plan is None or plan.class_means is None:
             raise RequestRefused("no class means are due")
         client = federation.members[settings.client].client
         if message.count:
             totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
             per_class = federation.per_class
-            images = ClassImages.decode(totals, message.count, plan.statistics, per_class)
+            images = ClassMeanImages.decode(totals, message.count, plan.class_means, per_class)
             draw = generator(federation.config.run.seed or 0, "class images", settings.client)
             learn_images(client.learner, images, federation.scale, draw)
         self._warm_up(federation)

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
-from codream_secure.privacy.accounting import Guarantee, Release
+from codream_secure.privacy.accounting import Release
+from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.mechanisms import SampledGaussian
 from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
 from codream_secure.runs.formats import (

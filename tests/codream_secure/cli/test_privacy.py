@@ -56,7 +56,7 @@ def test_a_run_s_epsilon_is_found_again_from_what_it_released(run):
     [(3072, 10, 0.30, 68), (196_608, 100, 0.38, 548), (5130, 1000, 23, 88)],
 )
 def test_the_outlook_is_the_known_one(dimensions, clients, ratio, for_cosine):
-    def outlook(contributions):
+    def forecast(contributions):
         return predict(
             "client",
             contributions=contributions,
@@ -67,11 +67,11 @@ def test_the_outlook_is_the_known_one(dimensions, clients, ratio, for_cosine):
             delta=1e-5,
         )
 
-    found = outlook(clients)
+    found = forecast(clients)
     assert found.ratio == pytest.approx(ratio, rel=0.03)
     assert found.ratio_each == pytest.approx(found.ratio / 10)
-    assert outlook(for_cosine).cosine == pytest.approx(0.9, abs=0.005)
-    assert outlook(found.needed - 1).ratio < 1 <= outlook(found.needed).ratio
+    assert forecast(for_cosine).cosine == pytest.approx(0.9, abs=0.005)
+    assert forecast(found.needed - 1).ratio < 1 <= forecast(found.needed).ratio
 
 
 def test_the_plan_is_printed_for_both_units(run):

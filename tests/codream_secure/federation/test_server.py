@@ -14,13 +14,12 @@ def no_images(*_):
 
 def test_class_means_are_charged_before_they_are_asked_for(tiny, monkeypatch):
     simulation = Simulation(tiny(**PRIVATE))
-    plan, charged = simulation.federation.plan, []
+    plan, charged = simulation.federation.plan.class_means_plan, []
     monkeypatch.setattr(
-        simulation.aggregator, "sum", lambda _: charged.append(plan.shares) or no_images()
+        simulation.aggregator, "sum", lambda _: charged.append(plan.charged) or no_images()
     )
     assert simulation.server.release_class_means() is None
-    assert charged == [plan.shares]
-    assert charged[0] is not None
+    assert charged == [plan.charged] == [1]
     assert simulation.server.images is None
 
 

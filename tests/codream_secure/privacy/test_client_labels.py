@@ -191,7 +191,7 @@ def test_resuming_charges_what_was_charged(tiny):
     assert again.guarantee().steps == 3
     # Round 1's labels, a second sum that the crash swallowed, and one more: then none is left.
     assert len(again.dreams) == 2
-    assert all(m.client._releases.taken == 3 for m in again.federation.members.values())
+    assert all(m.client._releases.budget.charged == 3 for m in again.federation.members.values())
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_an_empty_draw_still_takes_a_noisy_step_and_is_charged():
     moved = flat(one.model) - before
     assert torch.isfinite(moved).all()
     assert moved.std().item() == pytest.approx(CLIP / BATCH, rel=0.05)
-    assert one._budget.steps_taken == 1
+    assert one._budget.charged == 1
 
 
 def test_poisson_sampling_draws_each_example_at_the_rate():
@@ -139,7 +139,7 @@ def test_a_step_that_crashes_stays_charged():
     one = trainer(steps=2)
     with pytest.raises(IndexError):
         one.step(X, Y + 1000)
-    assert one._budget.steps_taken == 1
+    assert one._budget.charged == 1
 
 
 def test_public_steps_between_private_ones_change_nothing_but_the_weights():

@@ -115,11 +115,11 @@ def test_the_charge_comes_before_the_data():
     one = trainer(budget=budget)
     with pytest.raises(TypeError):
         one.step(None, None)
-    assert budget.steps_taken == 1
+    assert budget.charged == 1
     one.step(X, Y)
     with pytest.raises(BudgetExhausted):
         one.step(None, None)
-    assert budget.steps_taken == budget.total_steps == 2
+    assert budget.charged == budget.total == 2
 
 
 def test_evaluation_in_between_does_not_disarm_the_hooks():

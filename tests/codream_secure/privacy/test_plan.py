@@ -6,7 +6,7 @@ from codream_secure.config.rules import resolve
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.privacy import plan as plan_module
+from codream_secure.privacy import guarantee as guarantee_module
 from codream_secure.privacy.accounting import epsilon_spent
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runs.summary import row_of
@@ -72,7 +72,7 @@ def test_a_row_of_progress_takes_one_epsilon_and_no_group_privacy(tiny, monkeypa
     def refuse(*_):
         raise AssertionError("group privacy")
 
-    monkeypatch.setattr(plan_module, "group_epsilons", refuse)
+    monkeypatch.setattr(guarantee_module, "group_epsilons", refuse)
     assert row_of(simulation, simulation.observer.history[-1]).epsilon == expected
 
 
@@ -84,7 +84,7 @@ def test_a_delta_that_allows_publishing_an_example_is_refused(tiny):
 def test_independent_training_has_a_budget_of_its_own(tiny):
     simulation = Simulation(private(tiny))
     list(simulation.rounds())
-    spent = {role: b.steps_taken for (role, _), b in simulation.federation.plan._budgets.items()}
+    spent = {role: b.charged for (role, _), b in simulation.federation.plan._budgets.items()}
     assert spent == {"client": 5, "twin": 5}
 
 

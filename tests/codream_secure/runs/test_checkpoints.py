@@ -207,7 +207,7 @@ def test_private_steps_are_on_record_before_they_are_taken(tiny, tmp_path, monke
 
     def step(trainer, x, y):
         real(trainer, x, y)
-        seen.append((int(record.read_text()), trainer._budget.steps_taken))
+        seen.append((int(record.read_text()), trainer._budget.charged))
 
     monkeypatch.setattr(PrivateTrainer, "step", step)
     begin(private(tiny), tmp_path / "run")

@@ -16,8 +16,14 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy.accounting import cost
-from codream_secure.privacy.class_means import ClassImages, StatisticsTerms, contribution, release
+from codream_secure.privacy.class_means import (
+    ClassMeanImages,
+    ClassMeanTerms,
+    contribution,
+    released,
+)
 from codream_secure.privacy.integer_noise import IntegerNoise
+from codream_secure.privacy.noisy_sum import NoisySum
 from protocols.phases import Phase
 
 SPEC = InputSpec(1, 4, 4, 3)
@@ -25,7 +31,20 @@ KEY = bytes(range(32))
 
 
 def terms(variance=1, share=50, clients=4):
-    return StatisticsTerms.of(SPEC, share=share, clients=clients, variance=variance)
+    return terms_of(SPEC, variance, share, clients)
+
+
+def terms_of(spec, variance, share=50, clients=4):
+    kind = released(spec, share)
+    chosen = NoisySum.of(
+        length=kind.length,
+        l2=kind.l2,
+        variance=variance,
+        largest=kind.largest,
+        clients=clients,
+        noise="skellam",
+    )
+    return ClassMeanTerms.of(spec, chosen)
 
 
 def examples(count, seed=0):
@@ -57,7 +76,7 @@ def test_one_example_moves_the_integers_by_at_most_the_sensitivity(image, label,
     after = without_noise(added, np.append(labels, label), chosen)
     moved = after - before
     assert (moved**2).sum() <= chosen.sum.l2**2
-    assert abs(moved).sum() <= release(chosen, 1).mechanism.l1
+    assert abs(moved).sum() <= chosen.sum.mechanism(1).l1
 
 
 @settings(max_examples=20, deadline=None)
@@ -80,7 +99,7 @@ def test_codes_stay_within_the_section_whatever_the_data():
 
 @pytest.mark.parametrize("survivors", [3, 4, 6, 10])
 def test_the_noise_in_the_sum_is_that_of_the_survivors(survivors):
-    chosen = StatisticsTerms.of(InputSpec(1, 8, 8, 100), share=50, clients=10, variance=400)
+    chosen = terms_of(InputSpec(1, 8, 8, 100), 400, clients=10)
     nothing = np.zeros((0, 1, 8, 8)), np.zeros(0, np.int64)
     total = sum(
         contribution(*nothing, chosen, bytes([c]) * 32).astype(np.int64) for c in range(survivors)
@@ -100,7 +119,7 @@ def test_decoding_gives_the_means_back():
         contribution(images[rows], labels[rows], wide, bytes([c]) * 32).astype(np.int64)
         for c, rows in enumerate(parts)
     )
-    found = ClassImages.decode(total.astype(np.uint32), 4, wide, 1000).means.numpy()
+    found = ClassMeanImages.decode(total.astype(np.uint32), 4, wide, 1000).means.numpy()
     for c in range(SPEC.classes):
         assert abs(found[c] - images[labels == c].mean(axis=0)).max() < 0.03
 
@@ -109,7 +128,7 @@ def test_a_class_that_nobody_has_is_grey_noise_and_no_error():
     chosen = terms(variance=100)
     images, _ = examples(40)
     codes = contribution(images, np.zeros(40, np.int64), chosen, KEY)
-    means = ClassImages.decode(codes, 1, chosen, 13.0).means
+    means = ClassMeanImages.decode(codes, 1, chosen, 13.0).means
     assert means.isfinite().all()
     assert 0 <= means.min() <= means.max() <= 1
 
@@ -128,12 +147,13 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     found = simulation.guarantee()
     assert [r.name for r in found.releases] == ["local training", "class means"]
     # Six survivors, one of whom the server may know; planned for a threshold of five.
-    assert plan.shares == 5
+    assert plan.class_mean_shares == 5
     assert found.noise_colluders == 1
-    assert found.releases[1].mechanism.variance == 5 * plan.statistics.sum.variance
+    assert found.releases[1].mechanism.variance == 5 * plan.class_means.sum.variance
     assert found.epsilon == cost(found.releases, found.delta).epsilon
     assert found.epsilon <= 8.0
-    planned = cost((found.releases[0], release(plan.statistics, 4)), found.delta).epsilon
+    assert plan.class_means_plan.planned().mechanism == plan.class_means.sum.mechanism(4)
+    planned = cost((found.releases[0], plan.class_means_plan.planned()), found.delta).epsilon
     assert 7.9 < planned <= 8.0
     assert simulation.server.images is not None
 
@@ -149,14 +169,14 @@ def test_a_release_that_is_aborted_is_charged_and_the_run_goes_on(tiny):
 def test_the_lying_server_gets_no_second_release_and_none_on_other_terms(tiny):
     simulation = Simulation(private(tiny))
     client = simulation.federation.members[0].client
-    request = simulation.federation.plan.statistics.request()
+    request = simulation.federation.plan.class_means.request()
     for name in ("l2", "variance", "cap", "maximum"):
         wrong = msgspec.structs.replace(request.sum, **{name: getattr(request.sum, name) - 1})
         other = msgspec.structs.replace(request, sum=wrong)
         with pytest.raises(RequestRefused, match="terms"):
             client.answer(encode(other), 0)
     first = client.answer(encode(request), 0)["statistics"]
-    assert first.size == simulation.federation.plan.statistics.sum.length
+    assert first.size == simulation.federation.plan.class_means.sum.length
     with pytest.raises(RequestRefused, match="answered before"):
         client.answer(encode(request), 1)
 
@@ -209,7 +229,7 @@ def test_a_budget_that_leaves_nothing_for_training_is_refused(tiny):
 
 def test_more_colluders_need_more_noise(tiny):
     few, many = (
-        Simulation(private(tiny, noise_colluders=c)).federation.plan.statistics.sum.variance
+        Simulation(private(tiny, noise_colluders=c)).federation.plan.class_means.sum.variance
         for c in (0, 2)
     )
     assert many == pytest.approx(3 * few, rel=0.01)
@@ -218,5 +238,5 @@ def test_more_colluders_need_more_noise(tiny):
 @pytest.mark.parametrize("options", [{"secure": False}, {"collaboration": False}])
 def test_without_masks_there_is_no_release(tiny, options):
     simulation = Simulation(private(tiny, **options))
-    assert simulation.federation.plan.statistics is None
+    assert simulation.federation.plan.class_means is None
     assert [r.name for r in simulation.federation.plan.guarantee().releases] == ["local training"]

@@ -1,0 +1,37 @@
+"""The audit of single steps finds nothing in right steps, and every planted fault."""
+
+import pytest
+from trainers import planted
+
+from codream_secure.audit.training import SETTINGS, audit_steps
+
+FULL, SAMPLED, INTEGERS = SETTINGS
+
+
+STEP_FAULTS = {
+    "noise off": (FULL, planted(noise_multiplier=lambda _: 1e-6)),
+    "sigma halved": (FULL, planted(noise_multiplier=lambda o: o["noise_multiplier"] / 2)),
+    "sigma halved, integers": (
+        INTEGERS,
+        planted(noise_multiplier=lambda o: o["noise_multiplier"] / 2),
+    ),
+    # The same noise as before in real units, and a clip that no gradient reaches.
+    "clip off": (
+        FULL,
+        planted(
+            noise_multiplier=lambda o: o["noise_multiplier"] / 1e4, clip=lambda o: o["clip"] * 1e4
+        ),
+    ),
+    "Poisson sampling off": (SAMPLED, planted(sampling_rate=lambda _: 1.0)),
+}
+
+
+def test_right_steps_hold():
+    assert all(one.holds for one in audit_steps(trials=600))
+
+
+@pytest.mark.parametrize("name", STEP_FAULTS)
+def test_a_planted_fault_in_a_step_is_found(name):
+    setting, make = STEP_FAULTS[name]
+    (found,) = audit_steps(trials=2000, make=make, settings=[setting])
+    assert not found.holds
