@@ -26,7 +26,7 @@ READERS = {
     "federation/members.py",
     "federation/run.py",
     "federation/simulation.py",
-    "report/charts.py",
+    "report/pictures.py",
     "runs/folder.py",
     "runs/summary.py",
     "runs/tensorboard.py",
