@@ -14,7 +14,7 @@ from torch import nn
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.models.custom import custom_builder, is_custom
-from codream_secure.models.layers import Norm
+from codream_secure.models.layers import Norm, keep_usual_layout
 from codream_secure.models.lenet import LeNet5
 from codream_secure.models.mlp import linear, mlp
 from codream_secure.models.mobilenet import MobileNetV2
@@ -93,7 +93,9 @@ def build_model(
         build = _builder(name, width, norm)
         # Not torch.manual_seed: it would also seed every accelerator.
         torch.default_generator.manual_seed(secrets.randbits(63) if seed is None else seed)
-        return build(spec)
+        model = build(spec)
+    keep_usual_layout(model)
+    return model
 
 
 def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], nn.Module]:

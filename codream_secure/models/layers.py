@@ -40,19 +40,37 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def takes_channels_last(model: nn.Module) -> bool:
-    """Return whether the channels-last layout is safe for every convolution of a model.
+    """Return whether the channels-last layout is safe for every convolution of a model."""
+    return not any(map(_is_narrow_shortcut, model.modules()))
+
+
+def keep_usual_layout(model: nn.Module) -> None:
+    """Give those convolutions that channels-last damages their input in the usual layout.
+
+    A batch of one-channel images can count as channels-last whatever the model's own layout,
+    for instance after an augmentation; convolutions pass that on to the layers behind them.
+    """
+    for layer in filter(_is_narrow_shortcut, model.modules()):
+        layer.register_forward_pre_hook(_in_usual_layout)
+
+
+def _is_narrow_shortcut(layer: nn.Module) -> bool:
+    """Tell whether channels-last makes a convolution damage the heap.
 
     oneDNN 3.12 (torch 2.14) writes past a buffer in the backward pass of a strided 1 x 1
     convolution whose input has fewer channels than a vector register has floats, on processors
-    without AVX-512. The heap is then damaged and the process dies at a random later moment.
+    without AVX-512. The process dies at a random later moment.
     """
-    return not any(
+    return (
         isinstance(layer, nn.Conv2d)
         and set(layer.kernel_size) == {1}
         and max(layer.stride) > 1
-        and layer.in_channels % VECTOR_FLOATS
-        for layer in model.modules()
+        and layer.in_channels % VECTOR_FLOATS != 0
     )
+
+
+def _in_usual_layout(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 class PadTo(nn.Module):

@@ -1,6 +1,7 @@
 """Layouts of convolutions that a processor can bear."""
 
 import pytest
+import torch
 from torch import nn
 
 from codream_secure.data.spec import InputSpec
@@ -27,3 +28,16 @@ def test_narrow_shortcuts_do_not_take_channels_last(width, safe):
 )
 def test_only_strided_one_by_one_convolutions_of_few_channels_are_at_fault(layer, safe):
     assert takes_channels_last(nn.Sequential(nn.Sequential(layer))) == safe
+
+
+def test_a_narrow_shortcut_gets_the_usual_layout_whatever_the_images_have():
+    model = build_model("resnet8", SPEC, width=4, seed=0)
+    seen = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2) and layer.kernel_size == (1, 1):
+            layer.register_forward_hook(lambda _, inputs, __: seen.extend(inputs))
+    images = torch.rand(5, 8, 8, 1).permute(0, 3, 1, 2)
+    for _ in range(50):  # the heap survives
+        model(images.to(memory_format=torch.channels_last)).sum().backward()
+    assert seen
+    assert all(tensor.is_contiguous() for tensor in seen)
