@@ -40,6 +40,7 @@ DOWNLOADS = (
     broadcasts.LocalSteps,
     broadcasts.Student,
     broadcasts.LabelRequest,
+    broadcasts.LabelTerms,
     broadcasts.StatisticsRequest,
     broadcasts.EvaluateRequest,
     broadcasts.NoisyTerms,
