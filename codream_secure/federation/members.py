@@ -294,11 +294,7 @@ class Federation:
         return run_model(self.config, self.spec, name, *owner, device=self.device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model whose gradients can be computed per example.
-
-        Raises:
-            UserError: DP cannot train the model.
-        """
+        """Return a copy of a model that DP can train; raise UserError if it cannot."""
         from codream_secure.privacy.model_checks import check_private_model  # noqa: PLC0415 - slow
 
         check_private_model(model)
