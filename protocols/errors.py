@@ -43,6 +43,10 @@ class RemoteProtocolError(SecAggError):
         super().__init__(f"{who}, {phase}: {message}")
 
 
+class SeedLost(RemoteProtocolError):  # noqa: N818 - an outcome of the protocol, named as one
+    """No shares of `peer` that were tried give its seed: it dealt wrong ones, or others lied."""
+
+
 class NotEnoughSurvivors(SecAggError):  # noqa: N818 - an outcome of the protocol, named as one
     """Fewer clients than the threshold are left; no sum, not even a partial one, exists.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import combinations, islice
 
 from protocols.context import digest, u64
 from protocols.errors import CryptoError
-from protocols.primitives import shamir
+from protocols.primitives import decoding, shamir
 from protocols.primitives.keys import hkdf
 
 # The sets to leave out grow exponentially with the wrong shares. After this many attempts the seed
@@ -47,28 +48,54 @@ class SeedSlot:
     ) -> tuple[bytes, frozenset[int]]:
         """Find the committed seed in spite of wrong shares.
 
+        It decodes first. That corrects (len(shares) - threshold) // 2 wrong shares. The search
+        behind it corrects more of them where few shares are to spare.
+
         Args:
             shares: x -> share, every one a field element.
             threshold: the number the seed was shared with.
             commitment: what its owner committed to.
 
         Returns:
-            The seed, and the x of every wrong share.
+            The seed, and the x of every share that was found wrong.
 
         Raises:
-            CryptoError: no set of shares that was tried gives the committed seed.
+            CryptoError: neither finds shares that give the committed seed.
         """
-        for attempt, xs in enumerate(_subsets(tuple(sorted(shares)), threshold)):
-            seed = shamir.reconstruct({x: shares[x] for x in xs}, threshold)
-            if self.commit(seed) == commitment:
-                # The first attempt fits unless somebody lies. Only then look for wrong shares.
-                wrong = self._wrong(seed, shares, threshold) if attempt else frozenset()
+        seed = self.rebuild(shares, threshold, commitment)
+        if seed is not None:  # the usual case: nobody lies
+            return seed, frozenset()
+        with contextlib.suppress(CryptoError):
+            values = {x: shamir.decode_element(share) for x, share in shares.items()}
+            wrong = decoding.errors(values, threshold)
+            right = {x: share for x, share in shares.items() if x not in wrong}
+            seed = self.rebuild(right, threshold, commitment)
+            if seed is not None:
                 return seed, wrong
-        raise CryptoError("the shares do not give the committed seed")
+        return self.search(shares, threshold, commitment)
 
-    def _wrong(self, seed: bytes, shares: Mapping[int, bytes], threshold: int) -> frozenset[int]:
-        right = self.split(seed, threshold, shares)
-        return frozenset(x for x, share in shares.items() if share != right[x])
+    def rebuild(
+        self, shares: Mapping[int, bytes], threshold: int, commitment: bytes
+    ) -> bytes | None:
+        """Return the seed that the shares of the smallest x give; None if it does not fit."""
+        if len(shares) < threshold:
+            return None
+        seed = shamir.reconstruct(shares, threshold)
+        return seed if self.commit(seed) == commitment else None
+
+    def search(
+        self, shares: Mapping[int, bytes], threshold: int, commitment: bytes
+    ) -> tuple[bytes, frozenset[int]]:
+        """Find the committed seed by leaving out shares: none, one, then two, and so on.
+
+        Arguments, result and errors are those of `recover`.
+        """
+        for xs in _subsets(tuple(sorted(shares)), threshold):
+            seed = self.rebuild({x: shares[x] for x in xs}, threshold, commitment)
+            if seed is not None:
+                right = self.split(seed, threshold, shares)
+                return seed, frozenset(x for x, share in shares.items() if share != right[x])
+        raise CryptoError("the shares do not give the committed seed")
 
     def _coefficient(self, seed: bytes, degree: int) -> int:
         derived = hkdf(seed, "coefficient", u64(degree), *self._context())
@@ -92,6 +119,11 @@ def _all_subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...
         *before, last = xs[: threshold + left_out]
         for gone in combinations(before, left_out):
             yield (*(x for x in before if x not in gone), last)
+
+
+def place(key: int, kind: Kind) -> int:
+    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
+    return 2 * key + (kind is Kind.SELF_MASK)
 
 
 def commit_all(leaves: Iterable[bytes]) -> bytes:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from protocols import evidence
-from protocols.client.states import Dealt, HeldShares, KeyShare, OwnSeeds, Party, SelfShare, Shared
+from protocols.client.states import HeldShares, KeyShare, OwnSeeds, Party, SelfShare, Shared
 from protocols.context import u64
-from protocols.errors import CryptoError, DecodeError, LocalProtocolError, RemoteProtocolError
+from protocols.errors import CryptoError, DecodeError, RemoteProtocolError
 from protocols.graph import Clients, share_points
 from protocols.phases import Phase
 from protocols.primitives import shamir
-from protocols.primitives.keys import KeyPair, frame, hkdf, seal, unseal, verify
+from protocols.primitives.keys import KeyPair, frame, hkdf, seal, unseal
 from protocols.seeds import Kind, SeedSlot
 
 Shares = tuple[HeldShares, ...]
@@ -74,57 +73,23 @@ def bundle_associated(off1: bytes, sender: int, recipient: int) -> bytes:
 
 
 def seal_bundle(party: Party, key: bytes, held: Shares, off1: bytes, *, recipient: int) -> bytes:
-    """Seal the shares of one neighbour. In the malicious model, sign them first (SPEC 3.5)."""
-    plaintext = b"".join(_values(held))
-    if party.batch.malicious:
-        plaintext += deal(party, held, off1, recipient).signature
+    """Seal the shares of one neighbour (SPEC 3.5)."""
+    plaintext = b"".join(v for step in held for v in (step.mask_key.value, step.self_mask.value))
     return seal(key, plaintext, bundle_associated(off1, party.client, recipient))
 
 
-def deal(party: Party, held: Shares, off1: bytes, recipient: int) -> Dealt:
-    """Sign the shares that one recipient is dealt (SPEC 3.12).
-
-    Raises:
-        LocalProtocolError: there is no signing key: this is the semi-honest model.
-    """
-    if party.identity is None:
-        raise LocalProtocolError("shares are signed in the malicious model only")
-    leaves = evidence.leaves(_values(held))
-    root = evidence.root(leaves)
-    signed = evidence.statement(off1, party.client, recipient, root)
-    return Dealt(leaves, party.identity.sign(signed))
-
-
-def open_bundle(
-    party: Party, state: Shared, sender: int, sealed: bytes
-) -> tuple[Shares, Dealt | None] | None:
+def open_bundle(party: Party, state: Shared, sender: int, sealed: bytes) -> Shares | None:
     """Open a neighbour's bundle and check it (SPEC 6.2).
 
     Returns:
-        The shares of every step, and in the malicious model the proof of who dealt them. None if
-        the bundle does not open, holds a non-element, or is not signed by its dealer.
+        The shares of every step. None if the bundle does not open or holds a non-element.
     """
     associated = bundle_associated(state.off1, sender, party.client)
-    batch = party.batch
-    size = 2 * batch.steps * shamir.SIZE
     try:
         plaintext = unseal(state.inbound_keys[sender], sealed, associated)
-        held = _parse_shares(plaintext[:size], batch.steps)
-        if not batch.malicious:
-            return (held, None) if len(plaintext) == size else None
-        proof = Dealt(evidence.leaves(_values(held)), plaintext[size:])
-        root = evidence.root(proof.leaves)
-        signed = evidence.statement(state.off1, sender, party.client, root)
-        # Without this signature a dealer could send wrong shares and have the recipient blamed.
-        verify(batch.identity(sender), proof.signature, signed)
+        return _parse_shares(plaintext, party.batch.steps)
     except (CryptoError, DecodeError):
         return None
-    return held, proof
-
-
-def _values(held: Shares) -> tuple[bytes, ...]:
-    """Return the 2M shares in the order of a bundle."""
-    return tuple(v for step in held for v in (step.mask_key.value, step.self_mask.value))
 
 
 def _parse_shares(plaintext: bytes, steps: int) -> Shares:

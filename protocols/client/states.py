@@ -19,7 +19,6 @@ from protocols.params import BatchParams
 from protocols.phases import Phase
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
-from protocols.seeds import Kind
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -53,13 +52,6 @@ class OwnSeeds(Secret, frozen=True):
 
     mask_key: bytes
     self_mask: bytes
-
-
-class Dealt(Secret, frozen=True):
-    """Proof of who dealt one peer's shares: the digests of all of them, and the signature."""
-
-    leaves: tuple[bytes, ...]
-    signature: bytes
 
 
 class StepKeys(Secret, frozen=True):
@@ -109,7 +101,6 @@ class Shared(State, frozen=True):
     own_shares: tuple[HeldShares, ...]
     # Stored under the name of earlier versions, so that their records stay readable.
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
-    own_proof: Dealt | None = None
 
 
 class Masked(Secret, frozen=True, tag=True):
@@ -135,20 +126,7 @@ class Confirmed(Secret, frozen=True, tag=True):
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
 
 
-class Unmasked(Secret, frozen=True, tag=True):
-    """Step, malicious model: the shares were sent. The server may ask who dealt them.
-
-    Attributes:
-        bound: the context that the evidence is signed under.
-        given: by kind, the owners of the shares that were sent.
-    """
-
-    key: int
-    bound: bytes
-    given: dict[Kind, Clients]
-
-
-Running = Masked | Confirmed | Unmasked
+Running = Masked | Confirmed
 """Where a client stands inside a step."""
 
 
@@ -161,7 +139,6 @@ class Prepared(State, frozen=True):
         last_step: the last protocol step that was answered; -1 before the first.
         cohort: who took part in the last step, as far as this client was told; None before it.
         non_neighbours: members of U2 of which no shares are held; on the ring the client too.
-        dealt: malicious model: owner -> proof of who dealt its shares.
     """
 
     off1: bytes
@@ -171,7 +148,6 @@ class Prepared(State, frozen=True):
     last_step: int = -1
     cohort: Clients | None = None
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
-    dealt: dict[int, Dealt] = {}
 
 
 class Failed(State, frozen=True):

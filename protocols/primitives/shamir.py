@@ -51,7 +51,7 @@ def split(secret: bytes, others: Sequence[int], points: Iterable[int]) -> dict[i
     xs = tuple(points)
     coefficients = (*others, decode_element(secret))
     _check_points(xs, len(coefficients))
-    return {x: _evaluate(coefficients, x).to_bytes(SIZE, "big") for x in xs}
+    return {x: evaluate(coefficients, x).to_bytes(SIZE, "big") for x in xs}
 
 
 def reconstruct(shares: Mapping[int, bytes], threshold: int) -> bytes:
@@ -78,16 +78,25 @@ def lagrange_at_zero(xs: tuple[int, ...]) -> tuple[int, ...]:
 
     The cache pays: the same clients answer for all secrets of an aggregation.
     """
-    fractions = []
+    product = 1
     for x in xs:
-        above = below = 1
+        product = product * -x % P
+    inverses = _inverses([-x for x in xs])
+    weights = barycentric_weights(xs)
+    return tuple(product * i * w % P for i, w in zip(inverses, weights, strict=True))
+
+
+@lru_cache(maxsize=32)
+def barycentric_weights(xs: tuple[int, ...]) -> tuple[int, ...]:
+    """Return 1 / product of (x - other) for every x of `xs`, over the others."""
+    products = []
+    for x in xs:
+        product = 1
         for other in xs:
             if other != x:
-                above = above * other % P
-                below = below * (other - x) % P
-        fractions.append((above, below))
-    belows = [below for _, below in fractions]
-    return tuple(a * b % P for (a, _), b in zip(fractions, _inverses(belows), strict=True))
+                product = product * (x - other) % P
+        products.append(product)
+    return tuple(_inverses(products))
 
 
 def _inverses(values: Sequence[int]) -> list[int]:
@@ -108,8 +117,8 @@ def _check_points(xs: Sequence[int], threshold: int) -> None:
         raise ConfigError("share points must be distinct and not zero")
 
 
-def _evaluate(coefficients: Sequence[int], x: int) -> int:
-    """Evaluate a polynomial by Horner's rule; the highest coefficient stands first."""
+def evaluate(coefficients: Sequence[int], x: int) -> int:
+    """Return a polynomial's value at x. The highest coefficient stands first."""
     value = 0
     for coefficient in coefficients:
         value = (value * x + coefficient) % P

@@ -1,109 +1,126 @@
-"""Rebuilds committed seeds from shares, and remembers the shares that did not fit (SPEC 3.7)."""
+"""Rebuilds the committed seeds of a step from shares of which some are wrong (SPEC 3.7)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from protocols import context, messages
-from protocols.errors import CryptoError, RemoteProtocolError
-from protocols.evidence import Doubt, Inquiry
+from protocols import context
+from protocols.errors import CryptoError, SeedLost
 from protocols.graph import share_points
-from protocols.messages import EvidenceRequest
 from protocols.params import BatchParams
 from protocols.phases import Phase
+from protocols.primitives import decoding, shamir
+from protocols.primitives.keys import Entropy
 from protocols.seeds import Kind, SeedSlot
 from protocols.server.offline import BatchKeys
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A seed that the server needs, and the shares of it that came.
+
+    Attributes:
+        owner: whose seed it is.
+        kind: which of its two seeds.
+        shares: holder -> share, every one a field element.
+    """
+
+    owner: int
+    kind: Kind
+    shares: Mapping[int, bytes] = field(repr=False)
+
+
 class SeedRecovery:
-    """Finds the seeds of one step.
+    """Rebuilds the seeds of one step.
 
     Args:
         batch: public parameters.
         keys: the batch's keys and commitments.
         key: the key step.
-        bound: the context that evidence about this step is signed under.
+        entropy: draws the coefficients of the common decoding; None: there is no common decoding,
+            and every seed that does not fit is decoded alone, which takes longer.
 
     Attributes:
-        liars: clients that answered with a wrong share.
-        doubts: by client, its shares that did not fit, or may not.
-        found: (owner, kind) of the seeds that were found.
-        lost: whether a seed was not found; its owner may be honest.
+        wrong: clients whose shares were left out as wrong. Each of them changed a share, or was
+            dealt a wrong one.
     """
 
-    def __init__(self, batch: BatchParams, keys: BatchKeys, key: int, bound: bytes) -> None:
-        self._batch = batch
-        self._keys = keys
-        self._key = key
-        self._bound = bound
+    def __init__(
+        self, batch: BatchParams, keys: BatchKeys, key: int, entropy: Entropy | None
+    ) -> None:
+        self._batch, self._keys, self._key, self._entropy = batch, keys, key, entropy
         self._off0 = context.offline(batch)
         self._points = share_points(batch.roster)
-        self.liars: set[int] = set()
-        self.doubts: dict[int, list[Doubt]] = {}
-        self.found: set[tuple[int, Kind]] = set()
-        self.lost = False
+        self._clients = {x: u for u, x in self._points.items()}
+        self.wrong: frozenset[int] = frozenset()
 
-    def find(self, client: int, kind: Kind, shares: Mapping[int, bytes]) -> bytes:
-        """Return the seed that a client committed to.
-
-        Shares of known liars are used only if the others are not enough.
-
-        Args:
-            client: the owner of the seed.
-            kind: which of its two seeds.
-            shares: holder -> share, every one a field element.
+    def find(self, needed: Iterable[Needed]) -> dict[tuple[int, Kind], bytes]:
+        """Return owner and kind -> seed, for all seeds of the step.
 
         Raises:
-            RemoteProtocolError: no set of shares that was tried gives the committed seed.
+            SeedLost: no shares of one owner that were tried give the committed seed.
         """
-        slot = SeedSlot(self._off0, client, self._key, kind)
-        commitment = self._keys.commitment(client, self._key, kind)
-        threshold = self._batch.share_threshold
-        trusted = {u: share for u, share in shares.items() if u not in self.liars}
-        for chosen in (trusted, shares) if len(trusted) < len(shares) else (shares,):
-            by_point = {self._points[u]: share for u, share in chosen.items()}
-            try:
-                seed, wrong = slot.recover(by_point, threshold, commitment)
-            except CryptoError:
-                continue
-            self._doubt(client, kind, {u: s for u, s in chosen.items() if self._points[u] in wrong})
-            self.found.add((client, kind))
-            self.liars |= {u for u in chosen if self._points[u] in wrong}
+        seeds, doubtful = {}, []
+        for one in needed:
+            seed = self._fitting(one, one.shares)
+            if seed is None:
+                doubtful.append(one)
+            else:
+                seeds[one.owner, one.kind] = seed
+        if self._entropy is not None:
+            self._decode_together(doubtful, self._entropy)
+        for one in doubtful:
+            seeds[one.owner, one.kind] = self._recovered(one)
+        return seeds
+
+    def _decode_together(self, doubtful: Iterable[Needed], entropy: Entropy) -> None:
+        """Find the responders with wrong shares, once for all seeds with the same holders.
+
+        A random combination of the shares is wrong exactly where a responder is wrong, but for a
+        chance of 1 / P a responder. Nobody knew the coefficients when it answered, so wrong shares
+        of several seeds cannot cancel each other.
+        """
+        together: dict[tuple[int, ...], list[Needed]] = {}
+        for one in doubtful:
+            together.setdefault(tuple(sorted(one.shares)), []).append(one)
+        for holders, group in together.items():
+            values = dict.fromkeys(holders, 0)
+            for one in group:
+                factor = int.from_bytes(shamir.draw_element(entropy), "big")
+                for u in holders:
+                    values[u] += factor * int.from_bytes(one.shares[u], "big")
+            by_point = {self._points[u]: value % shamir.P for u, value in values.items()}
+            # Too many are wrong, or a dealer lied: then every seed is decoded alone.
+            with contextlib.suppress(CryptoError):
+                self._add(decoding.errors(by_point, self._batch.share_threshold))
+
+    def _recovered(self, one: Needed) -> bytes:
+        """Return a seed of which the first shares did not fit."""
+        trusted = {u: share for u, share in one.shares.items() if u not in self.wrong}
+        seed = self._fitting(one, trusted)
+        if seed is not None:
             return seed
-        self._doubt(client, kind, shares)
-        self.lost = True
-        raise RemoteProtocolError(
-            client, Phase.UNMASKING, "the shares do not give the committed seed"
-        )
+        for shares in (trusted, one.shares) if len(trusted) < len(one.shares) else (one.shares,):
+            by_point = {self._points[u]: share for u, share in shares.items()}
+            with contextlib.suppress(CryptoError):
+                seed, wrong = self._slot(one).recover(by_point, *self._against(one))
+                self._add(wrong)
+                return seed
+        raise SeedLost(one.owner, Phase.UNMASKING, "the shares do not give the committed seed")
 
-    def inquiry(self) -> Inquiry | None:
-        """Return what to ask for evidence of; None if all shares fitted (SPEC 6.10)."""
-        if not self.doubts:
-            return None
-        slots = {(d.owner, d.kind) for doubts in self.doubts.values() for d in doubts}
-        return Inquiry(
-            self._batch,
-            self._off0,
-            self._keys.off1,
-            self._key,
-            self._bound,
-            {u: tuple(doubts) for u, doubts in self.doubts.items()},
-            frozenset(self.found),
-            {slot: self._keys.commitment(slot[0], self._key, slot[1]) for slot in slots},
-            self._points,
-        )
+    def _fitting(self, one: Needed, shares: Mapping[int, bytes]) -> bytes | None:
+        by_point = {self._points[u]: share for u, share in shares.items()}
+        return self._slot(one).rebuild(by_point, *self._against(one))
 
-    def _doubt(self, owner: int, kind: Kind, shares: Mapping[int, bytes]) -> None:
-        for u, share in shares.items():
-            self.doubts.setdefault(u, []).append(Doubt(owner, kind, share))
+    def _slot(self, one: Needed) -> SeedSlot:
+        return SeedSlot(self._off0, one.owner, self._key, one.kind)
 
+    def _against(self, one: Needed) -> tuple[int, bytes]:
+        """Return how many shares the seed needs, and what its owner committed to."""
+        commitment = self._keys.commitment(one.owner, self._key, one.kind)
+        return self._batch.share_threshold, commitment
 
-def evidence_request(batch: BatchParams, inquiry: Inquiry, client: int) -> EvidenceRequest:
-    """Return what one client is asked for evidence of (SPEC 6.10)."""
-    owners = {
-        kind: messages.encode_set(
-            [doubt.owner for doubt in inquiry.doubts[client] if doubt.kind is kind], batch.roster
-        )
-        for kind in Kind
-    }
-    return EvidenceRequest(inquiry.key, owners[Kind.SELF_MASK], owners[Kind.MASK_KEY])
+    def _add(self, points: Iterable[int]) -> None:
+        self.wrong |= {self._clients[x] for x in points}

@@ -11,18 +11,13 @@ from protocols.errors import (
     LocalProtocolError,
     NotEnoughSurvivors,
     RemoteProtocolError,
+    SeedLost,
 )
-from protocols.evidence import Inquiry
 from protocols.graph import Clients
-from protocols.messages import (
-    BundleReport,
-    ShareEvidence,
-    StepRequest,
-    UnmaskShares,
-    Upload,
-)
+from protocols.messages import BundleReport, StepRequest, UnmaskShares, Upload
 from protocols.params import BatchParams, Task
 from protocols.phases import Phase
+from protocols.primitives.keys import Entropy
 from protocols.server import offline, step
 from protocols.server.offline import (
     Arrival,
@@ -32,8 +27,7 @@ from protocols.server.offline import (
     Idle,
     check_sender,
 )
-from protocols.server.recovery import evidence_request
-from protocols.server.step import CollectingInputs, CollectingShares, Finished, Online
+from protocols.server.step import CollectingInputs, Finished, Online
 from protocols.server.table import (
     ORDER,
     RESTING,
@@ -60,17 +54,20 @@ class ServerSession:
         rejoin: whether a client that missed a step may be active in the next one. None: only in
             the semi-honest model. Clients of the malicious model refuse it unless their policy
             allows it.
+        entropy: `entropy(k)` returns k fresh random bytes. Only finding wrong shares needs it;
+            None finds the same ones in more time (SPEC 3.7).
     """
 
-    def __init__(self, batch: BatchParams, *, rejoin: bool | None = None) -> None:
-        self._batch = batch
+    def __init__(
+        self, batch: BatchParams, *, rejoin: bool | None = None, entropy: Entropy | None = None
+    ) -> None:
+        self._batch, self._entropy = batch, entropy
         self._rejoin = not batch.malicious if rejoin is None else rejoin
         self._cohort: frozenset[int] = frozenset(batch.roster)
         self._barred: set[int] = set()
         self._reports: dict[int, frozenset[int]] = {}
         self._tasks: list[Task] = []
         self._keys: BatchKeys | None = None
-        self._inquiry: Inquiry | None = None
         self._state: State = CollectingKeys({}, {}, set())
 
     def __repr__(self) -> str:
@@ -110,11 +107,10 @@ class ServerSession:
         U2 without those that were barred, left out or lost. On the ring also without those that
         have too few neighbours among the rest.
         """
-        return () if self._keys is None else self._candidates(self._keys, frozenset())
+        return () if self._keys is None else self._candidates(self._keys)
 
-    def _candidates(self, keys: BatchKeys, named: frozenset[int]) -> Clients:
-        """Return the candidates that are left if these clients are barred too."""
-        there = self._cohort.intersection(keys.sharers) - self._barred - named
+    def _candidates(self, keys: BatchKeys) -> Clients:
+        there = self._cohort.intersection(keys.sharers) - self._barred
         left_out = offline.left_out(
             {u: others & there for u, others in self._reports.items() if u in there}
         )
@@ -166,11 +162,10 @@ class ServerSession:
         try:
             nxt, replies = row.end(self._batch, state)
         except RemoteProtocolError as error:
-            self._bar_dealer(state, error)
+            # A lost seed proves nothing about its owner: enough others can have lied.
+            if error.peer is not None and not isinstance(error, SeedLost):
+                self._barred.add(error.peer)
             raise
-        finally:
-            if isinstance(state, CollectingShares) and self._batch.malicious:
-                self._inquiry = state.seeds.inquiry()
         if type(nxt) not in row.leads_to:
             raise LocalProtocolError(f"{row.phase} does not lead to {type(nxt).__name__}")
         self._state = nxt
@@ -178,19 +173,7 @@ class ServerSession:
             self._keys = nxt.keys
         elif isinstance(state, CollectingInputs):
             self._lose(replies)
-        elif isinstance(nxt, Finished) and not self._batch.malicious:
-            self._barred |= nxt.liars
         return Encoded(replies)
-
-    def _bar_dealer(self, state: State, error: RemoteProtocolError) -> None:
-        """Bar the owner of a seed that could not be used, if it is at fault for certain.
-
-        A seed that was found but does not give its advertised key is its dealer's fault. If no
-        seed was found, in the malicious model evidence decides (SPEC 6.10).
-        """
-        lost = isinstance(state, CollectingShares) and state.seeds.lost
-        if error.peer is not None and not (self._batch.malicious and lost):
-            self._barred.add(error.peer)
 
     # Steps -------------------------------------------------------------------------------------
 
@@ -215,18 +198,17 @@ class ServerSession:
             raise LocalProtocolError("all keys of the batch are spent")
         if self._tasks and task.step <= self._tasks[-1].step:
             raise LocalProtocolError("step numbers must grow")
-        # Evidence may come until the step begins, so nobody is barred before it does.
-        named = frozenset() if self._inquiry is None else self._inquiry.verdict()
-        candidates = self._candidates(self._keys, named)
+        candidates = self.candidates
         wanted = candidates if active is None else tuple(sorted(set(active)))
         if not set(wanted) <= set(candidates):
             raise LocalProtocolError("a client cannot be active")
         members = self._keys.graph.stable(wanted)
         if len(members) < self._batch.threshold:
             raise NotEnoughSurvivors(Phase.SHARE_KEYS, len(members), self._batch.threshold)
-        self.end_evidence()
         request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
-        self._state = step.begin(self._batch, self._keys, task, members, request)
+        self._state = step.begin(
+            self._batch, self._keys, task, members, request, self._entropy
+        )
         self._tasks.append(task)
         self._lose(members)
         return dict.fromkeys(members, messages.encode(request))
@@ -240,34 +222,6 @@ class ServerSession:
         """Without rejoining, a client that misses a step is out of the batch (SPEC 8.1)."""
         if not self._rejoin:
             self._cohort = frozenset(present)
-
-    # Evidence, malicious model -----------------------------------------------------------------
-
-    def evidence_requests(self) -> dict[int, bytes]:
-        """Return whom to ask for evidence after a step in which shares did not fit.
-
-        Returns:
-            Client -> encoded EvidenceRequest; empty if there is nothing to ask.
-        """
-        if self._inquiry is None:
-            return {}
-        return {
-            u: messages.encode(evidence_request(self._batch, self._inquiry, u))
-            for u in sorted(self._inquiry.doubts)
-        }
-
-    def end_evidence(self) -> frozenset[int]:
-        """Decide from the evidence who gave or dealt wrong shares, and bar these clients.
-
-        A client that was asked and has not answered counts as one that cannot prove its shares.
-
-        Returns:
-            The clients that are named; none if nothing was asked.
-        """
-        inquiry, self._inquiry = self._inquiry, None
-        named = frozenset() if inquiry is None else inquiry.verdict()
-        self._barred |= named
-        return named
 
     # One message -------------------------------------------------------------------------------
 
@@ -295,8 +249,6 @@ class ServerSession:
         row = self._row
         if isinstance(message, BundleReport):
             self._report(client, message)
-        elif isinstance(message, ShareEvidence):
-            self._take_evidence(client, message)
         elif row is not None:
             arrival = Arrival(client, message, data, signature)
             self._state = row.receive(self._batch, self._state, arrival)
@@ -306,9 +258,6 @@ class ServerSession:
         """Return the context that a message due now is signed under; None if it is not due."""
         if isinstance(message, BundleReport):
             return None if self._keys is None else self._keys.off1
-        if isinstance(message, ShareEvidence):
-            inquiry = self._inquiry
-            return inquiry.bound if inquiry and message.key == inquiry.key else None
         row = self._row
         due = row is not None and moment(message) == self._now()
         return row.bound(self._batch, self._state) if row is not None and due else None
@@ -336,10 +285,3 @@ class ServerSession:
         if not accused <= set(keys.graph.neighbours(client)).intersection(keys.sharers):
             raise RemoteProtocolError(client, phase, "report on a client that sent no bundle")
         self._reports[client] = accused
-
-    def _take_evidence(self, client: int, message: ShareEvidence) -> None:
-        inquiry = self._inquiry
-        if inquiry is not None:
-            asked = tuple(inquiry.doubts)
-            check_sender(client, asked, inquiry.proven, Phase.UNMASKING)
-            inquiry.answered(client, message.signatures, message.paths)

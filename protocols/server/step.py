@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +27,23 @@ from protocols.messages import (
 )
 from protocols.params import BatchParams, Task
 from protocols.phases import Phase
+from protocols.primitives.keys import Entropy
 from protocols.primitives.packing import unpack
 from protocols.primitives.shamir import decode_element
 from protocols.seeds import Kind
 from protocols.server.offline import Arrival, BatchKeys, Group, Replies, check_sender, enough
-from protocols.server.recovery import SeedRecovery
+from protocols.server.recovery import Needed, SeedRecovery
 
 Vectors = tuple[NDArray[np.uint32], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is fixed for a step when it begins."""
+    """What is fixed for a step when it begins.
+
+    Attributes:
+        entropy: draws the coefficients of the common decoding (SPEC 3.7), after the last answer.
+    """
 
     batch: BatchParams
     keys: BatchKeys
@@ -45,6 +51,7 @@ class Step:
     task: Task
     active: Clients
     on: bytes
+    entropy: Entropy | None = field(default=None, repr=False)
 
     @property
     def graph(self) -> Graph:
@@ -82,7 +89,6 @@ class CollectingShares:
     Attributes:
         dropped: the active set without U3; these clients sent no masked input.
         responders: who is asked for shares.
-        seeds: finds the seeds that the shares belong to, and remembers shares that did not fit.
     """
 
     step: Step
@@ -91,7 +97,6 @@ class CollectingShares:
     responders: Clients
     totals: Vectors = field(repr=False)
     received: dict[int, UnmaskShares]
-    seeds: SeedRecovery = field(repr=False)
 
     @classmethod
     def of(
@@ -100,8 +105,7 @@ class CollectingShares:
         """Return the state before any answer."""
         alive = frozenset(survivors)
         dropped = tuple(u for u in step.active if u not in alive)
-        seeds = SeedRecovery(step.batch, step.keys, step.key, _statement(step, survivors))
-        return cls(step, survivors, dropped, responders, totals, {}, seeds)
+        return cls(step, survivors, dropped, responders, totals, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +115,13 @@ class Finished:
     Attributes:
         totals: section name -> uint32, shape (length,).
         survivors: the clients whose inputs are in it, ascending.
-        liars: clients that answered with a wrong share; the sum is right all the same. In the
-            malicious model the share may have been dealt to them wrong, which evidence decides
-            (`ServerSession.evidence_requests`).
+        wrong: clients whose shares were left out as wrong; the sum is right all the same. Each
+            of them changed a share, or was dealt a wrong one, so nobody is barred for it.
     """
 
     totals: Mapping[str, NDArray[np.uint32]] = field(repr=False)
     survivors: Clients
-    liars: frozenset[int] = frozenset()
+    wrong: frozenset[int] = frozenset()
 
 
 Online = CollectingInputs | CollectingSignatures | CollectingShares
@@ -128,12 +131,18 @@ Online = CollectingInputs | CollectingSignatures | CollectingShares
 
 
 def begin(
-    batch: BatchParams, keys: BatchKeys, task: Task, active: Clients, request: StepRequest
+    batch: BatchParams,
+    keys: BatchKeys,
+    task: Task,
+    active: Clients,
+    request: StepRequest,
+    entropy: Entropy | None = None,
 ) -> CollectingInputs:
     """Start a step with an empty sum."""
     on = context.online(keys.off1, request.key, task, batch.n, request.active)
     zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)
-    return CollectingInputs(Step(batch, keys, request.key, task, active, on), frozenset(), zeros)
+    step = Step(batch, keys, request.key, task, active, on, entropy)
+    return CollectingInputs(step, frozenset(), zeros)
 
 
 def input_bound(_: BatchParams, state: CollectingInputs) -> bytes:
@@ -265,27 +274,32 @@ def receive_shares(
 def end_shares(_: BatchParams, state: CollectingShares) -> tuple[Finished, Replies]:
     """Find the seeds, remove every mask, and return the sum (SPEC 6.4).
 
-    `state.seeds` keeps the shares that did not fit, also when this raises.
-
     Raises:
         NotEnoughSurvivors: fewer answers than the threshold, or too few around one client.
-        RemoteProtocolError: no shares of a client give the seed that it committed to.
+        RemoteProtocolError: the committed seed of a client does not give its advertised key.
+        SeedLost: no shares of a client that were tried give the seed that it committed to.
     """
-    step, seeds = state.step, state.seeds
+    step = state.step
     _enough_holders(step, state.received, Phase.UNMASKING)
+    recovery = SeedRecovery(step.batch, step.keys, step.key, step.entropy)
+    seeds = recovery.find(chain(*(_by_owner(state, kind) for kind in _ORDER)))
     total = masking.MaskedSum(step.task, step.batch.n, state.totals)
-    for survivor, shares in _by_owner(state, Kind.SELF_MASK):
-        seed = seeds.find(survivor, Kind.SELF_MASK, shares)
-        total.add(masking.self_mask_key(seed, survivor, step.on), -1)
-    for dropped, shares in _by_owner(state, Kind.MASK_KEY):
-        _remove_pair_masks(state, total, dropped, seeds.find(dropped, Kind.MASK_KEY, shares))
+    for survivor in state.survivors:
+        key = masking.self_mask_key(seeds[survivor, Kind.SELF_MASK], survivor, step.on)
+        total.add(key, -1)
+    for dropped in state.dropped:
+        _remove_pair_masks(state, total, dropped, seeds[dropped, Kind.MASK_KEY])
     names = [section.name for section in step.task.sections]
     sums = dict(zip(names, total.reduced(), strict=True))
-    return Finished(sums, state.survivors, frozenset(seeds.liars)), {}
+    return Finished(sums, state.survivors, recovery.wrong), {}
 
 
-def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Yield every client of which this kind of seed is needed, and its shares by holder.
+# The order in which seeds are looked for: the first that is not found is named (SPEC 3.7).
+_ORDER = Kind.SELF_MASK, Kind.MASK_KEY
+
+
+def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[Needed]:
+    """Yield every client of which this kind of seed is needed, with its shares by holder.
 
     A holder lists its shares in the order of the owners, so each list is read once, front to back.
     """
@@ -294,7 +308,8 @@ def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[tuple[int, dict[i
     lists = {u: iter(m.self_shares if own else m.key_shares) for u, m in state.received.items()}
     answered = tuple(sorted(lists))
     for owner in owners:
-        yield owner, {u: next(lists[u]) for u in state.step.graph.held(owner, answered)}
+        shares = {u: next(lists[u]) for u in state.step.graph.held(owner, answered)}
+        yield Needed(owner, kind, shares)
 
 
 def _remove_pair_masks(

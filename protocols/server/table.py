@@ -21,7 +21,6 @@ from protocols.messages import (
     Nonce,
     OnlineUpload,
     ShareBundles,
-    ShareEvidence,
     UnmaskShares,
     Upload,
 )
@@ -123,11 +122,11 @@ ROUNDS: Mapping[type[Collecting], Round] = {
 # A step can begin in these states.
 RESTING = Idle, Finished
 # Uploads in the order in which a batch has them. A message that comes before its place in this
-# order breaks a rule; one that comes after it is merely late. Reports and evidence are taken at
-# any time after the exchange and the step that they are about.
+# order breaks a rule; one that comes after it is merely late. Reports are taken at any time after
+# the exchange that they are about.
 ORDER: tuple[type[Upload], ...] = (
     Advertisement, Nonce, ShareBundles, BundleReport,
-    MaskedInput, Consistency, UnmaskShares, ShareEvidence,
+    MaskedInput, Consistency, UnmaskShares,
 )  # fmt: skip
 
 
