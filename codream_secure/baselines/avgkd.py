@@ -53,7 +53,7 @@ class AvgKD(Baseline):
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             party.work.inferred += len(others) * len(x)
-            return F.cross_entropy(model(x), targets(others, x, y))
+            return party.batches.loss(model(x), targets(others, x, y))
 
         party.descend([model], self.settings, loss)
 

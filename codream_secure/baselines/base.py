@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.tensors import load
 from codream_secure.federation.members import Federation
+from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
-from codream_secure.learning.learner import BatchStream
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import in_parallel
@@ -63,24 +62,19 @@ Penalty = Callable[[Tensor, Tensor], Tensor]
 Correction = Callable[[nn.Module], None]
 
 
-def local_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the loss of every method on local data: the mean cross-entropy of a minibatch.
-
-    Args:
-        logits: float, shape (B, classes).
-        y: labels, int64, shape (B,).
-    """
-    return F.cross_entropy(logits, y)
-
-
 @dataclass(slots=True)
 class Party:
-    """One client of a baseline: its minibatches, steps per round, and what it has computed."""
+    """One client of a baseline: its minibatches, steps per round, and what it has computed.
+
+    Attributes:
+        rate: share of the full learning rate in this round, 0 to 1 (`schedule.rate_at`).
+    """
 
     identity: int
     batches: BatchStream
     steps: int
     work: Work
+    rate: float = 1.0
 
     def train(
         self,
@@ -99,12 +93,12 @@ class Party:
             model: trained in place.
             settings: learning rate and momentum.
             momentum: overrides the momentum of ``settings``.
-            penalty: added to the loss on each minibatch.
+            penalty: added to the local loss of each minibatch.
             correction: applied to the gradients before each step.
         """
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
-            own = local_loss(model(x), y)
+            own = self.batches.loss(model(x), y)
             return own if penalty is None else own + penalty(x, y)
 
         self.descend([model], settings, loss, momentum=momentum, correction=correction)
@@ -118,20 +112,20 @@ class Party:
         momentum: float | None = None,
         correction: Correction | None = None,
     ) -> None:
-        """Take one round's SGD steps on local data, with one loss for several models.
+        """Take one round's SGD steps on local data, with one loss for all of ``models``.
 
-        A minibatch counts as work once for each model that classifies it.
+        A minibatch counts as work once for each of them. The optimizer is new in every round.
 
         Args:
-            models: trained in place; all but layers between models classify images.
+            models: trained in place.
             settings: learning rate and momentum.
-            loss: of a minibatch.
+            loss: of a minibatch; for labels it uses the loss of ``batches``.
             momentum: overrides the momentum of ``settings``.
             correction: applied to each model's gradients before each step.
         """
         beta = settings.momentum if momentum is None else momentum
         weights = [weight for model in models for weight in model.parameters()]
-        optimizer = torch.optim.SGD(weights, lr=settings.learning_rate, momentum=beta)
+        optimizer = torch.optim.SGD(weights, lr=self.rate * settings.learning_rate, momentum=beta)
         for model in models:
             model.train()
         for _ in range(self.steps):

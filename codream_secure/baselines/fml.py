@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codream_secure.baselines.base import Baseline, Parties, Party, local_loss
+from codream_secure.baselines.base import Baseline, Parties, Party
 from codream_secure.baselines.messenger import Messenger
 
 
@@ -41,8 +41,8 @@ class FML(Baseline):
         def loss(x: Tensor, y: Tensor) -> Tensor:
             own, shared = private(x), common(x)
             alpha, beta = settings.fml_private, settings.fml_common
-            of_private = alpha * local_loss(own, y) + (1 - alpha) * divergence(shared, own)
-            of_common = beta * local_loss(shared, y) + (1 - beta) * divergence(own, shared)
+            of_private = alpha * party.batches.loss(own, y) + (1 - alpha) * divergence(shared, own)
+            of_common = beta * party.batches.loss(shared, y) + (1 - beta) * divergence(own, shared)
             return of_private + of_common
 
         party.descend([private, common], settings, loss)

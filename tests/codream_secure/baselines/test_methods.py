@@ -27,7 +27,7 @@ def test_methods_that_dream_are_masked_unless_told():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "fedavgg", "fedavg-", "avgkd-secure", "fml-secur", "codream-8bit", "fed"]
+    "name", ["", "fedavgg", "fedavg-", "avgkd-secure", "fml-s", "codream-8bit", "fed"]
 )
 def test_unknown_methods_are_named(name):
     with pytest.raises(UserError, match="unknown method"):
