@@ -258,3 +258,14 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
     meta = simulation.groups[0]._meta.state().meta.values()
     assert all(bool(torch.isfinite(value).all()) for value in meta)
     assert np.mean([m.clients_mean for m in history[-5:]]) > history[0].clients_mean
+
+
+@pytest.mark.parametrize(
+    ("options", "way_out"), [({"dreams": 1}, "--dreams 2"), ({"kd_batch": 1}, "--kd-batch 2")]
+)
+def test_a_model_that_cannot_learn_from_single_dreams_is_refused_before_training(
+    tiny, options, way_out
+):
+    with pytest.raises(UserError, match=way_out):
+        Simulation(tiny(models="vgg8", width=2, **options))
+    Simulation(tiny(models="mlp", **options))
