@@ -264,8 +264,14 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
     ("options", "way_out"), [({"dreams": 1}, "--dreams 2"), ({"kd_batch": 1}, "--kd-batch 2")]
 )
 def test_a_model_that_cannot_learn_from_single_dreams_is_refused_before_training(
-    tiny, options, way_out
+    tiny, tmp_path, monkeypatch, options, way_out
 ):
+    (tmp_path / "normalizing.py").write_text(
+        "from torch import nn\n"
+        "def make(spec):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, spec.classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=way_out):
-        Simulation(tiny(models="vgg8", width=2, **options))
+        Simulation(tiny(models="normalizing:make", **options))
     Simulation(tiny(models="mlp", **options))

@@ -193,7 +193,7 @@ def test_the_layer_that_cannot_learn_from_one_image_is_named():
 def test_bfloat16_is_tried_where_it_is_asked_for():
     class Transforms(_Model):
         def features(self, x):
-            return torch.fft.fft(super().features(x)).real
+            return torch.zeros(len(x), 256).index_add(0, torch.arange(len(x)), super().features(x))
 
     try_model(Transforms(), SPEC)
     with pytest.raises(UserError, match="raised"):
