@@ -275,3 +275,11 @@ def test_a_model_that_cannot_learn_from_single_dreams_is_refused_before_training
     with pytest.raises(UserError, match=way_out):
         Simulation(tiny(models="normalizing:make", **options))
     Simulation(tiny(models="mlp", **options))
+
+
+def test_a_twin_trains_with_the_rate_of_its_client(tiny):
+    simulation = Simulation(tiny(rounds=2, schedule="cosine", local_loss="balanced"))
+    list(simulation.rounds())
+    for member in simulation.federation.members.values():
+        assert member.twin.rate == member.client.learner.rate == pytest.approx(0.5)
+    assert simulation.server.student.rate == pytest.approx(0.5)
