@@ -67,7 +67,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_buffer: dream batches that are kept.
         max_samples: examples that a run may assume at each site.
         max_width: of models.
-        max_learning_rate, max_dp_lr: step sizes of training, without and with DP.
+        max_learning_rate, max_weight_decay, max_dp_lr: of training; the last one with DP.
         max_dp_clip, max_dp_steps: of private training.
     """
 
@@ -117,6 +117,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_samples: _Some = 100_000
     max_width: _Some = 1024
     max_learning_rate: _Size = 0.1
+    max_weight_decay: _Weight = 0.1
     max_dp_lr: _Size = 10.0
     max_dp_clip: _Size = 10.0
     max_dp_steps: _Some = 1000

@@ -48,6 +48,7 @@ OPTION_BOUNDS: Mapping[str, tuple[str, ...]] = {
     "dp_batch": ("max_batch",),
     "buffer": ("max_buffer",),
     "learning_rate": ("max_learning_rate",),
+    "weight_decay": ("max_weight_decay",),
     "warmup_epochs": ("max_warmup_epochs",),
     "local_epochs": ("max_local_epochs",),
     "samples_per_client": ("max_samples",),

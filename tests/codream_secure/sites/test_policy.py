@@ -171,6 +171,7 @@ CASES = {
     "max_samples": (29, [option("samples_per_client", 30)]),
     "max_width": (7, [option("width", 8)]),
     "max_learning_rate": (1e-3, [option("learning_rate", 2e-3)]),
+    "max_weight_decay": (0.01, [option("weight_decay", 0.1)]),
     "max_dp_lr": (0.5, [option("dp_lr", 1.0, PRIVATE)]),
     "max_dp_clip": (0.2, [option("dp_clip", 0.5, PRIVATE)]),
     "max_dp_steps": (10, [option("dp_steps", 40, PRIVATE)]),
