@@ -23,7 +23,7 @@ import torch
 from benchmarks.learning.settings import FOUR
 from benchmarks.shared.gates import Report, environment, progress
 from benchmarks.shared.grid import Grid
-from benchmarks.shared.script import finish, npz, parser
+from benchmarks.shared.script import check_npz, finish, parser
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -170,9 +170,10 @@ def row_of(models: Sequence[str], clients: list[float], student: float) -> dict[
 def main() -> None:
     """Train once, then compare."""
     arguments = parser(__doc__, "three rows, fewer steps")
-    arguments.add_argument("--data", type=npz, required=True, help=".npz of 28x28 images")
+    arguments.add_argument("--data", type=Path, required=True, help=".npz of 28x28 images")
     arguments.add_argument("--partition", default="dirichlet:1")
     options = arguments.parse_args()
+    check_npz(arguments, options.data)
     trained, grid = Trained(options.data, options.partition), Grid(options.keep)
     epochs = 2 if options.quick else 15
     common = {

@@ -20,6 +20,7 @@ accuracy_communication.py. The noise is seeded so that figures can be reproduced
 import json
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 from benchmarks.shared.federations import (
@@ -31,7 +32,7 @@ from benchmarks.shared.federations import (
 )
 from benchmarks.shared.gates import Gate, Report, environment
 from benchmarks.shared.grid import Grid
-from benchmarks.shared.script import RESULTS, finish, npz, parser
+from benchmarks.shared.script import RESULTS, check_npz, finish, parser
 from codream_secure.compare.plan import Budget
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -124,9 +125,10 @@ def gates(rows: list[dict[str, Any]], *, digits: bool) -> list[Gate]:
 def main() -> None:
     """Run the table."""
     arguments = parser(__doc__, "one seed, epsilon 1 and 8", only=METHODS, seeds=3)
-    arguments.add_argument("--data", type=npz, help="an .npz file in place of the digits")
+    arguments.add_argument("--data", type=Path, help="an .npz file in place of the digits")
     arguments.add_argument("--eps", type=float, nargs="+", help="which, in place of 1 2 4 8 inf")
     options = arguments.parse_args()
+    check_npz(arguments, options.data)
     path = options.data
     name, data = (path.stem, {"dataset": str(path)}) if path else ("digits", {})
     grid, seeds = Grid(options.keep), 1 if options.quick else options.seeds

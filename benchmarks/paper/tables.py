@@ -18,6 +18,7 @@ empty the folder when the code has changed.
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,7 +29,7 @@ from benchmarks.paper.rows import run_line
 from benchmarks.paper.scales import SCALE_NOTES, SEEDS, Scale
 from benchmarks.shared.gates import environment, own_command, progress
 from benchmarks.shared.grid import Grid
-from benchmarks.shared.script import RESULTS, npz, parser
+from benchmarks.shared.script import RESULTS, check_npz, parser
 
 SCHEMA_VERSION = 1
 LABELS: dict[Scale, str] = {
@@ -85,8 +86,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     arguments = parser(__doc__, "tiny, cut to the bone", only=ARTEFACTS)
     arguments.add_argument("--scale", choices=SEEDS, default="tiny")
-    arguments.add_argument("--data", type=npz, help="an .npz file in place of the digits")
+    arguments.add_argument("--data", type=Path, help="an .npz file in place of the digits")
     options = arguments.parse_args()
+    check_npz(arguments, options.data)
     if options.quick and options.scale != "tiny":
         arguments.error("--quick goes with --scale tiny")
     if options.data and options.scale == "full":

@@ -47,12 +47,10 @@ def parser(
     return found
 
 
-def npz(text: str) -> Path:
-    """Return the file that ``--data`` names, as the type of an option."""
-    path = Path(text)
-    if path.suffix != ".npz" or not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path}: no such .npz file")
-    return path
+def check_npz(arguments: argparse.ArgumentParser, path: Path | None) -> None:
+    """End the script if the file that ``--data`` names is not there."""
+    if path is not None and not (path.suffix == ".npz" and path.is_file()):
+        arguments.error(f"--data {path}: no such .npz file")
 
 
 def finish(report: Report, options: argparse.Namespace, record: str = "") -> NoReturn:
