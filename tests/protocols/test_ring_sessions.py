@@ -31,7 +31,8 @@ from protocols.errors import (
     PolicyError,
     RemoteProtocolError,
 )
-from protocols.graph import Graph, complete, ring_parameters
+from protocols.graph import Graph, complete
+from protocols.graph_parameters import ring_parameters
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
