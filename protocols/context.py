@@ -93,9 +93,10 @@ def online(
     task: Task,
     n: int,
     active: bytes,
+    *,
     lost: Iterable[tuple[int, int]] = (),
 ) -> bytes:
-    """Return `on`, 32 bytes: off1, key step, step, kind, sections, active set, lost pairs, broadcast.
+    """Return `on`, 32 bytes: the hash of everything that a step depends on (SPEC 3.2).
 
     It binds the broadcast so that clients which saw different broadcasts give no sum (SPEC 3.2).
 

@@ -7,9 +7,9 @@ holders, but not which graph they come from.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from protocols.context import u64
 from protocols.errors import ConfigError
@@ -53,33 +53,44 @@ def neighbourhood(batch: BatchParams, client: int, members: Clients, seed: bytes
     return ring_neighbours(client, ring_order(members, seed), _degree(batch.ring, len(members)))
 
 
+@dataclass(frozen=True, slots=True)
 class Graph:
     """All neighbourhoods of a batch, for the server. A ring keeps n * k client ids in memory.
 
-    Args:
-        batch: says which graph.
+    Attributes:
         members: U1, ascending.
-        seed: off1, which decides the order of a ring.
+        needed: τ, how many holders everybody needs.
+        near: client -> its neighbours; None is the complete graph.
+        lost: client -> peers that it lost (SPEC 6.2).
     """
 
-    def __init__(self, batch: BatchParams, members: Clients, seed: bytes) -> None:
-        self._members = members
-        self._needed = batch.share_threshold
-        self._lost: Mapping[int, frozenset[int]] = {}
-        self._near: Mapping[int, Clients] | None = None
+    members: Clients
+    needed: int
+    near: Mapping[int, Clients] | None
+    lost: Mapping[int, frozenset[int]]
+
+    @classmethod
+    def of(cls, batch: BatchParams, members: Clients, seed: bytes) -> Graph:
+        """Return the graph of a batch.
+
+        Args:
+            batch: says which graph.
+            members: U1, ascending.
+            seed: off1, which decides the order of a ring.
+        """
+        near = None
         if batch.ring is not None:
             order, k = ring_order(members, seed), _degree(batch.ring, len(members))
-            self._near = {u: _around(order, place, k) for place, u in enumerate(order)}
+            near = {u: _around(order, place, k) for place, u in enumerate(order)}
+        return cls(members, batch.share_threshold, near, {})
 
     def without(self, pairs: Pairs) -> Graph:
         """Return the graph in which the two ends of every pair have lost each other (SPEC 6.2)."""
-        graph = copy.copy(self)
-        graph._lost = peers(pairs)
-        return graph
+        return replace(self, lost=peers(pairs))
 
     def neighbours(self, client: int) -> Clients:
         """Return the clients that `client` masks with, ascending."""
-        near = complete(client, self._members) if self._near is None else self._near[client]
+        near = complete(client, self.members) if self.near is None else self.near[client]
         return self._kept(client, near)
 
     def held(self, client: int, group: Clients) -> Clients:
@@ -88,7 +99,7 @@ class Graph:
         The relation is symmetric (SPEC 1.4): the neighbours, on the complete graph also the client
         itself. `group` is ascending.
         """
-        if self._near is None:
+        if self.near is None:
             return self._kept(client, group)
         return tuple(sorted(frozenset(self.neighbours(client)).intersection(group)))
 
@@ -98,9 +109,9 @@ class Graph:
         On the complete graph all clients that lost nobody have the same holders. The client is
         None if they have the smallest number.
         """
-        if self._near is not None:
+        if self.near is not None:
             return min((len(present.intersection(self.neighbours(u))), u) for u in clients)
-        lost = ((len(self._lost[u] & present), u) for u in clients if u in self._lost)
+        lost = ((len(self.lost[u] & present), u) for u in clients if u in self.lost)
         most, client = max(lost, default=(0, None), key=lambda found: found[0])
         return len(present) - most, client if most else None
 
@@ -112,17 +123,17 @@ class Graph:
         each other, or in the edges of the ring. On the complete graph nobody that lost nobody
         leaves: if all are too few, the threshold decides.
         """
-        if self._near is None:
+        if self.near is None:
             return self._stable_in_complete(members)
         left = set(members)
         counts = {u: len(left.intersection(self.neighbours(u))) for u in members}
-        todo = [u for u, count in counts.items() if count < self._needed]
+        todo = [u for u, count in counts.items() if count < self.needed]
         while todo:
             client = todo.pop()
             left.remove(client)
             for peer in left.intersection(self.neighbours(client)):
                 counts[peer] -= 1
-                if counts[peer] == self._needed - 1:
+                if counts[peer] == self.needed - 1:
                     todo.append(peer)
         return tuple(sorted(left))
 
@@ -134,24 +145,24 @@ class Graph:
         of clients, from the highest list down, and old entries are skipped.
         """
         left = set(members)
-        counts = {u: len(self._lost[u] & left) for u in members if u in self._lost}
+        counts = {u: len(self.lost[u] & left) for u in members if u in self.lost}
         lists: list[list[int]] = [[] for _ in range(max(counts.values(), default=0) + 1)]
         for client, count in counts.items():
             lists[count].append(client)
         for count in range(len(lists) - 1, 0, -1):
-            while lists[count] and len(left) - count < self._needed:
+            while lists[count] and len(left) - count < self.needed:
                 client = lists[count].pop()
                 if client not in left or counts[client] != count:
                     continue
                 left.remove(client)
-                for peer in self._lost[client] & left:
+                for peer in self.lost[client] & left:
                     counts[peer] -= 1
                     lists[counts[peer]].append(peer)
         return tuple(sorted(left))
 
     def _kept(self, client: int, group: Clients) -> Clients:
         """Return a group without the peers that a client lost."""
-        lost = self._lost.get(client)
+        lost = self.lost.get(client)
         return group if lost is None else tuple(u for u in group if u not in lost)
 
 

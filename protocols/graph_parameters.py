@@ -1,4 +1,4 @@
-"""How many neighbours are enough: parameters of sparse graphs, by tails of distributions (SPEC 8.7)."""
+"""How many neighbours are enough: parameters of sparse graphs, from tail bounds (SPEC 8.7)."""
 
 from __future__ import annotations
 

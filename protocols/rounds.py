@@ -110,7 +110,7 @@ class Rounds:
         self._batches = first_batch
         self._keys: KeyBatch | None = None
         self._next: KeyBatch | None = None
-        self._barred: set[int] | None = set() if terms.malicious else None
+        self._barred: set[int] | None = set() if terms.malicious else None  # for the session
         self.round_trips = 0
 
     @property
@@ -267,15 +267,14 @@ class Rounds:
                 self._ended(coming.batch)
 
     def _deliver(self, ask: Ask, keys: KeyBatch) -> None:
-        """Deliver bundles in a round trip of their own, so that reports come before the step.
+        """Deliver bundles in a round trip of their own: reports must come before the step.
 
-        Colluders could otherwise send honest clients bundles that do not open, and so make them
-        refuse the first step, which puts them out of the batch (SPEC 6.2).
+        Colluders could otherwise damage bundles, and so make their recipients refuse the first
+        step, which puts them out of the batch (SPEC 6.2).
         """
         if keys.deliveries:
             part = Part(keys.batch, OPEN_BUNDLES, keys.deliveries)
-            (reports,) = self._round_trip(ask, [part])
-            self._take_reports(keys, reports)
+            self._take_reports(keys, self._round_trip(ask, [part])[0])
 
     def _take_reports(self, keys: KeyBatch, reports: Mapping[int, bytes]) -> None:
         for client, report in reports.items():

@@ -71,7 +71,7 @@ def mask_input(
         raise server_fault(Phase.MASKED_INPUT, "step number does not grow")
     keys = state.unused[request.key]
     on = context.online(
-        state.off1, request.key, task, party.batch.n, request.active, request.lost
+        state.off1, request.key, task, party.batch.n, request.active, lost=request.lost
     )
     total = masking.MaskedSum(task, party.batch.n, vectors)
     total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)

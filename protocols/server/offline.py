@@ -166,7 +166,7 @@ def end_keys(
     directory = KeyDirectory(bitmap, tuple(sent.values()))
     off1 = context.advertised(context.offline(batch), sent.items())
     advertised = {u: state.received[u] for u in members}
-    graph = Graph(batch, members, off1)
+    graph = Graph.of(batch, members, off1)
     return CollectingBundles(off1, graph, advertised, {}), dict.fromkeys(members, directory)
 
 
@@ -202,7 +202,7 @@ def end_nonces(batch: BatchParams, state: CollectingNonces) -> tuple[CollectingB
     nonces = {u: state.received[u] for u in sorted(state.received)}
     committed = {u: keys.nonce_commitment for u, keys in state.advertised.items()}
     off1 = context.drawn(context.offline(batch), committed, nonces)
-    graph = Graph(batch, tuple(nonces), off1)
+    graph = Graph.of(batch, tuple(nonces), off1)
     bitmap, listed = messages.encode_set(nonces, batch.roster), tuple(nonces.values())
     replies = {
         u: RingDirectory(bitmap, listed, tuple(state.sent[v] for v in graph.neighbours(u)))

@@ -138,7 +138,7 @@ def begin(
     batch: BatchParams, keys: BatchKeys, task: Task, request: StepRequest
 ) -> CollectingInputs:
     """Start a step with an empty sum."""
-    on = context.online(keys.off1, request.key, task, batch.n, request.active, request.lost)
+    on = context.online(keys.off1, request.key, task, batch.n, request.active, lost=request.lost)
     active = messages.decode_set(request.active, batch.roster)
     graph = keys.graph.without(pairs.decode(request.lost, batch.roster))
     zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)

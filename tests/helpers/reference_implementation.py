@@ -144,6 +144,7 @@ def on(
     key_step: int,
     step: Step,
     active: Iterable[int],
+    *,
     lost: Iterable[tuple[int, int]] = (),
 ) -> bytes:
     described = []
@@ -383,9 +384,7 @@ class Reference:
 
     # SPEC 6.1, 6.9, 6.2
 
-    def exchange_keys(
-        self, drops: dict[int, str], changed: Iterable[tuple[int, int]] = ()
-    ) -> None:
+    def exchange_keys(self, drops: dict[int, str], changed: Iterable[tuple[int, int]] = ()) -> None:
         """`changed` lists (sender, recipient) of bundles that were changed on the way."""
         rounds = ["advertise_keys", "draw_graph", "share_keys"]
         late = {u: rounds.index(phase) for u, phase in drops.items() if phase in rounds}
@@ -534,7 +533,7 @@ class Reference:
         pairs: list[Item] = [[self.b.roster.index(u) for u in pair] for pair in lost]
         request: list[Item] = [0x17, j, self.bits(self.active), pairs]
         self.down("masked_input", self.active, lambda _: request)
-        bound = on(self.b, self.off1, j, step, self.active, lost)
+        bound = on(self.b, self.off1, j, step, self.active, lost=lost)
         summed = {s.name: [0] * s.length for s in step.sections}
         senders = [u for u in self.active if stays(u, "masked_input")]
         for u in senders:
