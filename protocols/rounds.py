@@ -194,6 +194,7 @@ class Rounds:
         if ahead:
             self._next = keys
         else:
+            self._deliver(ask, keys)
             self._replace(keys)
 
     def _begin(self, steps: int, present: Iterable[int]) -> KeyBatch:
@@ -252,8 +253,7 @@ class Rounds:
         return result
 
     def _step(self, ask: Ask, keys: KeyBatch, task: Task, renew: int) -> None:
-        if self._terms.malicious:
-            self._deliver(ask, keys)
+        self._deliver(ask, keys)
         requests = self._down(Phase.MASKED_INPUT, keys.server.begin_step(task))
         coming = self._begin(renew, self._present()) if renew else None
         try:
@@ -267,12 +267,13 @@ class Rounds:
                 self._ended(coming.batch)
 
     def _deliver(self, ask: Ask, keys: KeyBatch) -> None:
-        """Deliver bundles in a round trip of their own: reports must come before the step.
+        """Malicious model: deliver bundles once in a round trip of their own.
 
         Colluders could otherwise damage bundles, and so make their recipients refuse the first
         step, which puts them out of the batch (SPEC 6.2).
         """
-        if keys.deliveries:
+        if self._terms.malicious and not keys.delivered:
+            keys.delivered = True
             part = Part(keys.batch, OPEN_BUNDLES, keys.deliveries)
             self._take_reports(keys, self._round_trip(ask, [part])[0])
 
