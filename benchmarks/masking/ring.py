@@ -31,7 +31,7 @@ from benchmarks.masking.one_sum import (
     aggregate,
 )
 from benchmarks.shared.gates import Comparison
-from protocols.graph import RingParameters, ring_parameters
+from protocols.graph_parameters import RingParameters, ring_parameters
 from protocols.params import AggregationParams, Section, default_threshold
 
 CORRUPT = DROPOUTS = 0.05
