@@ -108,6 +108,19 @@ def check(*, as_json: bool, **options: object) -> None:
 
 
 @deploy.command()
+@click.argument("state", type=Path)
+def log(state: Path) -> None:
+    """Print what has left a site: its sessions, who asked, what it answered and refused, epsilon.
+
+    STATE is the site's state folder. No process may be using it.
+    """
+    from codream_secure.sites.site_log import lines  # noqa: PLC0415
+
+    for line in lines(state):
+        click.echo(line)
+
+
+@deploy.command()
 @click.option("--clients", type=click.IntRange(min=3), default=5, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--dream-steps", type=click.IntRange(min=0), default=2, show_default=True)

@@ -7,6 +7,7 @@ This module needs no PyTorch: importing it takes longer than all cryptography of
 needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 """
 
+import hashlib
 import logging
 import os
 from typing import Protocol, Self
@@ -14,6 +15,7 @@ from typing import Protocol, Self
 import msgspec
 
 from codream_secure.errors import RequestRefused
+from codream_secure.sites import allowance, site_log
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
@@ -50,6 +52,8 @@ from protocols.policy import Policy, most_colluders
 # Records in the site's folder: the session, and the last step whose inputs were computed, with
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
+# Records that outlive sessions.
+_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD})
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
@@ -126,7 +130,14 @@ class Site:
         return answer
 
     def _answer(self, message: Message) -> Answer:
-        """Answer a message, or say in one line why not."""
+        """Answer a message, or say in one line why not; the site's log counts refusals."""
+        answer = self._answer_or_refusal(message)
+        if answer.refused:
+            _log.warning("refused: %s", answer.refused)
+            site_log.record(self._folder, refused=1)
+        return answer
+
+    def _answer_or_refusal(self, message: Message) -> Answer:
         try:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
@@ -178,6 +189,8 @@ class Site:
         report = client.open_bundles(message.delivery) if message.delivery else None
         task, inputs = self._contribution(message)
         masked = client.masked_input(message.request, task, inputs)
+        if inputs:  # otherwise the answer was given and counted before
+            site_log.record(self._folder, kind=task.kind, answered=1)
         return Answer(masked, report=report or b"")
 
     def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
@@ -225,7 +238,9 @@ class Site:
         if not self._in_session(message.session):
             self._check_server(message, message.threat_model)
             check_terms(self._site_policy, terms)
+            site_log.check_admission(self._folder, self._site_policy, message.session)
             self._erase_records()
+            site_log.begin(self._folder, wanted, roster=self._roster_digest())
             self._remember(wanted)
         elif self._session != wanted:
             raise RequestRefused("the session is known, with other settings")
@@ -250,11 +265,16 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _erase_records(self, *, keep: str | None = None) -> None:
-        """Erase what an older session left in the folder."""
+    def _erase_records(self) -> None:
+        """Erase what an older session left in the folder, except what belongs to the identity."""
         for name in self._folder.names():
-            if name != keep:
+            if name not in _OF_IDENTITY:
                 self._folder.erase(name)
+
+    def _roster_digest(self) -> str:
+        """Return the digest of the roster in hex; empty without one."""
+        roster = self._settings.roster
+        return hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
 
     def _remember(self, session: Session) -> None:
         self._session = session
