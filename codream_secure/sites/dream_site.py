@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from codream_secure.aggregation.requests import AskedOfClient
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance, site_log
+from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
@@ -47,6 +47,7 @@ class DreamSite(Site):
         def check(request: AskedOfClient, task: Task) -> None:
             check_task(self._site_policy, task)
             check_request(self._site_policy, request)
+            contents.admit(self._folder, contents.of_request(request))
 
         return self._learner().answer(message, check)
 

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance, site_log
+from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
@@ -53,7 +53,7 @@ from protocols.policy import Policy, most_colluders
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
 # Records that outlive sessions.
-_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD})
+_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD})
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
@@ -72,6 +72,12 @@ class Summand(Protocol):
 
         Raises:
             RequestRefused: the broadcast is for another step, or asks for what the site refuses.
+        """
+
+    def content(self, broadcast: bytes) -> bytes:
+        """Return what is asked without its counters, which is answered in one session alone.
+
+        Empty: it may be asked in every session.
         """
 
     def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
@@ -213,6 +219,7 @@ class Site:
                 return task, {}
             if task.step <= last[0]:
                 raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
+        contents.admit(self._folder, summand.content(message.broadcast))
         inputs = summand.inputs(message.broadcast, self._folder)
         self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
         return task, inputs
