@@ -9,6 +9,7 @@ model ``identity`` and ``roster``, as in `flower.client_app`.
 import os
 from dataclasses import dataclass
 
+import msgspec
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -20,6 +21,7 @@ from codream_secure.flower.mean_request import (
     TRAIN,
     MeanRequest,
     decode_request,
+    encode_request,
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
@@ -75,6 +77,9 @@ class _Summand:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         check_numbers(request, self.policy)
         return task_of(request, broadcast, step)
+
+    def content(self, broadcast: bytes) -> bytes:
+        return encode_request(msgspec.structs.replace(decode_request(broadcast), step=0))
 
     def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
         request = decode_request(broadcast)

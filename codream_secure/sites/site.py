@@ -7,6 +7,7 @@ This module needs no PyTorch: importing it takes longer than all cryptography of
 needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 """
 
+import hashlib
 import logging
 import os
 from typing import Protocol, Self
@@ -14,6 +15,7 @@ from typing import Protocol, Self
 import msgspec
 
 from codream_secure.errors import RequestRefused
+from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
@@ -51,6 +53,8 @@ from protocols.policy import Policy, most_colluders
 # Records in the site's folder: the session, and the last step whose inputs were computed, with
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
+# Records that outlive sessions.
+_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD})
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
@@ -69,6 +73,12 @@ class Summand(Protocol):
 
         Raises:
             RequestRefused: the broadcast is for another step, or asks for what the site refuses.
+        """
+
+    def content(self, broadcast: bytes) -> bytes:
+        """Return what is asked without its counters, which is answered in one session alone.
+
+        Empty: it may be asked in every session.
         """
 
     def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
@@ -127,7 +137,14 @@ class Site:
         return answer
 
     def _answer(self, message: Message) -> Answer:
-        """Answer a message, or say in one line why not."""
+        """Answer a message, or say in one line why not; the site's log counts refusals."""
+        answer = self._answer_or_refusal(message)
+        if answer.refused:
+            _log.warning("refused: %s", answer.refused)
+            site_log.record(self._folder, refused=1)
+        return answer
+
+    def _answer_or_refusal(self, message: Message) -> Answer:
         try:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
@@ -189,6 +206,8 @@ class Site:
                 raise
             # The server must learn why: without the report it would ask the same again.
             return Answer(report=report, refused=f"{type(error).__name__}: {error}")
+        if inputs:  # otherwise the answer was given and counted before
+            site_log.record(self._folder, kind=task.kind, answered=1)
         return Answer(masked, report=report or b"")
 
     def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
@@ -211,6 +230,7 @@ class Site:
                 return task, {}
             if task.step <= last[0]:
                 raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
+        contents.admit(self._folder, summand.content(message.broadcast))
         inputs = summand.inputs(message.broadcast, self._folder)
         self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
         return task, inputs
@@ -236,7 +256,9 @@ class Site:
         if not self._in_session(message.session):
             self._check_server(message, message.threat_model)
             check_terms(self._site_policy, terms)
+            site_log.check_admission(self._folder, self._site_policy, message.session)
             self._erase_records()
+            site_log.begin(self._folder, wanted, roster=self._roster_digest())
             self._remember(wanted)
         elif self._session != wanted:
             raise RequestRefused("the session is known, with other settings")
@@ -261,11 +283,16 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _erase_records(self, *, keep: str | None = None) -> None:
-        """Erase what an older session left in the folder."""
+    def _erase_records(self) -> None:
+        """Erase what an older session left in the folder, except what belongs to the identity."""
         for name in self._folder.names():
-            if name != keep:
+            if name not in _OF_IDENTITY:
                 self._folder.erase(name)
+
+    def _roster_digest(self) -> str:
+        """Return the digest of the roster in hex; empty without one."""
+        roster = self._settings.roster
+        return hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
 
     def _remember(self, session: Session) -> None:
         self._session = session
