@@ -89,13 +89,20 @@ def _options() -> argparse.Namespace:
     arguments.add_argument("--data", type=Path, help="an .npz file in place of the digits")
     options = arguments.parse_args()
     check_npz(arguments, options.data)
-    if options.quick and options.scale != "tiny":
-        arguments.error("--quick goes with --scale tiny")
-    if options.data and options.scale == "full":
-        arguments.error("--data cannot be used with --scale full")
-    if options.record and (options.only or options.quick or options.data):
-        arguments.error("--record goes with neither --only, --quick nor --data")
+    if mistake := _mistake(options):
+        arguments.error(mistake)
     return options
+
+
+def _mistake(options: argparse.Namespace) -> str:
+    """Return which options do not go together, or nothing."""
+    if options.quick and options.scale != "tiny":
+        return "--quick goes with --scale tiny"
+    if options.data and options.scale == "full":
+        return "--data cannot be used with --scale full"
+    if options.record and (options.only or options.quick or options.data):
+        return "--record goes with neither --only, --quick nor --data"
+    return ""
 
 
 def report_of(
