@@ -401,8 +401,8 @@ MUTATIONS = [
     Mutation("t > n/2", "protocols/params.py", "self.n // 2 + 1, self.n", "1, self.n", PARTS),
     Mutation("sums cannot wrap", "protocols/primitives/field.py",
              "if field.p > largest:", "if True:", PACKING),
-    refusal("NaN and infinity", "protocols/quantization.py",
-            "not np.isfinite(values).all()", QUANTIZER),
+    Mutation("NaN counts as zero", "protocols/quantization.py",
+             "np.copyto(values, 0.0, where=np.isnan(values))", "pass", QUANTIZER),
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
     # Evidence (SPEC 6.10)

@@ -315,3 +315,14 @@ def drawn(params: AggregationParams, seed: int):
         }
         for u in params.roster
     }
+
+
+@pytest.mark.parametrize("case", FILES["quantization.json"]["cases"], ids=lambda case: case["maximum"])
+def test_the_reference_quantizes_alike(case):
+    """NaN and infinity included: they are repaired, not refused (SPEC 7.1)."""
+    seed = bytes.fromhex(FILES["quantization.json"]["seed"])
+    values = [float(x) for x in case["values"]]
+    codes = reference.quantized(
+        values, case["maximum"], case["clip"], seed, case["step"], case["section"]
+    )
+    assert codes == case["codes"]
