@@ -10,8 +10,8 @@ from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance
 from codream_secure.sites.session import SiteSettings
 from codream_secure.sites.site import Site
+from codream_secure.sites.summand import Compute
 from codream_secure.sites.wire import Ask, Begin, Hello, Images, Learn, Present, encode
-from protocols.client.step import Inputs
 from protocols.params import Task, default_threshold
 from protocols.policy import most_colluders
 
@@ -41,7 +41,7 @@ class DreamSite(Site):
         self._remember(self._learner().learn_from(message))
         return b"done"
 
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
         return self._learner().answer(message)
 
     def _hello(self, message: Hello) -> Present:

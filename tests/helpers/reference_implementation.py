@@ -623,11 +623,13 @@ class Reference:
 # -- 7 quantization ----------------------------------------------------------------------------
 
 
-def quantized(
-    values: list[float], maximum: int, clip: float, seed: bytes, step: int, name: str
-) -> list[int]:
-    """SPEC 7.1 and 7.3."""
-    key = hkdf(seed, "rounding", u64(step), name.encode())
+def rounding_key(seed: bytes, step: int, name: str) -> bytes:
+    """SPEC 7.3."""
+    return hkdf(seed, "rounding", u64(step), name.encode())
+
+
+def quantized(values: list[float], maximum: int, clip: float, key: bytes) -> list[int]:
+    """SPEC 7.1, with the rounding stream of a key."""
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     resolution = 2 * clip / maximum
     found = []
