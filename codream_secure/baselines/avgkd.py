@@ -19,9 +19,7 @@ class AvgKD(Baseline):
 
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
-        everybody = parties.federation
-        names = everybody.model_names
-        self._models = {c: everybody.model(names[c], c) for c in parties.clients}
+        self._models = parties.own_models()
         self._peers: dict[int, nn.Module] = {}
 
     def client_models(self) -> dict[int, nn.Module]:
@@ -51,18 +49,13 @@ class AvgKD(Baseline):
                     )
 
     def _learn(self, party: Party, others: list[nn.Module]) -> None:
-        model, settings = self._models[party.identity], self.settings
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=settings.learning_rate, momentum=settings.momentum
-        )
-        model.train()
-        for _ in range(party.steps):
-            x, y = party.batches.next()
-            party.work.trained += len(x)
+        model = self._models[party.identity]
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
             party.work.inferred += len(others) * len(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), targets(others, x, y)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            return party.batches.loss(model(x), targets(others, x, y))
+
+        party.descend([model], self.settings, loss)
 
 
 @torch.no_grad()

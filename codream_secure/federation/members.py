@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,10 +28,12 @@ from codream_secure.errors import UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.client import Client
 from codream_secure.federation.observer import Observer
-from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
+from codream_secure.learning.batches import BatchStream, local_stream
+from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearner
 from codream_secure.models.build import build_model
 from codream_secure.models.custom import is_custom
 from codream_secure.models.layers import Norm, takes_channels_last
+from codream_secure.models.trial import trains_on_one, try_model
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -60,6 +63,7 @@ class Member:
 
     def train_twin(self) -> None:
         """Let the twin take local steps until it has taken as many as the client."""
+        self.twin.set_rate(self.client.learner.rate)
         while self.twin.local_steps < self.client.learner.local_steps:
             self.twin.local_step()
 
@@ -180,8 +184,11 @@ class Federation:
 
     def local_batches(self, client: int, role: str) -> BatchStream:
         """Return a new stream of minibatches of a client's examples, in the order of ``role``."""
-        local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
-        return BatchStream(local.x, local.y, self.config.learning.batch, shuffle)
+        return self.stream(self._local[client], generator(self._seed, role, "shuffle", client))
+
+    def stream(self, local: Examples, shuffle: torch.Generator) -> BatchStream:
+        """Return a stream of minibatches of some examples, with the run's augmentation and loss."""
+        return local_stream(self.config.learning, self.scale, self.spec.classes, local, shuffle)
 
     def pooled(self) -> Examples:
         """Return the training examples of all clients, for centralized training only."""
@@ -290,11 +297,7 @@ class Federation:
         return run_model(self.config, self.spec, name, *owner, device=self.device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model whose gradients can be computed per example.
-
-        Raises:
-            UserError: DP cannot train the model.
-        """
+        """Return a copy of a model that DP can train; raise UserError if it cannot."""
         from codream_secure.privacy.model_checks import check_private_model  # noqa: PLC0415 - slow
 
         check_private_model(model)
@@ -302,8 +305,7 @@ class Federation:
 
 
 def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
-    bf16 = config.run.precision == "bf16"
-    return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
+    return PlainLearner(model, data, config.learning, bf16=config.run.precision == "bf16")
 
 
 def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
@@ -315,7 +317,33 @@ def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> Pl
         device: where the model lives.
     """
     name = config.model.models.split(",")[0].strip()
-    return _plain_learner(config, run_model(config, spec, name, "server", device=device), None)
+    model = run_model(config, spec, name, "server", device=device)
+    check_single_dreams(config, spec, {name: model})
+    return _plain_learner(config, model, None)
+
+
+def check_single_dreams(config: Resolved, spec: InputSpec, models: Mapping[str, nn.Module]) -> None:
+    """Refuse models that cannot learn from a single dream, if the settings lead to one.
+
+    Args:
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        models: one of each architecture that learns from dreams, by name.
+
+    Raises:
+        UserError: names the layer, usually a BatchNorm that would see one value a channel.
+    """
+    dream, learning = config.dream, config.learning
+    alone = dream.dreams == 1 and (dream.dream_batches == 1 or config.secure.dropout > 0)
+    if not learning.kd_epochs or not (alone or learning.kd_batch == 1):
+        return
+    for name, model in models.items():
+        if reason := trains_on_one(model, spec):
+            wanted = "--kd-batch" if learning.kd_batch == 1 else "--dreams"
+            raise UserError(
+                f"model {name} cannot learn from one dream at a time: {reason}; use {wanted} 2 or "
+                "more, or a model without such a layer"
+            )
 
 
 def run_model(
@@ -344,6 +372,11 @@ def run_model(
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
+    if is_custom(name) and config.run.precision == "bf16":
+        try:
+            try_model(model, spec, bf16=True)
+        except UserError as error:
+            raise UserError(f"model {name} with --precision bf16: {error}") from error
     if config.run.channels_last and takes_channels_last(model):
         # Convolutions pass the layout of their weights on, whatever the layout of their input.
         model = model.to(memory_format=torch.channels_last)

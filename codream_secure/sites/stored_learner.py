@@ -1,6 +1,7 @@
 """A site's model and data: how it answers requests and learns; its state lives in its folder."""
 
 import os
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from typing import Self
 
@@ -24,8 +25,7 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import RequestRefused
-from codream_secure.federation.client import Client
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
@@ -81,34 +81,43 @@ class StoredLearner:
         self._data = _of_shape(settings.load(), InputSpec(*session.spec))
         self._config = resolve(Config.from_options(session.options))
 
-    @classmethod
-    def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
-        """Begin a run, and train before its first dream.
+    @staticmethod
+    def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
+        """Return the run that a server proposes, and its options with all defaults filled in.
 
         Raises:
-            RequestRefused: a run that cannot go over machines, data of another shape, or a model
-                function that the server names.
-            UserError: settings that the site's data do not fit.
+            RequestRefused: a run that cannot go over machines, or no settings of a run.
         """
-        asked_for = Config.from_options(message.options)
-        # The server's own words are checked, before defaults fill in what it left out.
-        if reason := unfit_for_machines(asked_for):
-            raise RequestRefused(reason)
-        # Otherwise a server could have any function of the site's installed packages called.
-        if ":" in asked_for.model.models and settings.model is None:
-            raise RequestRefused("a function that makes models is this site's to name: model=...")
-        config = resolve(asked_for)
+        try:
+            asked_for = Config.from_options(message.options)
+            # The server's own words are checked, before defaults fill in what it left out.
+            if reason := unfit_for_machines(asked_for):
+                raise RequestRefused(reason)
+            config = resolve(asked_for)
+            terms = run_terms(config)
+        except UserError as error:  # about the server's words alone
+            raise RequestRefused(str(error)) from None
         session = Session(
             session=message.session,
             options=message.options,
             spec=message.spec,
             identities=message.identities,
-            terms=run_terms(config),
+            terms=terms,
             history=beginning(message),
         )
+        return session, config.options()
+
+    @classmethod
+    def begin(cls, settings: SiteSettings, folder: StateFolder, session: Session) -> Self:
+        """Begin a run, and train before its first dream.
+
+        Raises:
+            RequestRefused: data of another shape.
+            UserError: settings that the site's data do not fit.
+        """
         self = cls(settings, folder, session)
         with one_core_each():
-            if config.run.seed is None:
+            if self._config.run.seed is None:
                 folder.save(_ROUNDING, os.urandom(32))
             federation = self._federation()
             if federation.plan is None or federation.plan.class_means is None:
@@ -130,7 +139,9 @@ class StoredLearner:
             received=self.session.received,
         )
 
-    def answer(self, message: Ask) -> tuple[Task, Compute]:
+    def answer(
+        self, message: Ask, check: Callable[[AskedOfClient, Task], None]
+    ) -> tuple[Task, Compute]:
         """Check a request; return what is summed, and what computes this site's input.
 
         Raises:
@@ -143,17 +154,20 @@ class StoredLearner:
         task = replace(
             Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
         )
+        check(request, task)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         # A repeated request comes here too, and gets the stored answer.
         admitted = None if client.has_answered(broadcast) else client.admit(broadcast)
         client.measure = lambda: self._accuracy(federation)
+        faults: list[str] = []
 
         def compute() -> Contribution:
             if admitted is None:  # the process died before its answer was stored
                 raise RequestRefused("this broadcast was answered before in this session")
             with one_core_each():
-                faults = self._noting(client)
+                # An error over private data must not show; the operator is told (`Contribution`).
+                client.failed = lambda error: faults.append(f"{type(error).__name__}: {error}")
                 inputs = client.compute(admitted, broadcast, dreaming_step(message.step))
             if (labels := asked_labels(request)) is not None:
                 self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
@@ -161,13 +175,6 @@ class StoredLearner:
             return Contribution(inputs, client.repaired, tuple(faults))
 
         return task, compute
-
-    @staticmethod
-    def _noting(client: Client) -> list[str]:
-        """Let a client go on after an error over its private data; return the list of errors."""
-        faults: list[str] = []
-        client.failed = lambda error: faults.append(f"{type(error).__name__}: {error}")
-        return faults
 
     def _check_request(self, request: AskedOfClient, step: int) -> None:
         """Allow one evaluation a round, and only steps that have a rounding stream of their own.

@@ -1,8 +1,9 @@
-"""The dream buffer and its augmentation."""
+"""The dream buffer."""
 
+import pytest
 import torch
 
-from codream_secure.dreaming.buffer import DreamBuffer, augmented
+from codream_secure.dreaming.buffer import DreamBuffer
 
 
 def batch_of(value, count=2):
@@ -27,28 +28,15 @@ def test_every_epoch_passes_each_dream_once_with_its_own_target():
     assert sorted(torch.cat([x for x, _ in pairs]).flatten().tolist()) == sorted([0, 1, 2, 3] * 4)
 
 
-def test_every_augmented_dream_is_the_dream_moved_or_also_mirrored():
-    dreams = torch.arange(40 * 2 * 16 * 16).reshape(40, 2, 16, 16).float()
-    padded = torch.nn.functional.pad(dreams, (2, 2, 2, 2), mode="reflect")
-    for how, orders in (("crop", (False,)), ("flip-crop", (False, True))):
-        out = augmented(dreams, how, torch.Generator().manual_seed(0))
-        found = set()
-        for image, source in zip(out, padded, strict=True):
-            matches = [
-                (up, left, mirrored)
-                for up in range(5)
-                for left in range(5)
-                for mirrored in orders
-                if torch.equal(
-                    image.flip(2) if mirrored else image,
-                    source[:, up : up + 16, left : left + 16],
-                )
-            ]
-            assert len(matches) == 1
-            found.add(matches[0])
-        assert len(found) > 15
-        assert {mirrored for _, _, mirrored in found} == set(orders)
-    assert augmented(dreams, "none", torch.Generator()) is dreams
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [(9, 8, [9]), (17, 8, [8, 9]), (10, 8, [8, 2]), (1, 8, [1]), (3, 1, [1, 1, 1]), (8, 8, [8])],
+)
+def test_a_single_dream_that_is_left_over_joins_the_minibatch_before(count, batch, sizes):
+    buffer = DreamBuffer(1)
+    buffer.add(*batch_of(1, count))
+    assert [len(x) for x, _ in buffer.epochs(1, batch, torch.Generator())] == sizes
+    assert buffer.batches(batch) == len(sizes)
 
 
 def test_a_buffer_augments_anew_in_every_epoch_and_keeps_the_targets():

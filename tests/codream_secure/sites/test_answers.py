@@ -101,7 +101,7 @@ def seen(asked, answer):
 PRIVATE = ["random", "constant", "one class", "two examples", "nan", "raises", "wrong shape"]
 
 
-def test_sessions_over_different_private_data_look_alike(machines, data, monkeypatch):
+def test_sessions_over_different_private_data_look_alike(machines, data, monkeypatch, caplog):
     """Non-interference, with the same entropy: equal messages in the same order.
 
     Equal byte for byte but for the masked sections. Before, a NaN, a model that raised, and a
@@ -112,3 +112,5 @@ def test_sessions_over_different_private_data_look_alike(machines, data, monkeyp
     assert len(masked) >= 8
     for what in PRIVATE:
         assert session(machines, data, monkeypatch, what, what=what) == usual, what
+    assert "a model that raises" in caplog.text
+    assert "count as 0 or as the clip" in caplog.text
