@@ -108,6 +108,36 @@ def check(*, as_json: bool, **options: object) -> None:
 
 
 @deploy.command()
+@click.argument("state", type=Path)
+def log(state: Path) -> None:
+    """Print what has left a site: its sessions, who asked, what it answered and refused, epsilon.
+
+    STATE is the site's state folder. No process may be using it.
+    """
+    from codream_secure.sites.site_log import lines  # noqa: PLC0415
+
+    for line in lines(state):
+        click.echo(line)
+
+
+@deploy.command()
+@click.argument("state", type=Path)
+@click.confirmation_option(
+    prompt="A server can then ask again what this site has answered, and find what one site "
+    "answered by subtracting two sums. Forget?"
+)
+def forget(state: Path) -> None:
+    """Let a site answer again what earlier sessions asked: for its operator alone.
+
+    A second run with the same seed repeats its broadcasts and needs this. STATE is the site's
+    state folder. The log and what was spent stay.
+    """
+    from codream_secure.sites.contents import forget as forget_contents  # noqa: PLC0415
+
+    click.echo(f"{forget_contents(state)} requests forgotten; they can be asked again")
+
+
+@deploy.command()
 @click.option("--clients", type=click.IntRange(min=3), default=5, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--dream-steps", type=click.IntRange(min=0), default=2, show_default=True)

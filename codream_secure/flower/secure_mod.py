@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 
+import msgspec
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
@@ -21,6 +22,7 @@ from codream_secure.flower.mean_request import (
     TRAIN,
     MeanRequest,
     decode_request,
+    encode_request,
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
@@ -80,6 +82,9 @@ class _Summand:
         if request.weigh and weighed not in {None, hashlib.sha256(broadcast).digest()}:
             raise RequestRefused("the weight was told once in this session (D2)")
         return task_of(request, broadcast, step)
+
+    def content(self, broadcast: bytes) -> bytes:
+        return encode_request(msgspec.structs.replace(decode_request(broadcast), step=0))
 
     def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         request = decode_request(broadcast)

@@ -43,6 +43,12 @@ class Summand(Protocol):
                 Nothing here may depend on private data.
         """
 
+    def content(self, broadcast: bytes) -> bytes:
+        """Return what is asked without its counters, which is answered in one session alone.
+
+        Empty: it may be asked in every session.
+        """
+
     def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         """Return the site's input. It is called once for each broadcast, and raises nothing.
 
