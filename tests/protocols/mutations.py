@@ -128,13 +128,13 @@ MUTATIONS = [
         "current=signed, cohort=signed.survivors", "current=signed", MALICIOUS,
     ),
     # Masked input
-    refusal("keys are unspent", CLIENT_STEP, "request.key not in state.unused", MACHINES),
+    refusal("keys are unspent", CLIENT_STEP, "key not in state.unused", MACHINES),
     Mutation("keys are spent", CLIENT_STEP, " if later > key}", "}", BATCHES),
     refusal("|A| at the client", CLIENT_STEP, "len(active) < party.batch.threshold", MACHINES),
     refusal("self in the active set", CLIENT_STEP, "party.client not in active", MACHINES),
     refusal(
         "shares held of all active", CLIENT_STEP,
-        "not set(active) <= {*held, *state.non_neighbours}", MACHINES,
+        "not set(active) - lost <= {*held, *state.non_neighbours}", MACHINES,
     ),
     Mutation(
         "cohorts shrink", CLIENT_STEP,
@@ -354,9 +354,8 @@ MUTATIONS = [
         "lost = isinstance(state, CollectingShares) and state.seeds.doubts", BLAME,
     ),
     Mutation(
-        "reports of those who are gone", SERVER,
-        "{u: others & there for u, others in self._reports.items() if u in there}",
-        "self._reports", BLAME,
+        "reports of those who are gone", SERVER_STEP,
+        "(pair for pair in lost if present.issuperset(pair))", "lost", LOST,
     ),
     Mutation(
         "unknown senders are not remembered", SERVER,
@@ -395,7 +394,7 @@ MUTATIONS = [
             ("the step", "u64(key), u64(task.step)", "(u64(key),)"),
             ("the kind", "task.kind.encode(), ", ""),
             ("the active set", "sections, active, ", "sections, "),
-            ("the broadcast", ", task.broadcast_digest)", ")"),
+            ("the broadcast", "pairs, task.broadcast_digest", "pairs"),
             ("the clip", ', struct.pack(">d", section.clip)', ""),
         ]
     ),
