@@ -90,7 +90,7 @@ class BatchSession:
         entropy: the source of all secrets; None asks the operating system.
         tap: is told of every message.
         credentials: the clients' signing keys and policy; with them, the malicious model is run.
-        ring: the k-regular graph, drawn anew for every batch (`graph.ring_parameters` with the M
+        ring: the k-regular graph, drawn anew for every batch (`graph_parameters.ring_parameters`, M
             of the longest one); None is the complete graph. A ConfigError in the malicious model.
         first_batch: the number of the first batch.
     """
@@ -125,7 +125,12 @@ class BatchSession:
         # Client -> the last step that it answered, in whatever batch (SPEC 2.4).
         self._answered = dict.fromkeys(roster, -1)
         self._rounds = Rounds(
-            self._terms, tap=self._carry, fault=_raise, ended=self._end, first_batch=first_batch
+            self._terms,
+            tap=self._carry,
+            fault=_raise,
+            ended=self._end,
+            entropy=self._entropy,
+            first_batch=first_batch,
         )
 
     @property

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from protocols.errors import DecodeError
-from protocols.params import DIGEST_SIZE, MAX_STEPS, NONCE_SIZE, BatchParams, Task
+from protocols.params import DIGEST_SIZE, MAX_CLIENTS, MAX_STEPS, NONCE_SIZE, BatchParams, Task
 from protocols.primitives.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE, is_canonical
 from protocols.primitives.packing import packed_size
 from protocols.primitives.shamir import SIZE as SHARE_SIZE
@@ -27,6 +27,7 @@ NonceBytes = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NON
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEPS)]
+Place = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLIENTS)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,10 +97,14 @@ class BundleReport(Message, frozen=True, tag=0x18):
 
 
 class StepRequest(Message, frozen=True, tag=0x17):
-    """Round 2, down, beside the broadcast: the key step j, and the active set A."""
+    """Round 2, down, beside the broadcast: the key step j, the active set A, lost pairs in it.
+
+    `lost` lists pairs of roster indices (SPEC 5.5).
+    """
 
     key: Index
     active: bytes
+    lost: tuple[tuple[Place, Place], ...] = ()
 
 
 class MaskedInput(Message, frozen=True, tag=0x14):
@@ -143,28 +148,6 @@ class ConsistencyProof(Message, frozen=True, tag=0x1A):
     signatures: tuple[Signature, ...]
 
 
-class EvidenceRequest(Message, frozen=True, tag=0x1C):
-    """After a step, down, malicious model: shares whose origin the recipient must prove.
-
-    Two bitmaps name the owners of the self-mask shares and of the mask-key shares.
-    """
-
-    key: Index
-    self_owners: bytes
-    key_owners: bytes
-
-
-class ShareEvidence(Message, frozen=True, tag=0x1D):
-    """After a step, up, malicious model: the dealer's signature and a Merkle path per share.
-
-    First the self-mask shares, then the mask-key shares, each in roster order of the owners.
-    """
-
-    key: Index
-    signatures: tuple[Signature, ...]
-    paths: tuple[tuple[Digest, ...], ...]
-
-
 class Signed(Message, frozen=True, tag=0x1B):
     """Every upload in the malicious model: an encoded upload and its sender's signature."""
 
@@ -173,7 +156,7 @@ class Signed(Message, frozen=True, tag=0x1B):
 
 
 OfflineUpload = Advertisement | Nonce | ShareBundles | BundleReport
-OnlineUpload = MaskedInput | Consistency | UnmaskShares | ShareEvidence
+OnlineUpload = MaskedInput | Consistency | UnmaskShares
 Upload = OfflineUpload | OnlineUpload
 UPLOADS: tuple[type[Upload], ...] = (
     Advertisement,
@@ -182,12 +165,12 @@ UPLOADS: tuple[type[Upload], ...] = (
     MaskedInput,
     Consistency,
     UnmaskShares,
-    ShareEvidence,
 )
 RING_UPLOADS: tuple[type[Upload], ...] = (RingAdvertisement, Nonce, *UPLOADS[1:])
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
+_PAIR = 7  # an array of two indices, each of at most 3 bytes
 _SIGNED = 4 * _HEADER + SIGNATURE_SIZE
 
 
@@ -246,9 +229,8 @@ def keys_repeat(advertisements: Iterable[Advertisement]) -> bool:
 
 
 def bundle_size(batch: BatchParams) -> int:
-    """Return the size of a sealed bundle: 2M shares, a tag, malicious: a signature (SPEC 3.5)."""
-    signature = SIGNATURE_SIZE if batch.malicious else 0
-    return 2 * batch.steps * SHARE_SIZE + signature + TAG_SIZE
+    """Return the size of a sealed bundle: 2M shares and a tag (SPEC 3.5)."""
+    return 2 * batch.steps * SHARE_SIZE + TAG_SIZE
 
 
 def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
@@ -274,21 +256,20 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
         BundleDelivery: bitmap + bundles,
         BundleReport: bitmap,
-        StepRequest: bitmap,
+        StepRequest: bitmap + most_lost(batch) * _PAIR,
         MaskedInput: max((_vectors_size(task, n) for task in tasks), default=0),
         SurvivorSet: bitmap,
         Consistency: 0,
         ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
         UnmaskShares: near * (_HEADER + SHARE_SIZE),
-        EvidenceRequest: 2 * bitmap,
-        ShareEvidence: 2 * near * (2 * _HEADER + SIGNATURE_SIZE + _path_size(batch)),
     }
     return 4 * _HEADER + bodies[kind]
 
 
-def _path_size(batch: BatchParams) -> int:
-    """Return the bytes of the longest Merkle path over 2M leaves: ⌈log2 2M⌉ digests."""
-    return (2 * batch.steps - 1).bit_length() * (_HEADER + DIGEST_SIZE)
+def most_lost(batch: BatchParams) -> int:
+    """Return how many pairs can be lost while everybody keeps enough holders (SPEC 5.2)."""
+    holders = batch.n if batch.ring is None else batch.ring.degree
+    return batch.n * (holders - batch.share_threshold) // 2
 
 
 def _vectors_size(task: Task, n: int) -> int:

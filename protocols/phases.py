@@ -21,20 +21,16 @@ class Phase(enum.StrEnum):
     UNMASKING = "unmasking"
 
 
-# Two exchanges that belong to a round but do not end it: bundles are opened after round 1 and may
-# be answered with a report; evidence is asked for after a step in which shares did not fit.
+# Bundles are opened after round 1, and may be answered with a report. No round ends with it.
 OPEN_BUNDLES: Final = "open_bundles"
-EVIDENCE: Final = "evidence"
 
-Stage = Phase | Literal["open_bundles", "evidence"]
-"""Everything that a client is asked: the rounds, the opening of bundles, and evidence."""
+Stage = Phase | Literal["open_bundles"]
+"""Everything that a client is asked: the rounds, and the opening of bundles."""
 
 
 def phase_of(stage: Stage) -> Phase:
     """Return the round that a stage is counted under."""
-    if stage == OPEN_BUNDLES:
-        return Phase.SHARE_KEYS
-    return Phase.UNMASKING if stage == EVIDENCE else Phase(stage)
+    return Phase.SHARE_KEYS if stage == OPEN_BUNDLES else Phase(stage)
 
 
 def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:

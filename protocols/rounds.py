@@ -19,9 +19,9 @@ from protocols.errors import LocalProtocolError, NotEnoughSurvivors, SecAggError
 from protocols.graph import Clients
 from protocols.key_batch import KeyBatch
 from protocols.params import BatchParams, Task, Terms
-from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, Stage, phase_of
+from protocols.phases import OPEN_BUNDLES, Phase, Stage, phase_of
 from protocols.policy import Policy
-from protocols.primitives.keys import SigningKey
+from protocols.primitives.keys import Entropy, SigningKey
 from protocols.server.session import ServerSession
 from protocols.server.step import Finished
 
@@ -81,7 +81,8 @@ class Rounds:
         present: returns the clients that are asked to advertise keys; None: the roster.
         expected: returns the clients for whose sake an exchange is tried again; None: the roster.
         ended: told of a batch that is given up; its clients erase it.
-        named: told after every step who gave or dealt wrong shares and is left out.
+        wrong: told after a step of the clients whose shares were left out as wrong, if any.
+        entropy: see `ServerSession`.
         first_batch: the number of the first batch, above all that the session has had (D6).
         note_batch: told the number after the one about to be used, before it is used. A server
             that stores it goes on from there after a restart.
@@ -99,17 +100,20 @@ class Rounds:
         present: Callable[[], Collection[int]] | None = None,
         expected: Callable[[], Collection[int]] | None = None,
         ended: Callable[[BatchParams], None] = lambda _: None,
-        named: Callable[[frozenset[int]], None] = lambda _: None,
+        wrong: Callable[[frozenset[int]], None] = lambda _: None,
+        entropy: Entropy | None = None,
         first_batch: int = 0,
         note_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._terms, self._tap, self._fault = terms, tap, fault
         self._present = present or (lambda: terms.roster)
         self._expected = expected or (lambda: terms.roster)
-        self._ended, self._named, self._note_batch = ended, named, note_batch
+        self._ended, self._wrong, self._note_batch = ended, wrong, note_batch
+        self._entropy = entropy
         self._batches = first_batch
         self._keys: KeyBatch | None = None
         self._next: KeyBatch | None = None
+        self._barred: set[int] | None = set() if terms.malicious else None  # for the session
         self.round_trips = 0
 
     @property
@@ -157,7 +161,8 @@ class Rounds:
         self._replace(self._next)
         failure: NotEnoughSurvivors | None = None
         for ask in attempts:
-            if self._keys is not None and set(self._expected()) <= set(self.candidates):
+            expected = set(self._expected()) - (self._barred or set())
+            if self._keys is not None and expected <= set(self.candidates):
                 break
             keys = self._begin(steps, self._present())
             try:
@@ -192,6 +197,7 @@ class Rounds:
         if ahead:
             self._next = keys
         else:
+            self._deliver(ask, keys)
             self._replace(keys)
 
     def _begin(self, steps: int, present: Iterable[int]) -> KeyBatch:
@@ -200,7 +206,9 @@ class Rounds:
         self._note_batch(self._batches + 1)
         self._batches += 1
         rejoin = self._terms.rejoin if self._terms.malicious else None
-        return KeyBatch(batch, ServerSession(batch, rejoin=rejoin), present)
+        server = ServerSession(batch, rejoin=rejoin, barred=self._barred, entropy=self._entropy)
+        asked = [u for u in present if self._barred is None or u not in self._barred]
+        return KeyBatch(batch, server, asked)
 
     def _replace(self, keys: KeyBatch | None) -> None:
         if self._keys is not None:
@@ -233,7 +241,7 @@ class Rounds:
 
         Raises:
             NotEnoughSurvivors: fewer than the threshold in some round; nothing was summed.
-            RemoteProtocolError: wrong shares; nothing was summed.
+            RemoteProtocolError: a seed cannot be rebuilt or used; nothing was summed.
             LocalProtocolError: no keys are left.
         """
         keys = self.keys
@@ -241,13 +249,14 @@ class Rounds:
             self._step(ask, keys, task, renew)
         except SecAggError:
             keys.server.abandon_step()
-            self._ask_for_evidence(ask, keys)
             raise
         result = keys.server.result
-        self._ask_for_evidence(ask, keys)
+        if result.wrong:
+            self._wrong(result.wrong)
         return result
 
     def _step(self, ask: Ask, keys: KeyBatch, task: Task, renew: int) -> None:
+        self._deliver(ask, keys)
         requests = self._down(Phase.MASKED_INPUT, keys.server.begin_step(task))
         coming = self._begin(renew, self._present()) if renew else None
         try:
@@ -260,6 +269,23 @@ class Rounds:
             if coming is not None and coming is not self._next:
                 self._ended(coming.batch)
 
+    def _deliver(self, ask: Ask, keys: KeyBatch) -> None:
+        """Malicious model: deliver bundles once in a round trip of their own.
+
+        Colluders could otherwise damage bundles, and so make their recipients refuse the first
+        step, which puts them out of the batch (SPEC 6.2).
+        """
+        if self._terms.malicious and not keys.delivered:
+            keys.delivered = True
+            part = Part(keys.batch, OPEN_BUNDLES, keys.deliveries)
+            self._take_reports(keys, self._round_trip(ask, [part])[0])
+
+    def _take_reports(self, keys: KeyBatch, reports: Mapping[int, bytes]) -> None:
+        for client, report in reports.items():
+            del keys.deliveries[client]
+            if report:
+                self._take(keys, OPEN_BUNDLES, client, report)
+
     def _masked_input(
         self, ask: Ask, keys: KeyBatch, requests: Mapping[int, bytes], coming: KeyBatch | None
     ) -> Mapping[int, bytes]:
@@ -271,10 +297,7 @@ class Rounds:
         ]
         riding = self._riding(coming)
         reports, inputs, *rest = self._round_trip(ask, [*parts, *riding])
-        for client, report in reports.items():
-            del keys.deliveries[client]
-            if report:
-                self._take(keys, OPEN_BUNDLES, client, report)
+        self._take_reports(keys, reports)
         self._end_riding(coming, rest)
         return self._end_round(keys, Phase.MASKED_INPUT, inputs)
 
@@ -305,15 +328,6 @@ class Rounds:
                 self._advance(coming, answers[0])
             except NotEnoughSurvivors:
                 coming.waiting = {}
-
-    def _ask_for_evidence(self, ask: Ask, keys: KeyBatch) -> None:
-        """Find out who dealt or gave the shares that did not fit, if any (SPEC 6.10)."""
-        requests = self._down(Phase.UNMASKING, keys.server.evidence_requests())
-        if requests:
-            (answers,) = self._round_trip(ask, [Part(keys.batch, EVIDENCE, requests)])
-            for client, data in answers.items():
-                self._take(keys, EVIDENCE, client, data)
-        self._named(keys.server.end_evidence())
 
     # Messages ----------------------------------------------------------------------------------
 

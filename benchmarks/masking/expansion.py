@@ -7,7 +7,7 @@ out. Keys are made for M steps at once, and every step pays its part of the exch
 Every message that a client of the complete graph sends or gets is built with as many entries as
 there are clients, encoded by the protocol's encoder, and accepted by its decoder. What is in the
 entries does not change their size, so keys and shares are zeros. A test compares the counts with
-those of whole runs. Reports and evidence are not counted: nobody sends any if nobody cheats.
+those of whole runs. Reports are not counted: nobody sends any if nobody cheats.
 """
 
 from collections.abc import Iterator

@@ -15,7 +15,7 @@ from codream_secure.sites.wire import (
     Batch,
     Begin,
     Confirm,
-    Evidence,
+    Deliver,
     Joined,
     Message,
     Share,
@@ -24,7 +24,7 @@ from codream_secure.sites.wire import (
 )
 from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggError
 from protocols.params import KEY_ATTEMPTS, Section, Task, Terms, default_threshold
-from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, ThreatModel
+from protocols.phases import OPEN_BUNDLES, Phase, ThreatModel
 from protocols.rounds import Ask as AskFunction
 from protocols.rounds import Direction, Part, Rounds
 from protocols.server.step import Finished
@@ -64,7 +64,8 @@ class RemoteSums:
             fault=self._refused,
             present=self._present,
             expected=lambda: [site for site in self._present() if sites.awaited(site)],
-            named=self._named,
+            wrong=self._wrong,
+            entropy=os.urandom,
             first_batch=first_batch,
             note_batch=note_batch,
         )
@@ -92,6 +93,7 @@ class RemoteSums:
                 rounds.prepare(key_steps, self._attempts(ask))
             return rounds.step(ask, task, renew=next_steps if rounds.keys_left == 1 else 0)
         except RemoteProtocolError as error:
+            self._sites.tell(f"step {task.step} gave no sum: {error}")
             raise NotEnoughSurvivors(Phase.UNMASKING, 0, self._terms.threshold) from error
 
     def _attempts(self, ask: AskFunction) -> Iterator[AskFunction]:
@@ -114,9 +116,9 @@ class RemoteSums:
     def _refused(self, site: int, error: SecAggError) -> None:
         self._sites.tell(f"site {site} sent what cannot be used: {error}")
 
-    def _named(self, sites: frozenset[int]) -> None:
-        for site in sorted(sites):
-            self._sites.tell(f"site {site} gave or dealt wrong shares, and is left out")
+    def _wrong(self, sites: frozenset[int]) -> None:
+        listed = ", ".join(map(str, sorted(sites)))
+        self._sites.tell(f"shares of sites {listed} were wrong, or dealt wrong; the sum is exact")
 
     def _ask(self, parts: Sequence[Part], step: int, broadcast: bytes) -> list[dict[int, bytes]]:
         """Send every site one message with all of its parts, and split the answers.
@@ -124,7 +126,8 @@ class RemoteSums:
         A site outside the step gets only its message of the next key exchange.
         """
         bundles = {part.stage: part.messages for part in parts}.get(OPEN_BUNDLES, {})
-        main, *riding = (part for part in parts if part.stage != OPEN_BUNDLES)
+        others = [part for part in parts if part.stage != OPEN_BUNDLES]
+        main, *riding = others or parts
         exchange = {site: _key_message(part, site) for part in riding for site in part.messages}
         asked: dict[int, Message] = dict(exchange)
         for site, data in main.messages.items():
@@ -136,8 +139,8 @@ class RemoteSums:
                 asked[site] = Unmask(batch, data, along)
             elif main.stage == Phase.CONSISTENCY:
                 asked[site] = Confirm(batch, data)
-            elif main.stage == EVIDENCE:
-                asked[site] = Evidence(batch, data)
+            elif main.stage == OPEN_BUNDLES:
+                asked[site] = Deliver(batch, data)
             else:
                 asked[site] = _key_message(main, site)
         answers = self._sites.ask(asked)
@@ -158,8 +161,10 @@ def _key_message(part: Part, site: int) -> Advertise | Share:
 def _answers(part: Part, main: Part, answers: Mapping[int, Answer]) -> dict[int, bytes]:
     """Return the answers to one part. A site may refuse the step and answer the key exchange."""
     there = {site: answers[site] for site in part.messages if site in answers}
-    if part.stage == OPEN_BUNDLES:
-        return {site: answer.report for site, answer in there.items() if not answer.refused}
+    if part.stage == OPEN_BUNDLES and part is not main:
+        # A site that refuses the step because bundles do not open still says which.
+        told = {site: a for site, a in there.items() if a.report or not a.refused}
+        return {site: answer.report for site, answer in told.items()}
     if part is main:
         return {site: answer.data for site, answer in there.items() if not answer.refused}
     found = {s: a.key_exchange if s in main.messages else a.data for s, a in there.items()}

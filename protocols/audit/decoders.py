@@ -22,7 +22,6 @@ from protocols.messages import (
     BundleDelivery,
     BundleReport,
     ConsistencyProof,
-    EvidenceRequest,
     KeyDirectory,
     MaskedInput,
     Message,
@@ -30,7 +29,6 @@ from protocols.messages import (
     NonceCommitments,
     RingAdvertisement,
     RingDirectory,
-    ShareEvidence,
     Signed,
     StepRequest,
     SurvivorSet,
@@ -64,7 +62,7 @@ class Samples:
 def samples() -> Samples:
     """Return one message of every kind, most from a run of the malicious model with a dropout.
 
-    Messages that such a run does not send (ring, reports, evidence) are made up.
+    Messages that such a run does not send (ring, reports) are made up.
     """
     batch = some.make_batch(CLIENTS, "malicious")
     roster = batch.roster
@@ -99,8 +97,6 @@ def samples() -> Samples:
     )
     rare = (
         BundleReport(b"\2"),
-        EvidenceRequest(0, b"\2", b"\1"),
-        ShareEvidence(0, (b"s" * 64,), ((b"a" * 32,),)),
         RingAdvertisement(b"a" * 32, (b"b" * 32,), b"c" * 32, b"d" * 32),
         NonceCommitments(b"\5", (b"a" * 32, b"b" * 32)),
         Nonce(b"n" * 32),

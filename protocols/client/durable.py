@@ -28,11 +28,11 @@ from protocols.client.states import (
     Start,
     State,
 )
-from protocols.client.step import Inputs
+from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError, RemoteProtocolError, SecAggError
 from protocols.messages import StepRequest
 from protocols.params import Task
-from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, Stage, phase_of
+from protocols.phases import OPEN_BUNDLES, Phase, Stage, phase_of
 from protocols.primitives.keys import Entropy
 
 _State = Start | Advertised | Drawn | Shared | Prepared | Failed | Ended
@@ -113,7 +113,9 @@ class DurableClient:
         """After round 1; see `ClientSession.open_bundles`. An empty message is not sent."""
         return self._answer(OPEN_BUNDLES, delivery)
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> Reply:
+    def masked_input(
+        self, request: bytes, task: Task, inputs: Inputs | Compute, *, above: int = -1
+    ) -> Reply:
         """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
         asked = context.online(request, 0, task, self._party.batch.n, b"")
         key = messages.decode(request, StepRequest, self._party.batch).key
@@ -139,10 +141,6 @@ class DurableClient:
     def unmask(self, data: bytes) -> Reply:
         """Round 3; see `ClientSession.unmask`."""
         return self._answer(Phase.UNMASKING, data)
-
-    def evidence(self, request: bytes) -> Reply:
-        """After a step, malicious model; see `ClientSession.evidence`."""
-        return self._answer(EVIDENCE, request)
 
     def end(self) -> bytes:
         """Give up the batch. The record to store holds no secret any more."""

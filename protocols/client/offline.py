@@ -19,7 +19,6 @@ from protocols.client.bundles import (
     agree,
     bundle_key,
     commitments,
-    deal,
     open_bundle,
     seal_bundle,
     split_seeds,
@@ -174,8 +173,7 @@ def _share(
     inbound = {v: bundle_key(secrets[v], edge[v], v, own) for v in peers}
     bundles = tuple(seal_bundle(party, outbound[v], held[v], off1, recipient=v) for v in peers)
     mask_keys = {v: peer.keys.mask_keys for v, peer in peers.items()}
-    proof = deal(party, held[own], off1, own) if party.batch.malicious else None
-    nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()), own_proof=proof)
+    nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()))
     return nxt, ShareBundles(commitments(party, state.seeds), bundles)
 
 
@@ -257,23 +255,19 @@ def open_bundles(party: Party, state: Shared, message: BundleDelivery) -> Move:
     senders = _checked_senders(party, state, message, sharers)
     sealed = zip(senders, message.bundles, strict=True)
     opened = {u: open_bundle(party, state, u, data) for u, data in sealed}
-    taken = {u: bundle for u, bundle in opened.items() if bundle is not None}
-    held = {u: shares for u, (shares, _) in taken.items()}
-    dealt = {u: proof for u, (_, proof) in taken.items() if proof is not None}
+    held = {u: shares for u, shares in opened.items() if shares is not None}
+    unopened = [u for u in opened if u not in held]
     if state.own_shares:
         held[party.client] = state.own_shares
-    if state.own_proof is not None:
-        dealt[party.client] = state.own_proof
     unused = {
         key: StepKeys(own, {u: held[u][key] for u in sorted(held)})
         for key, own in enumerate(state.seeds)
     }
     mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in held}
-    unopened = [u for u in opened if u not in taken]
     report = BundleReport(messages.encode_set(unopened, batch.roster)) if unopened else None
     known = frozenset(state.non_neighbours)
     others = tuple(u for u in sharers if u in known)
-    nxt = Prepared(state.off1, mask_keys, unused, non_neighbours=others, dealt=dealt)
+    nxt = Prepared(state.off1, mask_keys, unused, non_neighbours=others)
     return Move(nxt, report, state.off1)
 
 

@@ -29,14 +29,12 @@ from protocols.client.states import (
     Shared,
     Start,
     State,
-    Unmasked,
 )
-from protocols.client.step import Inputs
+from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
 from protocols.messages import (
     BundleDelivery,
     ConsistencyProof,
-    EvidenceRequest,
     KeyDirectory,
     Message,
     NonceCommitments,
@@ -45,7 +43,7 @@ from protocols.messages import (
     SurvivorSet,
 )
 from protocols.params import BatchParams, Task
-from protocols.phases import EVIDENCE, OPEN_BUNDLES, Phase, Stage
+from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.policy import Policy
 from protocols.primitives.keys import Entropy, SigningKey
 
@@ -79,8 +77,8 @@ class Transition:
         return self.only in {"", graph, batch.threat_model}
 
 
-_IN_BATCH = (Prepared, Masked, Confirmed, Unmasked)
-_WITHIN_STEP = (Masked, Confirmed, Unmasked)
+_IN_BATCH = (Prepared, Masked, Confirmed)
+_WITHIN_STEP = (Masked, Confirmed)
 
 TRANSITIONS = (
     Transition(Phase.ADVERTISE_KEYS, (Start,), None, offline.advertise_keys, (Advertised,)),
@@ -100,11 +98,8 @@ TRANSITIONS = (
         (Confirmed,),
         ConsistencyProof,
         step.unmask_confirmed,
-        (Unmasked,),
+        (Prepared,),
         "malicious",
-    ),
-    Transition(
-        EVIDENCE, (Unmasked,), EvidenceRequest, step.give_evidence, (Prepared,), "malicious"
     ),
 )
 
@@ -212,14 +207,17 @@ class ClientSession:
         """
         return self.answer(OPEN_BUNDLES, delivery) or None
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> bytes:
+    def masked_input(
+        self, request: bytes, task: Task, inputs: Inputs | Compute, *, above: int = -1
+    ) -> bytes:
         """Round 2: return the encoded MaskedInput for the encoded StepRequest.
 
         Args:
             request: the server's message. A refused one costs the keys that it names; one that
                 cannot be decoded costs the next keys.
             task: what the client takes the step to be, from the broadcast that it saw.
-            inputs: section name -> unsigned integers of shape (length,), each 0..maximum.
+            inputs: section name -> unsigned integers of shape (length,), each 0..maximum; or what
+                computes them, which is called after all checks.
             above: the last step that the client answered in other batches of the session. A step
                 number selects the rounding stream (SPEC 7.3) and must not be used twice.
 
@@ -256,15 +254,6 @@ class ClientSession:
             LocalProtocolError: no step waits for it.
         """
         return self.answer(Phase.UNMASKING, data)
-
-    def evidence(self, request: bytes) -> bytes:
-        """After a step, malicious model: return the ShareEvidence for the EvidenceRequest.
-
-        Raises:
-            DecodeError, RemoteProtocolError: see `step.give_evidence`.
-            LocalProtocolError: no shares were sent in this step, or the evidence was.
-        """
-        return self.answer(EVIDENCE, request)
 
     def answer(self, stage: Stage, data: bytes) -> bytes:
         """Answer the server's message of any stage but the first and the masked input.
@@ -312,7 +301,7 @@ class ClientSession:
     def _give_up(self, stage: Stage) -> tuple[Transition, State]:
         """Take the state out of the session: whatever fails from now on ends step or batch."""
         state = self._state
-        online = stage in {Phase.CONSISTENCY, Phase.UNMASKING, EVIDENCE}
+        online = stage in {Phase.CONSISTENCY, Phase.UNMASKING}
         if online and isinstance(state, Prepared):
             self._state = msgspec.structs.replace(state, current=None)
         else:

@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages
+from protocols import context, masking, messages, pairs
 from protocols.errors import DecodeError, NotEnoughSurvivors, RemoteProtocolError
 from protocols.graph import Clients, Graph
 from protocols.messages import (
@@ -42,6 +42,7 @@ class Step:
     """What is fixed for a step when it begins.
 
     Attributes:
+        graph: who masks with whom and who holds whose shares: the batch's, less the lost pairs.
         entropy: draws the coefficients of the common decoding (SPEC 3.7), after the last answer.
     """
 
@@ -50,13 +51,9 @@ class Step:
     key: int
     task: Task
     active: Clients
+    graph: Graph
     on: bytes
     entropy: Entropy | None = field(default=None, repr=False)
-
-    @property
-    def graph(self) -> Graph:
-        """Who masks with whom, and who holds whose shares."""
-        return self.keys.graph
 
     def mask_key(self, client: int) -> bytes:
         """Return a client's public mask key of this step."""
@@ -130,18 +127,27 @@ Online = CollectingInputs | CollectingSignatures | CollectingShares
 # Round 2: masked input -------------------------------------------------------------------------
 
 
+def request(batch: BatchParams, key: int, members: Clients, lost: pairs.Pairs) -> StepRequest:
+    """Return the request of a key step, with the lost pairs among its members (SPEC 6.3)."""
+    present = frozenset(members)
+    within = (pair for pair in lost if present.issuperset(pair))
+    active = messages.encode_set(members, batch.roster)
+    return StepRequest(key, active, pairs.encode(within, batch.roster))
+
+
 def begin(
     batch: BatchParams,
     keys: BatchKeys,
     task: Task,
-    active: Clients,
     request: StepRequest,
     entropy: Entropy | None = None,
 ) -> CollectingInputs:
     """Start a step with an empty sum."""
-    on = context.online(keys.off1, request.key, task, batch.n, request.active)
+    on = context.online(keys.off1, request.key, task, batch.n, request.active, lost=request.lost)
+    active = messages.decode_set(request.active, batch.roster)
+    graph = keys.graph.without(pairs.decode(request.lost, batch.roster))
     zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)
-    step = Step(batch, keys, request.key, task, active, on, entropy)
+    step = Step(batch, keys, request.key, task, active, graph, on, entropy)
     return CollectingInputs(step, frozenset(), zeros)
 
 
