@@ -1,7 +1,7 @@
 """The client of one batch: the table of its transitions, and the session that runs it (SPEC 6).
 
 `TRANSITIONS` lists every call that a client answers. `ClientSession` looks each call up there,
-carries bytes in and out, and gives up what a call is about to use before it runs it. SPEC 6.11
+carries bytes in and out, and gives up what a call is about to use before it runs it. SPEC 6.10
 shows the table.
 """
 

@@ -1,4 +1,4 @@
-"""The table of the server's rounds (SPEC 6.11).
+"""The table of the server's rounds (SPEC 6.10).
 
 `ROUNDS` lists every state in which the server collects messages: which message it takes, under
 which context that is signed, how it is taken in, and how the round ends. `ServerSession` looks

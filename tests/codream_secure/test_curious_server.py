@@ -26,7 +26,7 @@ UPLOADS = {
     Phase.UNMASKING: messages.UnmaskShares,
 }
 # Around all others in the malicious model; sent only when something is wrong.
-RARE_UPLOADS = (messages.Signed, messages.BundleReport, messages.ShareEvidence)
+RARE_UPLOADS = (messages.Signed, messages.BundleReport)
 # Around all others over machines.
 SITE_UPLOADS = (wire.Answer, wire.Present, wire.Joined)
 DOWNLOADS = (
@@ -35,7 +35,6 @@ DOWNLOADS = (
     messages.StepRequest,
     messages.SurvivorSet,
     messages.ConsistencyProof,
-    messages.EvidenceRequest,
     broadcasts.DreamRequest,
     broadcasts.LocalSteps,
     broadcasts.Student,
@@ -57,7 +56,6 @@ DOWNLOADS = (
     wire.Confirm,
     wire.Unmask,
     wire.Deliver,
-    wire.Evidence,
     wire.Learn,
     wire.Images,
 )

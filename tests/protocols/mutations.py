@@ -61,7 +61,7 @@ QUANTIZER = tests("quantization")
 AUDIT_CODEC = (*tests("audit/run"), "-k", "test_property and codec")
 AUDIT_RECORDS = (*tests("audit/decoders"), "-k", "test_records")
 FAULTS = tests("faults_of_others")
-EVIDENCE = tests("evidence")
+WRONG = tests("server/recovery", "primitives/decoding", "seeds")
 BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
 STEP = tests("client/step")
@@ -79,6 +79,8 @@ SERVER_OFFLINE = "protocols/server/offline.py"
 SERVER_STEP = "protocols/server/step.py"
 RECOVERY = "protocols/server/recovery.py"
 MESSAGES = "protocols/messages.py"
+SEEDS = "protocols/seeds.py"
+DECODING = "protocols/primitives/decoding.py"
 SHAMIR = "protocols/primitives/shamir.py"
 POLICY = "protocols/policy.py"
 
@@ -270,7 +272,6 @@ MUTATIONS = [
     refusal(
         "messages of later rounds", SERVER, "moment(message) > self._now()", MACHINES
     ),
-    Mutation("liars are barred", SERVER, "self._barred |= nxt.liars", "pass", MACHINES),
     # Policy
     *(
         refusal(what, POLICY, condition, MALICIOUS)
@@ -321,8 +322,27 @@ MUTATIONS = [
     # Cryptography
     Mutation("rejection sampling", "protocols/primitives/prg.py",
              "if int(words.max()) >= self._limit:", "if False:", PACKING),
-    Mutation("commitment of a rebuilt seed", "protocols/seeds.py",
-             "if self.commit(seed) == commitment:", "if True:", MACHINES),
+    Mutation("commitment of a rebuilt seed", SEEDS,
+             "return seed if self.commit(seed) == commitment else None", "return seed", MACHINES),
+    Mutation("errors are on few places", DECODING,
+             " or 2 * len(found) > len(xs) - threshold", "", WRONG),
+    Mutation("all roots are places", DECODING,
+             "len(found) != len(locator) - 1 or ", "", WRONG),
+    Mutation("coefficients are random", RECOVERY,
+             'int.from_bytes(shamir.draw_element(entropy), "big")', "1", WRONG),
+    Mutation("common decoding", RECOVERY,
+             "self._decode_together(doubtful, self._entropy)", "pass", WRONG),
+    Mutation("search behind the decoding", SEEDS,
+             "return self.search(shares, threshold, commitment)",
+             'raise CryptoError("no search")', WRONG),
+    Mutation("untrusted shares as the last resort", RECOVERY,
+             "(trusted, one.shares) if len(trusted) < len(one.shares) else (one.shares,)",
+             "(trusted,)", WRONG),
+    Mutation("a lost seed bars nobody", SERVER,
+             "if error.peer is not None and not isinstance(error, SeedLost):",
+             "if error.peer is not None:", WRONG),
+    Mutation("a false key is its dealer's fault", SERVER,
+             "if error.peer is not None and not isinstance(error, SeedLost):", "if False:", BLAME),
     refusal("share is an element", SHAMIR, "len(data) != SIZE or value >= P", PARTS),
     Mutation("seeds by rejection", SHAMIR,
              'int.from_bytes(candidate, "big") < P', "True", PARTS),
@@ -340,20 +360,6 @@ MUTATIONS = [
         "self._answered[client] = task.step", "pass", BLAME,
     ),
     Mutation(
-        "evidence until the step begins", SERVER,
-        "        if self.keys_left == 0:\n            raise",
-        "        self.end_evidence()\n        if self.keys_left == 0:\n            raise", BLAME,
-    ),
-    Mutation(
-        "who is named is not active", SERVER,
-        "self._candidates(self._keys, named)", "self._candidates(self._keys, frozenset())", BLAME,
-    ),
-    Mutation(
-        "a false key is its dealer's fault", SERVER,
-        "lost = isinstance(state, CollectingShares) and state.seeds.lost",
-        "lost = isinstance(state, CollectingShares) and state.seeds.doubts", BLAME,
-    ),
-    Mutation(
         "reports of those who are gone", SERVER_STEP,
         "(pair for pair in lost if present.issuperset(pair))", "lost", LOST,
     ),
@@ -365,11 +371,6 @@ MUTATIONS = [
     Mutation(
         "active clients counted once", SERVER,
         "tuple(sorted(set(active)))", "tuple(sorted(active))", BLAME,
-    ),
-    Mutation(
-        "no search twice", RECOVERY,
-        "(trusted, shares) if len(trusted) < len(shares) else (shares,)", "(trusted, shares)",
-        BLAME,
     ),
     Mutation(
         "one encoding of a key", MESSAGES,
@@ -408,19 +409,6 @@ MUTATIONS = [
              "np.copyto(values, 0.0, where=np.isnan(values))", "pass", QUANTIZER),
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
-    # Evidence (SPEC 6.10)
-    Mutation("dealers sign what they deal", BUNDLES,
-             "verify(batch.identity(sender), proof.signature, signed)", "pass", EVIDENCE),
-    refusal("evidence of this step", CLIENT_STEP, "message.key != current.key", EVIDENCE),
-    refusal("evidence of what was given", CLIENT_STEP,
-            "owner not in current.given[kind]", EVIDENCE),
-    Mutation("evidence holds", "protocols/evidence.py",
-             "if self._holds(client, doubt, signature, siblings):", "if True:", EVIDENCE),
-    Mutation("no evidence, no excuse", "protocols/evidence.py",
-             "if doubt not in proven:", "if False:", EVIDENCE),
-    Mutation("paths have one length", "protocols/evidence.py", "if left:", "if False:", EVIDENCE),
-    Mutation("enough proven shares", "protocols/evidence.py",
-             "if len(shares) < threshold:", "if False:", EVIDENCE),
     # The ring (SPEC 6.9)
     refusal("nonce was committed to, server", SERVER_OFFLINE,
             "found != state.advertised[client].nonce_commitment", RING),

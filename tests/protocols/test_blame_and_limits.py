@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from evidence_run import DEALER, VICTIM, other
-from evidence_run import Run as Batch
+from durable_run import DEALER, VICTIM, other
+from durable_run import Run as Batch
 from secagg_helpers import (
     Run,
     fixed_entropy,
@@ -19,7 +19,6 @@ from protocols.client.session import ClientSession
 from protocols.driver import BatchSession
 from protocols.errors import (
     DecodeError,
-    LocalProtocolError,
     NotEnoughSurvivors,
     RemoteProtocolError,
 )
@@ -67,31 +66,6 @@ def test_the_owner_says_what_was_answered_in_other_batches():
     assert isinstance(session, ClientSession)
     with pytest.raises(RemoteProtocolError, match="step number does not grow"):
         session.masked_input(run.replies[u], params.task, own, above=step)
-
-
-def asked(monkeypatch):
-    """A batch in which a dealer's wrong share was used, before the evidence has come."""
-    run = Batch(monkeypatch, [VICTIM])
-    run.unmask(run.upto_unmask(0))
-    return run, run.server.evidence_requests()
-
-
-@pytest.mark.parametrize("refusal", ["step", "active", "few"])
-def test_a_step_that_cannot_begin_does_not_end_the_time_for_evidence(monkeypatch, refusal):
-    run, requests = asked(monkeypatch)
-    wanted = make_params(step=0 if refusal == "step" else 1).task
-    active = {"step": None, "active": [10, 99], "few": [16, 19]}[refusal]
-    with pytest.raises((LocalProtocolError, NotEnoughSurvivors)):
-        run.server.begin_step(wanted, active)
-    run.answer_for(requests)
-    assert run.server.end_evidence() == {DEALER}
-    assert VICTIM in run.server.candidates
-
-
-def test_who_has_not_proven_anything_is_out_of_the_step_that_begins(monkeypatch):
-    run, _ = asked(monkeypatch)
-    requests = run.server.begin_step(make_params(step=1).task)
-    assert VICTIM not in requests
 
 
 def test_a_dealer_whose_seed_is_not_that_of_its_key_is_named_whoever_else_lies(monkeypatch):

@@ -618,7 +618,7 @@ def test_a_wrong_share_is_found_and_its_sender_named():
             shares = msgspec.structs.replace(shares, self_shares=bad)
         run.server.receive(u, messages.encode(shares))
     run.server.end_round()
-    assert run.server.result.liars == {min(run.replies)}
+    assert run.server.result.wrong == {min(run.replies)}
     expected = plain_sum(run.inputs, run.server.result.survivors, PARAMS)["g"]
     assert run.server.result.totals["g"].tolist() == expected
 

@@ -19,6 +19,7 @@ from protocols.messages import UnmaskShares
 from protocols.params import BatchParams
 from protocols.policy import Policy
 from protocols.server.session import ServerSession
+from protocols.server.step import survivors_bound
 
 PARAMS = malicious_params(7, threshold=5)  # clients 10, 13, 16, 19, 22, 25, 28
 
@@ -49,7 +50,7 @@ def other(share):
 
 
 def dealing_wrong(monkeypatch, victims, *, kind="self_mask", key=0):
-    """Make the next client that shares deal wrong shares, and sign them as they are."""
+    """Make the next client that shares deal wrong shares."""
     original = client_offline.split_seeds
 
     def split(party, seeds, members):
@@ -69,8 +70,8 @@ class Run:
     """Durable clients after an honest exchange but for one dealer."""
 
     def __init__(self, monkeypatch=None, victims=(), **wrong):
-        self.server = ServerSession(BATCH)
         self.entropy = fixed_entropy()
+        self.server = ServerSession(BATCH, entropy=fixed_entropy())
         self.parties = {u: Party(BATCH, u, KEYS[u], Policy(colluders=2)) for u in BATCH.roster}
         self.clients = {u: DurableClient(self.parties[u], self.entropy) for u in BATCH.roster}
         self.records = {}
@@ -111,13 +112,6 @@ class Run:
         self.round(proofs, lambda u, c: c.unmask(proofs[u]), change)
         return {k: v.tolist() for k, v in self.server.result.totals.items()}
 
-    def answer_for(self, requests, silent=()):
-        for u, request in requests.items():
-            if u not in silent:
-                reply = self.clients[u].evidence(request)
-                self.records[u] = reply.record
-                self.server.receive(u, reply.message)
-
     def expected(self, step):
         return plain_sum(make_inputs(PARAMS, step), self.survivors, PARAMS)
 
@@ -125,9 +119,9 @@ class Run:
         """What a client sends that changes its shares and signs the changed message."""
 
         def changed(u, data):
-            state = self.clients[u]._session.state.current
+            bound = survivors_bound(BATCH, self.server._state)
             body = messages.decode(data, messages.Signed, BATCH).body
             message = messages.decode(body, UnmaskShares, BATCH)
-            return self.parties[u].wrap(state.bound, change(message))
+            return self.parties[u].wrap(bound, change(message))
 
         return changed
