@@ -787,7 +787,7 @@ class Inspector:
         commitments, bundles = message[1], message[2]
         assert isinstance(commitments, list)
         assert isinstance(bundles, list)
-        size = 64 * self.run.b.steps + 16 + 64 * self.run.b.malicious
+        size = 64 * self.run.b.steps + 16
         require(len(commitments) == 2 * self.run.b.steps)
         require(len(bundles) == len(self.run.neighbours(sender)))
         require(all(isinstance(bundle, bytes) and len(bundle) == size for bundle in bundles))
