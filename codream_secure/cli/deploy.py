@@ -12,6 +12,10 @@ import click
 from codream_secure.errors import UserError
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
+_FORGET = (
+    "A server can then ask again what this site has answered, and find what one site answered by "
+    "subtracting two sums. Forget?"
+)
 _EXAMPLES = """\b
 Examples:
   codream-secure deploy keys --client 0 --out keys
@@ -122,11 +126,8 @@ def log(state: Path) -> None:
 
 @deploy.command()
 @click.argument("state", type=Path)
-@click.confirmation_option(
-    prompt="A server can then ask again what this site has answered, and find what one site "
-    "answered by subtracting two sums. Forget?"
-)
-def forget(state: Path) -> None:
+@click.option("--yes", is_flag=True, help="do not ask")
+def forget(*, state: Path, yes: bool) -> None:
     """Let a site answer again what earlier sessions asked: for its operator alone.
 
     A second run with the same seed repeats its broadcasts and needs this. STATE is the site's
@@ -134,6 +135,8 @@ def forget(state: Path) -> None:
     """
     from codream_secure.sites.contents import forget as forget_contents  # noqa: PLC0415
 
+    if not yes:
+        click.confirm(_FORGET, abort=True)
     click.echo(f"{forget_contents(state)} requests forgotten; they can be asked again")
 
 

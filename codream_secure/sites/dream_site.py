@@ -13,8 +13,8 @@ from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
+from codream_secure.sites.summand import Compute
 from codream_secure.sites.wire import Ask, Begin, Hello, Images, Learn, Present, encode
-from protocols.client.step import Inputs
 from protocols.params import Task
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DreamSite(Site):
         self._remember(self._learner().learn_from(message))
         return b"done"
 
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
         def check(request: AskedOfClient, task: Task) -> None:
             check_task(self._site_policy, task)
             check_request(self._site_policy, request)

@@ -10,7 +10,7 @@ needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 import hashlib
 import logging
 import os
-from typing import Protocol, Self
+from typing import Self
 
 import msgspec
 
@@ -20,6 +20,7 @@ from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
 from codream_secure.sites.stored_client import StoredClient, end_batches
+from codream_secure.sites.summand import Compute, Contribution, Summand
 from codream_secure.sites.wire import (
     NO_SESSION,
     VERSION,
@@ -59,30 +60,7 @@ _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
 _log = logging.getLogger(__name__)
-
-
-class Summand(Protocol):
-    """What a site adds to a sum."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of sums that the site takes part in."""
-
-    def task(self, broadcast: bytes, step: int) -> Task:
-        """Return what is summed. It is cheap, since a repeated request calls it again.
-
-        Raises:
-            RequestRefused: the broadcast is for another step, or asks for what the site refuses.
-        """
-
-    def content(self, broadcast: bytes) -> bytes:
-        """Return what is asked without its counters, which is answered in one session alone.
-
-        Empty: it may be asked in every session.
-        """
-
-    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
-        """Return the site's input, by section. It is called once for each broadcast."""
+_Asked = tuple[int, bytes]
 
 
 class Site:
@@ -198,42 +176,57 @@ class Site:
         """Answer with the site's masked input."""
         client = self._client(message.batch)
         report = client.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._contribution(message)
+        task, compute = self._contribution(message)
         try:
-            masked = client.masked_input(message.request, task, inputs)
+            # The client calls `compute` when nothing can refuse the step any more. For a repeated
+            # request it sends its stored answer.
+            masked = client.masked_input(
+                message.request, task, lambda: self._noted(task.kind, compute())
+            )
         except SecAggError as error:
             if not report:
                 raise
             # The server must learn why: without the report it would ask the same again.
             return Answer(report=report, refused=f"{type(error).__name__}: {error}")
-        if inputs:  # otherwise the answer was given and counted before
-            site_log.record(self._folder, kind=task.kind, answered=1)
         return Answer(masked, report=report or b"")
 
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
-        """Return what is summed and the site's input, which is computed once (D1, D5).
-
-        A repeated request gets no inputs: the client sends its stored answer again.
+    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
+        """Check a request; return what is summed, and what computes the site's input (D1, D5).
 
         Raises:
-            RequestRefused: an earlier step, or the last one with another broadcast; nothing is
-                computed then.
+            RequestRefused: an earlier step, or the last one with another broadcast, or what the
+                site refuses.
         """
         summand = self._own_summand
-        task = summand.task(message.broadcast, message.step)
+        task = summand.task(message.broadcast, message.step, self._folder)
         check_task(self._site_policy, task)
         asked = (task.step, task.broadcast_digest)
         stored = self._folder.load(_ASKED)
-        if stored is not None:
-            last = msgspec.msgpack.decode(stored, type=tuple[int, bytes])
-            if asked == last:
-                return task, {}
-            if task.step <= last[0]:
-                raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
-        contents.admit(self._folder, summand.content(message.broadcast))
-        inputs = summand.inputs(message.broadcast, self._folder)
-        self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
-        return task, inputs
+        last = (-1, b"") if stored is None else msgspec.msgpack.decode(stored, type=_Asked)
+        if asked != last and task.step <= last[0]:
+            raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
+
+        if asked != last:
+            contents.admit(self._folder, summand.content(message.broadcast))
+
+        def compute() -> Contribution:
+            if asked == last:  # the process died before its answer was stored
+                raise RequestRefused(f"the input of step {task.step} was computed before (D5)")
+            found = summand.contribute(message.broadcast, self._folder)
+            self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
+            return found
+
+        return task, compute
+
+    def _noted(self, kind: str, found: Contribution) -> Inputs:
+        """Return the input, and tell the operator alone what was repaired in it."""
+        for fault in found.faults:
+            _log.error("the site's part of a sum is zero: %s", fault)
+        if found.repaired:
+            _log.warning("%d numbers of an answer count as 0 or as the clip", found.repaired)
+        repaired = bool(found.faults or found.repaired)
+        site_log.record(self._folder, kind=kind, answered=1, repaired=int(repaired))
+        return found.inputs
 
     @property
     def _own_summand(self) -> Summand:
