@@ -13,10 +13,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from protocols.context import u64
 from protocols.errors import ConfigError
 from protocols.params import MAX_CLIENTS, MIN_CLIENTS, BatchParams, Ring
-from protocols.primitives.keys import VERSION, frame
+from protocols.primitives.keys import VERSION, frame, u64
 
 MAX_SECURITY = 256
 

@@ -29,9 +29,9 @@ from benchmarks.paper.runs import command
 from benchmarks.shared.federations import digits
 from benchmarks.shared.gates import Gate, environment, progress, report
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import Budget
+from codream_secure.config.methods import parse_method
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.federation.simulation import Simulation

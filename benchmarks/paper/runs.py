@@ -17,10 +17,10 @@ import msgspec
 from benchmarks.shared.gates import progress
 from codream_secure import __version__
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import cost_of
 from codream_secure.compare.results import headline
+from codream_secure.config.methods import parse_method
 from codream_secure.config.settings import Config
 from codream_secure.federation.simulation import Simulation
 
