@@ -26,11 +26,13 @@ from torch.nn import functional as F
 
 from benchmarks.shared.gates import Gate, environment, progress, report
 from codream_secure.aggregation.requests import VERSION, DreamRequest
+from codream_secure.config.concerns import LearningConfig
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory, channel_moments
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
-from codream_secure.learning.learner import BatchStream, PlainLearner
+from codream_secure.learning.batches import BatchStream
+from codream_secure.learning.learner import PlainLearner
 from codream_secure.models.build import build_model
 from protocols.quantization import Quantizer
 
@@ -105,7 +107,12 @@ class Case:
         images = torch.randn(256, spec.channels, spec.height, spec.width).to(self.device)
         labels = torch.randint(spec.classes, (256,)).to(self.device)
         stream = BatchStream(images, labels, LOCAL, torch.Generator())
-        learner = PlainLearner(self.model(channels_last=channels_last), stream, 1e-3, bf16=bf16)
+        learner = PlainLearner(
+            self.model(channels_last=channels_last),
+            stream,
+            LearningConfig(learning_rate=1e-3),
+            bf16=bf16,
+        )
         return lambda: learner.joint_step(self.dreams, self.targets, 4.0)
 
     def bare_joint_step(self) -> Work:

@@ -141,7 +141,7 @@ def _surrogate(simulation: Simulation, targets: list[Tensor], who: str | int) ->
     """Return a new model that learned only from the dreams and the given labels."""
     config, everybody = simulation.config, simulation.federation
     model = everybody.model(everybody.model_names[0], "surrogate", who)
-    learner = PlainLearner(model, None, config.learning.learning_rate, bf16=False)
+    learner = PlainLearner(model, None, config.learning, bf16=False)
     buffer = DreamBuffer(len(targets) or 1)
     for dreams, labels in zip(_dreams(simulation), targets, strict=True):
         buffer.add(dreams, labels.to(dreams.device))

@@ -51,17 +51,15 @@ class AvgKD(Baseline):
                     )
 
     def _learn(self, party: Party, others: list[nn.Module]) -> None:
-        model, settings = self._models[party.identity], self.settings
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=settings.learning_rate, momentum=settings.momentum
-        )
+        model = self._models[party.identity]
+        optimizer = party.optimizer(model, self.settings)
         model.train()
         for _ in range(party.steps):
             x, y = party.batches.next()
             party.work.trained += len(x)
             party.work.inferred += len(others) * len(x)
             optimizer.zero_grad()
-            F.cross_entropy(model(x), targets(others, x, y)).backward()  # type: ignore[no-untyped-call]
+            party.batches.loss(model(x), targets(others, x, y)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 

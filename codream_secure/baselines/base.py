@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.tensors import load
 from codream_secure.federation.members import Federation
+from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
-from codream_secure.learning.learner import BatchStream
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import in_parallel
@@ -57,12 +56,25 @@ Correction = Callable[[nn.Module], None]
 
 @dataclass(slots=True)
 class Party:
-    """One client of a baseline: its minibatches, steps per round, and what it has computed."""
+    """One client of a baseline: its minibatches, steps per round, and what it has computed.
+
+    Attributes:
+        rate: share of the full learning rate in this round, 0 to 1 (`schedule.rate_at`).
+    """
 
     identity: int
     batches: BatchStream
     steps: int
     work: Work
+    rate: float = 1.0
+
+    def optimizer(
+        self, model: nn.Module, settings: BaselineSettings, *, momentum: float | None = None
+    ) -> torch.optim.SGD:
+        """Return the SGD of one round; ``momentum`` overrides that of ``settings``."""
+        beta = settings.momentum if momentum is None else momentum
+        rate = self.rate * settings.learning_rate
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=beta)
 
     def train(
         self,
@@ -81,17 +93,16 @@ class Party:
             model: trained in place.
             settings: learning rate and momentum.
             momentum: overrides the momentum of ``settings``.
-            penalty: added to the cross-entropy of each minibatch.
+            penalty: added to the local loss of each minibatch.
             correction: applied to the gradients before each step.
         """
-        beta = settings.momentum if momentum is None else momentum
-        optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=beta)
+        optimizer = self.optimizer(model, settings, momentum=momentum)
         model.train()
         for _ in range(self.steps):
             x, y = self.batches.next()
             self.work.trained += len(x)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
+            loss = self.batches.loss(model(x), y)
             if penalty is not None:
                 loss = loss + penalty(x, y)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 from torch import nn
 
 from codream_secure.baselines.base import Baseline, Parties, Party
-from codream_secure.learning.learner import BatchStream
+from codream_secure.learning.compute import Work
 from codream_secure.runtime.seeds import generator
 
 
@@ -17,9 +17,8 @@ class Centralized(Baseline):
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
         self.model = parties.new_model()
-        pool, batch = parties.federation.pooled(), parties.clients[0].batches.size
         shuffle = generator(parties.exchange.seed, "centralized")
-        self._batches = BatchStream(pool.x, pool.y, batch, shuffle)
+        self._batches = parties.federation.stream(parties.federation.pooled(), shuffle)
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return the model, once per client."""
@@ -31,9 +30,9 @@ class Centralized(Baseline):
 
     def round(self, number: int) -> None:
         """Train on the examples of all clients."""
-        clients = self.parties.clients.values()
+        clients = list(self.parties.clients.values())
         steps = sum(party.steps for party in clients)
-        whole = Party(-1, self._batches, steps, type(next(iter(clients)).work)())
+        whole = Party(-1, self._batches, steps, Work(), clients[0].rate)
         whole.train(self.model, self.settings)
         for party in clients:
             party.work.trained += whole.work.trained // len(clients)

@@ -23,6 +23,7 @@ class Independent(Baseline):
 
         def work(party: Party) -> None:
             learner = self._learners[party.identity]
+            learner.set_rate(party.rate)
             before = learner.work.trained
             for _ in range(party.steps if private_steps is None else private_steps):
                 learner.local_step()

@@ -31,6 +31,7 @@ from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
 from codream_secure.learning.compute import Work
+from codream_secure.learning.schedule import rate_at
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import one_core_each
@@ -112,6 +113,8 @@ class BaselineRun(Run):
     def round(self, number: int) -> Measurement:
         """Run one round and measure."""
         self._progress.start(f"{self.method.name}: round {number}", 1)
+        for party in self._clients.values():
+            party.rate = rate_at(self.config, self.share_done(number))
         with self.stopwatch.measure("local_training"):
             self.baseline.round(number)
         measurement = self._measure(number)

@@ -41,7 +41,7 @@ class Scaffold(GlobalModel):
 
             party.train(local, self.settings, momentum=0.0, correction=correction)
             moved = difference(tensors_of(local), start)
-            scale = 1 / (party.steps * self.settings.learning_rate)
+            scale = 1 / (party.steps * party.rate * self.settings.learning_rate)
             renewed[client] = {n: own[n] - control[n] - scale * moved[n] for n in control}
             change = difference(renewed[client], own)
             return moved | {_CONTROL + name: value for name, value in change.items()}

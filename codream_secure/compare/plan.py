@@ -127,13 +127,14 @@ class Budget:
     def limited(self, run: Run) -> Iterator[Measurement]:
         """Run and yield at least one round, then as many as fit if each costs what the last did."""
         before = self.spent(run)
+        run.budget_spent = before / self.amount
         for measurement in run.rounds():
             yield measurement
             now = self.spent(run)
             fits = 2 * now - before <= self.amount * (1 + _SLACK)
             if not fits or len(run.observer.history) >= MAX_ROUNDS:
                 return
-            before = now
+            before, run.budget_spent = now, now / self.amount
 
 
 def cost_of(match: Match, costs: Mapping[Match, float], method: Method) -> Budget:

@@ -41,6 +41,16 @@ _RULES = (
         "cannot be used with --dp-eps; use --dp-steps or --dp-batch",
     ),
     Rule(
+        ("optimizer", "weight_decay", "schedule", "augment", "kd_statistics"),
+        lambda c: not c.private_training,
+        "cannot be used with --dp-eps: local steps are DP-SGD",
+    ),
+    Rule(
+        ("local_loss",),
+        lambda c: not c.private_training,
+        "cannot be used with --dp-eps: class frequencies are private",
+    ),
+    Rule(
         ("validation",),
         lambda c: not c.private,
         "cannot be used with --dp-eps: choosing by private data costs privacy",

@@ -206,7 +206,28 @@ class LearningConfig:
         _help("random changes to the dreams, drawn anew in every distillation epoch"),
     ] = "none"
     buffer: Annotated[Positive, _help("dream batches that are kept, first in first out")] = 4
-    learning_rate: Annotated[Size, _help("Adam's step size on models")] = 3e-3
+    kd_statistics: Annotated[
+        Literal["update", "keep"],
+        _help("whether dreams change BatchNorm's running statistics of clients; keep: they do not"),
+    ] = "update"
+    learning_rate: Annotated[Size, _help("the optimizer's step size on models")] = 3e-3
+    optimizer: Annotated[
+        Literal["adam", "adamw", "sgd"],
+        _help("how clients and student move their models; sgd has Nesterov momentum 0.9"),
+    ] = "adam"
+    weight_decay: Annotated[Weight, _help("weight decay of the optimizer")] = 0.0
+    schedule: Annotated[
+        Literal["constant", "cosine"],
+        _help("of the step size over the rounds; cosine: down to 0 along half a cosine"),
+    ] = "constant"
+    augment: Annotated[
+        Literal["none", "crop", "flip-crop", "randaugment"],
+        _help("random changes to local pictures; randaugment: flip-crop and two operations more"),
+    ] = "none"
+    local_loss: Annotated[
+        Literal["cross-entropy", "balanced"],
+        _help("balanced: corrected for how many examples of each class a client has"),
+    ] = "cross-entropy"
     batch: Annotated[int, Meta(ge=2), _help("local examples in a step (without DP)")] = 32
     warmup_epochs: Annotated[Natural, _help("local epochs before the first round (without DP)")] = (
         20

@@ -35,6 +35,7 @@ def resolve(config: Config) -> Resolved:
         return config
     _check_norms(config)
     check_applicable(config)
+    _check_flips(config)
     _check_private_clients(config)
     model = dataclasses.replace(config.model, models=models_of(config))
     if model.norm == "auto" and any_norm(config):
@@ -69,6 +70,19 @@ def _check_norms(config: Config) -> None:
             "--bn-weight cannot be used with --dp-eps: BatchNorm statistics are not private; "
             "leave it out"
         )
+
+
+def _check_flips(config: Config) -> None:
+    """Refuse to mirror digits and letters: a mirrored one is another sign or none."""
+    if config.data.dataset not in ("digits", "mnist", "emnist", "svhn"):
+        return
+    chosen = {"augment": config.learning.augment, "dream-augment": config.learning.dream_augment}
+    for name, how in chosen.items():
+        if how in ("flip-crop", "randaugment"):
+            raise UserError(
+                f"--{name} {how} mirrors images, and a mirrored sign of {config.data.dataset} is "
+                f"another sign or none; use --{name} crop"
+            )
 
 
 def _check_private_clients(config: Config) -> None:

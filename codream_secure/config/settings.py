@@ -231,6 +231,9 @@ def constants(config: Config) -> Mapping[str, float]:
     if config.private_clients:
         return _PLAIN | _PRIVATE_CLIENTS
     fast = _FAST if config.dream.method == "codream-fast" else _PLAIN
+    if config.learning.local_loss == "balanced":
+        # These logits are corrected for class frequencies already, in training.
+        fast = fast | {"prior_correction": 0.0}
     if not config.private:
         return fast
     return fast | {name: v for name, v in _PRIVATE.items() if v != _PLAIN[name]}

@@ -1,45 +1,13 @@
-"""The buffer of labelled dreams that participants learn from, and their augmentation."""
+"""The buffer of labelled dreams that participants learn from."""
 
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-Augmentation = Literal["none", "crop", "flip-crop"]
-
-
-def augmented(dreams: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
-    """Shift every dream randomly by up to 1/8 of its size; ``flip-crop`` also flips at random.
-
-    Dreams are public and so is the transform: it costs no privacy.
-
-    Args:
-        dreams: float, shape (B, C, H, W).
-        how: ``crop`` shifts, vertically and horizontally; ``flip-crop`` also flips left and right
-            with probability 1/2 (not for digits or text); ``none`` does nothing.
-        draw: generator on the CPU.
-
-    Returns:
-        Shape (B, C, H, W); pixels shifted in at an edge are a reflection of those inside it.
-    """
-    if how == "none":
-        return dreams
-    # One indexed read cuts a window of its own out of every padded dream.
-    count, _, height, width = dreams.shape
-    up, left = height // 8, width // 8
-    padded = F.pad(dreams, (left, left, up, up), mode="reflect")
-    rows = torch.randint(2 * up + 1, (count, 1), generator=draw) + torch.arange(height)
-    columns = torch.randint(2 * left + 1, (count, 1), generator=draw) + torch.arange(width)
-    each = torch.arange(count).view(-1, 1, 1)
-    moved = padded[each, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
-    if how == "flip-crop":
-        mirrored = torch.randint(2, (count, 1, 1, 1), generator=draw).bool()
-        moved = torch.where(mirrored.to(moved.device), moved.flip(3), moved)
-    return moved.contiguous()
+from codream_secure.data.augment import Augmentation, augmented
 
 
 class DreamBuffer:
@@ -69,7 +37,7 @@ class DreamBuffer:
         """Yield shuffled minibatches of at most ``batch`` dreams and their targets.
 
         It passes ``count`` times over the buffer. Dreams are augmented anew in every pass, and
-        keep their targets.
+        keep their targets. Dreams are public and so is the transform: it costs no privacy.
         """
         if not self._batches:
             return

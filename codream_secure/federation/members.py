@@ -26,7 +26,8 @@ from codream_secure.dreaming.teacher import logit_adjustment
 from codream_secure.errors import UserError
 from codream_secure.federation.client import AnswerRules, Client
 from codream_secure.federation.observer import Observer
-from codream_secure.learning.learner import BatchStream, Learner, PlainLearner, PrivateLearner
+from codream_secure.learning.batches import BatchStream, local_stream
+from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearner
 from codream_secure.models.build import build_model
 from codream_secure.models.custom import is_custom
 from codream_secure.models.layers import Norm, takes_channels_last
@@ -59,6 +60,7 @@ class Member:
 
     def train_twin(self) -> None:
         """Let the twin take local steps until it has taken as many as the client."""
+        self.twin.set_rate(self.client.learner.rate)
         while self.twin.local_steps < self.client.learner.local_steps:
             self.twin.local_step()
 
@@ -179,8 +181,11 @@ class Federation:
 
     def local_batches(self, client: int, role: str) -> BatchStream:
         """Return a new stream of minibatches of a client's examples, in the order of ``role``."""
-        local, shuffle = self._local[client], generator(self._seed, role, "shuffle", client)
-        return BatchStream(local.x, local.y, self.config.learning.batch, shuffle)
+        return self.stream(self._local[client], generator(self._seed, role, "shuffle", client))
+
+    def stream(self, local: Examples, shuffle: torch.Generator) -> BatchStream:
+        """Return a stream of minibatches of some examples, with the run's augmentation and loss."""
+        return local_stream(self.config.learning, self.scale, self.spec.classes, local, shuffle)
 
     def pooled(self) -> Examples:
         """Return the training examples of all clients, for centralized training only."""
@@ -289,11 +294,7 @@ class Federation:
         return run_model(self.config, self.spec, name, *owner, device=self.device, seeded=seeded)
 
     def private_copy(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a model whose gradients can be computed per example.
-
-        Raises:
-            UserError: DP cannot train the model.
-        """
+        """Return a copy of a model that DP can train; raise UserError if it cannot."""
         from codream_secure.privacy.model_checks import check_private_model  # noqa: PLC0415 - slow
 
         check_private_model(model)
@@ -301,8 +302,7 @@ class Federation:
 
 
 def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
-    bf16 = config.run.precision == "bf16"
-    return PlainLearner(model, data, config.learning.learning_rate, bf16=bf16)
+    return PlainLearner(model, data, config.learning, bf16=config.run.precision == "bf16")
 
 
 def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:

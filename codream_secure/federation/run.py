@@ -59,6 +59,8 @@ class Run(RoundLoop[Measurement]):
             it. Empty for methods that do not dream.
         unlabelled_rounds: rounds of a dreaming method that brought no labelled batch.
         resumed: how often the run was continued from a checkpoint.
+        budget_spent: share of its budget that the run has spent, 0 to 1, kept by whoever ends it
+            when a budget is spent; None: the number of rounds is known.
 
     Raises:
         UserError: the settings cannot be run.
@@ -82,6 +84,7 @@ class Run(RoundLoop[Measurement]):
         self.dreams: list[LabelledDreams] = []
         self.unlabelled_rounds = 0
         self.resumed = 0
+        self.budget_spent: float | None = None
         self._progress = progress or NoProgress()
         self._seed = config.run.seed or 0
         device = choose_device(config.run.device)
@@ -171,6 +174,12 @@ class Run(RoundLoop[Measurement]):
     def finished_rounds(self) -> int:
         """Rounds that the observer has measured."""
         return len(self.observer.history)
+
+    def share_done(self, number: int) -> float:
+        """Return the share of the run that is done before round ``number``, 0 to 1."""
+        if self.budget_spent is not None:
+            return self.budget_spent
+        return (number - 1) / (self.last_round or self.config.dream.rounds)
 
     def prepare(self) -> None:
         """Do nothing: most methods need no preparation."""

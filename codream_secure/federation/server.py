@@ -145,9 +145,14 @@ class Server:
             asks = dream.adaptive != "none" and number >= dream.adaptive_start
         return self.student.frozen_copy() if asks else None
 
-    def distil(self, number: int) -> None:
-        """Let the student learn from the buffer of the group of all clients."""
-        settings = learning_settings(self._config, number, local_steps=0)
+    def distil(self, number: int, done: float | None = None) -> None:
+        """Let the student learn from the buffer of the group of all clients.
+
+        Args:
+            number: of the round, from 1.
+            done: share of the run that is done before this round; None: that of its rounds.
+        """
+        settings = learning_settings(self._config, number, 0, done)
         shuffle = generator(self._seed, "acquisition", number, "server")
         distil(self.student, self.groups[0].buffer, settings, shuffle)
 

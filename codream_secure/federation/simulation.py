@@ -171,7 +171,8 @@ class Simulation(Run):
     def _acquire(self, number: int) -> None:
         """Let clients and student learn from dreams, and the twins from local data alone."""
         everybody = self.federation
-        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number)
+        done = self.share_done(number)
+        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number, done)
         buffers = {c: group.buffer for group in self.groups for c in group.members}
 
         def learn(member: Member) -> None:
@@ -180,7 +181,7 @@ class Simulation(Run):
 
         self._for_each_member(f"round {number} of {self.last_round}: knowledge acquisition", learn)
         if self._collaborates:
-            self.server.distil(number)
+            self.server.distil(number, done)
 
     # -- checkpoints -----------------------------------------------------------------------
 

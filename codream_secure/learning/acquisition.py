@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from codream_secure.data.augment import Augmentation
 from codream_secure.data.pixels import PixelScale
-from codream_secure.dreaming.buffer import Augmentation, DreamBuffer
+from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.learning.learner import Learner
 from codream_secure.privacy.class_means import ClassMeanImages
 
@@ -29,6 +30,7 @@ class AcquisitionSettings:
         kd_temperature: T of the distillation loss.
         augmentation: how the dreams are augmented, anew in every pass.
         local_steps: cross-entropy steps on local data.
+        rate: share of the full learning rate in this round, 0 to 1 (`schedule.rate_at`).
     """
 
     order: AcquisitionOrder
@@ -37,6 +39,7 @@ class AcquisitionSettings:
     kd_temperature: float
     augmentation: Augmentation
     local_steps: int
+    rate: float = 1.0
 
 
 def acquire(
@@ -53,6 +56,7 @@ def acquire(
         settings: order, and numbers of passes and steps.
         shuffle: draws the order and the augmentation of the dreams.
     """
+    learner.set_rate(settings.rate)
     count = settings.kd_epochs * buffer.batches(settings.kd_batch)
     joint = settings.order == "joint"
     taken = 0
@@ -101,6 +105,7 @@ def distil(
     learner: Learner, buffer: DreamBuffer, settings: AcquisitionSettings, shuffle: torch.Generator
 ) -> None:
     """Train a student without local data on the dream buffer alone."""
+    learner.set_rate(settings.rate)
     for dreams, targets in _batches(buffer, settings, shuffle):
         learner.distillation_step(dreams, targets, settings.kd_temperature)
 

@@ -1,16 +1,20 @@
 """One participant's model, and its training steps with and without differential privacy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from codream_secure.config.concerns import LearningConfig
+from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
 from codream_secure.models.evaluate import frozen_copy, logits_of
 from codream_secure.storage.checkpoint import (
     LearnerState,
-    StreamState,
     optimizer_state,
     restore_optimizer,
 )
@@ -34,48 +38,22 @@ def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Te
     return F.kl_div(log_p, targets, reduction="batchmean") * temperature**2
 
 
-class BatchStream:
-    """Endless stream of shuffled minibatches; every epoch draws a new permutation.
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics as they are; minibatches are normalized as before.
 
-    Attributes:
-        size: examples in a minibatch; all examples if there are fewer than asked.
+    Dreams are no samples of a client's data: statistics that mix both fit neither when the model
+    is evaluated.
     """
-
-    def __init__(self, x: Tensor, y: Tensor, batch: int, shuffle: torch.Generator) -> None:
-        self._x, self._y = x, y
-        self.size = min(batch, len(x))
-        self._shuffle = shuffle
-        self._order = torch.empty(0, dtype=torch.int64)
-        self._position = 0
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Return examples and labels of the next minibatch."""
-        # A smaller last minibatch is left out: BatchNorm statistics of two images are noise.
-        if self._position + self.size > len(self._order):
-            order = torch.randperm(len(self._x), generator=self._shuffle)
-            self._order = order.to(self._x.device)
-            self._position = 0
-        rows = self._order[self._position : self._position + self.size]
-        self._position += self.size
-        return self._x[rows], self._y[rows]
-
-    def state(self) -> StreamState:
-        """Return permutation, position and generator, for a checkpoint."""
-        return StreamState(
-            order=self._order, position=self._position, shuffle=self._shuffle.get_state()
-        )
-
-    def restore(self, state: StreamState) -> None:
-        """Restore the state that `state()` returned.
-
-        Raises:
-            ValueError: the state belongs to a stream over another number of examples.
-        """
-        fits = state.order.dtype == torch.int64 and len(state.order) in (0, len(self._x))
-        if not fits or not 0 <= state.position <= len(state.order):
-            raise ValueError("the order of other examples")
-        self._order, self._position = state.order.to(self._x.device), state.position
-        self._shuffle.set_state(state.shuffle)
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 class Learner(Protocol):
@@ -85,6 +63,10 @@ class Learner(Protocol):
     local_steps: int  # cross-entropy steps taken so far
     work: Work
     bf16: bool  # whether forward passes run in bfloat16
+    rate: float  # share of the full learning rate that steps have now
+
+    def set_rate(self, share: float) -> None:
+        """Take the next steps with this share of the full learning rate, 0 to 1."""
 
     def frozen_copy(self) -> nn.Module:
         """Return a copy in eval mode whose parameters take no gradient."""
@@ -105,13 +87,24 @@ class Learner(Protocol):
         """Restore the state that `state()` returned."""
 
 
+def build_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a model's parameters."""
+    parameters, rate, decay = model.parameters(), learning.learning_rate, learning.weight_decay
+    if learning.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=rate, weight_decay=decay, momentum=0.9, nesterov=True, foreach=True
+        )
+    kind = torch.optim.Adam if learning.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=rate, weight_decay=decay, foreach=True)
+
+
 class PlainLearner:
     """A learner without differential privacy; one optimizer serves local data and dreams.
 
     Args:
         model: trained in place.
         data: local minibatches; None for a student that learns from dreams alone.
-        learning_rate: of Adam.
+        learning: how it is trained.
         bf16: see `logits_of`.
     """
 
@@ -119,7 +112,7 @@ class PlainLearner:
         self,
         model: nn.Module,
         data: BatchStream | None,
-        learning_rate: float,
+        learning: LearningConfig,
         *,
         bf16: bool = False,
     ) -> None:
@@ -127,9 +120,19 @@ class PlainLearner:
         self.bf16 = bf16
         self.local_steps = 0
         self.work = Work()
+        self.rate = 1.0
         self._data = data
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, foreach=True)
+        self._full_rate = learning.learning_rate
+        self._optimizer = build_optimizer(model, learning)
+        # A learner without local data has no other source of BatchNorm statistics than dreams.
+        self._keeps_statistics = learning.kd_statistics == "keep" and data is not None
         model.train()
+
+    def set_rate(self, share: float) -> None:
+        """Take the next steps with this share of the full learning rate, 0 to 1."""
+        self.rate = share
+        for group in self._optimizer.param_groups:
+            group["lr"] = share * self._full_rate
 
     def frozen_copy(self) -> nn.Module:
         """Return a copy in eval mode whose parameters take no gradient."""
@@ -140,11 +143,16 @@ class PlainLearner:
             raise ValueError("this learner has no local data")
         self.local_steps += 1
         x, y = self._data.next()
-        return F.cross_entropy(self._logits(x), y)
+        return self._data.loss(self._logits(x), y)
 
     def _logits(self, x: Tensor) -> Tensor:
         self.work.trained += len(x)
         return logits_of(self.model, x, bf16=self.bf16)
+
+    def _distillation_loss(self, dreams: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        with kept_statistics(self.model) if self._keeps_statistics else nullcontext():
+            logits = self._logits(dreams)
+        return distillation_loss(logits, targets, temperature)
 
     def _descend(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
@@ -157,12 +165,12 @@ class PlainLearner:
 
     def distillation_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one distillation step on public dreams."""
-        self._descend(distillation_loss(self._logits(dreams), targets, temperature))
+        self._descend(self._distillation_loss(dreams, targets, temperature))
 
     def joint_step(self, dreams: Tensor, targets: Tensor, temperature: float) -> None:
         """Take one step on the sum of distillation loss and local loss."""
         # Two forward passes: in one, BatchNorm would normalize dreams and local data together.
-        loss = distillation_loss(self._logits(dreams), targets, temperature)
+        loss = self._distillation_loss(dreams, targets, temperature)
         self._descend(loss + self._local_loss())
 
     def state(self) -> LearnerState:
@@ -214,9 +222,13 @@ class PrivateLearner:
         self.bf16 = False  # DP-SGD keeps every example's gradient in float32
         self.local_steps = 0
         self.work = Work()
+        self.rate = 1.0
         self._trainer = trainer
         self._x, self._y = data
         self._optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
+
+    def set_rate(self, share: float) -> None:
+        """Do nothing: a private run has no schedule."""
 
     def frozen_copy(self) -> nn.Module:
         """Return a copy in eval mode whose parameters take no gradient."""

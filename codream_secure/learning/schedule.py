@@ -1,5 +1,7 @@
 """How many training steps a participant takes in a round, in simulations and on sites."""
 
+import math
+
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import label_temperature
 from codream_secure.learning.acquisition import AcquisitionSettings
@@ -19,8 +21,26 @@ def warmup_steps(config: Resolved, plan: PrivacyPlan | None, share: int) -> int:
     return config.learning.warmup_epochs * _steps_per_epoch(config, share)
 
 
+def rate_at(config: Resolved, done: float) -> float:
+    """Return the share of the full learning rate, 0 to 1.
+
+    Args:
+        config: resolved settings.
+        done: share of the run that is done before the round, 0 to 1.
+
+    Source: cosine annealing without restarts, Loshchilov and Hutter, ICLR 2017.
+    """
+    if config.learning.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
 def acquisition_settings(
-    config: Resolved, plan: PrivacyPlan | None, share: int, number: int
+    config: Resolved,
+    plan: PrivacyPlan | None,
+    share: int,
+    number: int,
+    done: float | None = None,
 ) -> AcquisitionSettings:
     """Return how a participant with local data learns in one round.
 
@@ -29,20 +49,25 @@ def acquisition_settings(
         plan: is charged for the round's private steps by this call; None without DP.
         share: number of examples of a client if all were dealt evenly; public.
         number: round number, from 1.
+        done: share of the run that is done before this round; None: that of its rounds.
     """
     if plan is not None:
         local_steps = plan.reserve(plan.round_steps(number))
     else:
         local_steps = config.learning.local_epochs * _steps_per_epoch(config, share)
-    return learning_settings(config, number, local_steps)
+    return learning_settings(config, number, local_steps, done)
 
 
-def learning_settings(config: Resolved, number: int, local_steps: int) -> AcquisitionSettings:
+def learning_settings(
+    config: Resolved, number: int, local_steps: int, done: float | None = None
+) -> AcquisitionSettings:
     """Return how a participant that takes ``local_steps`` local steps learns in a round.
 
     Charges no privacy budget. The server's student has no local data and passes 0 local steps.
     """
     learning = config.learning
+    if done is None:
+        done = (number - 1) / config.dream.rounds
     return AcquisitionSettings(
         order=learning.acquisition,
         kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
@@ -50,6 +75,7 @@ def learning_settings(config: Resolved, number: int, local_steps: int) -> Acquis
         kd_temperature=label_temperature(config),
         augmentation=learning.dream_augment,
         local_steps=local_steps,
+        rate=rate_at(config, done),
     )
 
 

@@ -181,3 +181,16 @@ def test_what_is_compared_is_one_model_for_all_or_the_mean_over_clients():
     row = SimpleNamespace(server=0.9, clients=[0.5, 0.7])
     assert headline(row, parse_method("fedavg-secure")) == 0.9
     assert headline(row, parse_method("codream")) == pytest.approx(0.6)
+
+
+def test_under_a_budget_the_schedule_follows_what_is_spent(tiny):
+    run = BaselineRun(
+        tiny(models="linear", schedule="cosine"),
+        parse_method("fedavg"),
+        BaselineSettings(local_epochs=1),
+    )
+    rates = []
+    run.after_round.append(lambda _: rates.append(run._clients[0].rate))
+    for _ in Budget("rounds", 4).limited(run):
+        pass
+    assert rates == pytest.approx([1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])

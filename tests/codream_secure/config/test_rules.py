@@ -70,3 +70,20 @@ def test_noise_that_nobody_adds_is_refused_at_once(name):
     value = {"dp_noise": "gaussian", "statistics_weight": 1.0}[name]
     with pytest.raises(UserError, match="needs masks and collaboration"):
         resolve(Config.from_options({"dp_eps": 8.0, "secure": False, name: value}))
+
+
+@pytest.mark.parametrize("option", ["augment", "dream_augment"])
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "emnist", "svhn"])
+def test_digits_and_letters_are_never_mirrored(option, dataset):
+    with pytest.raises(UserError, match=r"use --.*augment crop"):
+        resolve(Config.from_options({option: "flip-crop", "dataset": dataset}))
+    resolve(Config.from_options({option: "crop", "dataset": dataset}))
+    resolve(Config.from_options({option: "flip-crop", "dataset": "cifar10"}))
+
+
+def test_logits_that_training_balanced_are_not_corrected_again():
+    assert resolve(Config.from_options({})).dream.prior_correction == 0.5
+    balanced = {"local_loss": "balanced"}
+    assert resolve(Config.from_options(balanced)).dream.prior_correction == 0.0
+    chosen = Config.from_options({**balanced, "prior_correction": 0.25})
+    assert resolve(chosen).dream.prior_correction == 0.25

@@ -1,8 +1,8 @@
-"""The dream buffer and its augmentation."""
+"""The dream buffer."""
 
 import torch
 
-from codream_secure.dreaming.buffer import DreamBuffer, augmented
+from codream_secure.dreaming.buffer import DreamBuffer
 
 
 def batch_of(value, count=2):
@@ -25,30 +25,6 @@ def test_every_epoch_passes_each_dream_once_with_its_own_target():
     pairs = list(buffer.epochs(2, 3, torch.Generator()))
     assert all((x == y).all() for x, y in pairs)
     assert sorted(torch.cat([x for x, _ in pairs]).flatten().tolist()) == sorted([0, 1, 2, 3] * 4)
-
-
-def test_every_augmented_dream_is_the_dream_moved_or_also_mirrored():
-    dreams = torch.arange(40 * 2 * 16 * 16).reshape(40, 2, 16, 16).float()
-    padded = torch.nn.functional.pad(dreams, (2, 2, 2, 2), mode="reflect")
-    for how, orders in (("crop", (False,)), ("flip-crop", (False, True))):
-        out = augmented(dreams, how, torch.Generator().manual_seed(0))
-        found = set()
-        for image, source in zip(out, padded, strict=True):
-            matches = [
-                (up, left, mirrored)
-                for up in range(5)
-                for left in range(5)
-                for mirrored in orders
-                if torch.equal(
-                    image.flip(2) if mirrored else image,
-                    source[:, up : up + 16, left : left + 16],
-                )
-            ]
-            assert len(matches) == 1
-            found.add(matches[0])
-        assert len(found) > 15
-        assert {mirrored for _, _, mirrored in found} == set(orders)
-    assert augmented(dreams, "none", torch.Generator()) is dreams
 
 
 def test_a_buffer_augments_anew_in_every_epoch_and_keeps_the_targets():

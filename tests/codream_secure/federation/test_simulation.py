@@ -258,3 +258,11 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
     meta = simulation.groups[0]._meta.state().meta.values()
     assert all(bool(torch.isfinite(value).all()) for value in meta)
     assert np.mean([m.clients_mean for m in history[-5:]]) > history[0].clients_mean
+
+
+def test_a_twin_trains_with_the_rate_of_its_client(tiny):
+    simulation = Simulation(tiny(rounds=2, schedule="cosine", local_loss="balanced"))
+    list(simulation.rounds())
+    for member in simulation.federation.members.values():
+        assert member.twin.rate == member.client.learner.rate == pytest.approx(0.5)
+    assert simulation.server.student.rate == pytest.approx(0.5)

@@ -11,6 +11,9 @@ class Recorder:
     def __init__(self):
         self.steps = ""
 
+    def set_rate(self, share):
+        assert share == 1.0
+
     def local_step(self):
         self.steps += "L"
 
