@@ -19,9 +19,7 @@ class AvgKD(Baseline):
 
     def __init__(self, parties: Parties) -> None:
         super().__init__(parties)
-        everybody = parties.federation
-        names = everybody.model_names
-        self._models = {c: everybody.model(names[c], c) for c in parties.clients}
+        self._models = parties.own_models()
         self._peers: dict[int, nn.Module] = {}
 
     def client_models(self) -> dict[int, nn.Module]:
@@ -52,15 +50,12 @@ class AvgKD(Baseline):
 
     def _learn(self, party: Party, others: list[nn.Module]) -> None:
         model = self._models[party.identity]
-        optimizer = party.optimizer(model, self.settings)
-        model.train()
-        for _ in range(party.steps):
-            x, y = party.batches.next()
-            party.work.trained += len(x)
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
             party.work.inferred += len(others) * len(x)
-            optimizer.zero_grad()
-            party.batches.loss(model(x), targets(others, x, y)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            return party.batches.loss(model(x), targets(others, x, y))
+
+        party.descend([model], self.settings, loss)
 
 
 @torch.no_grad()

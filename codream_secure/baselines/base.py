@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ class BaselineSettings:
         moon_temperature: MOON's tau. Paper: 0.5.
         generator_steps: FedGen's optimizer steps on its generator per round.
         generator_weight: of FedGen's loss on generated features. Paper: 1 at first.
+        messenger: architecture of the small common model (FML, FedKD, FedMRL).
+        fml_private: FML's alpha, the private model's share of cross-entropy. HtFLlib's runs: 0.5.
+        fml_common: FML's beta, the common model's share of cross-entropy. HtFLlib's runs: 0.5.
     """
 
     local_epochs: int = 5
@@ -46,8 +49,13 @@ class BaselineSettings:
     moon_temperature: float = 0.5
     generator_steps: int = 20
     generator_weight: float = 1.0
+    messenger: str = "lenet5"
+    fml_private: float = 0.5
+    fml_common: float = 0.5
 
 
+# The loss of one step: takes images and labels of a minibatch, returns a scalar.
+Loss = Callable[[Tensor, Tensor], Tensor]
 # A second term of the loss: takes images and labels of a minibatch, returns a scalar.
 Penalty = Callable[[Tensor, Tensor], Tensor]
 # Changes a model's gradients in place before the optimizer's step.
@@ -67,14 +75,6 @@ class Party:
     steps: int
     work: Work
     rate: float = 1.0
-
-    def optimizer(
-        self, model: nn.Module, settings: BaselineSettings, *, momentum: float | None = None
-    ) -> torch.optim.SGD:
-        """Return the SGD of one round; ``momentum`` overrides that of ``settings``."""
-        beta = settings.momentum if momentum is None else momentum
-        rate = self.rate * settings.learning_rate
-        return torch.optim.SGD(model.parameters(), lr=rate, momentum=beta)
 
     def train(
         self,
@@ -96,18 +96,46 @@ class Party:
             penalty: added to the local loss of each minibatch.
             correction: applied to the gradients before each step.
         """
-        optimizer = self.optimizer(model, settings, momentum=momentum)
-        model.train()
+
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            own = self.batches.loss(model(x), y)
+            return own if penalty is None else own + penalty(x, y)
+
+        self.descend([model], settings, loss, momentum=momentum, correction=correction)
+
+    def descend(
+        self,
+        models: Sequence[nn.Module],
+        settings: BaselineSettings,
+        loss: Loss,
+        *,
+        momentum: float | None = None,
+        correction: Correction | None = None,
+    ) -> None:
+        """Take one round's SGD steps on local data, with one loss for all of ``models``.
+
+        A minibatch counts as work once for each of them. The optimizer is new in every round.
+
+        Args:
+            models: trained in place.
+            settings: learning rate and momentum.
+            loss: of a minibatch; for labels it uses the loss of ``batches``.
+            momentum: overrides the momentum of ``settings``.
+            correction: applied to each model's gradients before each step.
+        """
+        beta = settings.momentum if momentum is None else momentum
+        weights = [weight for model in models for weight in model.parameters()]
+        optimizer = torch.optim.SGD(weights, lr=self.rate * settings.learning_rate, momentum=beta)
+        for model in models:
+            model.train()
         for _ in range(self.steps):
             x, y = self.batches.next()
-            self.work.trained += len(x)
+            self.work.trained += len(models) * len(x)
             optimizer.zero_grad()
-            loss = self.batches.loss(model(x), y)
-            if penalty is not None:
-                loss = loss + penalty(x, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss(x, y).backward()  # type: ignore[no-untyped-call]
             if correction is not None:
-                correction(model)
+                for model in models:
+                    correction(model)
             optimizer.step()
 
 
@@ -124,6 +152,11 @@ class Parties:
     def new_model(self) -> nn.Module:
         """Return the model that everybody starts from; it follows from the public seed."""
         return self.federation.model(self.federation.model_names[0], "server")
+
+    def own_models(self) -> dict[int, nn.Module]:
+        """Return a new model of each client's own architecture, by client id."""
+        names = self.federation.model_names
+        return {c: self.federation.model(names[c], c) for c in self.clients}
 
     def private_steps(self, number: int) -> int | None:
         """Charge and return the private steps per client in a round; None without DP."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,10 +19,11 @@ from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.fedavg import FedAvg
 from codream_secure.baselines.fedgen import FedGen
 from codream_secure.baselines.fedprox import FedProx
+from codream_secure.baselines.fml import FML
 from codream_secure.baselines.independent import Independent
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
-from codream_secure.config.methods import PRIVATE_SUMS, Method
+from codream_secure.config.methods import PEERS, PRIVATE_SUMS, WITH_MESSENGER, Method
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -32,6 +34,7 @@ from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
 from codream_secure.learning.compute import Work
 from codream_secure.learning.schedule import rate_at
+from codream_secure.models.build import parameter_count
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import one_core_each
@@ -43,13 +46,14 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "moon": Moon,
     "fedgen": FedGen,
     "avgkd": AvgKD,
+    "fml": FML,
     PRIVATE_SUMS: DistributedDpSgd,
     "independent": Independent,
     "centralized": Centralized,
 }
 # These exchange nothing, or exchange models that may differ in architecture. Of several
 # architectures `centralized` trains the first, that of the server's student.
-_ANY_MODELS = ("avgkd", "independent", "centralized")
+_ANY_MODELS = (*PEERS, "avgkd", "independent", "centralized")
 # These run under --dp-eps: by DP-SGD at every client, or by noisy sums.
 _PRIVATE = ("fedavg", "independent", PRIVATE_SUMS)
 
@@ -104,6 +108,8 @@ class BaselineRun(Run):
         parties = Parties(self.federation, settings, self.exchange, self._meters, self._clients)
         with one_core_each():
             self.baseline = _FAMILIES[method.family](parties)
+        if method.family in WITH_MESSENGER:
+            _warn_of_size(settings.messenger, self.baseline)
 
     @property
     def last_round(self) -> None:
@@ -181,6 +187,18 @@ def _check_privacy(config: Config, method: Method) -> None:
         raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
     if config.private_clients:
         raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
+
+
+def _warn_of_size(messenger: str, baseline: Baseline) -> None:
+    """Warn of a common model that is larger than every private one: it should be the small one."""
+    common = baseline.server_model()
+    largest = max(map(parameter_count, baseline.client_models().values()))
+    if common is not None and (size := parameter_count(common)) > largest:
+        warnings.warn(
+            f"--messenger {messenger} is larger than every client's own model: "
+            f"{4 * size:,} bytes each way as float32, the largest of theirs {4 * largest:,}",
+            stacklevel=2,
+        )
 
 
 def _without_class_means(config: Resolved) -> Resolved:

@@ -33,8 +33,8 @@ Examples:
     default="codream,codream-fast,fedavg,fedavg-secure,independent",
     show_default=True,
     help="comma-separated: codream, codream-fast, fedmd (labelled noise), avgkd, fedgen, "
-    "independent, centralized; fedavg, fedprox, scaffold, moon, each also with -secure (masked), "
-    "-8bit or -secure-8bit as suffix",
+    "independent, centralized; fedavg, fedprox, scaffold, moon, fml, each also with -secure "
+    "(masked), -8bit or -secure-8bit as suffix",
 )
 @click.option("--seeds", default="0", show_default=True, help="comma-separated seeds of runs")
 @click.option(
@@ -74,6 +74,12 @@ Examples:
 @click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
 @click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
 @click.option(
+    "--messenger",
+    default="lenet5",
+    show_default=True,
+    help="architecture of the small common model that fml trains beside the clients' own",
+)
+@click.option(
     "--sizes",
     "only_sizes",
     is_flag=True,
@@ -102,6 +108,7 @@ def compare(
     fed_lr: float,
     prox: float,
     moon_weight: float,
+    messenger: str,
     config_file: Path | None,
     out: Path | None,
     only_sizes: bool,
@@ -118,7 +125,11 @@ def compare(
     from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
 
     baselines = BaselineSettings(
-        local_epochs=fed_epochs, learning_rate=fed_lr, prox=prox, moon_weight=moon_weight
+        local_epochs=fed_epochs,
+        learning_rate=fed_lr,
+        prox=prox,
+        moon_weight=moon_weight,
+        messenger=messenger,
     )
     plan = Plan(
         methods=tuple(name.strip() for name in methods.split(",")),

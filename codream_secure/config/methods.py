@@ -7,6 +7,11 @@ from codream_secure.errors import UserError
 
 DREAMING = ("codream", "codream-fast", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
+# Models of any architecture; what clients send is only ever summed, so masks can hide it.
+PEERS = ("fml",)
+# These train a small common model beside the clients' own.
+WITH_MESSENGER = ("fml",)
+SUMMING = (*MODEL_AVERAGING, *PEERS)
 PRIVATE_SUMS = "dpsgd-secure"
 OTHERS = ("fedgen", "avgkd", "independent", "centralized")
 _FULL = 32
@@ -46,9 +51,9 @@ class Method:
 def parse_method(name: str, *, secure: bool = True) -> Method:
     """Return the method that a name stands for.
 
-    ``fedavg``, ``fedprox``, ``scaffold`` and ``moon`` send float32 in the clear. With ``-secure``
-    their updates are quantized to 16 bits and masked. With ``-Nbit`` their updates have N bits
-    and their models 8, as precise as gradients of dreams and dreams are, masked or not.
+    The methods of `SUMMING` send float32 in the clear. With ``-secure`` their updates are quantized
+    to 16 bits and masked. With ``-Nbit`` their updates have N bits and their models 8, as precise
+    as gradients of dreams and dreams are, masked or not.
 
     Args:
         name: for instance ``codream-fast`` or ``fedavg-secure-8bit``.
@@ -63,7 +68,7 @@ def parse_method(name: str, *, secure: bool = True) -> Method:
         return Method(name, name, secure=True)
     if name in OTHERS:
         return Method(name, name, secure=False)
-    for family in MODEL_AVERAGING:
+    for family in SUMMING:
         suffix = _SUFFIXES.fullmatch(name.removeprefix(family))
         if not name.startswith(family) or suffix is None:
             continue
@@ -78,4 +83,4 @@ def parse_method(name: str, *, secure: bool = True) -> Method:
 
 
 def _forms() -> str:
-    return f"{', '.join(MODEL_AVERAGING)} with -secure, -8bit or -secure-8bit behind it or without"
+    return f"{', '.join(SUMMING)} with -secure, -8bit or -secure-8bit behind it or without"

@@ -1,6 +1,5 @@
 """The buffer of labelled dreams that participants learn from."""
 
-import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -28,16 +27,18 @@ class DreamBuffer:
         return sum(len(dreams) for dreams, _ in self._batches)
 
     def batches(self, size: int) -> int:
-        """Return how many minibatches of at most ``size`` dreams an epoch has."""
-        return math.ceil(len(self) / size)
+        """Return how many minibatches an epoch has, as `epochs` cuts them."""
+        return len(_sizes(len(self), size))
 
     def epochs(
         self, count: int, batch: int, shuffle: torch.Generator, augmentation: Augmentation = "none"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield shuffled minibatches of at most ``batch`` dreams and their targets.
+        """Yield shuffled minibatches of ``batch`` dreams and their targets.
 
-        It passes ``count`` times over the buffer. Dreams are augmented anew in every pass, and
-        keep their targets. Dreams are public and so is the transform: it costs no privacy.
+        The last one of a pass may be smaller; a single dream that is left over joins the minibatch
+        before it, because BatchNorm cannot normalize one value. It passes ``count`` times over the
+        buffer. Dreams are augmented anew in every pass, and keep their targets. Dreams are
+        public and so is the transform: it costs no privacy.
         """
         if not self._batches:
             return
@@ -45,5 +46,16 @@ class DreamBuffer:
         targets = torch.cat([targets for _, targets in self._batches])
         for _ in range(count):
             order = torch.randperm(len(dreams), generator=shuffle).to(dreams.device)
-            for rows in torch.split(order, batch):
+            for rows in torch.split(order, _sizes(len(order), batch)):
                 yield augmented(dreams[rows], augmentation, shuffle), targets[rows]
+
+
+def _sizes(count: int, batch: int) -> list[int]:
+    """Return the sizes of the minibatches that ``count`` dreams are cut into."""
+    sizes = [batch] * (count // batch)
+    left = count % batch
+    if left == 1 and sizes:
+        sizes[-1] += 1
+    elif left:
+        sizes.append(left)
+    return sizes

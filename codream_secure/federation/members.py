@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearne
 from codream_secure.models.build import build_model
 from codream_secure.models.custom import is_custom
 from codream_secure.models.layers import Norm, takes_channels_last
+from codream_secure.models.trial import trains_on_one, try_model
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -314,7 +316,33 @@ def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> Pl
         device: where the model lives.
     """
     name = config.model.models.split(",")[0].strip()
-    return _plain_learner(config, run_model(config, spec, name, "server", device=device), None)
+    model = run_model(config, spec, name, "server", device=device)
+    check_single_dreams(config, spec, {name: model})
+    return _plain_learner(config, model, None)
+
+
+def check_single_dreams(config: Resolved, spec: InputSpec, models: Mapping[str, nn.Module]) -> None:
+    """Refuse models that cannot learn from a single dream, if the settings lead to one.
+
+    Args:
+        config: resolved settings.
+        spec: shape of an image and number of classes.
+        models: one of each architecture that learns from dreams, by name.
+
+    Raises:
+        UserError: names the layer, usually a BatchNorm that would see one value a channel.
+    """
+    dream, learning = config.dream, config.learning
+    alone = dream.dreams == 1 and (dream.dream_batches == 1 or config.secure.dropout > 0)
+    if not learning.kd_epochs or not (alone or learning.kd_batch == 1):
+        return
+    for name, model in models.items():
+        if reason := trains_on_one(model, spec):
+            wanted = "--kd-batch" if learning.kd_batch == 1 else "--dreams"
+            raise UserError(
+                f"model {name} cannot learn from one dream at a time: {reason}; use {wanted} 2 or "
+                "more, or a model without such a layer"
+            )
 
 
 def run_model(
@@ -343,6 +371,11 @@ def run_model(
     )
     norm: Norm = "group" if grouped else "batch"
     model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
+    if is_custom(name) and config.run.precision == "bf16":
+        try:
+            try_model(model, spec, bf16=True)
+        except UserError as error:
+            raise UserError(f"model {name} with --precision bf16: {error}") from error
     if config.run.channels_last and takes_channels_last(model):
         # Convolutions pass the layout of their weights on, whatever the layout of their input.
         model = model.to(memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.groups import dream_groups
-from codream_secure.federation.members import Member
+from codream_secure.federation.members import Member, check_single_dreams
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
@@ -83,6 +83,8 @@ class Simulation(Run):
         super().__init__(resolve(config), dataset=dataset, progress=progress, keep=keep)
         everybody = self.federation
         self._has_twins = compare_independent
+        by_name = {everybody.model_names[c]: m for c, m in everybody.client_models().items()}
+        check_single_dreams(self.config, everybody.spec, by_name)
         self._reported_weights: dict[str, Weights] | None = None
         self.aggregator = self._aggregator(tap)
         self.groups = dream_groups(everybody, self.aggregator)

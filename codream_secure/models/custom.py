@@ -4,7 +4,6 @@
 N x C x H x W, to logits, float32 N x classes.
 """
 
-import copy
 import importlib
 import sys
 import textwrap
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
+from codream_secure.models.trial import copy_of, try_model
 
 _PROBE = 2
 
@@ -27,10 +27,10 @@ def is_custom(name: str) -> bool:
 
 
 def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
-    """Import a user's function and wrap it, so that each model is first tried on blank images.
+    """Import a user's function and wrap it, so that each model is first tried as a run uses it.
 
     The wrapper returns a new copy in training mode, even if the function always returns the same
-    model. It raises the same errors.
+    model. It raises the same errors (`codream_secure.models.trial` has the trial).
 
     Args:
         name: `module:function`. The module is looked for in the current folder first, then
@@ -48,9 +48,11 @@ def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
 
     def build(spec: InputSpec) -> nn.Module:
         with _in_current_folder(name):
-            model = _as_module(function(spec))
+            model = _as_module(_called(function, spec))
             _check_output(model.eval(), spec)
-            return copy.deepcopy(model).train()
+            own = copy_of(model)
+            try_model(own, spec)
+            return own.train()
 
     return build
 
@@ -86,6 +88,16 @@ def _function(name: str) -> Callable[[InputSpec], object]:
     if not callable(function):
         raise UserError(f"module {module_name} has no function {attribute}; check its name")
     return function  # type: ignore[no-any-return]
+
+
+def _called(function: Callable[[InputSpec], object], spec: InputSpec) -> object:
+    """Return what a user's function returns; it cannot change torch's settings for the run."""
+    dtype, deterministic = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    try:
+        return function(spec)
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def _as_module(model: object) -> nn.Module:

@@ -40,8 +40,19 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def takes_channels_last(model: nn.Module) -> bool:
-    """Return whether the channels-last layout is safe for every convolution of a model."""
+    """Return whether the channels-last layout suits a model and all its convolutions."""
+    if in_plain_strides in model._forward_pre_hooks.values():  # noqa: SLF001 - torch has no getter
+        return False
     return not any(map(_is_narrow_shortcut, model.modules()))
+
+
+def in_plain_strides(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Give a model its images in the usual layout; a hook of models that need it.
+
+    One-channel images can be contiguous and channels-last at once, so `contiguous` would leave
+    them as they are.
+    """
+    return tuple(image.flatten(1).view(image.shape) for image in inputs)
 
 
 def keep_usual_layout(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from codream_secure.config.methods import MODEL_AVERAGING, parse_method
+from codream_secure.config.methods import SUMMING, parse_method
 from codream_secure.errors import UserError
 from codream_secure.runs.formats import Dreaming, Summary
 from codream_secure.runs.recorded_run import ALONE, TOGETHER
@@ -41,7 +41,7 @@ def _releases(summary: Summary, name: str) -> bool:
 
 def _averages(summary: Summary) -> bool:
     try:
-        return parse_method(summary.method).family in MODEL_AVERAGING
+        return parse_method(summary.method).family in SUMMING
     except UserError:
         return False
 
@@ -98,7 +98,8 @@ DISCLOSURES = (
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "
         "survivors' quantized model updates (SCAFFOLD: also of the changes of their control "
-        "variates; with `--weights examples` each times its weight, and the sum of the weights)",
+        "variates; FML: of the small common model alone; with `--weights examples` each times its "
+        "weight, and the sum of the weights)",
         "every round",
         _averages_masked,
     ),

@@ -20,6 +20,14 @@ _NAMES = {
     "fedgen": "FedGen",
     "fedmd": "FedMD",
     "avgkd": "AvgKD",
+    "fd": "FD",
+    "lg-fedavg": "LG-FedAvg",
+    "fml": "FML",
+    "fedkd": "FedKD",
+    "fedproto": "FedProto",
+    "fedgh": "FedGH",
+    "fedtgp": "FedTGP",
+    "fedmrl": "FedMRL",
     ALONE: "independent training",
     TOGETHER: "centralized training",
 }
@@ -160,5 +168,6 @@ def _label(run: RecordedRun, others: Sequence[RecordedRun]) -> str:
 
 def _name(method: str) -> str:
     """Return a method's name as its authors write it; suffixes such as -secure stay."""
-    family, dash, rest = method.partition("-")
-    return _NAMES.get(method) or _NAMES.get(family, family) + dash + rest
+    known = [name for name in _NAMES if method == name or method.startswith(f"{name}-")]
+    family = max(known, key=len, default="")
+    return _NAMES.get(family, "") + method.removeprefix(family)

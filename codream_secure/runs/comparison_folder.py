@@ -15,6 +15,7 @@ _BASELINE_OPTIONS = {
     "learning_rate": "fed_lr",
     "prox": "prox",
     "moon_weight": "moon_weight",
+    "messenger": "messenger",
 }
 
 

@@ -176,7 +176,7 @@ class Summary(Record, frozen=True, omit_defaults=True):
     resumed: int
     iterations: float
     dreaming: Dreaming | None
-    baseline: dict[str, int | float] | None
+    baseline: dict[str, int | float | str] | None
     protocol: Protocol
     accuracy: Accuracy
     privacy: Guarantee | None

@@ -185,12 +185,18 @@ class RunState(_State, frozen=True):
 def encode_state(state: msgspec.Struct) -> bytes:
     """Return a SHA-256 digest, followed by safetensors: numbered tensors, and the rest as JSON."""
     tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
 
     def store(value: object) -> str:
         if not isinstance(value, Tensor):
             raise TypeError(f"a {type(value).__name__} cannot be stored")
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous()
+        tensor = value.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        if place in places:  # tied weights: safetensors refuses tensors that share memory
+            tensor = tensor.clone()
+        places.add(place)
+        tensors[name] = tensor
         return name
 
     plain = msgspec.json.encode(state, enc_hook=store)

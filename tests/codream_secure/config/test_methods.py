@@ -26,7 +26,9 @@ def test_methods_that_dream_are_masked_unless_told():
     assert not parse_method("avgkd").one_model
 
 
-@pytest.mark.parametrize("name", ["", "fedavgg", "fedavg-", "avgkd-secure", "codream-8bit", "fed"])
+@pytest.mark.parametrize(
+    "name", ["", "fedavgg", "fedavg-", "avgkd-secure", "fml-s", "codream-8bit", "fed"]
+)
 def test_unknown_methods_are_named(name):
     with pytest.raises(UserError, match="unknown method"):
         parse_method(name)

@@ -1,5 +1,6 @@
 """The dream buffer."""
 
+import pytest
 import torch
 
 from codream_secure.dreaming.buffer import DreamBuffer
@@ -25,6 +26,17 @@ def test_every_epoch_passes_each_dream_once_with_its_own_target():
     pairs = list(buffer.epochs(2, 3, torch.Generator()))
     assert all((x == y).all() for x, y in pairs)
     assert sorted(torch.cat([x for x, _ in pairs]).flatten().tolist()) == sorted([0, 1, 2, 3] * 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [(9, 8, [9]), (17, 8, [8, 9]), (10, 8, [8, 2]), (1, 8, [1]), (3, 1, [1, 1, 1]), (8, 8, [8])],
+)
+def test_a_single_dream_that_is_left_over_joins_the_minibatch_before(count, batch, sizes):
+    buffer = DreamBuffer(1)
+    buffer.add(*batch_of(1, count))
+    assert [len(x) for x, _ in buffer.epochs(1, batch, torch.Generator())] == sizes
+    assert buffer.batches(batch) == len(sizes)
 
 
 def test_a_buffer_augments_anew_in_every_epoch_and_keeps_the_targets():

@@ -260,6 +260,23 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
     assert np.mean([m.clients_mean for m in history[-5:]]) > history[0].clients_mean
 
 
+@pytest.mark.parametrize(
+    ("options", "way_out"), [({"dreams": 1}, "--dreams 2"), ({"kd_batch": 1}, "--kd-batch 2")]
+)
+def test_a_model_that_cannot_learn_from_single_dreams_is_refused_before_training(
+    tiny, tmp_path, monkeypatch, options, way_out
+):
+    (tmp_path / "normalizing.py").write_text(
+        "from torch import nn\n"
+        "def make(spec):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, spec.classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=way_out):
+        Simulation(tiny(models="normalizing:make", **options))
+    Simulation(tiny(models="mlp", **options))
+
+
 def test_a_twin_trains_with_the_rate_of_its_client(tiny):
     simulation = Simulation(tiny(rounds=2, schedule="cosine", local_loss="balanced"))
     list(simulation.rounds())
