@@ -10,11 +10,12 @@ no bit of the result (tests/codream_secure/federation/test_simulation.py). A row
 the training part, so its accuracies are lower than those of digits_accuracy.py.
 """
 
-import argparse
 from typing import Any
 
 from benchmarks.shared.federations import digits, fold, mean, over_seeds
-from benchmarks.shared.gates import progress, report
+from benchmarks.shared.gates import Report, progress
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import finish, parser
 
 # Four rounds instead of six: the comparison needs no more.
 IID = {"rounds": 4}
@@ -131,37 +132,33 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def row(grid: Grid, name: str, settings: dict[str, Any], folds: int) -> dict[str, Any]:
+    """Run one choice on every fold."""
+    # Under DP class means need masks; else masks change no bit.
+    chosen, runs = {**settings, "secure": "dp_eps" in settings}, []
+    for index in range(folds):
+        data = fold(digits(), index)
+        runs += over_seeds(grid, chosen, [index], name=f"fold {index}", dataset=data)
+    accuracies = {"clients": "clients_mean", "server": "server", "independent": "independent_mean"}
+    return {"row": name, **{who: mean(runs, key) for who, key in accuracies.items()}}
+
+
 def main() -> None:
     """Run the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a first impression in 2 minutes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--only", nargs="+", choices=sorted(TABLES), default=list(TABLES))
-    options = parser.parse_args()
-    data = digits()
-    folds = range(1 if options.quick else 2)
+    options = parser(
+        __doc__, "a first impression in 2 minutes", only=sorted(TABLES), record=False
+    ).parse_args()
+    grid, folds = Grid(options.keep), 1 if options.quick else 2
+    faster = {"rounds": 2, "dream_steps": 10} if options.quick else {}
     everything = []
-    for title in ["bits"] if options.quick else options.only:
+    for title in ["bits"] if options.quick else options.only or TABLES:
         progress(f"table {title}")
-        rows = []
-        for name, settings in TABLES[title].items():
-            faster = {"rounds": 2, "dream_steps": 10} if options.quick else {}
-            # Under DP class means need masks; else masks change no bit.
-            chosen = {**settings, **faster, "secure": "dp_eps" in settings}
-            runs = over_seeds(chosen, folds, lambda index: fold(data, index))
-            rows.append(
-                {
-                    "row": name,
-                    "clients": mean(runs, "clients_mean"),
-                    "server": mean(runs, "server"),
-                    "independent": mean(runs, "independent_mean"),
-                }
-            )
+        rows = [row(grid, name, {**s, **faster}, folds) for name, s in TABLES[title].items()]
         everything += [{"table": title, **row} for row in rows]
         if not options.json:
-            report(f"digits, {len(folds)} folds: {title}", rows, [], as_json=False)
+            Report(f"digits, {folds} folds: {title}", rows).show(as_json=False)
     if options.json:
-        report(f"digits, {len(folds)} folds", everything, [], as_json=True)
+        finish(Report(f"digits, {folds} folds", everything), options)
 
 
 if __name__ == "__main__":

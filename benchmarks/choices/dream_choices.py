@@ -10,16 +10,20 @@ from these clients, gives them 512 images with the ensemble's labels, and measur
 same number of joint steps; `student` is a fresh model that saw the labelled images alone.
 """
 
-import argparse
 import copy
 import dataclasses
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.shared.gates import environment, progress, report
+from benchmarks.learning.settings import FOUR
+from benchmarks.shared.gates import Report, environment, progress
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import check_npz, finish, parser
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -32,11 +36,10 @@ from codream_secure.models.evaluate import accuracy
 from codream_secure.runtime.parallel import in_parallel, one_core_each
 from codream_secure.runtime.seeds import generator
 
-RESULTS = Path(__file__).parents[1] / "results"
-COMMON = {
+COMMON: dict[str, Any] = {
     "clients": 4,
     "samples_per_client": 250,
-    "models": "lenet5,resnet8,wrn16-1,mlp",
+    "models": FOUR,
     "secure": False,  # masks change no bit
     "kd_temperature": 2.0,
     "dream_batches": 4,
@@ -79,9 +82,9 @@ def images_of(
     """Return labelled images: real ones, or the dreams of the clients as they are now."""
     config = resolve(Config.from_options({**COMMON, **options}))
     everybody = simulation.federation
-    members = list(everybody.members.values())
+    clients = {c: member.client for c, member in everybody.members.items()}
     group = DreamGroup(
-        ("choices",), members, simulation.aggregator, config, everybody.spec, everybody.scale,
+        ("choices",), clients, simulation.aggregator, config, everybody.spec, everybody.scale,
         torch.device("cpu"), 0,
     )  # fmt: skip
     group.begin_round(1)
@@ -89,13 +92,13 @@ def images_of(
         group.synthesise(1, None, lambda: None)
         return group.buffer
     total = torch.zeros(len(real), everybody.spec.classes)
-    for member in members:
-        teacher = member.client.teacher
+    for client in clients.values():
+        teacher = client.teacher
         if not config.dream.prior_correction:
             teacher = dataclasses.replace(teacher, adjustment=None)
         with torch.no_grad():
             logits = teacher(real)
-        total += (logits / config.learning.kd_temperature).softmax(dim=1) / len(members)
+        total += (logits / config.learning.kd_temperature).softmax(dim=1) / len(clients)
     buffer = DreamBuffer(1)
     buffer.add(real, total)
     return buffer
@@ -118,61 +121,78 @@ def learned(
     clients = list(in_parallel(learn, simulation.federation.roster))
     student = copy.deepcopy(simulation.federation.student)
     distil(student, buffer, settings, generator(0, "choices", "student"))
-    return {
-        "clients": float(np.mean(clients)),
-        **dict(zip(simulation.federation.model_names, clients, strict=True)),
-        "student": accuracy(student.model, test),
-    }
+    return row_of(simulation.federation.model_names, clients, accuracy(student.model, test))
+
+
+class Trained:
+    """Clients after their local training, which is done when a cell first needs it."""
+
+    def __init__(self, path: Path, partition: str) -> None:
+        self.whole = load_dataset(str(path), Path("data"))
+        self.config = Config.from_options({**COMMON, "partition": partition})
+
+    @cached_property
+    def simulation(self) -> Simulation:
+        """The trained clients."""
+        progress("local training")
+        simulation = Simulation(self.config, dataset=halves(self.whole))
+        simulation.warm_up()
+        return simulation
+
+    @property
+    def test(self) -> Examples:
+        """What models are measured on."""
+        data, scale = halves(self.whole), self.simulation.federation.scale
+        images = scale.scale(torch.from_numpy(data.x_test))
+        return Examples(images, torch.from_numpy(data.y_test))
+
+    def before(self) -> dict[str, float]:
+        """Measure the clients as they are."""
+        everybody = self.simulation.federation
+        clients = [accuracy(model, self.test) for model in everybody.client_models().values()]
+        return row_of(everybody.model_names, clients, accuracy(everybody.student.model, self.test))
+
+    def after(self, name: str, epochs: int) -> dict[str, float]:
+        """Measure copies of the clients that learned from a row's images."""
+        start = len(self.whole.x_train) // 2 + HELD_OUT
+        rest = torch.from_numpy(self.whole.x_train[start : start + IMAGES])
+        real = self.simulation.federation.scale.scale(rest) if name.startswith("real") else None
+        buffer = images_of(self.simulation, ROWS[name], real)
+        return learned(self.simulation, buffer, epochs, self.test)
+
+
+def row_of(models: Sequence[str], clients: list[float], student: float) -> dict[str, float]:
+    """Return a row: the clients' mean, each client, and the student."""
+    each = zip(models, clients, strict=True)
+    return {"clients": float(np.mean(clients)), **dict(each), "student": student}
 
 
 def main() -> None:
     """Train once, then compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help=".npz of 28x28 images")
-    parser.add_argument("--partition", default="dirichlet:1")
-    parser.add_argument("--quick", action="store_true", help="three rows, fewer steps")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="also write results/")
-    options = parser.parse_args()
-    whole = load_dataset(str(options.data), Path("data"))
-    config = Config.from_options({**COMMON, "partition": options.partition})
-    data = halves(whole)
-    simulation = Simulation(config, dataset=data)
-    everybody = simulation.federation
-    start = len(whole.x_train) // 2 + HELD_OUT
-    rest = whole.x_train[start : start + IMAGES]
-    real = everybody.scale.scale(torch.from_numpy(rest))
-    test = Examples(
-        everybody.scale.scale(torch.from_numpy(data.x_test)),
-        torch.from_numpy(data.y_test),
-    )
-    rows: list[dict[str, Any]] = []
+    arguments = parser(__doc__, "three rows, fewer steps")
+    arguments.add_argument("--data", type=Path, required=True, help=".npz of 28x28 images")
+    arguments.add_argument("--partition", default="dirichlet:1")
+    options = arguments.parse_args()
+    check_npz(arguments, options.data)
+    trained, grid = Trained(options.data, options.partition), Grid(options.keep)
+    epochs = 2 if options.quick else 15
+    common = {
+        **COMMON,
+        "dataset": str(options.data),
+        "partition": options.partition,
+        "epochs": epochs,
+    }
+    kind = dict[str, float]
     with one_core_each():
-        progress("local training")
-        simulation.warm_up()
-        before = [accuracy(model, test) for model in everybody.client_models().values()]
-        rows.append(
-            {
-                "images": "none, as trained",
-                "clients": float(np.mean(before)),
-                **dict(zip(everybody.model_names, before, strict=True)),
-                "student": accuracy(everybody.student.model, test),
-            }
-        )
-        for name in QUICK if options.quick else ROWS:
-            progress(name)
-            given = real if name.startswith("real") else None
-            buffer = images_of(simulation, ROWS[name], given)
-            epochs = 2 if options.quick else 15
-            rows.append({"images": name, **learned(simulation, buffer, epochs, test)})
-    report(
-        f"one round, {options.partition}, accuracy on held-out training examples",
-        rows,
-        [],
-        as_json=options.json,
-        notes=environment("torch"),
-        save=RESULTS / "dream_choices" if options.record else None,
-    )
+        rows = [grid.result("none, as trained", common, trained.before, kind)]
+        names = QUICK if options.quick else tuple(ROWS)
+        for name in names:
+            settings = {**common, **ROWS[name]}
+            rows.append(grid.result(name, settings, partial(trained.after, name, epochs), kind))
+    labels = ("none, as trained", *names)
+    title = f"one round, {options.partition}, accuracy on held-out training examples"
+    table = [{"images": label, **row} for label, row in zip(labels, rows, strict=True)]
+    finish(Report(title, table, notes=environment("torch")), options, "dream_choices")
 
 
 if __name__ == "__main__":

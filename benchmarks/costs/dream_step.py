@@ -11,12 +11,11 @@ its input; of a joint step two forward passes and one backward pass to the param
 R_bn reads every feature map twice more, forward and backward: it is shown, and no target.
 """
 
-import argparse
 import copy
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.shared.gates import Gate, environment, progress, report
+from benchmarks.shared.gates import Gate, Report, environment
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import finish, parser
 from codream_secure.aggregation.requests import VERSION, DreamRequest
 from codream_secure.config.concerns import LearningConfig
 from codream_secure.data.pixels import PixelScale
@@ -36,15 +37,14 @@ from codream_secure.learning.learner import PlainLearner
 from codream_secure.models.build import build_model
 from protocols.quantization import Quantizer
 
-RESULTS = Path(__file__).parents[1] / "results"
 DREAMS, LOCAL, CLIENTS = 128, 32, 4
 SHAPES = {"8x8x1": InputSpec(1, 8, 8, 10), "32x32x3": InputSpec(3, 32, 32, 10)}
 
 Work = Callable[[], object]
 
 
-class Case:
-    """A model, dreams and local data of one shape."""
+class Steps:
+    """The steps of a model, with dreams and local data of one shape."""
 
     def __init__(self, model: str, spec: InputSpec, device: torch.device) -> None:
         self.spec, self.device, self.name = spec, device, model
@@ -151,7 +151,7 @@ class Case:
         models = [self.frozen() for _ in range(CLIENTS)]
 
         def work() -> object:
-            gradients = []
+            gradients: list[Tensor] = []
             for model in models:
                 leaf = self.dreams.detach().requires_grad_()
                 gradients += torch.autograd.grad(_entropy_like(model(leaf)), leaf)
@@ -191,24 +191,24 @@ def medians(works: dict[str, Work], repeats: int, device: torch.device) -> dict[
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure(case: Case, repeats: int) -> dict[str, float]:
+def measure(steps: Steps, repeats: int) -> dict[str, float]:
     """Return the ratios of one model and shape."""
     works = {
-        "dream": case.dream_step(),
-        "no R_bn": case.dream_step(bn_weight=0.0),
-        "bare dream": case.bare_dream_step(),
-        "moments": case.moments(plain=False),
-        "plain moments": case.moments(plain=True),
-        "dream, NCHW": case.dream_step(channels_last=False),
-        "dream, bf16": case.dream_step(bf16=True),
-        "joint": case.joint_step(),
-        "bare joint": case.bare_joint_step(),
-        "joint, NCHW": case.joint_step(channels_last=False),
-        "joint, bf16": case.joint_step(bf16=True),
-        "in turn": case.one_after_another(),
-        "vmap": case.all_at_once(),
+        "dream": steps.dream_step(),
+        "no R_bn": steps.dream_step(bn_weight=0.0),
+        "bare dream": steps.bare_dream_step(),
+        "moments": steps.moments(plain=False),
+        "plain moments": steps.moments(plain=True),
+        "dream, NCHW": steps.dream_step(channels_last=False),
+        "dream, bf16": steps.dream_step(bf16=True),
+        "joint": steps.joint_step(),
+        "bare joint": steps.bare_joint_step(),
+        "joint, NCHW": steps.joint_step(channels_last=False),
+        "joint, bf16": steps.joint_step(bf16=True),
+        "in turn": steps.one_after_another(),
+        "vmap": steps.all_at_once(),
     }
-    t = medians(works, repeats, case.device)
+    t = medians(works, repeats, steps.device)
     return {
         "dream step ms": 1e3 * t["dream"],
         "dream / bare": t["dream"] / t["bare dream"],
@@ -224,49 +224,44 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
     }
 
 
+BOUNDS = {
+    "dream step without R_bn over bare passes": ("no R_bn / bare", 1.2),
+    "moments of features over torch's mean and var": ("moments / mean, var", 0.5),
+    "joint step over bare passes": ("joint / bare", 1.15),
+}
+
+
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small images alone")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="also write results/")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options = parser.parse_args()
-    device = torch.device(options.device)
+    arguments = parser(__doc__, "small images alone")
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = arguments.parse_args()
+    device, grid, repeats = (
+        torch.device(options.device),
+        Grid(options.keep),
+        5 if options.quick else 11,
+    )
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     gates = []
     for shape in list(SHAPES)[: 1 if options.quick else None]:
         for model in ("resnet8", "wrn16-1"):
-            progress(f"{model}, {shape}")
-            ratios = measure(Case(model, SHAPES[shape], device), 5 if options.quick else 11)
+            settings = {"device": options.device, "repeats": repeats}
+            step = Steps(model, SHAPES[shape], device)
+            name, kind = f"{model}, {shape}", dict[str, float]
+            ratios = grid.result(name, settings, partial(measure, step, repeats), kind)
             rows.append({"model": model, "images": shape, **ratios})
-            name = f"{model}, {shape}"
             gates += [
-                Gate.at_most(
-                    f"{name}: dream step without R_bn over bare passes",
-                    ratios["no R_bn / bare"],
-                    1.2,
-                ),
-                Gate.at_most(
-                    f"{name}: moments of features over torch's mean and var",
-                    ratios["moments / mean, var"],
-                    0.5,
-                ),
-                Gate.at_most(f"{name}: joint step over bare passes", ratios["joint / bare"], 1.15),
+                Gate.at_most(f"{name}: {what}", ratios[ratio], bound)
+                for what, (ratio, bound) in BOUNDS.items()
             ]
     gpu = "not measured: no GPU at hand"
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20
         gpu = f"{torch.cuda.get_device_name()}, peak {peak:.0f} MiB"
-    report(
-        f"dream and distillation steps of {DREAMS} dreams",
-        rows,
-        gates,
-        as_json=options.json,
-        notes={"GPU": gpu, **environment("torch")},
-        save=RESULTS / "dream_step" if options.record else None,
-    )
+    notes = {"GPU": gpu, **environment("torch")}
+    title = f"dream and distillation steps of {DREAMS} dreams"
+    finish(Report(title, rows, gates, notes), options, "dream_step")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,13 @@ subset of CIFAR-10 in --data-folder (left out without), clients of 1,000 example
 or 400 (10), resnet8, iid, one seed: a first impression, not a study.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shared.gates import Gate, environment, progress, report
+from benchmarks.shared.federations import mean, over_seeds
+from benchmarks.shared.gates import Gate, Report, environment
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import finish, parser
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.compare.round_bytes import (
     Shape,
@@ -24,12 +26,7 @@ from codream_secure.compare.round_bytes import (
     dream_bytes,
     dream_formula,
 )
-from codream_secure.config.settings import Config
-from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.federation.simulation import Simulation
-from codream_secure.runs.summary import summarise
 
-RESULTS = Path(__file__).parents[1] / "results"
 PICTURE = Path(__file__).parents[2] / "docs" / "crossover.png"
 SETTINGS = (
     Shape(),
@@ -49,9 +46,10 @@ def setting(shape: Shape) -> str:
     )
 
 
-def accuracy(shape: Shape, data: Dataset, rounds: int) -> dict[str, Any]:
+def accuracy(grid: Grid, shape: Shape, data: Path, rounds: int) -> dict[str, Any]:
     """Return what a run with exactly these messages reaches."""
     options = {
+        "dataset": str(data),
         "clients": shape.clients,
         "samples_per_client": 4000 // shape.clients,
         "method": "codream-fast",
@@ -65,17 +63,12 @@ def accuracy(shape: Shape, data: Dataset, rounds: int) -> dict[str, Any]:
         "buffer": 4 * shape.batches,
         "kd_epochs": 2,
         "models": "resnet8",
-        "seed": 0,
     }
-    progress(f"{setting(shape)}: {rounds} rounds")
-    simulation = Simulation(Config.from_options(options), dataset=data)
-    for _ in simulation.rounds():
-        pass
-    found = summarise(simulation)
+    found = over_seeds(grid, options, [0], name=setting(shape))
     return {
-        "clients": found.accuracy.clients_mean,
-        "independent": found.accuracy.independent_mean,
-        "MB a round, this run": found.bytes.both / rounds / 1e6,
+        "clients": mean(found, "clients_mean"),
+        "independent": mean(found, "independent_mean"),
+        "MB a round, this run": found[0].summary.bytes.both / rounds / 1e6,
     }
 
 
@@ -93,37 +86,30 @@ def beside_others() -> str:
 
 def main() -> None:
     """Measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="no accuracy")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="also write results/")
-    parser.add_argument("--rounds", type=int, default=8, help="of the runs for accuracy")
-    parser.add_argument("--data-folder", type=Path, default=Path("data"))
-    options = parser.parse_args()
-    path = options.data_folder / "cifar10-12k.npz"
-    data = None if options.quick or not path.is_file() else load_dataset(str(path), Path("data"))
+    arguments = parser(__doc__, "no accuracy", data_folder=True)
+    arguments.add_argument("--rounds", type=int, default=8, help="of the runs for accuracy")
+    options = arguments.parse_args()
+    data, grid = options.data_folder / "cifar10-12k.npz", Grid(options.keep)
     rows, gates = [], []
     for shape in SETTINGS:
         by = dream_bytes(shape, fast=True, steps=shape.fast_steps)
-        both = megabytes(by)
-        row = {"setting": setting(shape), "MB up": by["up"] / 1e6, "MB down": by["down"] / 1e6}
-        said = dream_formula(shape, shape.fast_steps, fast=True) / 1e6
+        row: dict[str, Any] = {
+            "setting": setting(shape),
+            "MB up": by["up"] / 1e6,
+            "MB down": by["down"] / 1e6,
+            "MB": megabytes(by),
+            "formula": dream_formula(shape, shape.fast_steps, fast=True) / 1e6,
+        }
         reached = dict.fromkeys(("clients", "independent", "MB a round, this run"))
-        if data is not None:
-            reached = accuracy(shape, data, options.rounds)
-        rows.append(row | {"MB": both, "formula": said} | reached)
+        if data.is_file() and not options.quick:
+            reached = accuracy(grid, shape, data, options.rounds)
+        rows.append(row | reached)
         if shape.dreams == Shape().dreams:
-            gates.append(Gate.at_most(f"{setting(shape)}: MB both ways", both, 10.0))
+            gates.append(Gate.at_most(f"{setting(shape)}: MB both ways", row["MB"], 10.0))
     if options.record:
         draw_crossover(Shape(), PICTURE)
-    report(
-        "codream-fast, a round and client",
-        rows,
-        gates,
-        as_json=options.json,
-        notes={"beside others, MB": beside_others(), **environment("torch")},
-        save=RESULTS / "message_sizes" if options.record else None,
-    )
+    notes = {"beside others, MB": beside_others(), **environment("torch")}
+    finish(Report("codream-fast, a round and client", rows, gates, notes), options, "message_sizes")
 
 
 if __name__ == "__main__":

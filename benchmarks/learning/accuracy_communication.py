@@ -12,25 +12,25 @@ validation at equal trials. `unequal` and `unequal_iid` read Fashion-MNIST from 
 are left out without it. Under DP the noise is seeded here, so that figures can be reproduced.
 """
 
-import argparse
-import shlex
-import shutil
+import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.learning.codream_results import UNEQUAL
-from benchmarks.shared.gates import Gate, environment, progress, report
+from benchmarks.learning.settings import UNEQUAL
+from benchmarks.shared.federations import method_row
+from benchmarks.shared.gates import Gate, Report, environment, progress
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import RESULTS, parser, run_parts
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.compare.comparison import Comparison
-from codream_secure.compare.plan import Match, Plan
-from codream_secure.runs.comparison_format import ComparisonResult, Means
+from codream_secure.compare.plan import Plan
+from codream_secure.runs.comparison_folder import compare_command
+from codream_secure.runs.comparison_format import ComparisonResult, Match
 
-RESULTS = Path(__file__).parents[1] / "results"
 DREAMING = ("codream", "codream-fast")
 AVERAGING = (
     "fedavg",
@@ -50,133 +50,104 @@ FEW = ("codream", "codream-fast", "fedavg", "fedavg-secure-8bit", "avgkd", "inde
 WORK = (*FEW, "fedmd")
 
 
-@dataclass(frozen=True)
-class Case:
-    """One comparison."""
+QUICK = {"rounds": 2, "kd_epochs": 4, "dream_steps": 5, "warmup_epochs": 5}
 
-    name: str
-    methods: tuple[str, ...]
-    options: Mapping[str, object]
-    match: Match = "bytes"
-    seeds: int = 3
-    trials: int = 3
-    target: float | None = None
-    fed: Mapping[str, float] = field(default_factory=dict)
-
-    def plan(self) -> Plan:
-        """Return what is run."""
-        return Plan(
-            methods=self.methods,
-            seeds=tuple(range(self.seeds)),
-            options=self.options,
-            settings=BaselineSettings(**self.fed),  # type: ignore[arg-type]
-            match=self.match,
-            trials=self.trials,
-            target=self.target,
-        )
-
-    def command(self) -> str:
-        """Return the command line that runs it."""
-        words = ["codream-secure", "compare", "--methods", ",".join(self.methods)]
-        words += ["--seeds", ",".join(map(str, range(self.seeds))), "--match", self.match]
-        words += ["--trials", str(self.trials)]
-        if self.target is not None:
-            words += ["--target", str(self.target)]
-        for name, value in self.options.items():
-            option = "--" + name.replace("_", "-")
-            flags = {True: [option], False: ["--no-" + option[2:]]}
-            words += flags[value] if isinstance(value, bool) else [option, str(value)]
-        return shlex.join(words)
+Cases = dict[str, Plan]
 
 
-def digits(partition: str) -> Case:
+def plan(
+    methods: Sequence[str],
+    options: Mapping[str, object],
+    match: Match,
+    *,
+    seeds: int = 3,
+    trials: int = 1,
+    target: float | None = None,
+) -> Plan:
+    """Return what one case runs, with the first ``seeds`` seeds."""
+    return Plan(
+        methods=tuple(methods),
+        seeds=tuple(range(seeds)),
+        options=options,
+        settings=BaselineSettings(),
+        match=match,
+        trials=trials,
+        target=target,
+    )
+
+
+def digits(partition: str) -> Cases:
     """Return a comparison of all methods on digits."""
-    return Case(partition, ALL, {"partition": partition}, target=0.85)
+    options = {"partition": partition}
+    return {partition: plan(ALL, options, "bytes", trials=3, target=0.85)}
 
 
-def cases(folder: Path) -> dict[str, Sequence[Case]]:
-    """Return the parts."""
-    fashion = {**UNEQUAL, "dataset": str(folder / str(UNEQUAL["dataset"]))}
-    del fashion["method"]
-    clients = (2, 4, 8, 12, 24)
+def digits_work() -> Cases:
+    """Return a comparison at equal computation."""
+    options = {"partition": "dirichlet:0.5"}
+    chosen = plan(WORK, options, "iterations", trials=3, target=0.85)
+    return {"dirichlet:0.5, equal work": chosen}
+
+
+def private() -> Cases:
+    """Return comparisons of private methods."""
+    methods = ("codream", "fedavg-secure", "independent")
     return {
-        "digits_iid": [digits("iid")],
-        "digits_skewed": [digits("dirichlet:0.5")],
-        "digits_very_skewed": [digits("dirichlet:0.1")],
-        "digits_work": [
-            Case(
-                "dirichlet:0.5, equal work",
-                WORK,
-                {"partition": "dirichlet:0.5"},
-                match="iterations",
-                target=0.85,
-            )
-        ],
-        "private": [
-            Case(
-                f"iid, epsilon {eps:g}",
-                ("codream", "fedavg-secure", "independent"),
-                {"dp_eps": eps},
-                match="rounds",
-                trials=1,
-            )
-            for eps in (1.0, 3.0, 8.0)
-        ],
-        **{
-            part: [
-                Case(
-                    f"Fashion-MNIST, {partition}",
-                    ("codream-fast", "avgkd", "independent"),
-                    {**fashion, "partition": partition},
-                    match="iterations",
-                    seeds=1,
-                    trials=1,
-                )
-            ]
-            for part, partition in (("unequal", "dirichlet:1"), ("unequal_iid", "iid"))
-        },
-        # At a fixed total of data; two clients cannot be masked: each would learn the other's.
-        "clients": [
-            Case(
-                f"{count} clients" + (", in the clear" if count == 2 else ""),
-                ("codream", "independent"),
-                {"clients": count, "partition": "dirichlet:0.5"}
-                | ({"secure": False} if count == 2 else {}),
-                match="iterations",
-                trials=1,
-            )
-            for count in clients
-        ],
+        f"iid, epsilon {epsilon:g}": plan(methods, {"dp_eps": epsilon}, "rounds")
+        for epsilon in (1.0, 3.0, 8.0)
     }
 
 
-def rows(case: Case, result: ComparisonResult) -> list[dict[str, Any]]:
-    """Return a row a method; benchmarks of privacy write the same keys."""
+def clients() -> Cases:
+    """Return comparisons of 2 to 24 clients, at a fixed total of data."""
+    found = {}
+    for count in (2, 4, 8, 12, 24):
+        options = {"clients": count, "partition": "dirichlet:0.5"}
+        if count > 2:
+            name = f"{count} clients"
+        else:  # cannot be masked: each would learn the other's
+            name, options = f"{count} clients, in the clear", {**options, "secure": False}
+        found[name] = plan(("codream", "independent"), options, "iterations")
+    return found
+
+
+def fashion(partition: str, folder: Path) -> Cases | None:
+    """Return a comparison of methods that allow different architectures; None without data."""
+    path = folder / UNEQUAL["dataset"]
+    if not path.is_file():
+        return None
+    options = {**UNEQUAL, "dataset": str(path), "partition": partition}
+    del options["method"]
+    chosen = plan(("codream-fast", "avgkd", "independent"), options, "iterations", seeds=1)
+    return {f"Fashion-MNIST, {partition}": chosen}
+
+
+PARTS: dict[str, Callable[[Path], Cases | None]] = {
+    "digits_iid": lambda _: digits("iid"),
+    "digits_skewed": lambda _: digits("dirichlet:0.5"),
+    "digits_very_skewed": lambda _: digits("dirichlet:0.1"),
+    "digits_work": lambda _: digits_work(),
+    "private": lambda _: private(),
+    "unequal": lambda folder: fashion("dirichlet:1", folder),
+    "unequal_iid": lambda folder: fashion("iid", folder),
+    "clients": lambda _: clients(),
+}
+
+
+def compared(chosen: Plan, folder: Path | None) -> ComparisonResult:
+    """Run what is not finished of a comparison; its folder holds its cells."""
+    if folder is not None:
+        return Comparison(chosen, folder).run()
+    with tempfile.TemporaryDirectory() as scratch:
+        return Comparison(chosen, Path(scratch)).run()
+
+
+def rows(case: str, result: ComparisonResult) -> list[dict[str, Any]]:
+    """Return a row a method."""
     found = []
     for row in result.rows:
         failed = {cell.failed for cell in row.cells.values() if cell.failed}
-
-        def of(name: str, scale: float = 1.0, mean: Means | None = row.mean) -> float | None:
-            value = getattr(mean, name, None)
-            return None if value is None else value / scale
-
-        found.append(
-            {
-                "case": case.name,
-                "method": row.method,
-                "seeds": row.mean.seeds if row.mean else 0,
-                "accuracy": of("accuracy"),
-                "spread": of("accuracy_spread"),
-                "epsilon": of("epsilon"),
-                "MB up": of("bytes_up", 1e6),
-                "MB down": of("bytes_down", 1e6),
-                "MB to target": of("bytes_to_target", 1e6),
-                "rounds": of("rounds"),
-                "iterations": of("iterations"),
-                "seconds": of("seconds"),
-                "failed": "; ".join(sorted(failed)) or None,
-            }
-        )
+        found.append(method_row(case, row.method, row.mean, "; ".join(sorted(failed)) or None))
     return found
 
 
@@ -229,51 +200,35 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Run the parts."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one part, one seed, short")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="also write results/")
-    parser.add_argument("--only", nargs="+", choices=list(cases(Path())))
-    parser.add_argument("--seeds", type=int, help="how many, from 0, in place of a part's own")
-    parser.add_argument("--data-folder", type=Path, default=Path("data"))
-    parser.add_argument("--keep", type=Path, help="folder to keep runs in, and to go on in")
-    options = parser.parse_args()
-    parts = cases(options.data_folder)
-    failed, done = False, False
-    for part in ["digits_skewed"] if options.quick else options.only or parts:
-        table: list[dict[str, Any]] = []
-        keep = options.keep or Path(tempfile.mkdtemp())
-        commands = {}
-        for index, case in enumerate(parts[part]):
-            dataset = case.options.get("dataset")
-            if dataset and not Path(str(dataset)).is_file():
-                progress(f"{part}: no data in {options.data_folder}, left out")
-                break
-            chosen = replace(case, seeds=options.seeds or case.seeds)
-            if options.quick:
-                shorter = {"rounds": 2, "kd_epochs": 4, "dream_steps": 5, "warmup_epochs": 5}
-                chosen = replace(
-                    case, methods=FEW, options={**case.options, **shorter}, seeds=1, trials=1
-                )
-            progress(chosen.command())
-            table += rows(chosen, Comparison(chosen.plan(), keep / part / str(index)).run())
-            commands[f"command, {chosen.name}"] = chosen.command()
-        if not table:
-            continue
-        done = True
-        save = RESULTS / f"compare_{part}" if options.record else None
-        if save:
-            draw(table, save.with_suffix(".png"))
+    arguments = parser(__doc__, "one part, one seed, short", only=PARTS, data_folder=True)
+    arguments.add_argument("--seeds", type=int, help="how many, from 0, in place of a part's own")
+    options = arguments.parse_args()
+
+    def shortened(chosen: Plan) -> Plan:
+        if options.quick:
+            return plan(FEW, {**chosen.options, **QUICK}, chosen.match, seeds=1, target=0.85)
+        if options.seeds:
+            return dataclasses.replace(chosen, seeds=tuple(range(options.seeds)))
+        return chosen
+
+    def run(part: str, grid: Grid) -> Report | None:
+        cases = PARTS[part](options.data_folder)
+        if cases is None:
+            return None
+        table, commands = [], {}
+        for index, (name, whole) in enumerate(cases.items()):
+            chosen = shortened(whole)
+            commands[f"command, {name}"] = compare_command(chosen.record())
+            progress(commands[f"command, {name}"])
+            table += rows(name, compared(chosen, grid.folder and grid.folder / str(index)))
+        if options.record:
+            draw(table, RESULTS / f"compare_{part}.png")
         notes = commands | {"in words": honest(table)} | environment("torch")
-        try:
-            report(part, table, gates(part, table), as_json=options.json, notes=notes, save=save)
-        except SystemExit:
-            failed = True
-        if options.keep is None:
-            shutil.rmtree(keep)
-    if not done:
-        parser.exit(2, "nothing was run: name the folder of the .npz files with --data-folder\n")
-    raise SystemExit(int(failed))
+        return Report(part, table, gates(part, table), notes)
+
+    run_parts(
+        ["digits_skewed"] if options.quick else options.only or PARTS, run, options, "compare_"
+    )
 
 
 if __name__ == "__main__":

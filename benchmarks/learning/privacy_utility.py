@@ -17,154 +17,94 @@ epsilon for itself, and the public constants of the defaults. Rows have the keys
 accuracy_communication.py. The noise is seeded so that figures can be reproduced: an experiment.
 """
 
-import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shared.gates import Gate, environment, progress, report
-from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.run import BaselineRun
+from benchmarks.shared.federations import (
+    Outcome,
+    baseline_cell,
+    figures_of,
+    method_row,
+    over_seeds,
+)
+from benchmarks.shared.gates import Gate, Report, environment
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import RESULTS, check_npz, finish, parser
 from codream_secure.compare.plan import Budget
-from codream_secure.compare.results import headline
-from codream_secure.config.methods import parse_method
+from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.data.datasets import Dataset, load_dataset
-from codream_secure.federation.run import Run
-from codream_secure.federation.simulation import Simulation
-from codream_secure.runs.summary import summarise
 
-RESULTS = Path(__file__).parents[1] / "results"
 EPSILONS = (1.0, 2.0, 4.0, 8.0, math.inf)
 # In place of infinity where there is no way without noise; half of it for class means if any.
 LARGEST = {"dp_eps": 100.0}
 LARGEST_MEANS = LARGEST | {"statistics_eps": 50.0}
-Cell = dict[str, Any]
 
 
-def dreaming(options: Mapping[str, object], dataset: Dataset) -> Cell:
-    """Run CoDream, and independent training beside it."""
-    run = Simulation(Config.from_options(options), dataset=dataset)
-    last = list(run.rounds())[-1]
-    return _cell(run, last.clients_mean) | {"independent": last.independent_mean}
-
-
-def averaging(options: Mapping[str, object], dataset: Dataset) -> Cell:
-    """Run FedAvg under masks for the default number of rounds."""
-    return _baseline("fedavg-secure", options, dataset)
-
-
-def distributed(options: Mapping[str, object], dataset: Dataset) -> Cell:
-    """Run DP-SGD on everybody's data, by noisy sums."""
-    return _baseline("dpsgd-secure", options, dataset)
-
-
-def _baseline(name: str, options: Mapping[str, object], dataset: Dataset) -> Cell:
-    method = parse_method(name)
-    run = BaselineRun(Config.from_options(options), method, BaselineSettings(), dataset=dataset)
-    rounds = run.config.dream.rounds or 1
-    last = list(Budget("rounds", rounds).limited(run))[-1]
-    return _cell(run, headline(last, method))
-
-
-def _cell(run: Run, accuracy: float) -> Cell:
-    summary = summarise(run)
-    return {
-        "accuracy": accuracy,
-        "epsilon": summary.privacy.epsilon if summary.privacy else None,
-        "bytes_up": summary.bytes.per_client_up,
-        "bytes_down": summary.bytes.per_client_down,
-        "rounds": summary.rounds_finished,
-        "iterations": summary.iterations,
-        "seconds": summary.seconds.busy,
-    }
-
-
-METHODS: dict[str, tuple[Callable[[Mapping[str, object], Dataset], Cell], dict[str, object]]] = {
-    "CoDream": (dreaming, {"statistics_eps": 0.0}),
-    "CoDream, class means": (dreaming, {}),
-    "FedAvg, local DP": (averaging, {}),
-    "DP-SGD, distributed noise": (distributed, {}),
+MEANS = "CoDream, class means"
+# By row: the method's name, and what differs from the defaults.
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
+    "CoDream": ("codream", {"statistics_eps": 0.0}),
+    MEANS: ("codream", {}),
+    "FedAvg, local DP": ("fedavg-secure", {}),
+    "DP-SGD, distributed noise": ("dpsgd-secure", {}),
 }
+Row = dict[str, Any]
 
 
-def options_of(method: str, epsilon: float, seed: int) -> dict[str, object]:
-    """Return the settings of a cell."""
+def options_of(method: str, epsilon: float) -> dict[str, object]:
+    """Return the settings of a row."""
     if math.isfinite(epsilon):
-        return {"dp_eps": epsilon, "seed": seed, **METHODS[method][1]}
-    if method == "CoDream, class means":
-        return {**LARGEST_MEANS, "seed": seed}
-    if method == "DP-SGD, distributed noise":
-        return {**LARGEST, "seed": seed}
-    return {"models": "mlp", "seed": seed}
+        return {"dp_eps": epsilon, **METHODS[method][1]}
+    if method == MEANS:
+        return dict(LARGEST_MEANS)
+    return dict(LARGEST) if method == "DP-SGD, distributed noise" else {"models": "mlp"}
 
 
-class Cells:
-    """Cells that were run, in memory and in a folder."""
-
-    def __init__(self, dataset: Dataset, folder: Path | None) -> None:
-        self._dataset, self._folder = dataset, folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-
-    def get(self, method: str, options: Mapping[str, object]) -> Cell:
-        """Return a cell, from the folder if it is there."""
-        name = f"{method}-" + "-".join(f"{k}={v}" for k, v in sorted(options.items()))
-        path = self._folder / f"{name}.json" if self._folder else None
-        if path is not None and path.exists():
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        progress(name)
-        cell = METHODS[method][0](options, self._dataset)
-        if path is not None:
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(cell), encoding="utf-8")
-            part.replace(path)
-        return cell
+def runs(grid: Grid, name: str, options: dict[str, object], seeds: int) -> list[Outcome]:
+    """Run a method once a seed; what does not dream runs as many rounds as CoDream."""
+    if name == "codream":
+        return over_seeds(grid, options, range(seeds))
+    found = []
+    for seed in range(seeds):
+        seeded = {**options, "seed": seed}
+        rounds = resolve(Config.from_options(seeded)).dream.rounds
+        found.append(baseline_cell(grid, seeded, name, Budget("rounds", rounds)).needed())
+    return found
 
 
-def row(case: str, method: str, cells: list[Cell], key: str = "accuracy") -> dict[str, Any]:
-    """Return what a table shows of a cell over seeds."""
-    found = [cell[key] for cell in cells]
-    alone = key == "independent"
-    epsilons = [cell["epsilon"] for cell in cells if cell["epsilon"] is not None]
-    return {
-        "case": case,
-        "method": method,
-        "seeds": len(cells),
-        "accuracy": statistics.mean(found),
-        "spread": (max(found) - min(found)) / 2,
-        "epsilon": max(epsilons) if epsilons and not alone else None,
-        "MB up": 0.0 if alone else cells[0]["bytes_up"] / 1e6,
-        "MB down": 0.0 if alone else cells[0]["bytes_down"] / 1e6,
-        "MB to target": None,
-        "rounds": cells[0]["rounds"],
-        "iterations": None if alone else cells[0]["iterations"],
-        "seconds": None if alone else statistics.mean(cell["seconds"] for cell in cells),
-        "failed": None,
-    }
+def alone_row(row: Row, found: list[Outcome]) -> Row:
+    """Return the row of the clients that train alone beside CoDream, from CoDream's row."""
+    last = [one.independent[-1] for one in found]
+    nothing = dict.fromkeys(("epsilon", "iterations", "seconds"))
+    return row | nothing | {
+        "method": "independent",
+        "accuracy": statistics.mean(last),
+        "spread": (max(last) - min(last)) / 2,
+        "MB up": 0.0,
+        "MB down": 0.0,
+    }  # fmt: skip
 
 
 def table(
-    cells: Cells, epsilons: tuple[float, ...], seeds: int, earlier: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+    grid: Grid, epsilons: tuple[float, ...], seeds: int, data: dict[str, object], earlier: list[Row]
+) -> list[Row]:
     """Return all rows; those in ``earlier`` are taken as they are."""
     kept = {(row["case"], row["method"]): row for row in earlier}
     rows = []
     for epsilon in epsilons:
         case = f"epsilon {epsilon:g}"
-        for method in METHODS:
+        for method, (name, _) in METHODS.items():
             if (case, method) in kept:
-                if method == "CoDream":
-                    rows.append(kept[case, "independent"])
+                rows += [kept[case, "independent"]] if method == "CoDream" else []
                 rows.append(kept[case, method])
                 continue
-            found = [cells.get(method, options_of(method, epsilon, seed)) for seed in range(seeds)]
-            if method == "CoDream":
-                rows.append(row(case, "independent", found, "independent"))
-            rows.append(row(case, method, found))
+            found = runs(grid, name, {**data, **options_of(method, epsilon)}, seeds)
+            row = method_row(case, method, figures_of(found, name))
+            rows += [alone_row(row, found)] if method == "CoDream" else []
+            rows.append(row)
     return rows
 
 
@@ -173,7 +113,7 @@ def gates(rows: list[dict[str, Any]], *, digits: bool) -> list[Gate]:
     at = {(r["case"], r["method"]): r["accuracy"] for r in rows}
     found = []
     for (case, method), accuracy in at.items():
-        if method != "CoDream, class means" or case == "epsilon inf":
+        if method != MEANS or case == "epsilon inf":
             continue
         gain = accuracy - at[case, "independent"]
         found.append(Gate.at_least(f"{case}: above independent", gain, 0.08 if digits else 0.0))
@@ -184,45 +124,30 @@ def gates(rows: list[dict[str, Any]], *, digits: bool) -> list[Gate]:
 
 def main() -> None:
     """Run the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed, epsilon 1 and 8")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="also write results/")
-    parser.add_argument("--data", type=Path, help="an .npz file in place of the digits")
-    parser.add_argument("--eps", type=float, nargs="+", help="which, in place of 1 2 4 8 inf")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument(
-        "--only", nargs="+", choices=METHODS, default=[], help="take other rows from results/"
-    )
-    parser.add_argument("--keep", type=Path, help="folder to keep cells in, and to go on in")
-    options = parser.parse_args()
-    if options.data is not None and not options.data.is_file():
-        parser.error(f"--data {options.data}: there is no such file")
-    name = "digits" if options.data is None else options.data.stem
-    dataset = load_dataset(str(options.data or "digits"), Path("data"))
-    cells = Cells(dataset, options.keep / name if options.keep else None)
+    arguments = parser(__doc__, "one seed, epsilon 1 and 8", only=METHODS, seeds=3)
+    arguments.add_argument("--data", type=Path, help="an .npz file in place of the digits")
+    arguments.add_argument("--eps", type=float, nargs="+", help="which, in place of 1 2 4 8 inf")
+    options = arguments.parse_args()
+    check_npz(arguments, options.data)
+    path = options.data
+    name, data = (path.stem, {"dataset": str(path)}) if path else ("digits", {})
+    grid, seeds = Grid(options.keep), 1 if options.quick else options.seeds
     epsilons = (1.0, 8.0) if options.quick else tuple(options.eps or EPSILONS)
-    results, notes = RESULTS / f"privacy_utility_{name}", {}
-    earlier: list[dict[str, Any]] = []
-    if options.only:
-        stored = json.loads(results.with_suffix(".json").read_text(encoding="utf-8"))
+    notes: dict[str, str] = {}
+    earlier: list[Row] = []
+    record = f"privacy_utility_{name}"
+    if options.only:  # the other rows are those of results/
+        stored = json.loads((RESULTS / f"{record}.json").read_text(encoding="utf-8"))
         earlier = [row for row in stored["rows"] if row["method"] not in options.only]
         notes = {k: v for k, v in stored.items() if k.startswith(("without privacy", "rows from"))}
         notes.setdefault(f"rows from {stored['date']}", stored["command"])
-    rows = table(cells, epsilons, 1 if options.quick else options.seeds, earlier)
+    rows = table(grid, epsilons, seeds, dict(data), earlier)
     if name == "digits" and not options.quick and not options.only:
-        best = [cells.get("CoDream", {"seed": seed})["accuracy"] for seed in range(options.seeds)]
-        notes["without privacy, its own default model (resnet8): CoDream"] = (
-            f"{statistics.mean(best):.3f}"
-        )
-    report(
-        f"accuracy against epsilon: {name}, 10 clients, iid",
-        rows,
-        gates(rows, digits=name == "digits"),
-        as_json=options.json,
-        notes=notes | environment("torch"),
-        save=results if options.record else None,
-    )
+        best = statistics.mean(one.clients[-1] for one in runs(grid, "codream", {}, seeds))
+        notes["without privacy, its own default model (resnet8): CoDream"] = f"{best:.3f}"
+    title = f"accuracy against epsilon: {name}, 10 clients, iid"
+    found = Report(title, rows, gates(rows, digits=name == "digits"), notes | environment("torch"))
+    finish(found, options, record)
 
 
 if __name__ == "__main__":

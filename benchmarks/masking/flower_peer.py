@@ -30,7 +30,7 @@ class _Transport:
     def __init__(self, case: Case) -> None:
         self.stage = STAGES[0]
         self.clock = Clock()
-        self.meter = Meter.of(case)
+        self.meter = Meter.of(case.ids)
         self._case = case
         self._vectors, self._weights = case.data()
         self._contexts = {u: _context(u) for u in case.ids}
@@ -118,7 +118,7 @@ def flower(case: Case) -> Figures:
     server.wall -= transport.clock.wall
     record = context.state.array_records[MAIN_PARAMS_RECORD]
     mean = parameters_to_ndarrays(arrayrecord_to_parameters(record, True))[0]
-    return transport.meter.figures(case, mean)
+    return transport.meter.figures(case.silent, case.error(mean))
 
 
 def _server_context(case: Case) -> Any:  # noqa: ANN401
@@ -133,7 +133,7 @@ def _server_context(case: Case) -> Any:  # noqa: ANN401
         def __init__(self, node_id: int) -> None:
             self.node_id = node_id
 
-    class OneRound(FedAvg):  # type: ignore[misc]
+    class OneRound(FedAvg):
         """Selects everyone and takes the aggregate as it is."""
 
         def configure_fit(self, _round: int, parameters: Any, _manager: Any) -> Any:  # noqa: ANN401

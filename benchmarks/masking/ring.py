@@ -9,24 +9,30 @@ sigma = 40, eta = 30; 5 % fall silent after they shared their keys. The sum is c
 import json
 import math
 import multiprocessing
-import os
 import statistics
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.masking.one_sum import Clock
-from benchmarks.shared.gates import Comparison, progress
-from protocols.client.session import ClientSession
-from protocols.graph import RingParameters, ring_parameters
+from benchmarks.masking.one_sum import (
+    MIB,
+    Case,
+    Clock,
+    Figures,
+    Inputs,
+    Meter,
+    Server,
+    aggregate,
+)
+from benchmarks.shared.gates import Comparison
+from protocols.graph_parameters import RingParameters, ring_parameters
 from protocols.params import AggregationParams, Section, default_threshold
-from protocols.server.session import ServerSession
 
 CORRUPT = DROPOUTS = 0.05
 SIGMA, ETA = 40, 30
@@ -36,24 +42,14 @@ MAXIMUM = 2**16 - 1  # of an input; b = 26 at a thousand clients
 BYTES_AN_ENTRY = 64
 BYTES_AN_EDGE = 1024
 
-MIB = 1 << 20
-
 
 @dataclass(frozen=True)
-class RingCase:
-    """How many clients and how long their vectors."""
-
-    clients: int
-    length: int
+class RingCase(Case):
+    """How many clients and how long their vectors; a part of the clients drops out."""
 
     def __str__(self) -> str:
         k, t = self.ring.k, self.ring.t
         return f"n = {self.clients}, d = {self.length:,}, {len(self.silent)} drop, k = {k}, t = {t}"
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """Client ids."""
-        return tuple(range(1001, 1001 + self.clients))
 
     @property
     def silent(self) -> frozenset[int]:
@@ -87,22 +83,6 @@ class RingCase:
         )
 
 
-@dataclass(frozen=True)
-class RingFigures:
-    """What one aggregation cost.
-
-    Times in milliseconds, bytes per client: means over the clients that stayed. Memory in bytes.
-    """
-
-    client_cpu: float
-    client_wall: float
-    server_cpu: float
-    server_wall: float
-    upload: float
-    download: float
-    memory: int
-
-
 FULL = (
     *(RingCase(n, 100_000) for n in (50, 100, 200, 500, 1000)),
     *(RingCase(200, d) for d in (10_000, 30_000, 300_000, 1_000_000)),
@@ -114,33 +94,28 @@ QUICK = (RingCase(50, 10_000), RingCase(200, 10_000), RingCase(50, 100_000))
 
 
 def _serve(pipe: Connection, case: RingCase) -> None:
-    """Answer one request after the other; what is not a session's work is not in the clock."""
-    params, clock = case.params, Clock()
+    """Answer one request after the other, until the sum is asked for."""
     before = _memory("VmRSS")
-    server = ServerSession(params.batch)
-    replies = dict.fromkeys(case.ids, b"")
-    steps: dict[bytes, Callable[[], Any]] = {
-        b"E": server.end_round,
-        b"B": lambda: server.begin_step(params.task),
+    server = Server(case.params, Clock())
+    steps: dict[bytes, Callable[[], Sequence[int]]] = {
+        b"E": server.next_round,
+        b"B": server.begin_step,
     }
     while True:
         request = pipe.recv_bytes()
-        kind, client, body = request[:1], int.from_bytes(request[1:9], "big"), request[9:]
-        with clock.running():
-            if kind == b"U":
-                server.receive(client, body)
-                continue
-            if kind == b"D":
-                answer = replies[client]
-            elif kind in steps:
-                replies = steps[kind]()
-                answer = struct.pack(f">{len(replies)}Q", *replies)
-            else:
-                break
-        pipe.send_bytes(answer)
-    pipe.send_bytes(server.result.totals["x"].astype("<u4").tobytes())
+        kind, client = request[:1], int.from_bytes(request[1:9], "big")
+        if kind == b"U":
+            server.upload(client, request[9:])
+        elif kind == b"D":
+            pipe.send_bytes(server.download(client))
+        elif kind in steps:
+            asked = steps[kind]()
+            pipe.send_bytes(struct.pack(f">{len(asked)}Q", *asked))
+        else:
+            break
+    pipe.send_bytes(server.session.result.totals["x"].astype("<u4").tobytes())
     memory = _memory("VmHWM") - before
-    pipe.send_bytes(json.dumps([clock.cpu, clock.wall, memory]).encode())
+    pipe.send_bytes(json.dumps([server.clock.cpu, server.clock.wall, memory]).encode())
 
 
 def _memory(name: str) -> int:
@@ -154,13 +129,13 @@ def _memory(name: str) -> int:
 # The clients' process ----------------------------------------------------------------------------
 
 
-class _Server:
+class _Pipe:
     """The other end of the pipe."""
 
     def __init__(self, case: RingCase) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, case))
+        self._process = context.Process(target=_serve, args=(theirs, case), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -172,8 +147,15 @@ class _Server:
         """Return what the server has for a client."""
         return self._ask(b"D" + client.to_bytes(8, "big"))
 
-    def next_round(self, kind: bytes = b"E") -> tuple[int, ...]:
-        """End the round, or begin the step; return who is asked next."""
+    def next_round(self) -> Sequence[int]:
+        """End the round; return who is asked next."""
+        return self._asked(b"E")
+
+    def begin_step(self) -> Sequence[int]:
+        """Begin the step; return who is asked."""
+        return self._asked(b"B")
+
+    def _asked(self, kind: bytes) -> Sequence[int]:
         data = self._ask(kind)
         return struct.unpack(f">{len(data) // 8}Q", data)
 
@@ -189,98 +171,36 @@ class _Server:
         return self._pipe.recv_bytes()
 
 
-class _Clients:
-    """All clients, their clocks and bytes."""
+def run(case: RingCase) -> Figures:
+    """Run one aggregation.
 
-    def __init__(self, case: RingCase) -> None:
-        batch = case.params.batch
-        self.sessions = {u: ClientSession(batch, u, os.urandom) for u in case.ids}
-        self.clocks = {u: Clock() for u in case.ids}
-        self.sent = dict.fromkeys(case.ids, 0)
-        self.got = dict.fromkeys(case.ids, 0)
-
-    def round(
-        self,
-        server: _Server,
-        waiting: Iterable[int],
-        answer: Callable[[ClientSession, int, bytes], bytes | None],
-    ) -> None:
-        """Let everyone answer what the server has for it."""
-        for u in waiting:
-            message = server.download(u)
-            with self.clocks[u].running():
-                reply = answer(self.sessions[u], u, message)
-            self.got[u] += len(message)
-            self.sent[u] += len(reply or b"")
-            if reply is not None:
-                server.upload(u, reply)
-
-
-def run(case: RingCase) -> RingFigures:
-    """Run one aggregation; it ends the script if the sum is not exact."""
-    progress(f"ring: {case}")
-    server, clients = _Server(case), _Clients(case)
-    task = case.params.task
+    Raises:
+        RuntimeError: the sum is not exact.
+    """
+    server, meter = _Pipe(case), Meter.of(case.ids)
     expected = np.zeros(case.length, dtype=np.uint64)
 
-    def masked(client: ClientSession, u: int, request: bytes) -> bytes:
-        return client.masked_input(request, task, {"x": inputs[u]})
+    def inputs(u: int) -> Callable[[], Inputs]:
+        nonlocal expected
+        values = np.random.default_rng(u).integers(0, MAXIMUM + 1, case.length, np.uint32)
+        expected += values
+        return lambda: {"x": values}
 
-    clients.round(server, case.ids, lambda c, _, __: c.advertise_keys())
-    clients.round(server, server.next_round(), lambda c, _, data: c.draw_graph(data))
-    clients.round(server, server.next_round(), lambda c, _, data: c.share_keys(data))
-    clients.round(server, server.next_round(), lambda c, _, data: c.open_bundles(data))
-    for u in server.next_round(b"B"):
-        if u not in case.silent:
-            inputs = {u: np.random.default_rng(u).integers(0, MAXIMUM + 1, case.length, np.uint32)}
-            expected += inputs[u]
-            clients.round(server, [u], masked)
-    clients.round(server, server.next_round(), lambda c, _, data: c.unmask(data))
-    server.next_round()
+    aggregate(case.params, server, meter, silent=case.silent, inputs=inputs, keys={})
     total, (cpu, wall, memory) = server.finish()
     if not np.array_equal(total, expected):
-        raise SystemExit(f"{case}: the sum is wrong")
-    return _figures(case, clients, cpu, wall, memory)
-
-
-def _figures(
-    case: RingCase, clients: _Clients, cpu: float, wall: float, memory: int
-) -> RingFigures:
-    stayed = [u for u in case.ids if u not in case.silent]
-    clocks = [clients.clocks[u] for u in stayed]
-    return RingFigures(
-        statistics.mean(clock.cpu for clock in clocks),
-        statistics.mean(clock.wall for clock in clocks),
-        cpu,
-        wall,
-        statistics.mean(clients.sent[u] for u in stayed),
-        statistics.mean(clients.got[u] for u in stayed),
-        memory,
-    )
+        raise RuntimeError(f"{case}: the sum is wrong")
+    meter.server = Clock(cpu, wall)
+    return meter.figures(case.silent, 0.0, memory)
 
 
 # What the benchmark shows ------------------------------------------------------------------------
 
-Measured = dict[RingCase, RingFigures]
+Measured = dict[RingCase, Figures]
 
 
-def rows(measured: Measured) -> list[dict[str, Any]]:
-    """Return rows for the table of `secure_aggregation.py`."""
-    return [
-        {
-            "case": str(case),
-            "who": "ours, k-regular",
-            "client CPU ms": figures.client_cpu,
-            "client wall ms": figures.client_wall,
-            "server CPU ms": figures.server_cpu,
-            "server wall ms": figures.server_wall,
-            "bytes up": round(figures.upload),
-            "bytes down": round(figures.download),
-            "server MiB": figures.memory / MIB,
-            "largest error": 0.0,
-        }
-        for case, figures in measured.items()
-    ]
+def _mebibytes(figures: Figures) -> float:
+    return (figures.memory or 0) / MIB
 
 
 def gates(measured: Measured) -> list[Comparison]:
@@ -298,7 +218,7 @@ def _slope_gate(
     what: str, measured: Measured, cases: Sequence[RingCase], more: int, bound: int
 ) -> Comparison:
     low, high = cases[0], cases[-1]
-    slope = (measured[high].memory - measured[low].memory) / more
+    slope = MIB * (_mebibytes(measured[high]) - _mebibytes(measured[low])) / more
     ends = f"{low.clients} x {low.length:,} to {high.clients} x {high.length:,}"
     label = f"server memory, bytes for one more {what}, {ends}"
     return Comparison.at_most(label, slope, bound).of(slope)
@@ -320,7 +240,7 @@ def notes(measured: Measured) -> dict[str, str]:
     return {
         f"ring of {largest.clients}": f"{CORRUPT:.0%} corrupt, {DROPOUTS:.0%} dropping out; "
         + ", ".join(f"{what} {_chance(log2)}" for what, log2 in chances.items()),
-        f"server memory, {largest.clients} x {largest.length:,}": f"{figures.memory / MIB:.1f} MiB"
+        f"server memory, {largest.clients} x {largest.length:,}": f"{_mebibytes(figures):.1f} MiB"
         f"; all masked vectors at once would be {plain / MIB:.0f} MiB",
     }
 
@@ -331,21 +251,18 @@ def _chance(log2: float) -> str:
 
 def plot(measured: Measured, path: Path) -> None:
     """Draw cost against n and against d."""
-    import matplotlib as mpl  # noqa: PLC0415 - only --record draws
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots(2, 2)
     for fixed, varied, (times, memory) in (
         ("length", "clients", axes[:, 0]),
         ("clients", "length", axes[:, 1]),
     ):
         cases = _along(measured, fixed)
         xs = [getattr(case, varied) for case in cases]
-        for name, values in _lines(cases, measured):
+        for name, key in (("one client", "client_cpu"), ("server", "server_cpu")):
+            values = [getattr(measured[case], key) for case in cases]
             times.plot(xs, values, marker="o", label=name)
-        memory.plot(xs, [measured[case].memory / MIB for case in cases], marker="o", color="C2")
+        memory.plot(xs, [_mebibytes(measured[case]) for case in cases], marker="o", color="C2")
         times.set(title=f"{fixed} = {getattr(cases[0], fixed):,}", ylabel="CPU ms", xlabel=varied)
         memory.set(ylabel="server memory, MiB", xlabel=varied)
         for axis in (times, memory):
@@ -353,11 +270,3 @@ def plot(measured: Measured, path: Path) -> None:
             axis.grid(visible=True, alpha=0.3)
         times.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _lines(cases: Sequence[RingCase], measured: Measured) -> list[tuple[str, list[float]]]:
-    return [
-        ("one client", [measured[case].client_cpu for case in cases]),
-        ("server", [measured[case].server_cpu for case in cases]),
-    ]

@@ -19,14 +19,13 @@ The k-regular ring has no counterpart there: up to 1,000 clients (with --quick 2
 the server's memory measured in a process of its own (`ring.py`); --record also draws the figures.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -34,12 +33,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from benchmarks.masking import expansion, ring
 from benchmarks.masking.flower_peer import flower, installed
 from benchmarks.masking.one_sum import Case, Figures, ours, ours_malicious
-from benchmarks.shared.gates import Comparison, environment, progress, report
+from benchmarks.shared.gates import Comparison, Report, environment, progress
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import RESULTS, finish, parser
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 
 RECORDED = Path(__file__).with_name("flower_recorded.json")
-RESULTS = Path(__file__).parents[1] / "results" / "secure_aggregation"
 
 LONG = Case(10, 1_000_000)
 WIDE = Case(100, 100_000)
@@ -51,51 +51,57 @@ MASKS = 10  # what a client of ten adds: nine pair masks and its self mask
 MASK_LENGTH = 1_000_000
 CHUNK = 1 << 16
 
+C = TypeVar("C", bound=Case)
+
 
 def main() -> None:
     """Run the cases and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a minute; recorded slow figures")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--record", action="store_true", help="rewrite the recorded figures")
-    options = parser.parse_args()
-    runs = 3 if options.quick else 7
+    options = parser(__doc__, "a minute; recorded slow figures").parse_args()
+    grid, runs, cases = Grid(options.keep), 7, ring.FULL
+    if options.quick:
+        runs, cases = 3, ring.QUICK
     where = environment("numpy", "cryptography")
-    mine = {case: _median(ours, case, runs) for case in CASES}
-    signed = {case: _median(ours_malicious, case, runs) for case in MALICIOUS}
+    mine = {case: _median(grid, ours, case, runs) for case in CASES}
+    signed = {case: _median(grid, ours_malicious, case, runs) for case in MALICIOUS}
     masks, raw = mask_rates(runs)
-    theirs = {case: _flower(case, runs, quick=options.quick) for case in CASES}
-    cases = ring.QUICK if options.quick else ring.FULL
-    on_ring = {case: ring.run(case) for case in cases}
+    theirs = {case: _flower(grid, case, runs, quick=options.quick) for case in CASES}
+    on_ring = {case: _median(grid, ring.run, case, 1) for case in cases}
     if options.record:
-        ring.plot(on_ring, RESULTS.with_name("secure_aggregation_ring.png"))
+        ring.plot(on_ring, RESULTS / "secure_aggregation_ring.png")
         _save_recorded(theirs, where)
-    rows = [row for case in CASES for row in _rows(case, mine, signed, theirs)]
-    rows += ring.rows(on_ring)
+    rows = []
+    for case in CASES:
+        rows.append(mine[case].row(case, "ours"))
+        rows += [signed[case].row(case, "ours, malicious")] if case in signed else []
+        rows.append(theirs[case][0].row(case, f"Flower, {theirs[case][1]}"))
+    rows += [figures.row(case, "ours, k-regular") for case, figures in on_ring.items()]
     gates = [*_relative_gates(mine, theirs), _mask_gate(masks, raw), *_absolute_gates(mine)]
     gates += [*expansion.gates(), *ring.gates(on_ring)]
     notes = where | {"Flower": theirs[WIDE][1]} | _mask_notes(masks, raw)
     notes |= _malicious_notes(mine, signed) | expansion.notes() | ring.notes(on_ring)
-    save = RESULTS if options.record else None
-    report("secure aggregation", rows, gates, as_json=options.json, notes=notes, save=save)
+    finish(Report("secure aggregation", rows, gates, notes), options, "secure_aggregation")
 
 
 # Parties ---------------------------------------------------------------------------------------
 
 
-def _median(run: Callable[[Case], Figures], case: Case, runs: int) -> Figures:
-    progress(f"{run.__name__}: {case}, {runs} runs")
-    return Figures.median([run(case) for _ in range(runs)])
+def _median(grid: Grid, run: Callable[[C], Figures], case: C, runs: int) -> Figures:
+    """Return a cell: the medians over runs of one case."""
+    settings = {"case": str(case), "runs": runs}
+    name = f"{run.__module__.rpartition('.')[2]}.{run.__name__}"
+    return grid.result(
+        name, settings, lambda: Figures.median([run(case) for _ in range(runs)]), Figures
+    )
 
 
-def _flower(case: Case, runs: int, *, quick: bool) -> tuple[Figures, str]:
+def _flower(grid: Grid, case: Case, runs: int, *, quick: bool) -> tuple[Figures, str]:
     """Return Flower's figures and where they come from."""
     release = installed()
     if release is None or (quick and case != LONG):
         recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
         source = f"RECORDED {recorded['date']}, {recorded['flwr']}"
         return Figures(**recorded["cases"][str(case)]), source
-    return _median(flower, case, runs if case == LONG else 1), f"this run, {release}"
+    return _median(grid, flower, case, runs if case == LONG else 1), f"this run, {release}"
 
 
 def _save_recorded(theirs: dict[Case, tuple[Figures, str]], where: dict[str, str]) -> None:
@@ -106,34 +112,6 @@ def _save_recorded(theirs: dict[Case, tuple[Figures, str]], where: dict[str, str
     command = "python -m benchmarks.masking.secure_aggregation --record"
     recorded = {"command": command, **where, "flwr": release, "cases": cases}
     RECORDED.write_text(json.dumps(recorded, indent=2) + "\n", encoding="utf-8")
-
-
-def _rows(
-    case: Case,
-    mine: dict[Case, Figures],
-    signed: dict[Case, Figures],
-    theirs: dict[Case, tuple[Figures, str]],
-) -> list[dict[str, Any]]:
-    parties = {"ours": mine[case]}
-    if case in signed:
-        parties["ours, malicious"] = signed[case]
-    figures, source = theirs[case]
-    parties[f"Flower, {source}"] = figures
-    return [
-        {
-            "case": str(case),
-            "who": who,
-            "client CPU ms": figures.client_cpu,
-            "client wall ms": figures.client_wall,
-            "server CPU ms": figures.server_cpu,
-            "server wall ms": figures.server_wall,
-            "bytes up": round(figures.upload),
-            "bytes down": round(figures.download),
-            "server MiB": None,
-            "largest error": figures.error,
-        }
-        for who, figures in parties.items()
-    ]
 
 
 def _malicious_notes(mine: dict[Case, Figures], signed: dict[Case, Figures]) -> dict[str, str]:

@@ -1,128 +1,17 @@
-"""How the paper's tables are printed: terminal, JSON, a Markdown page, and pictures."""
+"""How the paper's tables are printed: terminal, a Markdown page, and pictures."""
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
-from benchmarks.paper.cells import Artefact, Column, Printed, Row
-from benchmarks.paper.runs import Run, command, comparison
-
-MEASURED = "measured"
-_LONGEST_ERROR = 60
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure beside the paper's.
-
-    Attributes:
-        status: MEASURED, or what failed.
-        values: fractions 0..1, one a seed that has one.
-        printed: what the paper prints, in percent.
-    """
-
-    status: str
-    values: tuple[float, ...] = ()
-    printed: Printed | None = None
-
-    @property
-    def ours(self) -> str:
-        """Mean in percent, with the standard deviation over seeds where there are several."""
-        if self.status != MEASURED:
-            return self.status
-        if not self.values:
-            return "-"
-        mean = f"{100 * statistics.mean(self.values):.1f}"
-        if len(self.values) == 1:
-            return mean
-        return f"{mean} ± {100 * statistics.stdev(self.values):.1f}"
-
-    @property
-    def theirs(self) -> str:
-        """What the paper prints."""
-        if self.printed is None:
-            return "paper -"
-        spread = "" if self.printed.spread is None else f" ± {self.printed.spread:.1f}"
-        return f"paper {self.printed.value:.1f}{spread}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the cell in JSON's own types; all figures in percent."""
-        values = [round(100 * value, 2) for value in self.values]
-        whole = self.status == MEASURED and bool(values)
-        return {
-            "status": self.status,
-            "mean": round(statistics.mean(values), 2) if whole else None,
-            "spread": round(statistics.stdev(values), 2) if whole and len(values) > 1 else None,
-            "values": values,
-            "paper": self.printed.value if self.printed else None,
-            "paper_spread": self.printed.spread if self.printed else None,
-        }
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row with its runs, one a seed, and the methods that it is compared with."""
-
-    row: Row
-    runs: tuple[Run, ...]
-    methods: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of all its runs."""
-        return round(sum(run.seconds for run in self.runs), 1)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of all its runs."""
-        return round(sum(run.cpu_seconds for run in self.runs), 1)
-
-    @property
-    def commands(self) -> list[str]:
-        """What makes it: one command a seed, and one more where there are other methods."""
-        found = [command(run.options) for run in self.runs]
-        if self.methods:
-            found += [comparison(run.options, self.methods) for run in self.runs]
-        return found
-
-    def cell(self, column: Column) -> Cell:
-        """Return one figure of the row."""
-        printed = self.row.printed.get(column.name)
-        read = [column.reads(run) for run in self.runs if not run.error]
-        values = tuple(value for value in read if value is not None)
-        why = [run.error or run.failures.get(column.method, "") for run in self.runs]
-        errors = [error for error in why if error]
-        if errors:
-            seeds = f" ({len(errors)} of {len(self.runs)} seeds)" if len(self.runs) > 1 else ""
-            return Cell(f"failed: {errors[0][:_LONGEST_ERROR]}{seeds}", values, printed)
-        return Cell(MEASURED, values, printed)
-
-    def as_json(self, artefact: Artefact) -> dict[str, Any]:
-        """Return the row in JSON's own types."""
-        return {
-            "artefact": artefact.name,
-            "labels": dict(self.row.labels),
-            "cells": {column.name: self.cell(column).as_json() for column in artefact.columns},
-            "secure": masked(self.row.options),
-            "reported_rounds": [run.reported_round for run in self.runs],
-            "kB_up": [round(run.bytes_up / 1000, 1) for run in self.runs],
-            "kB_down": [round(run.bytes_down / 1000, 1) for run in self.runs],
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
-            "errors": [run.error for run in self.runs],
-            "note": self.row.note,
-            "commands": self.commands,
-        }
+from benchmarks.paper.rows import MEASURED, Artefact, Line
+from benchmarks.shared.gates import table
 
 
 @dataclass(frozen=True)
@@ -132,41 +21,27 @@ class Page:
     artefact: Artefact
     lines: tuple[Line, ...]
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of all its runs, those shared with other artefacts or kept included."""
-        return round(sum(line.seconds for line in self.lines), 1)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of the same."""
-        return round(sum(line.cpu_seconds for line in self.lines), 1)
+    def seconds(self, clock: str) -> float:
+        """Return ``seconds`` or ``cpu_seconds`` of all runs, shared and kept ones included."""
+        return round(sum(line.spent(clock) for line in self.lines), 1)
 
     @property
     def spent(self) -> str:
         """Say how long it took."""
-        return f"{self.seconds:.0f} s, {self.cpu_seconds:.0f} s of CPU time"
+        return f"{self.seconds('seconds'):.0f} s, {self.seconds('cpu_seconds'):.0f} s of CPU time"
 
-    @property
-    def headings(self) -> list[str]:
-        """Names of the columns, labels first."""
-        labels = list(self.artefact.rows[0].labels)
-        return ["row", *labels, *(column.name for column in self.artefact.columns)]
-
-    def cells(self) -> list[list[str]]:
-        """Return the table's text, ours above the paper's, if it has any in that column."""
+    def rows(self) -> list[dict[str, str]]:
+        """Return the table's text by heading, ours above the paper's if it has any there."""
         printed = {name for line in self.lines for name in line.row.printed}
-        return [
-            [str(number), *line.row.labels.values(), *self._figures(line, printed)]
-            for number, line in enumerate(self.lines, start=1)
-        ]
-
-    def _figures(self, line: Line, printed: Collection[str]) -> list[str]:
-        cells = {column.name: line.cell(column) for column in self.artefact.columns}
-        return [
-            f"{cell.ours}\n{cell.theirs}" if name in printed else cell.ours
-            for name, cell in cells.items()
-        ]
+        found = []
+        for number, line in enumerate(self.lines, start=1):
+            row = {"row": str(number), **line.row.labels}
+            for column in self.artefact.columns:
+                figure = line.figure(column)
+                theirs = f"\n{figure.theirs}" if column.name in printed else ""
+                row[column.name] = figure.ours + theirs
+            found.append(row)
+        return found
 
     def remarks(self) -> list[str]:
         """Return the notes of rows, numbered as in the table, and then the table's own."""
@@ -178,29 +53,20 @@ class Page:
         return [*numbered, *self.artefact.notes]
 
 
-def masked(options: Mapping[str, object]) -> bool:
-    """Return whether a run with these options sends sums under masks."""
-    return bool(options.get("secure", True)) and bool(options.get("collaboration", True))
-
-
 # Terminal ----------------------------------------------------------------------------------------
 
 
 def show(console: Console, page: Page, label: str) -> None:
     """Print one table with its notes and commands, and ``label`` beside its title."""
-    title = Text(f"\n{page.artefact.title} ({label})", style="bold")
-    console.print(title)
-    table = Table(*page.headings, show_lines=True)
-    for cells in page.cells():
-        table.add_row(*cells)
-    console.print(table)
+    title = f"\n{page.artefact.title} ({label})"
+    console.print(table(title, page.rows(), lines=True))
     commands = [
-        Text(f"row {number}: {text}")
+        f"row {number}: {text}"
         for number, line in enumerate(page.lines, start=1)
         for text in line.commands
     ]
-    console.print(Group(*map(Text, page.remarks()), *commands), soft_wrap=True)
-    console.print(page.spent, highlight=False)
+    lines = (*page.remarks(), *commands, page.spent)
+    console.print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
 
 
 # Markdown ----------------------------------------------------------------------------------------
@@ -239,7 +105,8 @@ def markdown(
 
 
 def _markdown_table(page: Page) -> str:
-    lines = [page.headings, ["---"] * len(page.headings), *page.cells()]
+    rows = page.rows()
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(map(_escaped, cells))} |" for cells in lines)
 
 
@@ -256,7 +123,6 @@ def draw(page: Page, path: Path, label: str) -> bool:
     if painter is None:
         return False
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     painter(axis, page)
     axis.set_title(f"{page.artefact.title} ({label})", fontsize=9)
@@ -286,7 +152,7 @@ def _plot_columns(
     for column in page.artefact.columns:
         if column.name not in styles:
             continue
-        cells = [(place, line.cell(column)) for place, line in points.items()]
+        cells = [(place, line.figure(column)) for place, line in points.items()]
         found = [(place, c) for place, c in cells if c.status == MEASURED and c.values]
         axis.errorbar(
             [place for place, _ in found],
@@ -309,7 +175,8 @@ def _draw_clients(axis: Axes, page: Page) -> None:
 
 def _draw_batches(axis: Axes, page: Page) -> None:
     for line in page.lines:
-        histories = [run.server_history for run in line.runs if not run.error]
+        found = [cell.result for cell in line.runs if cell.result]
+        histories = [[measured.server for measured in one.rounds] for one in found]
         means = [
             100 * statistics.mean(value for value in values if value is not None)
             for values in zip(*histories, strict=True)

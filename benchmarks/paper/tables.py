@@ -18,17 +18,19 @@ empty the folder when the code has changed.
 
 import argparse
 import json
-import shlex
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from benchmarks.paper.cells import ARTEFACTS, SCALE_NOTES, SEEDS, Artefact, Scale, artefact
-from benchmarks.paper.pages import Line, Page, draw, markdown, show
-from benchmarks.paper.runs import Runner
-from benchmarks.shared.gates import environment, progress
+from benchmarks.paper.artefacts import ARTEFACTS, artefact
+from benchmarks.paper.pages import Page, draw, markdown, show
+from benchmarks.paper.rows import run_line
+from benchmarks.paper.scales import SCALE_NOTES, SEEDS, Scale
+from benchmarks.shared.gates import environment, own_command, progress
+from benchmarks.shared.grid import Grid
+from benchmarks.shared.script import RESULTS, check_npz, parser
 
-RESULTS = Path(__file__).parents[1] / "results"
 SCHEMA_VERSION = 1
 LABELS: dict[Scale, str] = {
     "tiny": "structure only",
@@ -57,77 +59,55 @@ GENERAL_NOTES = (
 
 def main() -> None:
     """Run what was asked for and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", choices=SEEDS, default="tiny")
-    parser.add_argument("--only", help=f"comma-separated: {','.join(ARTEFACTS)}")
-    parser.add_argument("--data", type=Path, help="an .npz file in place of the digits")
-    parser.add_argument("--out", type=Path, help="folder that results are kept in")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quick", action="store_true", help="tiny, cut to the bone")
-    parser.add_argument("--record", action="store_true", help="rewrite the recorded page")
-    options = parser.parse_args()
-    names = options.only.split(",") if options.only else list(ARTEFACTS)
-    if mistake := _mistake(options, names):
-        parser.error(mistake)
+    options = _options()
     scale: Scale = options.scale
+    names = options.only or list(ARTEFACTS)
     chosen = [artefact(name, scale, data=options.data, quick=options.quick) for name in names]
-    runner, console, pages = Runner(options.out), Console(width=190), []
+    grid, console, pages = Grid(options.keep), Console(width=190), []
     notes = [SCALE_NOTES[scale], *GENERAL_NOTES]
     data = {str(row.options["dataset"]) for one in chosen for row in one.rows}
-    facts = {"command": _command(options), "data": ", ".join(sorted(data)), **environment("torch")}
+    facts = {"command": own_command(), "data": ", ".join(sorted(data)), **environment("torch")}
     if not options.json:
         console.print("\n".join(notes), highlight=False)
     for one in chosen:
         progress(one.title)
-        page = _page(one, runner, SEEDS[scale])
+        lines = (run_line(row, one.methods, grid, SEEDS[scale]) for row in one.rows)
+        page = Page(one, tuple(lines))
         pages.append(page)
         if not options.json:
             show(console, page, LABELS[scale])
+    report = report_of(pages, scale, facts, notes)
     if options.json:
-        print(json.dumps(report(pages, scale, facts, notes), indent=2))
+        print(json.dumps(report, indent=2))
     if options.record:
-        _record(pages, scale, facts, notes)
+        _record(pages, scale, facts, report)
 
 
-def _mistake(options: argparse.Namespace, names: list[str]) -> str:
-    """Return what is wrong with the options, or nothing."""
-    unknown = [name for name in names if name not in ARTEFACTS]
-    rules = {
-        f"--only {','.join(unknown)}: use {', '.join(ARTEFACTS)}": bool(unknown),
-        "--quick goes with --scale tiny": options.quick and options.scale != "tiny",
-        "--data cannot be used with --scale full": options.data and options.scale == "full",
-        f"--data {options.data}: no such .npz file": options.data
-        and not (options.data.suffix == ".npz" and options.data.is_file()),
-        "--record goes with neither --only, --quick nor --data": options.record
-        and (options.only or options.quick or options.data),
-    }
-    return next((text for text, broken in rules.items() if broken), "")
+def _options() -> argparse.Namespace:
+    arguments = parser(__doc__, "tiny, cut to the bone", only=ARTEFACTS)
+    arguments.add_argument("--scale", choices=SEEDS, default="tiny")
+    arguments.add_argument("--data", type=Path, help="an .npz file in place of the digits")
+    options = arguments.parse_args()
+    check_npz(arguments, options.data)
+    if mistake := _mistake(options):
+        arguments.error(mistake)
+    return options
 
 
-def _command(options: argparse.Namespace) -> str:
-    """Return the command that makes what was asked for; where results are kept plays no part."""
-    words = ["python", "-m", "benchmarks.paper.tables", "--scale", options.scale]
-    for name in ("only", "data"):
-        value = getattr(options, name)
-        words += [f"--{name}", str(value)] if value else []
-    return shlex.join([*words, *(["--quick"] if options.quick else [])])
+def _mistake(options: argparse.Namespace) -> str:
+    """Return which options do not go together, or nothing."""
+    if options.quick and options.scale != "tiny":
+        return "--quick goes with --scale tiny"
+    if options.data and options.scale == "full":
+        return "--data cannot be used with --scale full"
+    if options.record and (options.only or options.quick or options.data):
+        return "--record goes with neither --only, --quick nor --data"
+    return ""
 
 
-def _page(one: Artefact, runner: Runner, seeds: tuple[int, ...]) -> Page:
-    lines = tuple(
-        Line(
-            row,
-            tuple(runner.run({**row.options, "seed": seed}, one.methods) for seed in seeds),
-            one.methods,
-        )
-        for row in one.rows
-    )
-    return Page(one, lines)
-
-
-def report(
+def report_of(
     pages: list[Page], scale: Scale, facts: dict[str, str], notes: list[str]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return everything in JSON's own types."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -140,8 +120,8 @@ def report(
         "artefacts": {
             page.artefact.name: {
                 "title": page.artefact.title,
-                "seconds": page.seconds,
-                "cpu_seconds": page.cpu_seconds,
+                "seconds": page.seconds("seconds"),
+                "cpu_seconds": page.seconds("cpu_seconds"),
                 "notes": list(page.artefact.notes),
             }
             for page in pages
@@ -151,7 +131,7 @@ def report(
     }
 
 
-def _record(pages: list[Page], scale: Scale, facts: dict[str, str], notes: list[str]) -> None:
+def _record(pages: list[Page], scale: Scale, facts: dict[str, str], report: dict[str, Any]) -> None:
     """Write the page, its pictures and the same as JSON."""
     stem = f"paper_tables_{scale}"
     pictures = {}
@@ -159,10 +139,11 @@ def _record(pages: list[Page], scale: Scale, facts: dict[str, str], notes: list[
         name = f"{stem}_{page.artefact.name}.png"
         if draw(page, RESULTS / name, LABELS[scale]):
             pictures[page.artefact.name] = name
-    text = markdown(pages, label=LABELS[scale], notes=notes, facts=facts, pictures=pictures)
+    text = markdown(
+        pages, label=LABELS[scale], notes=report["notes"], facts=facts, pictures=pictures
+    )
     (RESULTS / f"{stem}.md").write_text(text, encoding="utf-8")
-    data = json.dumps(report(pages, scale, facts, notes), indent=1)
-    (RESULTS / f"{stem}.json").write_text(data + "\n", encoding="utf-8")
+    (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

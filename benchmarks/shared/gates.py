@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -83,67 +82,55 @@ def _anywhere(word: str) -> str:
     return Path(word).name if Path(word).is_absolute() else word
 
 
-def _command() -> str:
+def own_command() -> str:
     """Return the command line that runs the script again, as it is typed in the checkout."""
     spec = sys.modules["__main__"].__spec__
     script = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
     return shlex.join(["python", *script, *map(_anywhere, sys.argv[1:])])
 
 
-def report(
-    title: str,
-    rows: list[dict[str, Any]],
-    gates: Sequence[Gate],
-    *,
-    as_json: bool,
-    notes: Mapping[str, str] | None = None,
-    save: Path | None = None,
-) -> None:
-    """Print rows and gates as tables or as JSON; exit with 1 if a gate does not hold.
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a script found.
 
-    Args:
+    Attributes:
         title: of the table.
         rows: one dict a row, all with the same keys.
         gates: figures beside targets, all of one class.
-        as_json: print JSON instead of tables.
         notes: what else a reader needs, such as versions and what was not measured.
-        save: also write both forms to this path with .txt and .json appended.
     """
-    result = {
-        "title": title,
-        "command": _command(),
-        **(notes or {}),
-    }
-    machine = result | {"rows": rows, "gates": [gate.row() for gate in gates]}
-    print_json = partial(json.dump, machine, indent=2)
-    if as_json:
-        print_json(sys.stdout)
-        print()
-    else:
-        _print_tables(Console(width=WIDTH), title, rows, gates, notes)
-    if save:
-        with save.with_suffix(".json").open("w", encoding="utf-8") as file:
-            print_json(file)
-            file.write("\n")
-        with save.with_suffix(".txt").open("w", encoding="utf-8") as file:
-            file.write(f"$ {result['command']}\n\n")
-            _print_tables(Console(width=WIDTH, file=file), title, rows, gates, notes)
-    if not all(gate.holds for gate in gates):
-        sys.exit(1)
 
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    gates: Sequence[Gate] = ()
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-def _print_tables(
-    console: Console,
-    title: str,
-    rows: list[dict[str, Any]],
-    gates: Sequence[Gate],
-    notes: Mapping[str, str] | None,
-) -> None:
-    console.print(table(title, rows))
-    if gates:
-        console.print(table("gates", [gate.row() for gate in gates]))
-    for name, text in (notes or {}).items():
-        console.print(f"{name}: {text}", highlight=False)
+    def show(self, *, as_json: bool, save: Path | None = None) -> bool:
+        """Print rows and gates as tables or as JSON; tell whether all gates hold.
+
+        Args:
+            as_json: print JSON instead of tables.
+            save: also write both forms to this path with .txt and .json appended.
+        """
+        whole = {"title": self.title, "command": own_command(), **self.notes, "rows": self.rows}
+        text = json.dumps(whole | {"gates": [gate.row() for gate in self.gates]}, indent=2)
+        if as_json:
+            print(text)
+        else:
+            self._print_tables(Console(width=WIDTH))
+        if save:
+            save.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+            with save.with_suffix(".txt").open("w", encoding="utf-8") as file:
+                file.write(f"$ {whole['command']}\n\n")
+                self._print_tables(Console(width=WIDTH, file=file))
+        return all(gate.holds for gate in self.gates)
+
+    def _print_tables(self, console: Console) -> None:
+        console.print(table(self.title, self.rows))
+        if self.gates:
+            console.print(table("gates", [gate.row() for gate in self.gates]))
+        for name, text in self.notes.items():
+            console.print(f"{name}: {text}", highlight=False)
 
 
 def environment(*packages: str) -> dict[str, str]:
@@ -163,9 +150,9 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def table(title: str, rows: list[dict[str, Any]]) -> Table:
-    """Return a table with the keys of the first row as columns."""
-    result = Table(*map(str, rows[0]), title=title, title_justify="left")
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, lines: bool = False) -> Table:
+    """Return a table with the keys of the first row as columns, and ``lines`` between rows."""
+    result = Table(*map(str, rows[0]), title=title, title_justify="left", show_lines=lines)
     for row in rows:
         result.add_row(*map(_cell, row.values()))
     return result

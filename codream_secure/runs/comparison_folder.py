@@ -1,8 +1,8 @@
 """Finds the cells in a comparison's folder, and the command that makes a folder again."""
 
-import shlex
 from pathlib import Path
 
+from codream_secure.runs.commands import command_line
 from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
 from codream_secure.runs.files import CELLS, is_cell, read_record, text_of
 from codream_secure.runs.formats import COMPARISON, CONFIG, METRICS, SUMMARY
@@ -57,8 +57,8 @@ def rerun(folder: Path) -> str:
     whole = folder.resolve().parent.parent if is_cell(folder) else folder
     if is_comparison(whole):
         plan = _plan(whole)
-        return shlex.join(["codream-secure", "compare", *(_options(plan) if plan else ())])
-    return shlex.join(["codream-secure", "simulate", "--config", str(folder / CONFIG)])
+        return compare_command(plan) if plan else command_line("compare", {})
+    return command_line("simulate", {"config": folder / CONFIG})
 
 
 def matched(folder: Path) -> str | None:
@@ -73,19 +73,15 @@ def _plan(folder: Path) -> PlanRecord | None:
     return read_record(path, ComparisonResult).plan if path.is_file() else None
 
 
-def _options(plan: PlanRecord) -> list[str]:
-    words = ["--methods", ",".join(plan.methods), "--seeds", ",".join(map(str, plan.seeds))]
+def compare_command(plan: PlanRecord) -> str:
+    """Return the command that runs a plan."""
     options: dict[str, object] = {
+        "methods": ",".join(plan.methods),
+        "seeds": ",".join(map(str, plan.seeds)),
         "match": plan.match,
         "trials": plan.trials,
         "target": plan.target,
         **{option: plan.settings.get(name) for name, option in _BASELINE_OPTIONS.items()},
         **plan.options,
     }
-    for name, value in options.items():
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None:
-            words += [f"--{option}", str(value)]
-    return words
+    return command_line("compare", options)

@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from secagg_helpers import (
     Run,
     fixed_entropy,
@@ -23,10 +24,12 @@ from secagg_helpers import (
 )
 
 from protocols import messages, signing
+from protocols.client.session import ClientSession
 from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.messages import (
     Advertisement,
+    BundleDelivery,
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
@@ -40,11 +43,12 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, Ring, Section
-from protocols.phases import Phase
+from protocols.params import AggregationParams, BatchParams, Ring, Section
+from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
+from protocols.quantization import Quantizer
 from protocols.rounds import Credentials
 
 FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
@@ -204,6 +208,56 @@ def ring_steps() -> dict[str, object]:
     )
 
 
+class Tampered(BatchSession):
+    """A run in which bundles are changed on their way.
+
+    Attributes:
+        changed: (sender, recipient) of these bundles.
+    """
+
+    changed: tuple[tuple[int, int], ...] = ()
+
+    def _session(self, params: BatchParams, client: int) -> ClientSession:
+        session = super()._session(params, client)
+        answer, broken = session.answer, {u for u, v in self.changed if v == client}
+
+        def tampered(stage: Stage, data: bytes) -> bytes:
+            if stage == OPEN_BUNDLES:
+                delivery = messages.decode(data, BundleDelivery, params)
+                senders = (u for u in params.roster if u != client)
+                bundles = zip(senders, delivery.bundles, strict=True)
+                parts = (bytes(len(b)) if u in broken else b for u, b in bundles)
+                data = messages.encode(BundleDelivery(delivery.sharers, tuple(parts)))
+            return answer(stage, data)
+
+        session.answer = tampered
+        return session
+
+
+def lost() -> dict[str, object]:
+    """Two bundles are changed on the way; later one client drops out."""
+    keys = [malicious_params(7, ("g", 3, 4), step=5 + i) for i in range(2)]
+    recorder, changed = Recorder(), ((10, 16), (13, 22))
+    first = keys[0]
+    session = Tampered(
+        first.session,
+        first.roster,
+        first.threshold,
+        entropy=fixed_entropy(SEED),
+        tap=recorder,
+        credentials=Credentials(signing_keys(first.roster)),
+    )
+    session.changed = changed
+    session.prepare(2)
+    described = []
+    for index, (params, drops) in enumerate(zip(keys, [{}, {25: Phase.MASKED_INPUT}], strict=True)):
+        inputs = make_inputs(params, seed=index)
+        result = session.step(inputs, params.task, DropSchedule(drops))
+        described.append(_described_step(params, inputs, drops, result))
+    head = {**_described(first, 0, 2), "changed": changed}
+    return {**head, "steps": described, **recorder.result()}
+
+
 class Bad:
     """Negative cases: an honest run up to a message that must be refused.
 
@@ -351,6 +405,15 @@ def bad_malicious() -> dict[str, object]:
     )
     few, others = b.bits(10, 13, 16), b.bits(10, 16, 19, 22)
     b.down("active_set_below_threshold", mask, StepRequest(0, few))
+    everyone = b.bits(*b.params.roster)
+    b.down("lost_pair_beyond_the_roster", mask, StepRequest(0, everyone, ((1, 5),)), DecodeError)
+    b.down("lost_pair_descending", mask, StepRequest(0, everyone, ((2, 1),)), DecodeError)
+    backwards = StepRequest(0, everyone, ((1, 2), (0, 1)))
+    b.down("lost_pairs_descending", mask, backwards, DecodeError)
+    b.down("lost_pair_twice", mask, StepRequest(0, everyone, ((0, 1), (0, 1))), DecodeError)
+    without_22 = b.bits(10, 13, 16, 19)
+    b.down("lost_pair_not_active", mask, StepRequest(0, without_22, ((0, 4),)))
+    b.down("too_few_holders_left", mask, StepRequest(0, everyone, ((0, 1), (1, 2))))
     b.down("survivors_without_me", confirm, SurvivorSet(others))
     b.down("survivors_below_threshold", confirm, SurvivorSet(few))
     proof = messages.decode(b.received(unmask), ConsistencyProof, batch)
@@ -426,6 +489,26 @@ def expansion() -> dict[str, object]:
     return {"key": key.hex(), "hkdf_label_empty_a_bc": derived, "cases": cases}
 
 
+def quantization() -> dict[str, object]:
+    seed, cases = bytes(range(32)), []
+    values = ["0.0", "0.25", "-0.3", "1.5", "-1.5", "1e300", "nan", "inf", "-inf"]
+    for levels, clip in [(1, 1.0), (15, 1.0), (255, 0.5), (65535, 1024.0), (1 << 24, 2.0**-20)]:
+        for step, section in [(0, "gradient"), (2**63, "labels")]:
+            numbers = np.array([float(x) for x in values])
+            codes = Quantizer(levels, clip).encode(numbers, seed=seed, step=step, section=section)
+            cases.append(
+                {
+                    "maximum": levels,
+                    "clip": clip,
+                    "step": step,
+                    "section": section,
+                    "values": values,
+                    "codes": codes.tolist(),
+                }
+            )
+    return {"seed": seed.hex(), "cases": cases}
+
+
 def _expanded(key: bytes, bits: int, length: int) -> list[int]:
     return prg.expand(key, PrimeField(bits), length).tolist()
 
@@ -441,8 +524,10 @@ VECTORS = {
     "bad_ring.json": bad_ring,
     "batch.json": three_steps,
     "expansion.json": expansion,
+    "lost.json": lost,
     "malicious.json": malicious,
     "malicious_batch.json": malicious_steps,
+    "quantization.json": quantization,
     "ring.json": ring,
     "ring_batch.json": ring_steps,
     "widths.json": widths,

@@ -1,20 +1,27 @@
 """The paper's tables: what they would run, how they print, and what they do with failures."""
 
+import dataclasses
+import functools
 import json
 import shlex
 import statistics
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.paper import runs as paper_runs
 from benchmarks.paper import tables as paper_tables
-from benchmarks.paper.cells import ARTEFACTS, QUICK, SEEDS, artefact, printed_table
-from benchmarks.paper.pages import Line, Page, draw, markdown, masked
-from benchmarks.paper.runs import Run, Runner, command, comparison
+from benchmarks.paper.artefacts import ARTEFACTS, artefact
+from benchmarks.paper.pages import Page, draw, markdown
+from benchmarks.paper.printed import printed_table
+from benchmarks.paper.rows import Line, comparison, masked, run_line
+from benchmarks.paper.scales import QUICK, SEEDS
+from benchmarks.shared import federations
+from benchmarks.shared.federations import dream
+from benchmarks.shared.grid import Cell, Grid
 from codream_secure.cli.compare import compare as compare_command
 from codream_secure.cli.simulate import simulate as simulate_command
 from codream_secure.config.rules import resolve
@@ -22,6 +29,7 @@ from codream_secure.config.settings import Config
 from codream_secure.data.names import DATASET_NAMES
 from codream_secure.data.partition import partition
 from codream_secure.models.names import MODEL_NAMES
+from codream_secure.runs.commands import command_line
 
 TRAINING_EXAMPLES = {"digits": 1397, "mnist": 60_000, "svhn": 73_257, "cifar10": 50_000}
 MINIMAL = {
@@ -83,7 +91,7 @@ def test_every_row_deals_no_more_examples_than_there_are(found):
 def test_the_command_line_is_the_configuration(found):
     for row in found.rows:
         seeded = {**row.options, "seed": 3}
-        assert given_by(command(seeded)) == Config.from_options(seeded)
+        assert given_by(command_line("simulate", seeded)) == Config.from_options(seeded)
 
 
 @EVERY_ARTEFACT
@@ -141,7 +149,7 @@ def test_a_printed_table_is_read_with_and_without_spread():
 @pytest.fixture
 def minimal(monkeypatch):
     """Let every artefact run in a moment."""
-    monkeypatch.setattr("benchmarks.paper.cells.QUICK", {**QUICK, **MINIMAL})
+    monkeypatch.setattr("benchmarks.paper.artefacts.QUICK", {**QUICK, **MINIMAL})
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ def invoke(minimal, monkeypatch, capsys):
 
 
 def test_one_artefact_runs_and_prints_its_table(invoke, monkeypatch):
-    monkeypatch.setattr("benchmarks.paper.cells.CLIENTS_3", (2, 4))
+    monkeypatch.setattr("benchmarks.paper.artefacts.CLIENTS_3", (2, 4))
     text = invoke("--only", "figure3")
     assert "Figure 3: number of clients K" in text
     assert "structure only" in text
@@ -177,9 +185,7 @@ def test_json_has_every_row_and_cell(invoke):
     assert result["scale"] == "tiny"
     assert result["seeds"] == [0]
     assert result["gates"] == []
-    assert result["command"] == (
-        "python -m benchmarks.paper.tables --scale tiny --only table5 --quick"
-    )
+    assert result["command"].endswith("--quick --only table5 --json")
     assert result["artefacts"].keys() == {"table5"}
     assert len(result["rows"]) == 15
     for row in result["rows"]:
@@ -216,81 +222,77 @@ def test_the_paper_s_setting_runs_when_it_is_cut_down(tmp_path):
     }
     for row in (*artefact("table1", "full").rows[:1], *artefact("table5", "full").rows[::3]):
         kept = {name: value for name, value in cut.items() if name != "adaptive_start"}
-        run = Runner(None).run({**row.options, **(cut if "adaptive" in row.options else kept)})
-        assert not run.error
-        assert len(run.server_history) == 2
+        outcome = dream({**row.options, **(cut if "adaptive" in row.options else kept)})
+        assert len(outcome.rounds) == 2
+
+
+def minimal_row():
+    """Return a row of Table 1 that runs in a moment, and the methods beside it."""
+    found = artefact("table1", "tiny")
+    options = {**found.rows[2].options, **MINIMAL, "models": "linear"}
+    del options["width"]
+    return found, dataclasses.replace(found.rows[2], options=options)
 
 
 def test_other_methods_are_those_of_the_comparison_that_the_row_names(tmp_path):
     """The command beside a row, run in its own process, finds the figures of its cells."""
-    found = artefact("table1", "tiny")
-    options = {**found.rows[2].options, **MINIMAL, "models": "linear", "seed": 0}
-    del options["width"]
-    run = Runner(None).run(options, found.methods)
-    assert run.others.keys() == {"centralized", "avgkd"}
-    words = shlex.split(comparison(options, found.methods))
+    found, row = minimal_row()
+    line = run_line(row, found.methods, Grid(), (0,))
+    ours = {c.method: line.figure(c).values[0] for c in found.columns if c.method}
+    assert ours.keys() == {"centralized", "avgkd"}
+    words = shlex.split(comparison({**row.options, "seed": 0}, found.methods))
     result = CliRunner().invoke(compare_command, [*words[2:], "--json", "--out", str(tmp_path)])
     means = {row["method"]: row["mean"] for row in json.loads(result.stdout)["rows"]}
-    assert {name: means[name]["accuracy_validated"] for name in run.others} == run.others
+    assert {name: means[name]["accuracy_validated"] for name in ours} == ours
 
 
-def test_a_method_that_fails_is_its_cell_alone(tmp_path, monkeypatch):
+def test_a_method_that_fails_is_its_figure_alone(tmp_path, monkeypatch):
     def never(config, method, settings):
         raise ValueError("no such luck")
 
-    monkeypatch.setattr("benchmarks.paper.runs.BaselineRun", never)
-    found = artefact("table1", "tiny")
-    options = {**found.rows[0].options, **MINIMAL, "models": "linear", "seed": 0}
-    del options["width"]
-    run = Runner(tmp_path).run(options, found.methods)
-    line = Line(found.rows[0], (run,), found.methods)
+    monkeypatch.setattr(federations, "BaselineRun", never)
+    found, row = minimal_row()
+    line = run_line(row, found.methods, Grid(tmp_path), (0,))
     statuses = {
-        c.name: line.cell(c).status for c in found.columns if c.method or c.name == "Co-Dream"
+        c.name: line.figure(c).status for c in found.columns if c.method or c.name == "Co-Dream"
     }
     assert statuses["Centralized"] == statuses["AvgKD"] == "failed: ValueError: no such luck"
     assert statuses["Co-Dream"] == "measured"
-    assert not list(tmp_path.iterdir()), "a failure is not kept"
+    assert len(list(tmp_path.iterdir())) == 1, "a failure is not kept"
 
 
 def test_kept_results_are_not_run_again(invoke, tmp_path, monkeypatch):
-    first = json.loads(invoke("--only", "table2", "--json", "--out", tmp_path))
-    assert len(list(tmp_path.glob("*.json"))) == 3
-    monkeypatch.setattr("benchmarks.paper.runs.Simulation", None)
-    again = json.loads(invoke("--only", "table2", "--json", "--out", tmp_path))
+    first = json.loads(invoke("--only", "table2", "--json", "--keep", tmp_path))
+    assert len(list(tmp_path.glob("*.json"))) == 3 * (1 + len(artefact("table2", "tiny").methods))
+    monkeypatch.setattr(federations, "Simulation", None)
+    monkeypatch.setattr(federations, "BaselineRun", None)
+    again = json.loads(invoke("--only", "table2", "--json", "--keep", tmp_path))
     assert again["rows"] == first["rows"]
-
-
-def test_a_result_that_cannot_be_read_is_made_again(tmp_path):
-    options = {**artefact("table2", "tiny").rows[0].options, **MINIMAL, "seed": 0}
-    made = Runner(tmp_path).run(options)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(b"{")
-    again = Runner(tmp_path).run(options)
-    assert again.clients == made.clients
-    assert path.read_bytes() != b"{"
 
 
 def test_a_result_of_other_data_is_not_used(tmp_path):
     path = tmp_path / "some.npz"
-    options = {**artefact("table2", "tiny", data=path).rows[0].options, **MINIMAL, "seed": 0}
-    kept = Runner(tmp_path / "kept")
+    (row, *_) = artefact("table2", "tiny", data=path).rows
+    row = dataclasses.replace(row, options={**row.options, **MINIMAL})
+    kept = Grid(tmp_path / "kept")
     for shift in (0, 1):
         y = (np.arange(60) + shift) % 3
         x = np.repeat((80 * y).astype(np.uint8), 64).reshape(60, 8, 8)
         np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
-        assert not kept.run(options).error
+        (cell,) = run_line(row, (), kept, (0,)).runs
+        assert not cell.error
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
 def test_a_failed_run_is_its_cells_and_the_rest_goes_on(invoke, tmp_path, monkeypatch):
-    simulation = paper_runs.Simulation
+    simulation = federations.Simulation
 
-    def sometimes(config):
+    def sometimes(config, **settings):
         if config.data.partition == "dirichlet:1":
             raise ValueError("no such luck")
-        return simulation(config)
+        return simulation(config, **settings)
 
-    monkeypatch.setattr("benchmarks.paper.runs.Simulation", sometimes)
+    monkeypatch.setattr(federations, "Simulation", sometimes)
     result = json.loads(invoke("--only", "table2", "--json", "--out", tmp_path))
     cells = [row["cells"]["Co-Dream"] for row in result["rows"]]
     assert [c["status"] for c in cells] == [
@@ -302,7 +304,8 @@ def test_a_failed_run_is_its_cells_and_the_rest_goes_on(invoke, tmp_path, monkey
     assert cells[1]["paper"] == 57.7
     assert result["rows"][1]["cells"]["FedAvg"]["status"] == cells[1]["status"]
     assert result["rows"][1]["commands"][0].startswith("codream-secure simulate")
-    assert len(list(tmp_path.iterdir())) == 2, "a failure is not kept"
+    kept = 2 * (1 + len(artefact("table2", "tiny").methods))
+    assert len(list(tmp_path.iterdir())) == kept, "a failure is not kept"
 
 
 def test_bad_options_are_refused(invoke):
@@ -320,43 +323,60 @@ def test_bad_options_are_refused(invoke):
 # Pages -------------------------------------------------------------------------------------------
 
 
-def made_up(options, seed, *, error=""):
-    clients = options["clients"]
-    names = options["models"].split(",")
-    return Run(
-        options={**options, "seed": seed},
+@functools.cache
+def outcome():
+    """Return a real outcome, whose figures `made_up` replaces."""
+    return dream({**artefact("table5", "tiny").rows[0].options, **MINIMAL, "seed": 0})
+
+
+def cell(name, options, result, error=""):
+    return Cell(
+        name=name,
+        settings=options,
         made_with={},
         seconds=1.0,
         cpu_seconds=1.5,
+        result=None if error else result,
         error=error,
-        models=[names[c % len(names)] for c in range(clients)],
-        reported_round=2,
-        clients=[0.5 + 0.1 * seed] * clients,
-        independent=[0.4] * clients,
-        server=0.3,
-        server_history=[0.2, 0.3],
-        others=dict.fromkeys(("centralized", "fedavg", "avgkd"), 0.7),
     )
+
+
+def made_up(row, methods, seeds, *, error=""):
+    """Return a line whose runs have round figures, two rounds each."""
+    clients, names = row.options["clients"], row.options["models"].split(",")
+    models = tuple(names[c % len(names)] for c in range(clients))
+    runs, others = [], {method: [] for method in methods}
+    for seed in seeds:
+        first, last = (
+            msgspec.structs.replace(
+                outcome().rounds[0],
+                round=number,
+                clients=(0.5 + 0.1 * seed,) * clients,
+                independent=(0.4,) * clients,
+                server=server,
+            )
+            for number, server in ((1, 0.2), (2, 0.3))
+        )
+        summary = msgspec.structs.replace(outcome().summary, models=models, reported_round=2)
+        whole = msgspec.structs.replace(outcome(), summary=summary, rounds=(first, last))
+        options = {**row.options, "seed": seed}
+        runs.append(cell("codream", options, whole, error))
+        theirs = msgspec.structs.replace(last, server=0.7, clients=(0.7,))
+        for method, cells in others.items():
+            other = msgspec.structs.replace(whole, rounds=(first, theirs))
+            cells.append(cell(method, options, other, error))
+    return Line(row, tuple(runs), {method: tuple(cells) for method, cells in others.items()})
 
 
 def page_of(name, scale="small", **kinds):
     found = artefact(name, scale)
-    return Page(
-        found,
-        tuple(
-            Line(
-                row,
-                tuple(made_up(row.options, seed, **kinds) for seed in SEEDS[scale]),
-                found.methods,
-            )
-            for row in found.rows
-        ),
-    )
+    lines = [made_up(row, found.methods, SEEDS[scale], **kinds) for row in found.rows]
+    return Page(found, tuple(lines))
 
 
 def test_several_seeds_give_mean_and_spread():
     page = page_of("table1")
-    texts = dict(zip(page.headings, page.cells()[0], strict=True))
+    texts = page.rows()[0]
     assert texts["Co-Dream"] == "60.0 ± 10.0\npaper 69.6 ± 1.0"
     assert texts["Centralized"] == "70.0 ± 0.0\npaper 68.8"
     assert texts["WRN-40-1"].endswith("paper 43.5")
@@ -365,10 +385,13 @@ def test_several_seeds_give_mean_and_spread():
 
 def test_a_mean_over_fewer_seeds_is_none():
     found = artefact("table1", "small")
-    good, bad = (made_up(found.rows[0].options, 0, error=error) for error in ("", "broken"))
-    cell = Line(found.rows[0], (good, bad, good)).cell(found.columns[-2])
-    assert cell.status == "failed: broken (1 of 3 seeds)"
-    assert cell.as_json()["mean"] is None
+    (row, *_) = found.rows
+    good, bad = (made_up(row, (), (0,), error=error).runs[0] for error in ("", "broken"))
+    figure = Line(row, (good, bad, good)).figure(
+        next(c for c in found.columns if c.name == "Co-Dream")
+    )
+    assert figure.status == "failed: broken (1 of 3 seeds)"
+    assert figure.as_json()["mean"] is None
 
 
 @pytest.mark.parametrize("scale", SEEDS)
@@ -398,7 +421,7 @@ def test_a_figure_whose_runs_all_failed_is_drawn_empty(tmp_path):
 def test_the_recorded_page_is_of_these_rows():
     recorded = json.loads((paper_tables.RESULTS / "paper_tables_tiny.json").read_text())
     rows = [row for name in ARTEFACTS for row in artefact(name, "tiny").rows]
-    expected = [command({**row.options, "seed": 0}) for row in rows]
+    expected = [command_line("simulate", {**row.options, "seed": 0}) for row in rows]
     assert [row["commands"][0] for row in recorded["rows"]] == expected
     page = (paper_tables.RESULTS / "paper_tables_tiny.md").read_text(encoding="utf-8")
     assert "structure only" in page
