@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from protocols.context import digest, u64
 from protocols.errors import CryptoError
 from protocols.params import BatchParams
-from protocols.primitives.keys import verify
-from protocols.seeds import Kind, SeedSlot
+from protocols.primitives.keys import digest, u64, verify
+from protocols.seeds import Kind, SeedSlot, place
 
 
 def leaves(shares: Iterable[bytes]) -> tuple[bytes, ...]:
@@ -68,11 +67,6 @@ def root_of_path(leaf: bytes, index: int, count: int, siblings: Sequence[bytes])
 def statement(off1: bytes, dealer: int, recipient: int, signed_root: bytes) -> bytes:
     """Return what a dealer signs for one recipient."""
     return digest("shares", off1, u64(dealer), u64(recipient), signed_root)
-
-
-def place(key: int, kind: Kind) -> int:
-    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
-    return 2 * key + (kind is Kind.SELF_MASK)
 
 
 def _parents(level: Sequence[bytes]) -> tuple[bytes, ...]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-from protocols.context import digest, u64
 from protocols.errors import CryptoError
 from protocols.primitives import shamir
-from protocols.primitives.keys import hkdf
+from protocols.primitives.keys import digest, hkdf, u64
 
 # The sets to leave out grow exponentially with the wrong shares. After this many attempts the seed
 # counts as lost, so that a few liars cannot keep the server busy for ever.
@@ -22,6 +21,11 @@ class Kind(enum.StrEnum):
 
     MASK_KEY = "mask key"
     SELF_MASK = "self mask"
+
+
+def place(key: int, kind: Kind) -> int:
+    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
+    return 2 * key + (kind is Kind.SELF_MASK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from protocols import messages
-from protocols.context import digest, u64
 from protocols.errors import CryptoError
 from protocols.messages import Message, Signed, Upload
 from protocols.params import BatchParams, Task
-from protocols.primitives.keys import SigningKey, verify
+from protocols.primitives.keys import SigningKey, digest, u64, verify
 
 
 def wrap(identity: SigningKey | None, client: int, context: bytes, message: Message) -> bytes:

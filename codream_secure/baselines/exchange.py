@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codream_secure.aggregation.aggregator import AVERAGING, Aggregator, FieldSum, Meters
+from codream_secure.aggregation.aggregator import Aggregator, Answer, FieldSum, Meters
 from codream_secure.aggregation.decoding import decode_model_request
-from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.requests import (
     VERSION,
     GradientRequest,
@@ -24,10 +23,9 @@ from codream_secure.aggregation.requests import (
     digest,
     encode,
 )
-from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.baselines.methods import Method
 from codream_secure.baselines.tensors import Tensors, float_bytes, to_codes, zeros
+from codream_secure.config.methods import Method
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
@@ -63,12 +61,11 @@ class ModelExchange:
         settings: roster, threshold, dropouts.
         meters: receive bytes and seconds.
         seed: of the run; keys the rounding of quantized numbers.
-        session: 32 public bytes, fresh for every run.
         weights: examples by client id, which weight the mean; None: all clients count alike.
 
     Attributes:
-        aggregator: sums quantized updates; None: updates travel as float32, which masks cannot
-            hide.
+        aggregator: sums quantized updates; whoever makes it calls `answers`. None: updates travel
+            as float32, which masks cannot hide.
         aborted: steps in which too few clients stayed.
     """
 
@@ -76,7 +73,6 @@ class ModelExchange:
     settings: AggregationSettings
     meters: Meters
     seed: int
-    session: bytes
     weights: Mapping[int, int] | None
     aggregator: Aggregator | None = field(init=False, default=None)
     aborted: int = field(init=False, default=0)
@@ -87,14 +83,14 @@ class ModelExchange:
         init=False, default=None
     )
 
-    def __post_init__(self) -> None:
-        answers = {c: _Answer(self, c) for c in self.settings.roster}
-        if self.method.secure:
-            self.aggregator = SecureAggregator(
-                answers, self.settings, self.meters, session=self.session, kinds=AVERAGING
-            )
-        elif self.method.up != _FULL:
-            self.aggregator = PlainAggregator(answers, self.settings, self.meters)
+    def answers(self) -> dict[int, Answer]:
+        """Return the clients as the aggregator calls them, by client id."""
+        return {c: _Answer(self, c) for c in self.settings.roster}
+
+    @property
+    def quantized(self) -> bool:
+        """Whether updates travel as integers, which can be summed under masks."""
+        return self.method.up != _FULL
 
     def mean_update(self, number: int, state: Mapping[str, Tensor], compute: Compute) -> Tensors:
         """Return the mean of the clients' updates; zeros if the step was aborted.

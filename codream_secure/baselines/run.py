@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from codream_secure.aggregation.aggregator import AVERAGING, Aggregator
+from codream_secure.aggregation.plain import PlainAggregator
+from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.baselines.avgkd import AvgKD
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
 from codream_secure.baselines.centralized import Centralized
@@ -18,9 +21,9 @@ from codream_secure.baselines.fedgen import FedGen
 from codream_secure.baselines.fedprox import FedProx
 from codream_secure.baselines.fml import FML
 from codream_secure.baselines.independent import Independent
-from codream_secure.baselines.methods import PEERS, PRIVATE_SUMS, WITH_MESSENGER, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
+from codream_secure.config.methods import PEERS, PRIVATE_SUMS, WITH_MESSENGER, Method
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -98,10 +101,9 @@ class BaselineRun(Run):
             self._aggregation_settings(key_steps=1),
             self._meters,
             seed=self._seed,
-            session=os.urandom(32),
             weights=self._weights(),
         )
-        self.aggregator = self.exchange.aggregator
+        self.aggregator = self.exchange.aggregator = self._aggregator()
         self._clients = {c: self._party(c) for c in self.federation.roster}
         parties = Parties(self.federation, settings, self.exchange, self._meters, self._clients)
         with one_core_each():
@@ -152,6 +154,16 @@ class BaselineRun(Run):
     def server_model(self) -> nn.Module | None:
         """Return the one model for all; None: the method has none."""
         return self.baseline.server_model()
+
+    def _aggregator(self) -> Aggregator | None:
+        """Return what sums the updates; None: they travel as float32, each on its own."""
+        exchange = self.exchange
+        answers, settings = exchange.answers(), exchange.settings
+        if self.method.secure:
+            return SecureAggregator(
+                answers, settings, self._meters, session=os.urandom(32), kinds=AVERAGING
+            )
+        return PlainAggregator(answers, settings, self._meters) if exchange.quantized else None
 
     def _work(self) -> Sequence[Work]:
         return [party.work for party in self._clients.values()]

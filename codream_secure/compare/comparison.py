@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, cost_of
 from codream_secure.compare.results import figures, means
+from codream_secure.config.methods import parse_method
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError

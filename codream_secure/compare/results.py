@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from codream_secure.baselines.methods import Method
+from codream_secure.config.methods import Method
 from codream_secure.runs.comparison_format import Cell, Figures, Means
 from codream_secure.runs.formats import Row, Summary
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from codream_secure.baselines.methods import SUMMING, parse_method
+from codream_secure.config.methods import SUMMING, parse_method
 from codream_secure.errors import UserError
 from codream_secure.runs.formats import Dreaming, Summary
 from codream_secure.runs.recorded_run import ALONE, TOGETHER

@@ -27,6 +27,8 @@ from protocols.rounds import Credentials
 
 Vectors = dict[str, NDArray[np.unsignedinteger]]
 
+MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
+
 WHO = "who"
 """The section whose input is one-hot, so that its sum names the clients in it."""
 

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 
 from protocols import evidence
 from protocols.client.states import Dealt, HeldShares, KeyShare, OwnSeeds, Party, SelfShare, Shared
-from protocols.context import u64
 from protocols.errors import CryptoError, DecodeError, LocalProtocolError, RemoteProtocolError
 from protocols.graph import Clients, share_points
 from protocols.phases import Phase
 from protocols.primitives import shamir
-from protocols.primitives.keys import KeyPair, frame, hkdf, seal, unseal, verify
+from protocols.primitives.keys import KeyPair, frame, hkdf, seal, u64, unseal, verify
 from protocols.seeds import Kind, SeedSlot
 
 Shares = tuple[HeldShares, ...]

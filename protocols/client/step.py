@@ -42,7 +42,7 @@ from protocols.params import Task
 from protocols.phases import Phase
 from protocols.primitives.keys import KeyPair
 from protocols.primitives.packing import pack
-from protocols.seeds import Kind
+from protocols.seeds import Kind, place
 
 Inputs = Mapping[str, NDArray[np.unsignedinteger]]
 """Section name -> unsigned integers, shape (length,), each 0..maximum of the section."""
@@ -303,6 +303,6 @@ def give_evidence(
                 raise server_fault(Phase.UNMASKING, "evidence of a share that was not given")
             dealt = state.dealt[owner]
             signatures.append(dealt.signature)
-            paths.append(evidence.path(dealt.leaves, evidence.place(current.key, kind)))
+            paths.append(evidence.path(dealt.leaves, place(current.key, kind)))
     reply = ShareEvidence(current.key, tuple(signatures), tuple(paths))
     return Move(msgspec.structs.replace(state, current=None), reply, current.bound)

@@ -13,7 +13,6 @@ from typing import Generic, NamedTuple, TypeVar
 
 from protocols import context, messages
 from protocols.errors import CryptoError, NotEnoughSurvivors, RemoteProtocolError
-from protocols.evidence import place
 from protocols.graph import Clients, Graph, least_on_ring
 from protocols.messages import (
     Advertisement,
@@ -31,7 +30,7 @@ from protocols.messages import (
 from protocols.params import BatchParams
 from protocols.phases import Phase
 from protocols.primitives.keys import KEY_SIZE, KeyPair
-from protocols.seeds import Kind, commit_all
+from protocols.seeds import Kind, commit_all, place
 
 # X25519 with a low-order point gives zero whatever the private key is, so any key tests for it.
 _PROBE = KeyPair.from_private_bytes(bytes(KEY_SIZE))

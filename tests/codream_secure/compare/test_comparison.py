@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
 from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.files import read_summary

@@ -1,6 +1,6 @@
 import pytest
 
-from codream_secure.baselines.methods import parse_method
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
 
 
