@@ -8,9 +8,9 @@ from codream_secure.errors import UserError
 DREAMING = ("codream", "codream-fast", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
 # Models of any architecture; what clients send is only ever summed, so masks can hide it.
-PEERS = ("fml",)
+PEERS = ("lg-fedavg", "fml", "fedkd", "fedmrl")
 # These train a small common model beside the clients' own.
-WITH_MESSENGER = ("fml",)
+WITH_MESSENGER = ("fml", "fedkd", "fedmrl")
 SUMMING = (*MODEL_AVERAGING, *PEERS)
 PRIVATE_SUMS = "dpsgd-secure"
 OTHERS = ("fedgen", "avgkd", "independent", "centralized")

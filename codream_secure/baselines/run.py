@@ -15,9 +15,12 @@ from codream_secure.baselines.dpsgd import DistributedDpSgd
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.fedavg import FedAvg
 from codream_secure.baselines.fedgen import FedGen
+from codream_secure.baselines.fedkd import FedKD
+from codream_secure.baselines.fedmrl import FedMRL
 from codream_secure.baselines.fedprox import FedProx
 from codream_secure.baselines.fml import FML
 from codream_secure.baselines.independent import Independent
+from codream_secure.baselines.lgfedavg import LGFedAvg
 from codream_secure.baselines.methods import PEERS, PRIVATE_SUMS, WITH_MESSENGER, Method
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
@@ -43,7 +46,10 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "moon": Moon,
     "fedgen": FedGen,
     "avgkd": AvgKD,
+    "lg-fedavg": LGFedAvg,
     "fml": FML,
+    "fedkd": FedKD,
+    "fedmrl": FedMRL,
     PRIVATE_SUMS: DistributedDpSgd,
     "independent": Independent,
     "centralized": Centralized,
