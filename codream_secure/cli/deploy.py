@@ -82,6 +82,7 @@ def certificates(hosts: str, out: Path) -> None:
     help="--node-config has whole=false: the site takes its part of the run's data",
 )
 @click.option("--app", type=Path, help="folder of the run's app, to compare the site with")
+@click.option("--state", type=Path, help="the site's state folder: prints the policy in force")
 @click.option("--superlink", help="host:port that the site will connect to")
 @click.option("--ca", type=Path, help="the authority's certificate")
 @click.option("--roster", "roster_file", type=Path, help="file of public keys")

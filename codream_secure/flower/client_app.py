@@ -8,9 +8,9 @@ The SuperNode's ``--node-config`` describes the site:
 - ``model``: its own architecture, a name or ``module:function``; default: the one that the run
   assigns to it.
 - ``whole`` (true): the whole training part is this site's; false: its part of the run's partition.
-- ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model. There
-  ``rejoin`` (false) lets sites that missed a step take part in the next one.
-- ``max-epsilon``, ``max-delta``: what all runs together may spend, see `sites.allowance`.
+- ``identity``, ``roster``: files of `codream-secure deploy keys`, in the malicious model.
+
+The site's bounds are in ``policy.toml`` beside the folder ``state``, see `sites.policy`.
 """
 
 from flwr.app import Context, Message

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.flower.mean_request import METRICS, UPDATE, WEIGHT, MeanRequest, SentArray
+from codream_secure.sites.policy import SitePolicy
 from protocols.client.step import Inputs
 from protocols.server.step import Finished
 
@@ -29,6 +30,26 @@ def sent_arrays(record: ArrayRecord) -> tuple[SentArray, ...]:
         SentArray(name, array.dtype, tuple(array.shape), array.stype, array.data)
         for name, array in record.items()
     )
+
+
+def check_numbers(request: MeanRequest, policy: SitePolicy) -> None:
+    """Refuse a request that holds a number beyond the client's policy.
+
+    A large common weight, for instance, makes one client's feature the largest term of the sum.
+
+    Raises:
+        RequestRefused: which number is beyond which bound.
+    """
+    policy.check("weight_cap", request.weight_cap, "max_weight_cap")
+    for name, value in request.config.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float):
+                policy.check(f"configuration {name!r}", abs(number), "max_config_value")
+    for name, array in array_record(request).items():
+        values = array.numpy()
+        if np.issubdtype(values.dtype, np.floating):
+            largest = float(np.abs(values).max(initial=0.0))  # NaN if one is
+            policy.check(f"array {name!r}", largest, "max_model_value")
 
 
 def integers(record: ArrayRecord) -> set[str]:

@@ -2,16 +2,14 @@
 
 import importlib
 import json
-import math
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codream_secure.errors import UserError
-from codream_secure.sites.allowance import Allowance
+from codream_secure.sites.policy import FILE, path_of
 from codream_secure.sites.session import SiteSettings
 from protocols.primitives.keys import KEY_SIZE, SigningKey
 
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 SERVER_OPTIONS = frozenset(
     {"roster", "reply-timeout", "start-timeout", "out", "resume", "evaluate"}
 )
+# Entries of older versions, and their place in the site's policy.
+_MOVED = {"max-epsilon": "epsilon", "max-delta": "delta", "rejoin": "rejoin"}
 
 
 def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteSettings:
@@ -37,17 +37,18 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
     for name in ("client", "state", *(["data"] if learns else [])):
         if name not in config:
             raise UserError(f"--node-config lacks {name}=...")
+    for name, entry in _MOVED.items():
+        if name in config:
+            raise UserError(
+                f"--node-config {name}=... is now {entry} in {FILE} beside the state folder, "
+                f"{path_of(Path(str(config['state'])))}"
+            )
     identity = None
     if path := config.get("identity"):
         identity = SigningKey.from_private_bytes(read_key(Path(str(path))))
     roster: tuple[bytes, ...] = ()
     if path := config.get("roster"):
         roster = read_roster(Path(str(path)))
-    allowance = None
-    if (limit := config.get("max-epsilon")) is not None:
-        allowance = Allowance(_above_zero("max-epsilon", limit))
-        if (delta := config.get("max-delta")) is not None:
-            allowance = replace(allowance, delta=_above_zero("max-delta", delta))
     return SiteSettings(
         client=int(str(config["client"])),
         folder=Path(str(config["state"])),
@@ -56,19 +57,7 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,
         roster=roster,
-        allowance=allowance,
-        rejoin=config.get("rejoin", False) in (True, "true", "True"),
     )
-
-
-def _above_zero(name: str, value: object) -> float:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise UserError(f"--node-config {name}={value}: a number above 0 is wanted")
-    return number
 
 
 def site_data(name: str) -> "Dataset":

@@ -14,7 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from codream_secure.errors import RequestRefused
 from codream_secure.flower.carrier import body_of, content_with
-from codream_secure.flower.mean import array_record, client_inputs
+from codream_secure.flower.mean import array_record, check_numbers, client_inputs
 from codream_secure.flower.mean_request import (
     EVALUATE,
     TRAIN,
@@ -23,6 +23,7 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
+from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.step import Inputs
@@ -44,7 +45,8 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
     if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
     settings = site_settings(context.node_config, learns=False)
-    with Site(settings, _Summand(message, context, call_next)) as site:
+    policy = SitePolicy.beside(settings.folder)
+    with Site(settings, _Summand(message, context, call_next, policy)) as site:
         answer = site.handle_bytes(body)
     return Message(content_with(answer), reply_to=message)
 
@@ -56,6 +58,7 @@ class _Summand:
     message: Message
     context: Context
     call_next: ClientAppCallable
+    policy: SitePolicy
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -70,6 +73,7 @@ class _Summand:
         wanted = "evaluate" if request.evaluate else "train"
         if self.message.metadata.message_type != wanted:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
+        check_numbers(request, self.policy)
         return task_of(request, broadcast, step)
 
     def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:

@@ -4,16 +4,18 @@ Messages of the protocol alone are answered without PyTorch. So this module impo
 PyTorch inside the functions that use it.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from codream_secure.aggregation.requests import AskedOfClient
 from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance
-from codream_secure.sites.session import SiteSettings
+from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
+from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
 from codream_secure.sites.wire import Ask, Begin, Hello, Images, Learn, Present, encode
 from protocols.client.step import Inputs
-from protocols.params import Task, default_threshold
-from protocols.policy import most_colluders
+from protocols.params import Task
 
 if TYPE_CHECKING:
     from codream_secure.sites.stored_learner import StoredLearner
@@ -42,7 +44,11 @@ class DreamSite(Site):
         return b"done"
 
     def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
-        return self._learner().answer(message)
+        def check(request: AskedOfClient, task: Task) -> None:
+            check_task(self._site_policy, task)
+            check_request(self._site_policy, request)
+
+        return self._learner().answer(message, check)
 
     def _hello(self, message: Hello) -> Present:
         """Begin a run, or find that it has begun."""
@@ -54,31 +60,29 @@ class DreamSite(Site):
             return self._learner().present()
         from codream_secure.sites.stored_learner import StoredLearner  # noqa: PLC0415 - PyTorch
 
-        options = message.options
-        self._check_terms(
-            message,
-            threat_model=options.get("threat_model"),
-            threshold=options.get("threshold"),
-            rejoin=options.get("rejoin"),
-        )
-        if self._settings.allowance is not None:
-            # Charged before anything is trained, so that a crash cannot make training free.
-            colluders = self._colluders(options.get("threshold"))
-            self._settings.allowance.charge(
-                self._folder, message.session, options, colluders=colluders
-            )
+        self._check_server(message, message.options.get("threat_model"))
+        session, options = StoredLearner.proposed(message)
+        check_terms(self._site_policy, session.terms)
+        own_model = self._settings.model is not None
+        check_options(self._site_policy, options, own_model=own_model)
+        self._charge(session, options)
         self._erase_records(keep=allowance.RECORD)
-        learner = StoredLearner.begin(self._settings, self._folder, message)
+        learner = StoredLearner.begin(self._settings, self._folder, session)
         self._remember(learner.session)
         return learner.present()
 
-    def _colluders(self, threshold: object) -> int | None:
-        """Return n_C of the roster; None without one, since then nobody knows who takes part."""
-        clients = len(self._settings.roster)
-        if self._settings.identity is None:
-            return None
-        needed = threshold if isinstance(threshold, int) else default_threshold(clients)
-        return most_colluders(clients, needed, "malicious")
+    def _charge(self, session: Session, options: Mapping[str, object]) -> None:
+        """Charge the run's epsilon before anything is trained: a crash must not make it free."""
+        policy = self._site_policy
+        if policy.epsilon is None:
+            return
+        allowance.Allowance(policy.epsilon, policy.delta).charge(
+            self._folder,
+            session.session,
+            options,
+            # Without a roster nobody knows who takes part.
+            colluders=session.terms.colluders if self._settings.roster else None,
+        )
 
     def _learner(self) -> "StoredLearner":
         from codream_secure.sites.stored_learner import StoredLearner  # noqa: PLC0415 - PyTorch

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from codream_secure.errors import RequestRefused
-from codream_secure.sites.allowance import Allowance
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites.wire import VERSION
 from protocols.phases import ThreatModel
 from protocols.primitives.keys import SigningKey
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSettings:
-    """What a site brings.
+    """What a site brings. Its bounds are in a file beside ``folder``: `sites.policy.SitePolicy`.
 
     Attributes:
         client: its number in the roster, from 0.
@@ -31,8 +30,9 @@ class SiteSettings:
         model: its architecture, which no other party learns; None: the one that the run assigns.
         identity: its signing key, in the malicious model.
         roster: public keys of all sites, which do not come from the server.
-        allowance: what runs may spend of its examples' privacy; None: the server decides.
-        rejoin: malicious model: whether a site that missed a step may take part in the next one.
+
+    Raises:
+        UserError: only one of ``identity`` and ``roster`` is given.
     """
 
     client: int
@@ -42,8 +42,16 @@ class SiteSettings:
     model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
-    allowance: Allowance | None = None
-    rejoin: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse half of what the malicious model needs: the site would run in the weaker one."""
+        if self.roster and self.identity is None:
+            raise UserError(
+                "a roster without an identity protects nothing: give this site's key too "
+                "(identity), or leave the roster out for the semi-honest model"
+            )
+        if self.identity is not None and not self.roster:
+            raise UserError("an identity needs the roster that it is in: roster")
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -14,6 +14,8 @@ from typing import Protocol, Self
 import msgspec
 
 from codream_secure.errors import RequestRefused
+from codream_secure.sites.policy import SitePolicy
+from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
 from codream_secure.sites.stored_client import StoredClient, end_batches
 from codream_secure.sites.wire import (
@@ -42,7 +44,7 @@ from codream_secure.storage.state_folder import StateFolder
 from protocols.client.states import Party
 from protocols.client.step import Inputs
 from protocols.errors import SecAggError
-from protocols.params import BatchParams, Task, default_threshold
+from protocols.params import BatchParams, Task
 from protocols.policy import Policy, most_colluders
 
 # Records in the site's folder: the session, and the last step whose inputs were computed, with
@@ -86,13 +88,14 @@ class Site:
         patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
-        UserError: the folder cannot be used.
+        UserError: the folder or the policy file beside it cannot be used.
     """
 
     def __init__(
         self, settings: SiteSettings, summand: Summand | None = None, *, patience: float = 0.0
     ) -> None:
         self._settings, self._summand = settings, summand
+        self._site_policy = SitePolicy.beside(settings.folder)
         self._folder = StateFolder(settings.folder, patience=patience)
         stored = self._folder.load(_SESSION)
         self._session = None if stored is None else msgspec.msgpack.decode(stored, type=Session)
@@ -188,6 +191,7 @@ class Site:
         """
         summand = self._own_summand
         task = summand.task(message.broadcast, message.step)
+        check_task(self._site_policy, task)
         asked = (task.step, task.broadcast_digest)
         stored = self._folder.load(_ASKED)
         if stored is not None:
@@ -219,12 +223,8 @@ class Site:
         )
         wanted = Session(message.session, {}, _NO_SPEC, message.identities, terms)
         if not self._in_session(message.session):
-            self._check_terms(
-                message,
-                threat_model=message.threat_model,
-                threshold=message.threshold,
-                rejoin=message.rejoin,
-            )
+            self._check_server(message, message.threat_model)
+            check_terms(self._site_policy, terms)
             self._erase_records()
             self._remember(wanted)
         elif self._session != wanted:
@@ -235,22 +235,13 @@ class Site:
     def _in_session(self, session: bytes) -> bool:
         return self._session is not None and self._session.session == session
 
-    def _check_terms(
-        self,
-        message: Begin | Hello,
-        *,
-        threat_model: object,
-        threshold: object,
-        rejoin: object,
-    ) -> None:
-        """Refuse another version, and terms that weaken what the site's key and roster protect.
+    def _check_server(self, message: Begin | Hello, threat_model: object) -> None:
+        """Refuse another version, and a session that is not of the site's key and roster.
 
         Args:
             message: begins the session; it has the version and everybody's public keys.
             threat_model: of the session. A site with a signing key accepts the malicious model
                 only: otherwise a server could talk it into the weaker one.
-            threshold: of the session; None is the default.
-            rejoin: of the session. Only the site can allow that cohorts grow again (D1).
         """
         check_version(message.version)
         settings = self._settings
@@ -258,11 +249,6 @@ class Site:
             raise RequestRefused(f"this site is not set up for the {threat_model} model")
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
-        clients = len(message.identities)
-        if clients and isinstance(threshold, int) and threshold < default_threshold(clients):
-            raise RequestRefused(f"threshold {threshold} of {clients} is too low")
-        if settings.identity is not None and rejoin and not settings.rejoin:
-            raise RequestRefused("this site does not allow rejoining: rejoin=true in --node-config")
 
     def _erase_records(self, *, keep: str | None = None) -> None:
         """Erase what an older session left in the folder."""
@@ -299,6 +285,9 @@ class Site:
             max_steps=terms.key_steps,
             kinds=frozenset(terms.kinds),
             rejoin=terms.rejoin,
+            max_length=self._site_policy.max_vector,
+            min_clip=self._site_policy.min_clip,
+            max_clip=self._site_policy.max_clip,
         )
         party = Party(
             params,

@@ -1,6 +1,7 @@
 """A site's model and data: how it answers requests and learns; its state lives in its folder."""
 
 import os
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from typing import Self
 
@@ -27,7 +28,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.labels import label_mean, soft_targets
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
@@ -84,34 +85,43 @@ class StoredLearner:
         self._data = _of_shape(settings.load(), InputSpec(*session.spec))
         self._config = resolve(Config.from_options(session.options))
 
-    @classmethod
-    def begin(cls, settings: SiteSettings, folder: StateFolder, message: Hello) -> Self:
-        """Begin a run, and train before its first dream.
+    @staticmethod
+    def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
+        """Return the run that a server proposes, and its options with all defaults filled in.
 
         Raises:
-            RequestRefused: a run that cannot go over machines, data of another shape, or a model
-                function that the server names.
-            UserError: settings that the site's data do not fit.
+            RequestRefused: a run that cannot go over machines, or no settings of a run.
         """
-        asked_for = Config.from_options(message.options)
-        # The server's own words are checked, before defaults fill in what it left out.
-        if reason := unfit_for_machines(asked_for):
-            raise RequestRefused(reason)
-        # Otherwise a server could have any function of the site's installed packages called.
-        if ":" in asked_for.model.models and settings.model is None:
-            raise RequestRefused("a function that makes models is this site's to name: model=...")
-        config = resolve(asked_for)
+        try:
+            asked_for = Config.from_options(message.options)
+            # The server's own words are checked, before defaults fill in what it left out.
+            if reason := unfit_for_machines(asked_for):
+                raise RequestRefused(reason)
+            config = resolve(asked_for)
+            terms = run_terms(config)
+        except UserError as error:  # about the server's words alone
+            raise RequestRefused(str(error)) from None
         session = Session(
             session=message.session,
             options=message.options,
             spec=message.spec,
             identities=message.identities,
-            terms=run_terms(config),
+            terms=terms,
             history=beginning(message),
         )
+        return session, config.options()
+
+    @classmethod
+    def begin(cls, settings: SiteSettings, folder: StateFolder, session: Session) -> Self:
+        """Begin a run, and train before its first dream.
+
+        Raises:
+            RequestRefused: data of another shape.
+            UserError: settings that the site's data do not fit.
+        """
         self = cls(settings, folder, session)
         with one_core_each():
-            if config.run.seed is None:
+            if self._config.run.seed is None:
                 folder.save(_ROUNDING, os.urandom(32))
             federation = self._federation()
             if federation.plan is None or federation.plan.class_means is None:
@@ -133,7 +143,9 @@ class StoredLearner:
             received=self.session.received,
         )
 
-    def answer(self, message: Ask) -> tuple[Task, Inputs]:
+    def answer(
+        self, message: Ask, check: Callable[[AskedOfClient, Task], None]
+    ) -> tuple[Task, Inputs]:
         """Return what is summed and this site's input; the request is on disk by then.
 
         A request that was answered before gets no inputs: the site's client sends its stored
@@ -149,6 +161,7 @@ class StoredLearner:
         task = replace(
             Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
         )
+        check(request, task)
         with one_core_each():
             federation, _ = self._restored()
             client = federation.members[self._settings.client].client

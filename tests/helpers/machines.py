@@ -6,6 +6,7 @@ from codream_secure.config.settings import Config
 from codream_secure.sites import wire
 from codream_secure.sites.coordinator import Coordinator
 from codream_secure.sites.dream_site import DreamSite
+from codream_secure.sites.policy import FILE
 from codream_secure.sites.session import SiteSettings
 from protocols.primitives.keys import SigningKey
 
@@ -29,14 +30,16 @@ class Machines:
     """Sites with folders; a fault is a function of (message number, site, message).
 
     It may return "before" or "after": then there is no answer, and in the first case the site has
-    never seen the message. It may raise: then the server is dead.
+    never seen the message. It may raise: then the server is dead. ``policy``: text of the sites'
+    policy file.
     """
 
-    def __init__(self, folder, data, *, malicious=False, sites=4, allowance=None):
+    def __init__(self, folder, data, *, malicious=False, sites=4, policy=""):
         self.folder, self.data, self.fault = folder, data, lambda *_: None
         self.keys = [SigningKey.from_private_bytes(os.urandom(32)) for _ in range(sites)]
         self.roster = tuple(k.public for k in self.keys) if malicious else ()
-        self.allowance = allowance
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(policy)
         self.count, self.log, self.messages, self.told = 0, [], [], []
 
     def settings(self, site):
@@ -46,7 +49,6 @@ class Machines:
             load=lambda: self.data,
             identity=self.keys[site] if self.roster else None,
             roster=self.roster,
-            allowance=self.allowance,
         )
 
     def carry(self, messages):

@@ -14,6 +14,7 @@ from codream_secure.config.settings import Config
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.flower.node_config import SERVER_OPTIONS, read_key, read_roster, site_data
+from codream_secure.sites.policy import SitePolicy, path_of
 from codream_secure.sites.wire import VERSION
 from protocols.primitives.keys import SigningKey
 
@@ -34,6 +35,7 @@ def check_site(
     roster_file: Path | None = None,
     identity: Path | None = None,
     client: int | None = None,
+    state: Path | None = None,
 ) -> list[Finding]:
     """Check a site's setup; return for each check its name, whether it passed, and details.
 
@@ -47,8 +49,11 @@ def check_site(
         roster_file: file of all public keys.
         identity: file of this site's private key.
         client: this site's number.
+        state: the site's state folder, whose policy is shown.
     """
     found = [_flower(), _version(), _data(data)]
+    if state is not None:
+        found.append(_policy(state))
     if model is not None and found[-1][1]:
         found.append(_model(model, site_data(data).spec))
     if app is not None and found[2][1]:
@@ -124,6 +129,16 @@ def _data(name: str) -> Finding:
     except UserError as error:
         return "data", False, str(error)
     return "data", True, f"{len(data.y_train)} training images of {_text(data.spec)}"
+
+
+def _policy(state: Path) -> Finding:
+    try:
+        policy = SitePolicy.beside(state)
+    except UserError as error:
+        return "policy", False, str(error)
+    where = path_of(state)
+    told = str(where) if where.exists() else f"{where} is not there: the defaults"
+    return "policy", True, "\n    ".join([told, *policy.lines()])
 
 
 def _keys(roster: Path | None, identity: Path | None, client: int | None) -> Finding:

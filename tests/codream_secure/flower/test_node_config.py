@@ -12,6 +12,8 @@ from codream_secure.flower.node_config import site_settings
         ({}, "lacks client="),
         ({"client": 0, "state": "x", "data": "digits", "identity": "none"}, "no signing key"),
         ({"client": 0, "state": "x", "data": "digits", "roster": "none"}, "is no roster"),
+        ({"client": 0, "state": "x", "data": "digits", "max-epsilon": 8}, "now epsilon in policy"),
+        ({"client": 0, "state": "x", "data": "digits", "rejoin": True}, "now rejoin in policy"),
     ],
 )
 def test_a_node_configuration_that_cannot_work_is_refused(config, told):

@@ -25,7 +25,6 @@ from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
 from codream_secure.sites import session, wire
-from codream_secure.sites import site as flower_site
 
 CLIENTS = 4
 RUN_CONFIG = {"rate": 0.5, "name": "x"}
@@ -308,6 +307,36 @@ def test_what_an_app_s_error_says_stays_at_the_client(nodes, monkeypatch):
     assert moved(result) == pytest.approx(np.mean([DELTA[c] for c in (0, 2, 3)]), abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("max_model_value = 0.5", "max_model_value = 0.5"),
+        ("max_config_value = 0.5", "'server-round' 1 is beyond this site's max_config_value"),
+        ("max_weight_cap = 34", "weight_cap 35 is beyond this site's max_weight_cap = 34"),
+        ("kinds = ['fedavg-evaluate']", "not in this site's list kinds"),
+        ("max_bits = 19", "max_bits = 19"),
+    ],
+)
+def test_the_client_s_policy_bounds_what_training_starts_from(nodes, policy, told):
+    there = nodes()
+    there.folder.mkdir()
+    (there.folder / "policy.toml").write_text(policy)
+    grid = secure(there, weight_cap=35)
+    with pytest.raises(UserError, match="aborted"):
+        run(grid)
+    assert there.trained == []
+    assert all(told in grid.server.sites.refused[site] for site in range(CLIENTS))
+
+
+def test_a_model_that_is_no_number_trains_nobody(nodes):
+    there = nodes()
+    arrays = ArrayRecord({"w": Array(np.array([np.nan, 0], np.float32))})
+    grid = secure(there)
+    assert ask(grid, arrays, 1) == []
+    assert there.trained == []
+    assert "max_model_value" in grid.server.sites.refused[0]
+
+
 def test_weights_are_those_of_fedavg_and_told_once(nodes):
     there = nodes()
     grid = secure(there, weight_cap=35)
@@ -520,10 +549,11 @@ def test_a_site_with_a_key_takes_part_in_the_malicious_model_alone(nodes):
     assert "not set up for the semi-honest model" in grid.server.sites.refused[0]
 
 
-def test_a_threshold_below_the_default_is_refused_in_the_malicious_model(nodes, monkeypatch):
-    there = nodes(malicious=True)
-    # With four clients the lowest threshold is the default: as if this were not so.
-    monkeypatch.setattr(flower_site, "default_threshold", lambda n: n)
+@pytest.mark.parametrize("malicious", [False, True])
+def test_a_threshold_that_bears_too_few_colluders_is_refused(nodes, malicious):
+    there = nodes(malicious=malicious)
+    there.folder.mkdir(exist_ok=True)
+    (there.folder / "policy.toml").write_text("colluders = 3")
     grid = secure(there)
     assert ask(grid, START, 1) == []
     assert "threshold 3 of 4 is too low" in grid.server.sites.refused[0]

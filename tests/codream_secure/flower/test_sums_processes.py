@@ -33,16 +33,17 @@ class Sums(App):
         wanted = {"clients": clients, "steps": steps, "length": LENGTH, "out": str(out / "rows")}
         if options.get("malicious"):
             wanted["roster"] = str(out / "roster.json")
-        # Sites with keys allow rejoining only if they say so.
-        common = "rejoin=true " if options.get("malicious") else ""
-        words = {
-            c: f'{common}stop="{out}/stop-{c}" {(node or {}).get(c, "")}' for c in range(clients)
-        }
+        words = {c: f'stop="{out}/stop-{c}" {(node or {}).get(c, "")}' for c in range(clients)}
         settings = wanted | {"gate": str(out / "gate")} | (settings or {})
         super().__init__(
             SOURCE, out, clients=clients, settings=settings, node=words, timeout=timeout, **options
         )
         print(f"time limit: {timeout:.0f} s")
+
+    def _write_app(self):
+        super()._write_app()
+        # Sites with keys allow rejoining only if they say so.
+        (self.out / "policy.toml").write_text(f"rejoin = {str(self._malicious).lower()}\n")
 
     @property
     def rows(self):

@@ -4,7 +4,6 @@ import pytest
 from machines import OPTIONS, PRIVATE
 
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.flower.node_config import site_settings
 from codream_secure.sites import wire
 from codream_secure.sites.allowance import Allowance
 from codream_secure.sites.dream_site import DreamSite
@@ -22,7 +21,7 @@ def hello(there, options, session, spec=None):
 
 
 def test_runs_add_up_and_what_is_too_much_is_refused(machines):
-    there = machines(allowance=Allowance(10.0, 1e-4))
+    there = machines(policy="epsilon = 10.0\ndelta = 1e-4")
     assert len(list(there.coordinator(PRIVATE).rounds())) == 1
     assert there.told == []
     with pytest.raises(UserError, match="0 of 4 sites"):
@@ -31,7 +30,7 @@ def test_runs_add_up_and_what_is_too_much_is_refused(machines):
 
 
 def test_a_session_counts_once_and_a_smaller_one_still_fits(machines):
-    there = machines(allowance=Allowance(10.0, 1e-4))
+    there = machines(policy="epsilon = 10.0\ndelta = 1e-4")
     for _ in range(2):
         assert not hello(there, PRIVATE, bytes(32)).refused
     assert not hello(there, PRIVATE | {"dp_eps": 2.0}, b"1" * 32).refused
@@ -39,10 +38,10 @@ def test_a_session_counts_once_and_a_smaller_one_still_fits(machines):
 
 
 def test_a_known_session_with_other_terms_or_after_another_is_charged_again(machines):
-    there = machines(allowance=Allowance(10.0, 1e-3))
+    there = machines(policy="epsilon = 10.0\ndelta = 1e-3")
     assert "shape" in hello(there, PRIVATE | {"dp_eps": 0.5}, bytes(32), spec=(3, 8, 8, 10)).refused
     assert "epsilon 100.5" in hello(there, PRIVATE | {"dp_eps": 100.0}, bytes(32)).refused
-    there = machines(allowance=Allowance(4.0, 1e-3))
+    there = machines(policy="epsilon = 4.0\ndelta = 1e-3")
     smaller = PRIVATE | {"dp_eps": 1.5}
     hello(there, smaller, b"a" * 32)
     hello(there, smaller, b"b" * 32)
@@ -73,7 +72,7 @@ def test_class_means_need_a_roster_and_noise_for_its_liars(tmp_path):
 
 
 def test_deltas_add_up_too(machines):
-    there = machines(allowance=Allowance(100.0))
+    there = machines(policy="epsilon = 100.0")
     assert not hello(there, PRIVATE, bytes(32)).refused
     assert "delta 2e-05" in hello(there, PRIVATE, b"1" * 32).refused
 
@@ -86,17 +85,6 @@ def test_deltas_add_up_too(machines):
     ],
 )
 def test_what_protects_nothing_is_refused(machines, options, told):
-    there = machines(allowance=Allowance(10.0))
+    there = machines(policy="epsilon = 10.0")
     assert told in hello(there, options, bytes(32)).refused
     assert not (there.folder / "site-0" / "allowance").exists()
-
-
-def test_the_limits_stand_in_the_configuration_of_the_node():
-    words = {"client": 0, "state": "s", "data": "digits"}
-    assert site_settings(words).allowance is None
-    assert site_settings(words | {"max-epsilon": 8}).allowance == Allowance(8.0, 1e-5)
-    both = words | {"max-epsilon": "8", "max-delta": 1e-6}
-    assert site_settings(both).allowance == Allowance(8.0, 1e-6)
-    for bad in ("x", 0, -1, "nan", "inf"):
-        with pytest.raises(UserError, match="a number above 0 is wanted"):
-            site_settings(words | {"max-epsilon": bad})

@@ -86,7 +86,7 @@ def test_what_one_site_alone_has_learned_keeps_it_out(machines):
     [
         ({"secure": False}, "always masked"),
         ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "for simulations"),
-        ({"models": "os:getcwd"}, "this site's to name"),
+        ({"models": "os:getcwd"}, "not in this site's list models"),
     ],
 )
 def test_a_site_does_not_rely_on_its_server_s_own_checks(machines, changed, told):

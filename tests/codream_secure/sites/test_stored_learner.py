@@ -134,4 +134,4 @@ def test_evaluations_are_of_the_finished_round_alone(machines):
         for number, step in ((1, 99), (3, 99), (2, 98)):
             broadcast = history + encode(EvaluateRequest(version=VERSION, round=number))
             with pytest.raises(RequestRefused):
-                learner.answer(wire.Ask(wire.Batch(9, 1), step, b"", broadcast))
+                learner.answer(wire.Ask(wire.Batch(9, 1), step, b"", broadcast), lambda *_: None)
