@@ -87,8 +87,16 @@ def nonce_commitment(off0: bytes, client: int, nonce: bytes) -> bytes:
     return nonce_commitments(off0, {client: nonce})[client]
 
 
-def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
-    """Return `on`, 32 bytes: off1, key step, step, kind, sections, active set and broadcast.
+def online(
+    off1: bytes,
+    key: int,
+    task: Task,
+    n: int,
+    active: bytes,
+    *,
+    lost: Iterable[tuple[int, int]] = (),
+) -> bytes:
+    """Return `on`, 32 bytes: the hash of everything that a step depends on (SPEC 3.2).
 
     It binds the broadcast so that clients which saw different broadcasts give no sum (SPEC 3.2).
 
@@ -98,11 +106,14 @@ def online(off1: bytes, key: int, task: Task, n: int, active: bytes) -> bytes:
         task: gives step, kind, sections and broadcast digest.
         n: roster size; decides the fields.
         active: bitmap of the clients that mask with each other.
+        lost: pairs of roster indices that do not, as the request lists them. If two ends disagreed
+            about that, their masks would not cancel.
     """
     parts = zip(task.sections, task.fields(n), strict=True)
     sections = frame(*(_section(section, field) for section, field in parts))
-    numbers = u64(key), u64(task.step)
-    return digest("on", off1, *numbers, task.kind.encode(), sections, active, task.broadcast_digest)
+    head = off1, u64(key), u64(task.step), task.kind.encode()
+    pairs = b"".join(index.to_bytes(4, "big") for pair in lost for index in pair)
+    return digest("on", *head, sections, active, pairs, task.broadcast_digest)
 
 
 def survivors(on: bytes, bitmap: bytes) -> bytes:

@@ -90,7 +90,7 @@ class BatchSession:
         entropy: the source of all secrets; None asks the operating system.
         tap: is told of every message.
         credentials: the clients' signing keys and policy; with them, the malicious model is run.
-        ring: the k-regular graph, drawn anew for every batch (`graph.ring_parameters` with the M
+        ring: the k-regular graph, drawn anew for every batch (`graph_parameters.ring_parameters`, M
             of the longest one); None is the complete graph. A ConfigError in the malicious model.
         first_batch: the number of the first batch.
     """

@@ -20,6 +20,7 @@ class KeyBatch:
     Attributes:
         waiting: messages of the next stage of the exchange, by client.
         deliveries: bundles that were not delivered yet; they go with the batch's first step.
+        delivered: whether they had a round trip of their own; only the malicious model has one.
     """
 
     def __init__(self, batch: BatchParams, server: ServerSession, present: Iterable[int]) -> None:
@@ -27,6 +28,7 @@ class KeyBatch:
         self.server = server
         self.waiting: Mapping[int, bytes] = dict.fromkeys(present, b"")
         self.deliveries: dict[int, bytes] = {}
+        self.delivered = False
         stages = rounds(batch.threat_model, ring=batch.ring is not None)
         self._left = list(stages[: stages.index(Phase.MASKED_INPUT)])
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from protocols.errors import DecodeError
-from protocols.params import DIGEST_SIZE, MAX_STEPS, NONCE_SIZE, BatchParams, Task
+from protocols.params import DIGEST_SIZE, MAX_CLIENTS, MAX_STEPS, NONCE_SIZE, BatchParams, Task
 from protocols.primitives.keys import KEY_SIZE, SIGNATURE_SIZE, TAG_SIZE, is_canonical
 from protocols.primitives.packing import packed_size
 from protocols.primitives.shamir import SIZE as SHARE_SIZE
@@ -27,6 +27,7 @@ NonceBytes = Annotated[bytes, msgspec.Meta(min_length=NONCE_SIZE, max_length=NON
 Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=SIGNATURE_SIZE, max_length=SIGNATURE_SIZE)]
 Index = Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEPS)]
+Place = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CLIENTS)]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,10 +97,14 @@ class BundleReport(Message, frozen=True, tag=0x18):
 
 
 class StepRequest(Message, frozen=True, tag=0x17):
-    """Round 2, down, beside the broadcast: the key step j, and the active set A."""
+    """Round 2, down, beside the broadcast: the key step j, the active set A, lost pairs in it.
+
+    `lost` lists pairs of roster indices (SPEC 5.5).
+    """
 
     key: Index
     active: bytes
+    lost: tuple[tuple[Place, Place], ...] = ()
 
 
 class MaskedInput(Message, frozen=True, tag=0x14):
@@ -188,6 +193,7 @@ RING_UPLOADS: tuple[type[Upload], ...] = (RingAdvertisement, Nonce, *UPLOADS[1:]
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
+_PAIR = 7  # an array of two indices, each of at most 3 bytes
 _SIGNED = 4 * _HEADER + SIGNATURE_SIZE
 
 
@@ -274,7 +280,7 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
         BundleDelivery: bitmap + bundles,
         BundleReport: bitmap,
-        StepRequest: bitmap,
+        StepRequest: bitmap + most_lost(batch) * _PAIR,
         MaskedInput: max((_vectors_size(task, n) for task in tasks), default=0),
         SurvivorSet: bitmap,
         Consistency: 0,
@@ -284,6 +290,12 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         ShareEvidence: 2 * near * (2 * _HEADER + SIGNATURE_SIZE + _path_size(batch)),
     }
     return 4 * _HEADER + bodies[kind]
+
+
+def most_lost(batch: BatchParams) -> int:
+    """Return how many pairs can be lost while everybody keeps enough holders (SPEC 5.2)."""
+    holders = batch.n if batch.ring is None else batch.ring.degree
+    return batch.n * (holders - batch.share_threshold) // 2
 
 
 def _path_size(batch: BatchParams) -> int:

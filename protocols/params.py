@@ -72,7 +72,8 @@ class Section:
 class Ring:
     """The k-regular graph and the threshold of a neighbourhood (SPEC 1.4).
 
-    `graph.ring_parameters` finds safe values. `BatchParams` checks that the degree fits the roster.
+    `graph_parameters.ring_parameters` finds safe values. `BatchParams` checks that the degree fits
+    the roster.
 
     Attributes:
         degree: k, the number of neighbours of every client.

@@ -110,6 +110,7 @@ class Rounds:
         self._batches = first_batch
         self._keys: KeyBatch | None = None
         self._next: KeyBatch | None = None
+        self._barred: set[int] | None = set() if terms.malicious else None  # for the session
         self.round_trips = 0
 
     @property
@@ -157,7 +158,8 @@ class Rounds:
         self._replace(self._next)
         failure: NotEnoughSurvivors | None = None
         for ask in attempts:
-            if self._keys is not None and set(self._expected()) <= set(self.candidates):
+            expected = set(self._expected()) - (self._barred or set())
+            if self._keys is not None and expected <= set(self.candidates):
                 break
             keys = self._begin(steps, self._present())
             try:
@@ -192,6 +194,7 @@ class Rounds:
         if ahead:
             self._next = keys
         else:
+            self._deliver(ask, keys)
             self._replace(keys)
 
     def _begin(self, steps: int, present: Iterable[int]) -> KeyBatch:
@@ -200,7 +203,9 @@ class Rounds:
         self._note_batch(self._batches + 1)
         self._batches += 1
         rejoin = self._terms.rejoin if self._terms.malicious else None
-        return KeyBatch(batch, ServerSession(batch, rejoin=rejoin), present)
+        server = ServerSession(batch, rejoin=rejoin, barred=self._barred)
+        asked = [u for u in present if self._barred is None or u not in self._barred]
+        return KeyBatch(batch, server, asked)
 
     def _replace(self, keys: KeyBatch | None) -> None:
         if self._keys is not None:
@@ -248,6 +253,7 @@ class Rounds:
         return result
 
     def _step(self, ask: Ask, keys: KeyBatch, task: Task, renew: int) -> None:
+        self._deliver(ask, keys)
         requests = self._down(Phase.MASKED_INPUT, keys.server.begin_step(task))
         coming = self._begin(renew, self._present()) if renew else None
         try:
@@ -260,6 +266,23 @@ class Rounds:
             if coming is not None and coming is not self._next:
                 self._ended(coming.batch)
 
+    def _deliver(self, ask: Ask, keys: KeyBatch) -> None:
+        """Malicious model: deliver bundles once in a round trip of their own.
+
+        Colluders could otherwise damage bundles, and so make their recipients refuse the first
+        step, which puts them out of the batch (SPEC 6.2).
+        """
+        if self._terms.malicious and not keys.delivered:
+            keys.delivered = True
+            part = Part(keys.batch, OPEN_BUNDLES, keys.deliveries)
+            self._take_reports(keys, self._round_trip(ask, [part])[0])
+
+    def _take_reports(self, keys: KeyBatch, reports: Mapping[int, bytes]) -> None:
+        for client, report in reports.items():
+            del keys.deliveries[client]
+            if report:
+                self._take(keys, OPEN_BUNDLES, client, report)
+
     def _masked_input(
         self, ask: Ask, keys: KeyBatch, requests: Mapping[int, bytes], coming: KeyBatch | None
     ) -> Mapping[int, bytes]:
@@ -271,10 +294,7 @@ class Rounds:
         ]
         riding = self._riding(coming)
         reports, inputs, *rest = self._round_trip(ask, [*parts, *riding])
-        for client, report in reports.items():
-            del keys.deliveries[client]
-            if report:
-                self._take(keys, OPEN_BUNDLES, client, report)
+        self._take_reports(keys, reports)
         self._end_riding(coming, rest)
         return self._end_round(keys, Phase.MASKED_INPUT, inputs)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.masking.one_sum import Clock
 from benchmarks.shared.gates import Comparison, progress
 from protocols.client.session import ClientSession
-from protocols.graph import RingParameters, ring_parameters
+from protocols.graph_parameters import RingParameters, ring_parameters
 from protocols.params import AggregationParams, Section, default_threshold
 from protocols.server.session import ServerSession
 

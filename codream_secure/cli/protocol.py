@@ -8,7 +8,7 @@ import click
 
 from codream_secure.errors import UserError
 from protocols.errors import ConfigError
-from protocols.graph import RingModel, RingParameters, ring_parameters
+from protocols.graph_parameters import RingModel, RingParameters, ring_parameters
 
 NOTE = "for sessions with a Ring; simulate uses the complete graph"
 _MALICIOUS = "malicious"

@@ -27,6 +27,7 @@ from codream_secure.sites.wire import (
     Batch,
     Begin,
     Confirm,
+    Deliver,
     End,
     Evidence,
     Hello,
@@ -157,7 +158,9 @@ class Site:
             raise RequestRefused("this site takes part in sums only")
         return encode(self._begin(message))
 
-    def _exchange(self, message: Advertise | Share | Confirm | Unmask | Evidence) -> bytes:
+    def _exchange(
+        self, message: Advertise | Share | Deliver | Confirm | Unmask | Evidence
+    ) -> bytes:
         """Answer a protocol message that carries no input of the site."""
         client = self._client(message.batch)
         match message:
@@ -165,6 +168,8 @@ class Site:
                 return client.advertise_keys()
             case Share():
                 return client.share_keys(message.directory)
+            case Deliver():
+                return client.open_bundles(message.delivery) or b""
             case Confirm():
                 return client.confirm(message.survivors)
             case Evidence():
@@ -177,7 +182,13 @@ class Site:
         client = self._client(message.batch)
         report = client.open_bundles(message.delivery) if message.delivery else None
         task, inputs = self._contribution(message)
-        masked = client.masked_input(message.request, task, inputs)
+        try:
+            masked = client.masked_input(message.request, task, inputs)
+        except SecAggError as error:
+            if not report:
+                raise
+            # The server must learn why: without the report it would ask the same again.
+            return Answer(report=report, refused=f"{type(error).__name__}: {error}")
         return Answer(masked, report=report or b"")
 
     def _contribution(self, message: Ask) -> tuple[Task, Inputs]:

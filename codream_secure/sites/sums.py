@@ -15,6 +15,7 @@ from codream_secure.sites.wire import (
     Batch,
     Begin,
     Confirm,
+    Deliver,
     Evidence,
     Joined,
     Message,
@@ -124,7 +125,8 @@ class RemoteSums:
         A site outside the step gets only its message of the next key exchange.
         """
         bundles = {part.stage: part.messages for part in parts}.get(OPEN_BUNDLES, {})
-        main, *riding = (part for part in parts if part.stage != OPEN_BUNDLES)
+        others = [part for part in parts if part.stage != OPEN_BUNDLES]
+        main, *riding = others or parts
         exchange = {site: _key_message(part, site) for part in riding for site in part.messages}
         asked: dict[int, Message] = dict(exchange)
         for site, data in main.messages.items():
@@ -136,6 +138,8 @@ class RemoteSums:
                 asked[site] = Unmask(batch, data, along)
             elif main.stage == Phase.CONSISTENCY:
                 asked[site] = Confirm(batch, data)
+            elif main.stage == OPEN_BUNDLES:
+                asked[site] = Deliver(batch, data)
             elif main.stage == EVIDENCE:
                 asked[site] = Evidence(batch, data)
             else:
@@ -158,8 +162,10 @@ def _key_message(part: Part, site: int) -> Advertise | Share:
 def _answers(part: Part, main: Part, answers: Mapping[int, Answer]) -> dict[int, bytes]:
     """Return the answers to one part. A site may refuse the step and answer the key exchange."""
     there = {site: answers[site] for site in part.messages if site in answers}
-    if part.stage == OPEN_BUNDLES:
-        return {site: answer.report for site, answer in there.items() if not answer.refused}
+    if part.stage == OPEN_BUNDLES and part is not main:
+        # A site that refuses the step because bundles do not open still says which.
+        told = {site: a for site, a in there.items() if a.report or not a.refused}
+        return {site: answer.report for site, answer in told.items()}
     if part is main:
         return {site: answer.data for site, answer in there.items() if not answer.refused}
     found = {s: a.key_exchange if s in main.messages else a.data for s, a in there.items()}

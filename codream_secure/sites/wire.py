@@ -110,10 +110,18 @@ class Share(_Message, frozen=True):
     directory: bytes
 
 
+class Deliver(_Message, frozen=True):
+    """After round 1, malicious model: brings the bundles, asks which of them do not open."""
+
+    batch: Batch
+    delivery: bytes
+
+
 class Ask(_Message, frozen=True):
     """Round 2: asks for a masked input. ``broadcast`` says what is computed.
 
-    ``delivery``: the bundles of round 1, with the first step of a key batch. ``key_exchange``:
+    ``delivery``: the bundles of round 1, with the first step of a key batch; in the malicious model
+    only for a site that has not answered `Deliver`. ``key_exchange``:
     round 0 of the next key exchange, whose answer comes back with the masked input. This saves a
     round trip (SPEC 6.2).
     """
@@ -172,6 +180,7 @@ Message = (
     | Begin
     | Advertise
     | Share
+    | Deliver
     | Ask
     | Confirm
     | Unmask

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages, signing
+from protocols import context, masking, messages, pairs, signing
 from protocols.client.states import Advertised, OwnSeeds, Prepared
 from protocols.errors import CryptoError
 from protocols.graph import share_points
@@ -38,6 +38,8 @@ class Sent:
     key: int
     task: Task
     active: tuple[int, ...]
+    request: StepRequest
+    lost: frozenset[int]
     vectors: tuple[NDArray[np.uint32], ...] = field(repr=False, compare=False)
 
 
@@ -132,19 +134,27 @@ class ReferenceAttacker:
         parts = zip(task.sections, task.fields(self._batch.n), sent.sections, strict=True)
         vectors = tuple(unpack(data, f.bits, section.length) for section, f, data in parts)
         active = messages.decode_set(request.active, self._batch.roster)
-        self._sent.append(Sent(client, sent.key, task, active, vectors))
+        lost = self.lost(client, request)
+        self._sent.append(Sent(client, sent.key, task, active, request, lost, vectors))
+
+    def lost(self, client: int, request: StepRequest) -> frozenset[int]:
+        """Return the peers that a client has lost in a step, as it was told."""
+        found = pairs.decode(request.lost, self._batch.roster)
+        return pairs.peers(found).get(client, frozenset())
 
     def saw_shares(
-        self, client: int, active: Iterable[int], survivors: Iterable[int], sent: UnmaskShares
+        self, client: int, request: StepRequest, survivors: Iterable[int], sent: UnmaskShares
     ) -> None:
-        """Record the shares that a client sent, given the active set and U3 that it was told."""
+        """Record the shares that a client sent, given the request and U3 that it was told."""
         alive = tuple(survivors)
+        lost = self.lost(client, request)
+        active = messages.decode_set(request.active, self._batch.roster)
         dropped = tuple(u for u in active if u not in alive)
-        for kind, peers, shares in (
+        for kind, group, shares in (
             (Kind.SELF_MASK, alive, sent.self_shares),
             (Kind.MASK_KEY, dropped, sent.key_shares),
         ):
-            owners = [v for v in peers if self._holds(client, v)]
+            owners = [v for v in group if self._holds(client, v) and v not in lost]
             for peer, share in zip(owners, shares, strict=True):
                 self._learn(client, peer, sent.key, kind, share)
                 self.given.setdefault((client, sent.key, peer), set()).add(kind)
@@ -182,7 +192,9 @@ class ReferenceAttacker:
     def online(self, client: int, request: StepRequest, task: Task) -> bytes:
         """Return the online context of a client that was sent this request and task."""
         off1 = self._views[client].off1
-        return context.online(off1, request.key, task, self._batch.n, request.active)
+        return context.online(
+            off1, request.key, task, self._batch.n, request.active, lost=request.lost
+        )
 
     def _own(self, client: int, key: int, seeds: OwnSeeds) -> None:
         self._seeds[client, key, Kind.SELF_MASK] = seeds.self_mask
@@ -220,16 +232,16 @@ class ReferenceAttacker:
     # The algebra -------------------------------------------------------------------------------
 
     def _on(self, sent: Sent) -> bytes:
-        active = messages.encode_set(sent.active, self._batch.roster)
-        return self.online(sent.client, StepRequest(sent.key, active), sent.task)
+        return self.online(sent.client, sent.request, sent.task)
 
     def _public(self, sent: Sent, client: int) -> bytes:
         """A client's mask key, as the sender of a masked input was told it."""
         return self._views[sent.client].mask_keys[client][sent.key]
 
     def _peers(self, sent: Sent) -> set[int]:
-        """The active neighbours of a sender."""
-        return set(sent.active).intersection(self._views[sent.client].mask_keys) - {sent.client}
+        """The active neighbours of a sender that it has not lost."""
+        near = set(sent.active).intersection(self._views[sent.client].mask_keys)
+        return near - {sent.client} - sent.lost
 
     def _holds(self, client: int, owner: int) -> bool:
         """Whether a client was given shares of another's seeds, or keeps those of its own."""

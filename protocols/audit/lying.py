@@ -301,9 +301,8 @@ class LyingServer:
         if isinstance(upload, UnmaskShares):
             malicious = self.batch.malicious
             alive = self.told_survivors[client] if malicious else self._named(data)
-            active = messages.decode_set(self.told[client][0].active, self.batch.roster)
             self.attacker.answered(client, f"shares {upload.key}", reply or b"")
-            self.attacker.saw_shares(client, active, alive, upload)
+            self.attacker.saw_shares(client, self.told[client][0], alive, upload)
         return reply
 
     def _down(self, client: int, stage: str, message: Message | bytes) -> bytes:

@@ -9,6 +9,7 @@ from protocols.audit.checks import Outcome, Subject
 from protocols.audit.decoders import codec, fuzzing
 from protocols.audit.hostile import hostile_clients
 from protocols.audit.lies import policy_first, substitution
+from protocols.audit.lost import lost_pairs
 from protocols.audit.machine import lying_server, semi_honest_gate
 from protocols.audit.masks import mask_keys, uniform_masks, unlinkable_steps
 from protocols.audit.parts import packing, quantizer, sharing
@@ -32,6 +33,7 @@ PROPERTIES: tuple[Property, ...] = (
     policy_first,
     substitution,
     hostile_clients,
+    lost_pairs,
     lying_server,
     semi_honest_gate,
 )

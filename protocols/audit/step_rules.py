@@ -22,6 +22,7 @@ from protocols.audit.exchange_rules import (
     any_split,
 )
 from protocols.messages import ConsistencyProof, StepRequest, SurvivorSet
+from protocols.pairs import Pairs
 from protocols.params import Task
 
 HONEST = frozenset(BATCH.roster) - {CORRUPT}
@@ -52,6 +53,17 @@ class LyingServerMachine(ExchangeRules):
         for index, u in enumerate(members):
             self._request(u, request, int(index < split))
 
+    @rule(lost=some.lost_pairs(BATCH), key=_keys)
+    def pairs_are_lost_and_the_step_runs(self, lost: Pairs, key: int) -> None:
+        """Tell everybody the same lost pairs, and then go as far as clients let the server."""
+        roster = self.batch.roster
+        for u in roster:
+            self._request(u, some.step_request(self.batch, key, roster, lost), 0)
+        for u in roster:
+            self._send_survivors(u, roster)
+        for u in roster if self.batch.malicious else ():
+            self._send_proof(u, roster)
+
     def _request(self, u: int, request: StepRequest, broadcast: int) -> None:
         self._send_request(u, request, task_of(request.key, broadcast))
 
@@ -70,6 +82,8 @@ class LyingServerMachine(ExchangeRules):
         active = frozenset(messages.decode_set(request.active, self.batch.roster))
         self.checks.that(len(active) >= THRESHOLD, "an active set below the threshold")
         self.checks.that(u in active, "an active set without the client itself")
+        lost = self.server.attacker.lost(u, request)
+        self.checks.that(len(active - lost) >= THRESHOLD, "fewer holders left than the threshold")
         self.checks.that(request.key < STEPS, "keys that were never made")
         if before is not None:
             self.checks.that(request.key > before[0].key, "spent keys were used")
@@ -110,6 +124,8 @@ class LyingServerMachine(ExchangeRules):
             self.checks.that(chosen <= set(active), "a survivor that was not active")
             self.checks.that(u in chosen, "survivors without the client itself")
             self.checks.that(len(chosen) >= THRESHOLD, "fewer survivors than the threshold")
+            left = chosen - self.server.attacker.lost(u, self.server.told[u][0])
+            self.checks.that(len(left) >= THRESHOLD, "fewer holders survived than the threshold")
             self.cohorts[u] = chosen
         return reply
 

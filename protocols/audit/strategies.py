@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from protocols import messages
 from protocols.client.states import Party
 from protocols.messages import StepRequest
+from protocols.pairs import Pairs
+from protocols.pairs import encode as encode_pairs
 from protocols.params import AggregationParams, BatchParams, Section, Task, default_threshold
 from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
@@ -217,12 +220,33 @@ def member_sets(batch: BatchParams) -> SearchStrategy[tuple[int, ...]]:
 
 
 def step_requests(batch: BatchParams) -> SearchStrategy[StepRequest]:
-    """Draw requests with any key step and active set."""
+    """Draw requests with any key step, active set and lost pairs."""
     return st.builds(
-        lambda key, members: StepRequest(key, messages.encode_set(members, batch.roster)),
+        lambda key, members, lost: step_request(batch, key, members, lost),
         st.integers(0, batch.steps),
         member_sets(batch),
+        lost_pairs(batch),
     )
+
+
+def lost_pairs(batch: BatchParams) -> SearchStrategy[Pairs]:
+    """Draw pairs that a server may list as lost: none, a few, or all across a cut."""
+    pairs = tuple(combinations(batch.roster, 2))
+    few = st.sets(st.sampled_from(pairs), max_size=4).map(lambda some: tuple(sorted(some)))
+    cuts = st.sets(st.sampled_from(batch.roster)).map(
+        lambda side: tuple(pair for pair in pairs if len(side.intersection(pair)) == 1)
+    )
+    return st.one_of(st.just(()), few, cuts)
+
+
+def step_request(
+    batch: BatchParams, key: int, members: Iterable[int], lost: Pairs = ()
+) -> StepRequest:
+    """Return a request with the lost pairs that are within the active set."""
+    active = frozenset(members)
+    within = (pair for pair in lost if active.issuperset(pair))
+    bitmap = messages.encode_set(active, batch.roster)
+    return StepRequest(key, bitmap, encode_pairs(within, batch.roster))
 
 
 _HEADERS = (

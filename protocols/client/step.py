@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, evidence, masking, messages, signing
+from protocols import context, evidence, masking, messages, pairs, signing
 from protocols.client.states import (
     Confirmed,
     KeyShare,
@@ -64,20 +64,24 @@ def mask_input(
     if party.policy is not None:
         party.policy.check_task(task)
     vectors = _checked_inputs(task, inputs)
-    active = _checked_active(party, state, request)
+    active = messages.decode_set(request.active, party.batch.roster)
+    lost = _checked_lost(party, request, active)
+    _check_active(party, state, request.key, active, lost)
     if task.step <= state.last_step:
         raise server_fault(Phase.MASKED_INPUT, "step number does not grow")
     keys = state.unused[request.key]
-    on = context.online(state.off1, request.key, task, party.batch.n, request.active)
+    on = context.online(
+        state.off1, request.key, task, party.batch.n, request.active, lost=request.lost
+    )
     total = masking.MaskedSum(task, party.batch.n, vectors)
     total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)
     own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
-    for peer in (v for v in active if v in state.mask_keys):
+    for peer in (v for v in active if v in state.mask_keys and v not in lost):
         public = state.mask_keys[peer][request.key]
         total.add(_pair_key(party, own, peer, public, on), masking.pair_sign(party.client, peer))
     fields = task.fields(party.batch.n)
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
-    held = {u: keys.held[u] for u in active if u in keys.held}
+    held = {u: keys.held[u] for u in active if u in keys.held and u not in lost}
     others = tuple(u for u in active if u not in held)
     current = Masked(request.key, on, held, others)
     left = spend(state, request.key)
@@ -103,26 +107,35 @@ def _checked_inputs(task: Task, inputs: Inputs) -> list[NDArray[np.unsignedinteg
     return [inputs[section.name] for section in task.sections]
 
 
-def _checked_active(party: Party, state: Prepared, request: StepRequest) -> Clients:
-    """Return the active set, after every check of SPEC 6.3."""
-    active = messages.decode_set(request.active, party.batch.roster)
-    if request.key not in state.unused:
+def _checked_lost(party: Party, request: StepRequest, active: Clients) -> frozenset[int]:
+    """Return the peers that this client has lost, after the checks of SPEC 5.5 and 6.3."""
+    lost = pairs.decode(request.lost, party.batch.roster)
+    if not {u for pair in lost for u in pair} <= set(active):
+        raise server_fault(Phase.MASKED_INPUT, "a lost pair is not active")
+    return pairs.peers(lost).get(party.client, frozenset())
+
+
+def _check_active(
+    party: Party, state: Prepared, key: int, active: Clients, lost: frozenset[int]
+) -> None:
+    """Make every check of SPEC 6.3 on an active set in which this client has lost some peers."""
+    if key not in state.unused:
         raise server_fault(Phase.MASKED_INPUT, "keys of this step are spent or were never made")
     if len(active) < party.batch.threshold:
         raise server_fault(Phase.MASKED_INPUT, "active set below the threshold")
     if party.client not in active:
         raise server_fault(Phase.MASKED_INPUT, "own id is not in the active set")
-    held = state.unused[request.key].held
-    if not set(active) <= {*held, *state.non_neighbours}:
+    held = state.unused[key].held
+    if not set(active) - lost <= {*held, *state.non_neighbours}:
         raise server_fault(Phase.MASKED_INPUT, "active client whose bundle was never opened")
-    if sum(u in held for u in active) < party.batch.share_threshold:
+    # With fewer, a server that breaks pairs could cut the honest clients in two (SPEC 1.6).
+    if sum(u in held and u not in lost for u in active) < party.batch.share_threshold:
         raise server_fault(Phase.MASKED_INPUT, "too few active neighbours to hold shares")
     # Two sums whose cohorts differ by one client reveal its input (SPEC 8.1). So a lying server
     # must not take a client out of one step and back into the next.
     shrinking = party.policy is not None and not party.policy.rejoin
     if shrinking and state.cohort is not None and not set(active) <= set(state.cohort):
         raise server_fault(Phase.MASKED_INPUT, "a client that missed the last step is active again")
-    return active
 
 
 def _pair_key(party: Party, own: KeyPair, peer: int, public: bytes, on: bytes) -> bytes:

@@ -7,7 +7,6 @@ One function takes in a message, one ends the round. Ending a round fixes who to
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -167,7 +166,7 @@ def end_keys(
     directory = KeyDirectory(bitmap, tuple(sent.values()))
     off1 = context.advertised(context.offline(batch), sent.items())
     advertised = {u: state.received[u] for u in members}
-    graph = Graph(batch, members, off1)
+    graph = Graph.of(batch, members, off1)
     return CollectingBundles(off1, graph, advertised, {}), dict.fromkeys(members, directory)
 
 
@@ -203,7 +202,7 @@ def end_nonces(batch: BatchParams, state: CollectingNonces) -> tuple[CollectingB
     nonces = {u: state.received[u] for u in sorted(state.received)}
     committed = {u: keys.nonce_commitment for u, keys in state.advertised.items()}
     off1 = context.drawn(context.offline(batch), committed, nonces)
-    graph = Graph(batch, tuple(nonces), off1)
+    graph = Graph.of(batch, tuple(nonces), off1)
     bitmap, listed = messages.encode_set(nonces, batch.roster), tuple(nonces.values())
     replies = {
         u: RingDirectory(bitmap, listed, tuple(state.sent[v] for v in graph.neighbours(u)))
@@ -266,23 +265,19 @@ def end_bundles(batch: BatchParams, state: CollectingBundles) -> tuple[Idle, Rep
     return Idle(keys), replies
 
 
-def left_out(reports: Mapping[int, frozenset[int]]) -> frozenset[int]:
-    """Choose who stays out of later steps, so that no reported pair is left (SPEC 6.2).
+def lost_pairs(reports: Mapping[int, frozenset[int]]) -> frozenset[tuple[int, int]]:
+    """Return the pairs of which one could not open the other's bundle (SPEC 6.2).
 
-    A report does not prove which of the two lies. The client in most reported pairs goes first,
-    so a client that accuses everybody puts out itself alone. Ties go to the smallest id.
+    A report does not prove which of the two lies. So both lose the other, and nobody else: if
+    reports put clients out, a minority could put out whom it likes.
 
     Args:
         reports: client -> the senders whose bundles it could not open.
+
+    Returns:
+        (smaller id, larger id) of every pair.
     """
-    conflicts = {frozenset({u, v}) for u, others in reports.items() for v in others}
-    gone: set[int] = set()
-    while conflicts:
-        counts = Counter(u for pair in conflicts for u in sorted(pair))
-        worst = min(counts, key=lambda u: (-counts[u], u))
-        gone.add(worst)
-        conflicts = {pair for pair in conflicts if worst not in pair}
-    return frozenset(gone)
+    return frozenset((min(u, v), max(u, v)) for u, others in reports.items() for v in others)
 
 
 # All rounds ------------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ from protocols.errors import (
     RemoteProtocolError,
 )
 from protocols.evidence import Inquiry
-from protocols.graph import Clients
+from protocols.graph import Clients, Graph
 from protocols.messages import (
     BundleReport,
     ShareEvidence,
-    StepRequest,
     UnmaskShares,
     Upload,
 )
@@ -60,13 +59,17 @@ class ServerSession:
         rejoin: whether a client that missed a step may be active in the next one. None: only in
             the semi-honest model. Clients of the malicious model refuse it unless their policy
             allows it.
+        barred: clients that are barred from the start. Whoever is barred later is added to this
+            set, so that all batches of a session can share it (SPEC 6.5). None: nobody.
     """
 
-    def __init__(self, batch: BatchParams, *, rejoin: bool | None = None) -> None:
+    def __init__(
+        self, batch: BatchParams, *, rejoin: bool | None = None, barred: set[int] | None = None
+    ) -> None:
         self._batch = batch
         self._rejoin = not batch.malicious if rejoin is None else rejoin
         self._cohort: frozenset[int] = frozenset(batch.roster)
-        self._barred: set[int] = set()
+        self._barred = set() if barred is None else barred
         self._reports: dict[int, frozenset[int]] = {}
         self._tasks: list[Task] = []
         self._keys: BatchKeys | None = None
@@ -107,18 +110,19 @@ class ServerSession:
     def candidates(self) -> Clients:
         """The clients that can be active in the next step, ascending.
 
-        U2 without those that were barred, left out or lost. On the ring also without those that
-        have too few neighbours among the rest.
+        U2 without those that were barred or fell silent, and without those that have too few
+        holders among the rest.
         """
         return () if self._keys is None else self._candidates(self._keys, frozenset())
 
     def _candidates(self, keys: BatchKeys, named: frozenset[int]) -> Clients:
         """Return the candidates that are left if these clients are barred too."""
         there = self._cohort.intersection(keys.sharers) - self._barred - named
-        left_out = offline.left_out(
-            {u: others & there for u, others in self._reports.items() if u in there}
-        )
-        return keys.graph.stable(tuple(sorted(there - left_out)))
+        return self._graph(keys).stable(tuple(sorted(there)))
+
+    def _graph(self, keys: BatchKeys) -> Graph:
+        """Return the batch's graph without the pairs that lost each other."""
+        return keys.graph.without(offline.lost_pairs(self._reports))
 
     # Rounds ------------------------------------------------------------------------------------
 
@@ -199,8 +203,8 @@ class ServerSession:
 
         Args:
             task: what is summed. Its step number must be above those of all steps before.
-            active: the clients that mask with each other; None: all `candidates`. On the ring,
-                clients with too few neighbours among them are left out.
+            active: the clients that mask with each other; None: all `candidates`. Clients with
+                too few holders among them are left out.
 
         Returns:
             Client -> encoded StepRequest.
@@ -221,12 +225,13 @@ class ServerSession:
         wanted = candidates if active is None else tuple(sorted(set(active)))
         if not set(wanted) <= set(candidates):
             raise LocalProtocolError("a client cannot be active")
-        members = self._keys.graph.stable(wanted)
+        members = self._graph(self._keys).stable(wanted)
         if len(members) < self._batch.threshold:
             raise NotEnoughSurvivors(Phase.SHARE_KEYS, len(members), self._batch.threshold)
         self.end_evidence()
-        request = StepRequest(len(self._tasks), messages.encode_set(members, self._batch.roster))
-        self._state = step.begin(self._batch, self._keys, task, members, request)
+        lost = offline.lost_pairs(self._reports)
+        request = step.request(self._batch, len(self._tasks), members, lost)
+        self._state = step.begin(self._batch, self._keys, task, request)
         self._tasks.append(task)
         self._lose(members)
         return dict.fromkeys(members, messages.encode(request))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols import context, masking, messages
+from protocols import context, masking, messages, pairs
 from protocols.errors import DecodeError, NotEnoughSurvivors, RemoteProtocolError
 from protocols.graph import Clients, Graph
 from protocols.messages import (
@@ -37,19 +37,18 @@ Vectors = tuple[NDArray[np.uint32], ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is fixed for a step when it begins."""
+    """What is fixed for a step when it begins.
+
+    `graph` says who masks with whom and who holds whose shares: the batch's, less the lost pairs.
+    """
 
     batch: BatchParams
     keys: BatchKeys
     key: int
     task: Task
     active: Clients
+    graph: Graph
     on: bytes
-
-    @property
-    def graph(self) -> Graph:
-        """Who masks with whom, and who holds whose shares."""
-        return self.keys.graph
 
     def mask_key(self, client: int) -> bytes:
         """Return a client's public mask key of this step."""
@@ -127,13 +126,25 @@ Online = CollectingInputs | CollectingSignatures | CollectingShares
 # Round 2: masked input -------------------------------------------------------------------------
 
 
+def request(batch: BatchParams, key: int, members: Clients, lost: pairs.Pairs) -> StepRequest:
+    """Return the request of a key step, with the lost pairs among its members (SPEC 6.3)."""
+    present = frozenset(members)
+    within = (pair for pair in lost if present.issuperset(pair))
+    active = messages.encode_set(members, batch.roster)
+    return StepRequest(key, active, pairs.encode(within, batch.roster))
+
+
 def begin(
-    batch: BatchParams, keys: BatchKeys, task: Task, active: Clients, request: StepRequest
+    batch: BatchParams, keys: BatchKeys, task: Task, request: StepRequest
 ) -> CollectingInputs:
     """Start a step with an empty sum."""
-    on = context.online(keys.off1, request.key, task, batch.n, request.active)
+    on = context.online(keys.off1, request.key, task, batch.n, request.active, lost=request.lost)
+    active = messages.decode_set(request.active, batch.roster)
+    graph = keys.graph.without(pairs.decode(request.lost, batch.roster))
     zeros = tuple(np.zeros(section.length, dtype=np.uint32) for section in task.sections)
-    return CollectingInputs(Step(batch, keys, request.key, task, active, on), frozenset(), zeros)
+    return CollectingInputs(
+        Step(batch, keys, request.key, task, active, graph, on), frozenset(), zeros
+    )
 
 
 def input_bound(_: BatchParams, state: CollectingInputs) -> bytes:

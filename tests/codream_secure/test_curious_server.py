@@ -56,6 +56,7 @@ DOWNLOADS = (
     wire.Ask,
     wire.Confirm,
     wire.Unmask,
+    wire.Deliver,
     wire.Evidence,
     wire.Learn,
     wire.Images,

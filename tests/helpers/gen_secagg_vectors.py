@@ -23,10 +23,12 @@ from secagg_helpers import (
 )
 
 from protocols import messages, signing
+from protocols.client.session import ClientSession
 from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.messages import (
     Advertisement,
+    BundleDelivery,
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
@@ -40,8 +42,8 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, Ring, Section
-from protocols.phases import Phase
+from protocols.params import AggregationParams, BatchParams, Ring, Section
+from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
@@ -204,6 +206,56 @@ def ring_steps() -> dict[str, object]:
     )
 
 
+class Tampered(BatchSession):
+    """A run in which bundles are changed on their way.
+
+    Attributes:
+        changed: (sender, recipient) of these bundles.
+    """
+
+    changed: tuple[tuple[int, int], ...] = ()
+
+    def _session(self, params: BatchParams, client: int) -> ClientSession:
+        session = super()._session(params, client)
+        answer, broken = session.answer, {u for u, v in self.changed if v == client}
+
+        def tampered(stage: Stage, data: bytes) -> bytes:
+            if stage == OPEN_BUNDLES:
+                delivery = messages.decode(data, BundleDelivery, params)
+                senders = (u for u in params.roster if u != client)
+                bundles = zip(senders, delivery.bundles, strict=True)
+                parts = (bytes(len(b)) if u in broken else b for u, b in bundles)
+                data = messages.encode(BundleDelivery(delivery.sharers, tuple(parts)))
+            return answer(stage, data)
+
+        session.answer = tampered
+        return session
+
+
+def lost() -> dict[str, object]:
+    """Two bundles are changed on the way; later one client drops out."""
+    keys = [malicious_params(7, ("g", 3, 4), step=5 + i) for i in range(2)]
+    recorder, changed = Recorder(), ((10, 16), (13, 22))
+    first = keys[0]
+    session = Tampered(
+        first.session,
+        first.roster,
+        first.threshold,
+        entropy=fixed_entropy(SEED),
+        tap=recorder,
+        credentials=Credentials(signing_keys(first.roster)),
+    )
+    session.changed = changed
+    session.prepare(2)
+    described = []
+    for index, (params, drops) in enumerate(zip(keys, [{}, {25: Phase.MASKED_INPUT}], strict=True)):
+        inputs = make_inputs(params, seed=index)
+        result = session.step(inputs, params.task, DropSchedule(drops))
+        described.append(_described_step(params, inputs, drops, result))
+    head = {**_described(first, 0, 2), "changed": changed}
+    return {**head, "steps": described, **recorder.result()}
+
+
 class Bad:
     """Negative cases: an honest run up to a message that must be refused.
 
@@ -351,6 +403,15 @@ def bad_malicious() -> dict[str, object]:
     )
     few, others = b.bits(10, 13, 16), b.bits(10, 16, 19, 22)
     b.down("active_set_below_threshold", mask, StepRequest(0, few))
+    everyone = b.bits(*b.params.roster)
+    b.down("lost_pair_beyond_the_roster", mask, StepRequest(0, everyone, ((1, 5),)), DecodeError)
+    b.down("lost_pair_descending", mask, StepRequest(0, everyone, ((2, 1),)), DecodeError)
+    backwards = StepRequest(0, everyone, ((1, 2), (0, 1)))
+    b.down("lost_pairs_descending", mask, backwards, DecodeError)
+    b.down("lost_pair_twice", mask, StepRequest(0, everyone, ((0, 1), (0, 1))), DecodeError)
+    without_22 = b.bits(10, 13, 16, 19)
+    b.down("lost_pair_not_active", mask, StepRequest(0, without_22, ((0, 4),)))
+    b.down("too_few_holders_left", mask, StepRequest(0, everyone, ((0, 1), (1, 2))))
     b.down("survivors_without_me", confirm, SurvivorSet(others))
     b.down("survivors_below_threshold", confirm, SurvivorSet(few))
     proof = messages.decode(b.received(unmask), ConsistencyProof, batch)
@@ -441,6 +502,7 @@ VECTORS = {
     "bad_ring.json": bad_ring,
     "batch.json": three_steps,
     "expansion.json": expansion,
+    "lost.json": lost,
     "malicious.json": malicious,
     "malicious_batch.json": malicious_steps,
     "ring.json": ring,

@@ -138,7 +138,15 @@ def off0(b: Batch) -> bytes:
     return d("off", b.session, u64(b.batch), u64(b.steps), frame(model, *graph), b"".join(members))
 
 
-def on(b: Batch, offline: bytes, key_step: int, step: Step, active: Iterable[int]) -> bytes:
+def on(
+    b: Batch,
+    offline: bytes,
+    key_step: int,
+    step: Step,
+    active: Iterable[int],
+    *,
+    lost: Iterable[tuple[int, int]] = (),
+) -> bytes:
     described = []
     for s in step.sections:
         width = width_of(len(b.roster), s.maximum)
@@ -154,6 +162,7 @@ def on(b: Batch, offline: bytes, key_step: int, step: Step, active: Iterable[int
         step.kind.encode(),
         frame(*described),
         bitmap(b.roster, active),
+        b"".join(b.roster.index(u).to_bytes(4, "big") for pair in sorted(lost) for u in pair),
         step.broadcast,
     )
 
@@ -319,6 +328,7 @@ class Reference:
         self.u1: list[int] = []
         self.u2: list[int] = []
         self.active: list[int] = []
+        self.lost: set[tuple[int, int]] = set()
         self.survivors: list[int] | None = None
         self.key_step = -1
 
@@ -332,8 +342,12 @@ class Reference:
         near = {order[(at + i) % len(order)] for i in range(-half, half + 1)}
         return [v for v in self.u1 if v in near and v != u]
 
+    def near(self, u: int) -> list[int]:
+        """Neighbours in a step: without those that u lost (SPEC 6.2)."""
+        return [v for v in self.neighbours(u) if (min(u, v), max(u, v)) not in self.lost]
+
     def holders(self, u: int) -> list[int]:
-        near = self.neighbours(u)
+        near = self.near(u)
         return near if self.b.ring else sorted([*near, u])
 
     def holds(self, u: int) -> list[int]:
@@ -370,7 +384,8 @@ class Reference:
 
     # SPEC 6.1, 6.9, 6.2
 
-    def exchange_keys(self, drops: dict[int, str]) -> None:
+    def exchange_keys(self, drops: dict[int, str], changed: Iterable[tuple[int, int]] = ()) -> None:
+        """`changed` lists (sender, recipient) of bundles that were changed on the way."""
         rounds = ["advertise_keys", "draw_graph", "share_keys"]
         late = {u: rounds.index(phase) for u, phase in drops.items() if phase in rounds}
         stays = lambda u, phase: late.get(u, 9) > rounds.index(phase)  # noqa: E731
@@ -398,6 +413,10 @@ class Reference:
                 [bundles[v][u] for v in self.neighbours(u) if v in self.u2],
             ],
         )
+        for u in self.u2:
+            if unopened := sorted(v for v, to in changed if to == u):
+                self.up("share_keys", u, [0x18, self.bits(unopened)], self.off1)
+                self.lost |= {(min(u, v), max(u, v)) for v in unopened}
 
     def _element(self) -> bytes:
         while int.from_bytes(seed := self.entropy(32)) >= SHAMIR:
@@ -488,7 +507,7 @@ class Reference:
         if self.b.malicious and self.active:
             last = self.active if self.survivors is None else self.survivors
             active = [u for u in active if u in last]
-        if self.b.ring:
+        if self.b.ring or self.lost:
             while short := [u for u in active if self.held_by(u, active) < self.b.tau]:
                 active = [u for u in active if u not in short]
         return self.enough(active)
@@ -510,9 +529,11 @@ class Reference:
         j = self.key_step
         stays = lambda u, *phases: drops.get(u) not in phases  # noqa: E731
         self.active, self.survivors = self.choose_active(), None
-        request: list[Item] = [0x17, j, self.bits(self.active)]
+        lost = sorted(pair for pair in self.lost if set(pair) <= set(self.active))
+        pairs: list[Item] = [[self.b.roster.index(u) for u in pair] for pair in lost]
+        request: list[Item] = [0x17, j, self.bits(self.active), pairs]
         self.down("masked_input", self.active, lambda _: request)
-        bound = on(self.b, self.off1, j, step, self.active)
+        bound = on(self.b, self.off1, j, step, self.active, lost=lost)
         summed = {s.name: [0] * s.length for s in step.sections}
         senders = [u for u in self.active if stays(u, "masked_input")]
         for u in senders:
@@ -552,7 +573,7 @@ class Reference:
     def _pair_keys(self, u: int, bound: bytes) -> list[tuple[int, bytes]]:
         private = self.mask_private(u, self.key_step)
         keys = []
-        for v in self.neighbours(u):
+        for v in self.near(u):
             if v in self.active:
                 shared = x25519(private, public_of(self.mask_private(v, self.key_step)))
                 key = hkdf(shared, "pair", u64(min(u, v)), u64(max(u, v)), bound)
@@ -611,7 +632,7 @@ class Reference:
                 keys.append((-1, hkdf(seed, "self", u64(v), bound)))
                 continue
             private = hkdf(seed, "mask key", u64(v), u64(j), self.off0)
-            for u in self.neighbours(v):
+            for u in self.near(v):
                 if u in u3:
                     shared = x25519(private, public_of(self.mask_private(u, j)))
                     key = hkdf(shared, "pair", u64(min(u, v)), u64(max(u, v)), bound)
@@ -631,7 +652,7 @@ _TAGS = {
     "draw_graph": 0x32,
 }
 # Fields after the tag: an integer, bytes of a length (0: any), or a list of such bytes.
-_FIELDS: dict[int, list[str | int | list[int]]] = {
+_FIELDS: dict[int, list[str | int | list[int | str]]] = {
     0x10: [32, [32], 32],
     0x11: [0, [0]],
     0x12: [[32], [0]],
@@ -639,7 +660,7 @@ _FIELDS: dict[int, list[str | int | list[int]]] = {
     0x14: ["int", [0]],
     0x15: [0],
     0x16: ["int", [32], [32]],
-    0x17: ["int", 0],
+    0x17: ["int", 0, ["pair"]],
     0x18: [0],
     0x19: ["int"],
     0x1A: [0, [64]],
@@ -664,12 +685,18 @@ def decoded(data: bytes) -> list[Item]:
         if isinstance(kind, list):
             require(isinstance(value, list), "DecodeError")
             for item in value:  # type: ignore[union-attr]
-                require(_is_bytes(item, kind[0]), "DecodeError")
+                require(_is_item(item, kind[0]), "DecodeError")
         elif kind == "int":
             require(isinstance(value, int), "DecodeError")
         else:
             require(_is_bytes(value, int(kind)), "DecodeError")
     return message
+
+
+def _is_item(item: Item, kind: int | str) -> bool:
+    if kind == "pair":
+        return isinstance(item, list) and len(item) == 2 and all(isinstance(x, int) for x in item)
+    return _is_bytes(item, int(kind))
 
 
 def _is_bytes(item: Item, length: int) -> bool:
@@ -808,11 +835,24 @@ class Inspector:
                 self._directory(me, members, values[1])
             case "masked_input":
                 require(isinstance(values[0], int) and values[0] < b.steps)
+                self._lost(me, members, values[2])
                 require(set(members) <= set(run.u2) and run.held_by(me, members) >= b.tau)
             case "unmasking" if b.malicious:
                 self._proof(members, values[1])
             case _:
                 require(set(members) <= set(run.active) and run.held_by(me, members) >= b.tau)
+
+    def _lost(self, me: int, members: list[int], pairs: Item) -> None:
+        """SPEC 5.5 and 6.3: the list of pairs, and what it leaves of the holders."""
+        run, roster = self.run, self.run.b.roster
+        assert isinstance(pairs, list)
+        require(all(i < k < len(roster) for i, k in pairs), "DecodeError")  # type: ignore[misc]
+        require(sorted(map(tuple, pairs)) == [*map(tuple, pairs)], "DecodeError")  # type: ignore[arg-type]
+        require(len(set(map(tuple, pairs))) == len(pairs), "DecodeError")  # type: ignore[arg-type]
+        named = {(roster[i], roster[k]) for i, k in pairs}  # type: ignore[misc, index]
+        require(all(set(pair) <= set(members) for pair in named))
+        gone = {v for pair in named if me in pair for v in pair if v != me}
+        require(len((set(run.holders(me)) & set(members)) - gone) >= run.b.tau)
 
     def _directory(self, me: int, members: list[int], adverts: Item) -> None:
         run = self.run

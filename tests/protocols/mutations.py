@@ -52,6 +52,7 @@ MACHINES = tests(
 )  # fmt: skip
 MALICIOUS = tests("malicious_model", "policy", "client/durable")
 BATCHES = tests("key_batches")
+LOST = tests("lost_pairs")
 CODEC = tests("messages")
 CONTEXTS = tests("context")
 PARTS = tests("primitives/shamir", "primitives/keys", "params")
@@ -427,9 +428,26 @@ MUTATIONS = [
     refusal("keys are the neighbour's", OFFLINE,
             "message.nonce_commitment != state.committed[client]", RING),
     refusal("enough active neighbours", CLIENT_STEP,
-            "sum(u in held for u in active) < party.batch.share_threshold", RING),
+            "sum(u in held and u not in lost for u in active) < party.batch.share_threshold",
+            (*RING, *LOST)),
     refusal("enough surviving neighbours", CLIENT_STEP,
             "sum(u in current.held for u in survivors) < party.batch.share_threshold", RING),
+    # Pairs that lost each other (SPEC 6.2, 6.3)
+    Mutation("own lost peers hold no shares", CLIENT_STEP,
+             "u in held and u not in lost for u in active", "u in held for u in active", LOST),
+    Mutation("no share of a lost peer is given", CLIENT_STEP,
+             "if u in keys.held and u not in lost}", "if u in keys.held}", LOST),
+    refusal("lost pairs are active", CLIENT_STEP,
+            "not {u for pair in lost for u in pair} <= set(active)", LOST),
+    refusal("lists of pairs ascend", "protocols/pairs.py",
+            "not all(i < k < n for i, k in places) or not all(a < b for a, b in pairwise(places))",
+            LOST),
+    Mutation("`on` binds the lost pairs", "protocols/context.py",
+             "sections, active, pairs, task", "sections, active, task", CONTEXTS),
+    Mutation("bars last for the session", "protocols/rounds.py",
+             "set() if terms.malicious else None", "None", LOST),
+    Mutation("bundles come before the step", "protocols/rounds.py",
+             "if self._terms.malicious and not keys.delivered:", "if False:", LOST),
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),

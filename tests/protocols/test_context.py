@@ -51,15 +51,16 @@ def test_what_is_not_known_offline_is_not_in_the_offline_context():
         assert context.offline(make_params(4, **change).batch) == context.offline(PARAMS.batch)
 
 
-def test_online_context_binds_the_key_step_the_active_set_and_all_before_it():
+def test_online_context_binds_the_key_step_the_active_set_the_lost_pairs_and_all_before_it():
     values = {
-        context.online(off1, key, PARAMS.task, n, active)
+        context.online(off1, key, PARAMS.task, n, active, lost=lost)
         for off1 in (b"o", b"p")
         for key in (0, 1)
         for n in (4, 9)
         for active in (b"\7", b"\x0f")
+        for lost in ((), ((0, 1),), ((0, 1), (1, 2)))
     }
-    assert len(values) == 16
+    assert len(values) == 48
 
 
 def test_advertised_context_binds_every_advertisement_and_its_owner():

@@ -243,7 +243,7 @@ def test_the_driver_asks_by_itself(monkeypatch):
     assert {k: v.tolist() for k, v in result.totals.items()} == plain_sum(
         inputs, PARAMS.roster, PARAMS
     )
-    assert owner.round_trips - trips == 4
+    assert owner.round_trips - trips == 1 + 3 + 1  # bundles, the step, evidence
     assert result.bytes[Phase.UNMASKING]["up"][VICTIM] > result.bytes[Phase.UNMASKING]["up"][16]
     assert DEALER not in owner.candidates
     assert VICTIM in owner.candidates

@@ -167,6 +167,8 @@ def test_w7_no_message_has_room_for_a_number_in_clear():
     """num_examples, metrics and status travelled beside the masked vector."""
     for kind in Message.__subclasses__():
         for field in msgspec.structs.fields(kind):
+            if (kind, field.name) == (StepRequest, "lost"):
+                continue  # pairs of clients, which the server lists
             info = msgspec.inspect.type_info(field.type)
             if isinstance(info, msgspec.inspect.IntType):
                 assert field.name == "key"  # which the server has chosen

@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import ConfigError
-from protocols.graph import (
-    RingModel,
-    _log2_split,
-    _log2_tail,
-    complete,
-    ring_neighbours,
-    ring_order,
-    ring_parameters,
-)
+from protocols.graph import complete, ring_neighbours, ring_order
+from protocols.graph_parameters import RingModel, _log2_split, _log2_tail, ring_parameters
 
 THIRD = 1 / 3
 

@@ -12,8 +12,8 @@ import protocols.testing
 
 THIRD_PARTY = {"numpy", "cryptography", "msgspec", "protocols"}
 STDLIB = {
-    "__future__", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib",
-    "itertools", "math", "os", "struct", "tracemalloc", "typing",
+    "__future__", "collections", "contextlib", "dataclasses", "enum", "functools",
+    "hashlib", "itertools", "math", "os", "struct", "tracemalloc", "typing",
 }  # fmt: skip
 FILES = sorted(ROOM.rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -298,8 +298,8 @@ def test_a_malicious_server_costs_one_more_round_trip_and_the_summary_says_so(ru
     lying = json.loads(out)
     found = [one["protocol"] for one in (curious, lying)]
     assert [one["threat_model"] for one in found] == ["semi-honest", "malicious"]
-    # Two steps in one key batch: 2 + 2/M and 3 + 2/M.
-    assert [one["round_trips_per_step"] for one in found] == [3, 4]
+    # Two steps in one key batch: 2 + 2/M and 3 + 3/M.
+    assert [one["round_trips_per_step"] for one in found] == [3, 4.5]
     assert [one["colluders"] for one in found] == [2, 1]
     assert curious["bytes"]["by_phase"]["consistency"] == {"up": 0, "down": 0}
     assert lying["bytes"]["by_phase"]["consistency"]["up"] > 0

@@ -20,27 +20,32 @@ from protocols.phases import Phase
 from protocols.server import offline as server_offline
 
 
-def test_a_reported_client_is_left_out_and_the_rest_is_exact():
-    run = Run(PARAMS, Phase.SHARE_KEYS)
+def test_a_client_that_two_could_not_understand_stays_and_the_sum_is_exact():
+    params = make_params(5, threshold=3)
+    run = Run(params, Phase.SHARE_KEYS)
     for u in (13, 19):
-        mine = messages.decode(run.replies[u], BundleDelivery, PARAMS.batch)
+        mine = messages.decode(run.replies[u], BundleDelivery, params.batch)
         run.replies[u] = messages.encode(
             BundleDelivery(mine.sharers, (bytes(80), *mine.bundles[1:]))
         )
     run.round(Phase.MASKED_INPUT)
-    assert 10 not in run.server.candidates
     run.round(Phase.UNMASKING)
-    assert run.server.result.survivors == (13, 16, 19, 22)
+    assert run.server.result.survivors == params.roster
     totals = {k: v.tolist() for k, v in run.server.result.totals.items()}
-    assert totals == plain_sum(run.inputs, (13, 16, 19, 22), PARAMS)
+    assert totals == plain_sum(run.inputs, params.roster, params)
 
 
 def test_who_accuses_everybody_leaves_alone():
-    everybody = {u: frozenset(PARAMS.roster) - {u} for u in (16,)}
-    assert server_offline.left_out(everybody) == {16}
-    assert server_offline.left_out({}) == frozenset()
-    assert server_offline.left_out({10: frozenset({13})}) == {10}
-    assert server_offline.left_out({10: frozenset({13}), 16: frozenset({13})}) == {13}
+    run = Run(PARAMS, Phase.SHARE_KEYS)
+    report = messages.encode(BundleReport(bitmap(10, 13, 19, 22)))
+    run.server.receive(16, report)
+    assert run.server.candidates == (10, 13, 19, 22)
+
+
+def test_pairs_have_the_smaller_client_first():
+    reports = {16: frozenset({10, 22}), 10: frozenset({16})}
+    assert server_offline.lost_pairs(reports) == {(10, 16), (16, 22)}
+    assert server_offline.lost_pairs({}) == frozenset()
 
 
 @pytest.mark.parametrize(
