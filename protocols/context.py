@@ -111,9 +111,11 @@ def online(
     """
     parts = zip(task.sections, task.fields(n), strict=True)
     sections = frame(*(_section(section, field) for section, field in parts))
-    head = off1, u64(key), u64(task.step), task.kind.encode()
+    numbers = u64(key), u64(task.step)
     pairs = b"".join(index.to_bytes(4, "big") for pair in lost for index in pair)
-    return digest("on", *head, sections, active, pairs, task.broadcast_digest)
+    return digest(
+        "on", off1, *numbers, task.kind.encode(), sections, active, pairs, task.broadcast_digest
+    )
 
 
 def survivors(on: bytes, bitmap: bytes) -> bytes:

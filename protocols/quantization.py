@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.errors import ConfigError, LocalProtocolError
+from protocols.errors import ConfigError
 from protocols.params import MAX_INPUT
 from protocols.primitives.keys import hkdf
 from protocols.primitives.prg import keystream
@@ -56,7 +56,8 @@ class Quantizer:
         """Clip and round a vector, unbiased for every value inside the clip.
 
         Args:
-            values: any float dtype and shape; flattened in C order.
+            values: any float dtype and shape; flattened in C order. `repairs` counts those that
+                are not finite.
             seed: 32 secret bytes of this client. A public seed would reveal the rounding, and with
                 it more of the input than the code says.
             step: protocol step; with ``section`` it selects the rounding stream (SPEC 7.3).
@@ -65,10 +66,9 @@ class Quantizer:
         Returns:
             uint32, shape (values.size,), in 0..levels.
 
-        Raises:
-            LocalProtocolError: a value is NaN or infinite.
-
         Guarantees:
+            Never fails because of a value: a NaN counts as 0 and an infinity as the clip, since a
+            refusal would tell the server something of the input (SPEC 7.1).
             Depends on the arguments only, so results do not depend on scheduling.
             |E[decoded] - clip(value)| <= 2**-32 * resolution, and |decoded - clip(value)| is
             below the resolution.
@@ -85,9 +85,8 @@ class Quantizer:
         self, values: NDArray[np.float64], words: NDArray[np.uint32]
     ) -> NDArray[np.float64]:
         """Return the codes of one block; `values` is overwritten."""
-        if not np.isfinite(values).all():
-            raise LocalProtocolError("input contains NaN or infinity; nothing was sent")
         np.clip(values, -self.clip, self.clip, out=values)
+        np.copyto(values, 0.0, where=np.isnan(values))
         values += self.clip
         values /= self.resolution
         values += words * 2.0**-32
@@ -110,6 +109,14 @@ class Quantizer:
             with variance at most count * resolution**2 / 4 a coordinate (SPEC 7.2).
         """
         return np.asarray(total, dtype=np.float64) * self.resolution - count * self.clip
+
+
+def repairs(values: NDArray[np.floating]) -> int:
+    """Return how many numbers `Quantizer.encode` replaces: NaN and infinities.
+
+    The count depends on private data, so it must not leave the client.
+    """
+    return int(np.size(values) - np.count_nonzero(np.isfinite(values)))
 
 
 def _rounding_words(seed: bytes, step: int, section: str, length: int) -> NDArray[np.uint32]:

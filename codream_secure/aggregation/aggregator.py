@@ -113,7 +113,7 @@ class Aggregator(ABC):
 
     Attributes:
         aborted_steps: steps that came to no sum.
-        unanswered_requests: how often a client refused a request or could not answer it.
+        unanswered_requests: how often a client refused a request.
         published: called with every encoded `SoftLabels` that clients are sent.
     """
 
@@ -204,8 +204,8 @@ class Aggregator(ABC):
     def _collect(self, call: Call, drops: DropSchedule) -> tuple[Inputs, DropSchedule]:
         """Send the broadcast, and return the answers and who falls silent when.
 
-        Only clients that will send an input compute one. A client that refuses the request, or
-        whose answer holds a NaN, is treated like a dropout before its input.
+        Only clients that will send an input compute one. A client that refuses the request is
+        treated like a dropout before its input.
         """
         active = self._attendance.members
         if not active:

@@ -12,6 +12,10 @@ import click
 from codream_secure.errors import UserError
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
+_FORGET = (
+    "A server can then ask again what this site has answered, and find what one site answered by "
+    "subtracting two sums. Forget?"
+)
 _EXAMPLES = """\b
 Examples:
   codream-secure deploy keys --client 0 --out keys
@@ -105,6 +109,35 @@ def check(*, as_json: bool, **options: object) -> None:
         for what, holds, told in found:
             click.echo(f"{'ok    ' if holds else 'WRONG '} {what}: {told}")
     sys.exit(0 if all(holds for _, holds, _ in found) else 1)
+
+
+@deploy.command()
+@click.argument("state", type=Path)
+def log(state: Path) -> None:
+    """Print what has left a site: its sessions, who asked, what it answered and refused, epsilon.
+
+    STATE is the site's state folder. No process may be using it.
+    """
+    from codream_secure.sites.site_log import lines  # noqa: PLC0415
+
+    for line in lines(state):
+        click.echo(line)
+
+
+@deploy.command()
+@click.argument("state", type=Path)
+@click.option("--yes", is_flag=True, help="do not ask")
+def forget(*, state: Path, yes: bool) -> None:
+    """Let a site answer again what earlier sessions asked: for its operator alone.
+
+    A second run with the same seed repeats its broadcasts and needs this. STATE is the site's
+    state folder. The log and what was spent stay.
+    """
+    from codream_secure.sites.contents import forget as forget_contents  # noqa: PLC0415
+
+    if not yes:
+        click.confirm(_FORGET, abort=True)
+    click.echo(f"{forget_contents(state)} requests forgotten; they can be asked again")
 
 
 @deploy.command()

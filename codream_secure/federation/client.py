@@ -1,9 +1,8 @@
 """One client of a run: its data and model stay here, and only what `answer` returns leaves it."""
 
 import dataclasses
-import math
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,9 @@ from codream_secure.aggregation.requests import (
     EvaluateRequest,
     LabelRequest,
     LabelTerms,
-    LocalSteps,
+    NoisyTerms,
     Request,
     StatisticsRequest,
-    Student,
     asked_labels,
     digest,
 )
@@ -29,71 +27,20 @@ from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.labels import label_contribution
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.errors import RequestRefused
+from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.learning.learner import Learner
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import LabelGrid, rotation
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.storage.checkpoint import ClientState
-from protocols.params import MAX_INPUT
 from protocols.primitives.keys import hkdf
-from protocols.quantization import CLIP_MAX, CLIP_MIN, Quantizer
+from protocols.quantization import Quantizer, repairs
 
 # Quantized sections by name.
 Answer = Mapping[str, NDArray[np.uint32]]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerRules:
-    """What a client is willing to answer; it refuses the rest before it computes anything.
-
-    Args:
-        max_bits: a request for more bits asks for precision that no sum needs.
-        max_local_steps: the most steps on the client's own copy of the dreams.
-        allow_feature_statistics: False under DP, where BatchNorm's memory is not private.
-        allow_weights: False under DP, where the number of examples is private.
-        noisy_labels_only: True under client-level DP, where nothing else may be released.
-    """
-
-    max_bits: int = 16
-    max_local_steps: int = 64
-    allow_feature_statistics: bool = True
-    allow_weights: bool = True
-    noisy_labels_only: bool = False
-
-    def check(self, request: Request) -> None:
-        """Raise RequestRefused for a request that these rules exclude."""
-        noisy = isinstance(request, LabelRequest) and request.labels.noisy is not None
-        if noisy != self.noisy_labels_only:
-            raise RequestRefused("labels with noise, and nothing else, go with client-level DP")
-        if request.weight_cap and not self.allow_weights:
-            raise RequestRefused("the number of examples is private under DP")
-        if not 0 <= request.weight_cap <= MAX_INPUT:
-            raise RequestRefused(f"weight cap {request.weight_cap} is outside 0..{MAX_INPUT}")
-        if isinstance(request, DreamRequest):
-            self._check_dreams(request)
-        if request.labels is not None:
-            self._check_quantizer(request.labels)
-
-    def _check_dreams(self, request: DreamRequest) -> None:
-        self._check_quantizer(request)
-        if request.student is not None:
-            self._check_quantizer(request.student)
-        self._check_local(request.local)
-        if request.bn_weight != 0 and not self.allow_feature_statistics:
-            raise RequestRefused("feature statistics are not private and not answered under DP")
-
-    def _check_quantizer(self, asked: DreamRequest | Student | LabelTerms) -> None:
-        # Written so that a NaN is refused: it is neither below nor above a bound.
-        if not CLIP_MIN <= asked.clip <= CLIP_MAX:
-            raise RequestRefused(f"clip {asked.clip} is outside [{CLIP_MIN}, {CLIP_MAX}]")
-        if not 1 <= asked.bits <= self.max_bits:
-            raise RequestRefused(f"{asked.bits} bits are outside 1..{self.max_bits}")
-
-    def _check_local(self, local: LocalSteps) -> None:
-        if not 1 <= local.count <= self.max_local_steps:
-            raise RequestRefused(f"{local.count} local steps are outside 1..{self.max_local_steps}")
-        if not 0 < local.size < math.inf:
-            raise RequestRefused(f"local steps of size {local.size}")
+# What a client contributes before it is quantized, by section.
+Values = Mapping[str, NDArray[np.floating]]
+_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -114,6 +61,10 @@ class Client:
     Attributes:
         teacher: the frozen copy.
         measure: returns the accuracy of its own model, 0..1; None if it has none to tell.
+        failed: is told of an error in a computation over private data. It raises unless it is
+            replaced: a simulation stops at errors of its code. Over machines a site only notes
+            them, and the client contributes zeros: a refusal would tell the server something.
+        repaired: numbers so far that were not finite, and counted as 0 or as the clip.
     """
 
     def __init__(
@@ -139,6 +90,8 @@ class Client:
             learner.frozen_copy(), StatisticsMemory(), adjustment, bf16=learner.bf16
         )
         self.measure: Callable[[], float | None] = lambda: None
+        self.failed: Callable[[Exception], None] = _raise
+        self.repaired = 0
         self._answered: set[bytes] = set()
 
     def freeze_teacher(self) -> None:
@@ -159,19 +112,48 @@ class Client:
             RequestRefused: the request is malformed, outside the rules, or was already answered in
                 this session (D1).
         """
+        return self.compute(self.admit(broadcast), broadcast, step)
+
+    def admit(self, broadcast: bytes) -> AskedOfClient:
+        """Check a request against the rules; nothing here depends on private data.
+
+        Args:
+            broadcast: the encoded request.
+
+        Returns:
+            The decoded request, for `compute`. It counts as answered from now on (D1).
+
+        Raises:
+            RequestRefused: see `answer`.
+        """
         request = decode_request(broadcast)
         self._check(request)
         seen = digest(broadcast)
         if seen in self._answered:
             raise RequestRefused("this broadcast was answered before in this session")
+        if isinstance(request, LabelRequest) and request.labels.noisy is not None:
+            self._charge_noisy(request, request.labels.noisy)
         self._answered.add(seen)
+        return request
+
+    def compute(self, request: AskedOfClient, broadcast: bytes, step: int) -> Answer:
+        """Answer an admitted request. It gives every section whatever the private data are.
+
+        Args:
+            request: from `admit`.
+            broadcast: the same, encoded.
+            step: protocol step; selects the rounding stream.
+
+        Returns:
+            As `answer`.
+        """
         match request:
             case DreamRequest():
                 return self._answer_dreams(request, step)
             case LabelRequest(labels=LabelTerms(noisy=None)):
-                return self._answer_labels(request, step)
+                return self._quantized(self._labels(request), request, step)
             case LabelRequest():
-                return self._answer_noisy_labels(request, step, seen)
+                return self._answer_noisy_labels(request, step, digest(broadcast))
             case StatisticsRequest():
                 return self._answer_statistics()
             case EvaluateRequest():
@@ -188,28 +170,38 @@ class Client:
         if self._statistics is None or not self._statistics.agrees(request):
             raise RequestRefused("statistics on terms that this client does not know")
 
+    def _charge_noisy(self, request: LabelRequest, asked: NoisyTerms) -> None:
+        """Charge one release of noisy labels, before anything of it is computed."""
+        length = LabelGrid(request.shape[0], request.labels.classes).length
+        if self._releases is None or asked.length != length:
+            raise RequestRefused("labels with noise on terms that this client does not know")
+        self._releases.take(asked)
+
+    def _attempt(self, compute: Callable[[], Values]) -> Values:
+        """Return what a computation over private data gives; nothing if it raises."""
+        try:
+            return compute()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
+            self.failed(error)
+            return {}
+
     def _answer_dreams(self, request: DreamRequest, step: int) -> Answer:
         """Return the loss gradient at the dreams, and their labels if these are asked for too."""
-        values = dict[str, NDArray[np.floating]](
-            dream_contribution(self.teacher, self._scale, request)
-        )
+        values = dict(self._attempt(lambda: dream_contribution(self.teacher, self._scale, request)))
         self.learner.work.trained += request.shape[0] * request.local.count
         if asked := asked_labels(request):
             values |= self._labels(asked)
         return self._quantized(values, request, step)
 
-    def _answer_labels(self, request: LabelRequest, step: int) -> Answer:
-        """Return soft labels of the dreams, without noise."""
-        return self._quantized(self._labels(request), request, step)
-
-    def _labels(self, request: LabelRequest) -> dict[str, NDArray[np.float64]]:
+    def _labels(self, request: LabelRequest) -> Values:
         self.learner.work.inferred += request.shape[0]
-        return label_contribution(self.teacher, self._scale, request)
+        return self._attempt(lambda: label_contribution(self.teacher, self._scale, request))
 
-    def _quantized(
-        self, values: Mapping[str, NDArray[np.floating]], request: Request, step: int
-    ) -> Answer:
-        """Weight the values of every section (D2), clip and quantize them."""
+    def _quantized(self, values: Values, request: Request, step: int) -> Answer:
+        """Weight the values of every section (D2), clip and quantize them.
+
+        A section that is missing or has another length is zero, and so is a NaN (SPEC 7.1).
+        """
         cap = request.weight_cap
         weight = min(self._examples, cap) if cap else 0
         answer = {}
@@ -218,12 +210,25 @@ class Client:
                 answer[name] = np.array([weight], np.uint32)
                 continue
             answer[name] = Quantizer(section.maximum, section.clip).encode(
-                _weighted(values[name], name, weight, cap),
+                _weighted(self._usable(values.get(name), section.length), name, weight, cap),
                 seed=self._rounding_seed,
                 step=step,
                 section=name,
             )
         return answer
+
+    def _usable(self, values: NDArray[np.floating] | None, length: int) -> NDArray[np.floating]:
+        """Return the values of a section, or zeros; count the numbers that are not finite."""
+        if values is None:
+            return np.zeros(length)
+        if values.shape != (length,):
+            self.failed(ValueError(f"a section of shape {values.shape}, not {(length,)}"))
+            return np.zeros(length)
+        if found := repairs(values):
+            if not self.repaired:
+                _log.warning("numbers that are not finite count as 0 or as the clip in answers")
+            self.repaired += found
+        return values
 
     def _answer_noisy_labels(self, request: LabelRequest, step: int, seen: bytes) -> Answer:
         """Return the labels of the dreams with this client's share of noise.
@@ -231,29 +236,33 @@ class Client:
         Guarantee:
             What all clients' parts sum to is private for whole clients as `ReleasePlan` says.
         """
-        asked, classes = request.labels.noisy, request.labels.classes
+        if (releases := self._releases) is None:
+            raise ValueError("there are no noisy labels")
+        classes = request.labels.classes
         grid = LabelGrid(request.shape[0], classes)
-        if self._releases is None or asked is None or grid.length != asked.length:
-            raise RequestRefused("labels with noise on terms that this client does not know")
-        # The release is counted before anything of it is computed.
-        self._releases.take(asked)
-        stack = self._labels(request)["labels"] + (0.5 - 1 / classes)
         key = hkdf(self._rounding_seed, "labels", step.to_bytes(8, "big"))
+        found = self._usable(self._labels(request).get("labels"), grid.dreams * classes)
+        stack = found.astype(np.float64) + (0.5 - 1 / classes)
         integers = grid.integers(stack, rotation(request), key)
-        return {"labels": self._releases.codes(integers, step, seen)}
+        return {"labels": releases.codes(integers, step, seen)}
 
     def _answer_statistics(self) -> Answer:
         """Return class sums of the client's own examples, with its share of noise."""
         if self._statistics is None:
             raise ValueError("there are no class means")
-        return {"statistics": self._statistics.codes()}
+        statistics = self._statistics
+        try:
+            return {"statistics": statistics.codes()}
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
+            self.failed(error)
+            # Its share of noise stays in the sum: the noise of the sum counts on it.
+            return {"statistics": statistics.noise()}
 
     def _answer_evaluation(self) -> Answer:
         """Return the model's accuracy and 1, or two zeros; see `EvaluateRequest`."""
-        found = self.measure()
-        if found is None:
-            return {"accuracy": np.zeros(2, np.uint32)}
-        return {"accuracy": np.array([round(found * EvaluateRequest.SCALE), 1], np.uint32)}
+        none = {"accuracy": np.zeros(2)}
+        found = self._attempt(lambda: none if (a := self.measure()) is None else _hits(a)) or none
+        return {"accuracy": found["accuracy"].astype(np.uint32)}
 
     def has_answered(self, broadcast: bytes) -> bool:
         """Tell whether a request was answered in this session."""
@@ -276,6 +285,21 @@ class Client:
         self.learner.restore(state.learner)
         self.teacher.memory.restore(state.memory, self._scale.low.device)
         self._answered = set(state.answered)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _hits(accuracy: float) -> Values:
+    """Return an accuracy as the integers of an `EvaluateRequest`.
+
+    Raises:
+        ValueError: it is no number from 0 to 1.
+    """
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"an accuracy of {accuracy}")
+    return {"accuracy": np.array([round(accuracy * EvaluateRequest.SCALE), 1.0])}
 
 
 def _weighted(

@@ -25,7 +25,8 @@ from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.teacher import logit_adjustment
 from codream_secure.errors import UserError
-from codream_secure.federation.client import AnswerRules, Client
+from codream_secure.federation.answer_rules import AnswerRules
+from codream_secure.federation.client import Client
 from codream_secure.federation.observer import Observer
 from codream_secure.learning.batches import BatchStream, local_stream
 from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearner

@@ -7,10 +7,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord
 from numpy.typing import NDArray
 
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import UserError
 from codream_secure.flower.mean_request import METRICS, UPDATE, WEIGHT, MeanRequest, SentArray
 from codream_secure.sites.policy import SitePolicy
 from protocols.client.step import Inputs
+from protocols.quantization import repairs
 from protocols.server.step import Finished
 
 
@@ -58,39 +59,42 @@ def integers(record: ArrayRecord) -> set[str]:
 
 
 def client_inputs(
-    request: MeanRequest, arrays: ArrayRecord | None, metrics: MetricRecord, seed: bytes
-) -> Inputs:
-    """Return a client's input to the sum.
+    request: MeanRequest, arrays: ArrayRecord, metrics: MetricRecord, seed: bytes
+) -> tuple[Inputs, int, list[str]]:
+    """Return a client's input to the sum, whatever its function returned.
+
+    A refusal would tell the server something of private data. So what is missing or has another
+    type or shape is zero, and a number that is not finite counts as 0 or as the clip (SPEC 7.1).
 
     Args:
         request: the request.
-        arrays: what training returned, with the request's names and shapes; None for evaluation.
+        arrays: what training returned, with the request's names and shapes; ignored for evaluation.
         metrics: the metrics that came with them.
         seed: 32 secret bytes for the rounding, used once.
 
     Returns:
         For each section uint32 numbers: the update (new minus sent values), the metrics that the
-        request names, the weight.
-
-    Raises:
-        RequestRefused: an array, a metric or the weight is missing, or has a wrong type or shape.
-        LocalProtocolError: a value is NaN or infinite.
+        request names, the weight. How many numbers were not finite. What was missing, in words.
     """
+    missing: list[str] = []
     inputs: dict[str, NDArray[np.uint32]] = {}
-    weight = _weight(request, metrics) if request.weight_cap else 0
-    if arrays is not None:
-        update = _update(request, arrays)
+    repaired = 0
+    weight = _weight(request, metrics, missing) if request.weight_cap else 0
+    if not request.evaluate:
+        update = _update(request, arrays, missing)
+        repaired += repairs(update)
         if request.weight_cap:
             update *= weight / request.weight_cap
         encode = request.quantizer.encode
         inputs[UPDATE] = encode(update, seed=seed, step=request.step, section=UPDATE)
     if request.metrics:
-        values = np.array([_metric(metrics, name) for name in request.metrics], np.float64)
+        values = np.array([_metric(metrics, name, missing) for name in request.metrics], np.float64)
+        repaired += repairs(values)
         encode = request.metric_quantizer.encode
         inputs[METRICS] = encode(values, seed=seed, step=request.step, section=METRICS)
     if request.weigh:
         inputs[WEIGHT] = np.array([weight], np.uint32)
-    return inputs
+    return inputs, repaired, missing
 
 
 def new_arrays(
@@ -144,27 +148,38 @@ def mean_metrics(request: MeanRequest, finished: Finished) -> dict[str, float]:
     return dict(zip(request.metrics, (total / count).tolist(), strict=True))
 
 
-def _update(request: MeanRequest, arrays: ArrayRecord) -> NDArray[np.float64]:
-    parts = []
-    for name, array in array_record(request).items():
-        if name not in arrays:
-            raise RequestRefused("training did not return every array that was sent")
-        if name in request.fixed:
-            continue
-        old, new = array.numpy(), arrays[name].numpy()
-        if old.shape != new.shape:
-            raise RequestRefused("training returned an array of another shape")
-        parts.append((new.astype(np.float64) - old).ravel())
-    return np.concatenate(parts)
+def _update(request: MeanRequest, arrays: ArrayRecord, missing: list[str]) -> NDArray[np.float64]:
+    """Return new minus sent values of the arrays that have a mean; zeros if one is amiss."""
+    try:
+        parts = [
+            _difference(array.numpy(), arrays[name].numpy())
+            for name, array in array_record(request).items()
+            if name not in request.fixed
+        ]
+    except Exception as error:  # noqa: BLE001 - an app may return anything
+        missing.append(f"no usable arrays: {type(error).__name__}: {error}")
+        return np.zeros(request.sections[0].length)
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _weight(request: MeanRequest, metrics: MetricRecord) -> int:
-    name = request.keys[2]
-    return min(max(0, int(_metric(metrics, name))), request.weight_cap)
+def _difference(old: NDArray[np.generic], new: NDArray[np.generic]) -> NDArray[np.float64]:
+    if old.shape != new.shape:
+        raise ValueError(f"an array of shape {new.shape}, not {old.shape}")
+    with np.errstate(invalid="ignore", over="ignore"):  # counted and repaired
+        return (new.astype(np.float64) - old.astype(np.float64)).ravel()
 
 
-def _metric(metrics: MetricRecord, name: str) -> float:
+def _weight(request: MeanRequest, metrics: MetricRecord, missing: list[str]) -> int:
+    examples = _metric(metrics, request.keys[2], missing)
+    return int(min(max(0.0, np.nan_to_num(examples)), request.weight_cap))
+
+
+def _metric(metrics: MetricRecord, name: str, missing: list[str]) -> float:
     value = metrics.get(name)
-    if not isinstance(value, int | float):
-        raise RequestRefused(f"the client has no metric {name!r} that is one number")
-    return float(value)
+    try:
+        if isinstance(value, int | float):
+            return float(value)
+    except OverflowError:
+        pass
+    missing.append(f"no metric {name!r} that is one number")
+    return 0.0

@@ -6,10 +6,12 @@ The server uses `SecureGrid`. ``--node-config`` needs ``client`` and ``state``, 
 model ``identity`` and ``roster``, as in `flower.client_app`.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+import msgspec
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from codream_secure.errors import RequestRefused
@@ -20,13 +22,14 @@ from codream_secure.flower.mean_request import (
     TRAIN,
     MeanRequest,
     decode_request,
+    encode_request,
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
+from codream_secure.sites.summand import Contribution
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client.step import Inputs
 from protocols.params import Task
 
 _SEED_SIZE = 32
@@ -64,7 +67,7 @@ class _Summand:
     def kinds(self) -> tuple[str, ...]:
         return TRAIN, EVALUATE
 
-    def task(self, broadcast: bytes, step: int) -> Task:
+    def task(self, broadcast: bytes, step: int, folder: StateFolder) -> Task:
         request = decode_request(broadcast)
         if request.run_config != dict(self.context.run_config):
             raise RequestRefused("the server has another run configuration than this client")
@@ -74,24 +77,29 @@ class _Summand:
         if self.message.metadata.message_type != wanted:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         check_numbers(request, self.policy)
+        self._check_weight_key(request.keys[2], folder)
+        weighed = folder.load(_WEIGHED)
+        if request.weigh and weighed not in {None, hashlib.sha256(broadcast).digest()}:
+            raise RequestRefused("the weight was told once in this session (D2)")
         return task_of(request, broadcast, step)
 
-    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
+    def content(self, broadcast: bytes) -> bytes:
+        return encode_request(msgspec.structs.replace(decode_request(broadcast), step=0))
+
+    def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         request = decode_request(broadcast)
-        self._check_weight_key(request.keys[2], folder)
-        if request.weigh and folder.load(_WEIGHED) is not None:
-            raise RequestRefused("the weight was told once in this session (D2)")
-        content = self._call(request)
-        arrays = None
-        if not request.evaluate:
-            arrays = next(iter(content.array_records.values()), None)
-            if arrays is None:
-                raise RequestRefused("training returned no arrays")
-        metrics = next(iter(content.metric_records.values()), MetricRecord())
-        found = client_inputs(request, arrays, metrics, os.urandom(_SEED_SIZE))
         if request.weigh:
-            folder.save(_WEIGHED, b"")
-        return found
+            folder.save(_WEIGHED, hashlib.sha256(broadcast).digest())
+        faults = []
+        try:
+            content = self._call(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
+            faults.append(f"the app's function raised {type(error).__name__}: {error}")
+            content = RecordDict()
+        arrays = next(iter(content.array_records.values()), ArrayRecord())
+        metrics = next(iter(content.metric_records.values()), MetricRecord())
+        inputs, repaired, missing = client_inputs(request, arrays, metrics, os.urandom(_SEED_SIZE))
+        return Contribution(inputs, repaired, (*faults, *missing))
 
     @staticmethod
     def _check_weight_key(key: str, folder: StateFolder) -> None:

@@ -160,6 +160,10 @@ class OwnClassMeans:
         """Return `contribution`; every call returns the same codes."""
         return contribution(self.images, self.labels, self.terms, self.key)
 
+    def noise(self) -> NDArray[np.uint32]:
+        """Return the codes of no examples: this client's share of noise alone."""
+        return contribution(self.images[:0], self.labels[:0], self.terms, self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassMeanImages:

@@ -146,7 +146,7 @@ def _protocol_rows(s: Summary) -> _Rows:
     if dreaming and dreaming.rolled_back:
         rows.append(("  WARNING", f"{dreaming.rolled_back} dream steps not finite, taken back"))
     if found.unanswered_requests:
-        rows.append(("  requests unanswered", f"{found.unanswered_requests} (refused, or NaN)"))
+        rows.append(("  requests unanswered", f"{found.unanswered_requests} (refused)"))
     return rows
 
 

@@ -88,7 +88,7 @@ class Protocol(Record, frozen=True):
         steps: sums that were started.
         aborted_steps: sums that too few clients stayed in.
         completed_share: fraction of the steps that came to a sum.
-        unanswered_requests: answers that a client refused, or that were not finite.
+        unanswered_requests: answers that a client refused.
     """
 
     secure: bool

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from codream_secure.aggregation.requests import AskedOfClient
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance
+from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
+from codream_secure.sites.summand import Compute
 from codream_secure.sites.wire import Ask, Begin, Hello, Images, Learn, Present, encode
-from protocols.client.step import Inputs
 from protocols.params import Task
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ class DreamSite(Site):
         self._remember(self._learner().learn_from(message))
         return b"done"
 
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
+    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
         def check(request: AskedOfClient, task: Task) -> None:
             check_task(self._site_policy, task)
             check_request(self._site_policy, request)
+            contents.admit(self._folder, contents.of_request(request))
 
         return self._learner().answer(message, check)
 
@@ -65,8 +66,18 @@ class DreamSite(Site):
         check_terms(self._site_policy, session.terms)
         own_model = self._settings.model is not None
         check_options(self._site_policy, options, own_model=own_model)
+        site_log.check_admission(self._folder, self._site_policy, message.session)
         self._charge(session, options)
-        self._erase_records(keep=allowance.RECORD)
+        self._erase_records()
+        epsilon, delta = options.get("dp_eps"), options.get("dp_delta")
+        private = isinstance(epsilon, float) and isinstance(delta, float)
+        site_log.begin(
+            self._folder,
+            session,
+            roster=self._roster_digest(),
+            epsilon=float(str(epsilon)) if private else 0.0,
+            delta=float(str(delta)) if private else 0.0,
+        )
         learner = StoredLearner.begin(self._settings, self._folder, session)
         self._remember(learner.session)
         return learner.present()

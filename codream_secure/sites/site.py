@@ -7,17 +7,20 @@ This module needs no PyTorch: importing it takes longer than all cryptography of
 needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 """
 
+import hashlib
 import logging
 import os
-from typing import Protocol, Self
+from typing import Self
 
 import msgspec
 
 from codream_secure.errors import RequestRefused
+from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
 from codream_secure.sites.stored_client import StoredClient, end_batches
+from codream_secure.sites.summand import Compute, Contribution, Summand
 from codream_secure.sites.wire import (
     NO_SESSION,
     VERSION,
@@ -51,28 +54,13 @@ from protocols.policy import Policy, most_colluders
 # Records in the site's folder: the session, and the last step whose inputs were computed, with
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
+# Records that outlive sessions.
+_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD})
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
 _log = logging.getLogger(__name__)
-
-
-class Summand(Protocol):
-    """What a site adds to a sum."""
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of sums that the site takes part in."""
-
-    def task(self, broadcast: bytes, step: int) -> Task:
-        """Return what is summed. It is cheap, since a repeated request calls it again.
-
-        Raises:
-            RequestRefused: the broadcast is for another step, or asks for what the site refuses.
-        """
-
-    def inputs(self, broadcast: bytes, folder: StateFolder) -> Inputs:
-        """Return the site's input, by section. It is called once for each broadcast."""
+_Asked = tuple[int, bytes]
 
 
 class Site:
@@ -127,7 +115,14 @@ class Site:
         return answer
 
     def _answer(self, message: Message) -> Answer:
-        """Answer a message, or say in one line why not."""
+        """Answer a message, or say in one line why not; the site's log counts refusals."""
+        answer = self._answer_or_refusal(message)
+        if answer.refused:
+            _log.warning("refused: %s", answer.refused)
+            site_log.record(self._folder, refused=1)
+        return answer
+
+    def _answer_or_refusal(self, message: Message) -> Answer:
         try:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
@@ -181,9 +176,13 @@ class Site:
         """Answer with the site's masked input."""
         client = self._client(message.batch)
         report = client.open_bundles(message.delivery) if message.delivery else None
-        task, inputs = self._contribution(message)
+        task, compute = self._contribution(message)
         try:
-            masked = client.masked_input(message.request, task, inputs)
+            # The client calls `compute` when nothing can refuse the step any more. For a repeated
+            # request it sends its stored answer.
+            masked = client.masked_input(
+                message.request, task, lambda: self._noted(task.kind, compute())
+            )
         except SecAggError as error:
             if not report:
                 raise
@@ -191,29 +190,43 @@ class Site:
             return Answer(report=report, refused=f"{type(error).__name__}: {error}")
         return Answer(masked, report=report or b"")
 
-    def _contribution(self, message: Ask) -> tuple[Task, Inputs]:
-        """Return what is summed and the site's input, which is computed once (D1, D5).
-
-        A repeated request gets no inputs: the client sends its stored answer again.
+    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
+        """Check a request; return what is summed, and what computes the site's input (D1, D5).
 
         Raises:
-            RequestRefused: an earlier step, or the last one with another broadcast; nothing is
-                computed then.
+            RequestRefused: an earlier step, or the last one with another broadcast, or what the
+                site refuses.
         """
         summand = self._own_summand
-        task = summand.task(message.broadcast, message.step)
+        task = summand.task(message.broadcast, message.step, self._folder)
         check_task(self._site_policy, task)
         asked = (task.step, task.broadcast_digest)
         stored = self._folder.load(_ASKED)
-        if stored is not None:
-            last = msgspec.msgpack.decode(stored, type=tuple[int, bytes])
-            if asked == last:
-                return task, {}
-            if task.step <= last[0]:
-                raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
-        inputs = summand.inputs(message.broadcast, self._folder)
-        self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
-        return task, inputs
+        last = (-1, b"") if stored is None else msgspec.msgpack.decode(stored, type=_Asked)
+        if asked != last and task.step <= last[0]:
+            raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
+
+        if asked != last:
+            contents.admit(self._folder, summand.content(message.broadcast))
+
+        def compute() -> Contribution:
+            if asked == last:  # the process died before its answer was stored
+                raise RequestRefused(f"the input of step {task.step} was computed before (D5)")
+            found = summand.contribute(message.broadcast, self._folder)
+            self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
+            return found
+
+        return task, compute
+
+    def _noted(self, kind: str, found: Contribution) -> Inputs:
+        """Return the input, and tell the operator alone what was repaired in it."""
+        for fault in found.faults:
+            _log.error("the site's part of a sum is zero: %s", fault)
+        if found.repaired:
+            _log.warning("%d numbers of an answer count as 0 or as the clip", found.repaired)
+        repaired = bool(found.faults or found.repaired)
+        site_log.record(self._folder, kind=kind, answered=1, repaired=int(repaired))
+        return found.inputs
 
     @property
     def _own_summand(self) -> Summand:
@@ -236,7 +249,9 @@ class Site:
         if not self._in_session(message.session):
             self._check_server(message, message.threat_model)
             check_terms(self._site_policy, terms)
+            site_log.check_admission(self._folder, self._site_policy, message.session)
             self._erase_records()
+            site_log.begin(self._folder, wanted, roster=self._roster_digest())
             self._remember(wanted)
         elif self._session != wanted:
             raise RequestRefused("the session is known, with other settings")
@@ -261,11 +276,16 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _erase_records(self, *, keep: str | None = None) -> None:
-        """Erase what an older session left in the folder."""
+    def _erase_records(self) -> None:
+        """Erase what an older session left in the folder, except what belongs to the identity."""
         for name in self._folder.names():
-            if name != keep:
+            if name not in _OF_IDENTITY:
                 self._folder.erase(name)
+
+    def _roster_digest(self) -> str:
+        """Return the digest of the roster in hex; empty without one."""
+        roster = self._settings.roster
+        return hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
 
     def _remember(self, session: Session) -> None:
         self._session = session

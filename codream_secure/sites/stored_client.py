@@ -3,7 +3,7 @@
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.durable import DurableClient, Reply, last_step
 from protocols.client.states import Party
-from protocols.client.step import Inputs
+from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
 from protocols.params import Task
 from protocols.primitives.keys import Entropy
@@ -126,7 +126,7 @@ class StoredClient:
         """After round 1: an encoded BundleReport if a bundle did not open."""
         return self._stored(self._client.open_bundles(delivery)) or None
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs) -> bytes:
+    def masked_input(self, request: bytes, task: Task, inputs: Inputs | Compute) -> bytes:
         """Round 2: from the encoded StepRequest to the encoded MaskedInput."""
         before = self._client.state
         reply = self._client.masked_input(request, task, inputs, above=self._answered())

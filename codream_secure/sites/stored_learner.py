@@ -9,24 +9,21 @@ import msgspec
 import numpy as np
 import torch
 
-from codream_secure.aggregation.aggregator import Call, FieldSum
+from codream_secure.aggregation.aggregator import Call
 from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import (
     AskedOfClient,
     EvaluateRequest,
-    LabelRequest,
     SoftLabels,
     asked_labels,
     digest,
     pixels,
 )
-from codream_secure.aggregation.sections import sections
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
-from codream_secure.dreaming.labels import label_mean, soft_targets
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.members import Federation
@@ -39,13 +36,12 @@ from codream_secure.runtime.seeds import generator
 from codream_secure.sites.history import after, asked, beginning
 from codream_secure.sites.run_terms import run_terms, unfit_for_machines
 from codream_secure.sites.session import Session, SiteSettings
+from codream_secure.sites.summand import Compute, Contribution, whatever_happens
+from codream_secure.sites.told_labels import targets
 from codream_secure.sites.wire import VERSION, Ask, Hello, Images, Learn, Present, dreaming_step
 from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client.step import Inputs
 from protocols.params import Task
-from protocols.primitives.field import PrimeField
-from protocols.primitives.packing import unpack
 
 # Records in the site's folder: the state between two rounds; what answering has changed since; how
 # many private training steps are charged.
@@ -145,11 +141,8 @@ class StoredLearner:
 
     def answer(
         self, message: Ask, check: Callable[[AskedOfClient, Task], None]
-    ) -> tuple[Task, Inputs]:
-        """Return what is summed and this site's input; the request is on disk by then.
-
-        A request that was answered before gets no inputs: the site's client sends its stored
-        answer again.
+    ) -> tuple[Task, Compute]:
+        """Check a request; return what is summed, and what computes this site's input.
 
         Raises:
             RequestRefused: the server and this site disagree on what the site has received, or
@@ -162,17 +155,26 @@ class StoredLearner:
             Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
         )
         check(request, task)
-        with one_core_each():
-            federation, _ = self._restored()
-            client = federation.members[self._settings.client].client
-            if client.has_answered(broadcast):
-                return task, {}
-            client.measure = lambda: self._accuracy(federation)
-            inputs = client.answer(broadcast, dreaming_step(message.step))
-        if (labels := asked_labels(request)) is not None:
-            self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
-        self._save_asked(client.state())
-        return task, inputs
+        federation, _ = self._restored()
+        client = federation.members[self._settings.client].client
+        # A repeated request comes here too, and gets the stored answer.
+        admitted = None if client.has_answered(broadcast) else client.admit(broadcast)
+        client.measure = lambda: self._accuracy(federation)
+        faults: list[str] = []
+
+        def compute() -> Contribution:
+            if admitted is None:  # the process died before its answer was stored
+                raise RequestRefused("this broadcast was answered before in this session")
+            with one_core_each():
+                # An error over private data must not show; the operator is told (`Contribution`).
+                client.failed = lambda error: faults.append(f"{type(error).__name__}: {error}")
+                inputs = client.compute(admitted, broadcast, dreaming_step(message.step))
+            if (labels := asked_labels(request)) is not None:
+                self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
+            self._save_asked(client.state())
+            return Contribution(inputs, client.repaired, tuple(faults))
+
+        return task, compute
 
     def _check_request(self, request: AskedOfClient, step: int) -> None:
         """Allow one evaluation a round, and only steps that have a rounding stream of their own.
@@ -201,8 +203,12 @@ class StoredLearner:
 
     def _warm_up(self, federation: Federation) -> None:
         learner = federation.members[self._settings.client].client.learner
-        for _ in range(warmup_steps(federation.config, federation.plan, federation.share)):
-            learner.local_step()
+
+        def train() -> None:
+            for _ in range(warmup_steps(federation.config, federation.plan, federation.share)):
+                learner.local_step()
+
+        whatever_happens(train)
 
     def _federation(self) -> Federation:
         """Build this site's part of the run, untrained.
@@ -242,8 +248,8 @@ class StoredLearner:
             client.learner.work = type(client.learner.work)(*later.learner.work)
         client.freeze_teacher()
         buffer = DreamBuffer(federation.config.learning.buffer)
-        for dreams, targets in state.buffer:
-            buffer.add(dreams, targets)
+        for dreams, labels in state.buffer:
+            buffer.add(dreams, labels)
         return federation, buffer
 
     def _save(self, state: ClientState, buffer: DreamBuffer) -> None:
@@ -271,7 +277,9 @@ class StoredLearner:
                 # This site missed the request, or answered an attempt that was aborted: it does
                 # not have these dreams.
                 continue
-            labelled = LabelledDreams(pixels(request), _targets(request, found, federation))
+            labelled = LabelledDreams(
+                pixels(request), targets(request, found, len(federation.roster))
+            )
             for batch in labelled.split(request.batches):
                 buffer.add(federation.scale.from_pixels(batch.pixels), batch.targets)
         settings = acquisition_settings(
@@ -279,7 +287,7 @@ class StoredLearner:
         )
         seed = federation.config.run.seed or 0
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
-        acquire(client.learner, buffer, settings, shuffle)
+        whatever_happens(lambda: acquire(client.learner, buffer, settings, shuffle))
         self._save(client.state(), buffer)
         return msgspec.structs.replace(self._after(message), rounds=message.round)
 
@@ -303,7 +311,7 @@ class StoredLearner:
             per_class = federation.per_class
             images = ClassMeanImages.decode(totals, message.count, plan.class_means, per_class)
             draw = generator(federation.config.run.seed or 0, "class images", settings.client)
-            learn_images(client.learner, images, federation.scale, draw)
+            whatever_happens(lambda: learn_images(client.learner, images, federation.scale, draw))
         self._warm_up(federation)
         self._save(client.state(), buffer)
         return msgspec.structs.replace(self._after(message), begun=True)
@@ -336,14 +344,3 @@ def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
             f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}"
         )
     return replace(data, spec=wanted)
-
-
-def _targets(request: LabelRequest, found: SoftLabels, federation: Federation) -> torch.Tensor:
-    """Decode summed labels to soft targets, one row for each dream."""
-    public = sections(request)
-    totals = {}
-    for section, packed in zip(public, found.totals, strict=True):
-        field = PrimeField.for_sum(len(federation.roster), section.maximum)
-        totals[section.name] = unpack(packed, field.bits, section.length)
-    mean = label_mean(FieldSum(totals, found.count, public), request)
-    return soft_targets(mean, request)

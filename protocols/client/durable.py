@@ -28,7 +28,7 @@ from protocols.client.states import (
     Start,
     State,
 )
-from protocols.client.step import Inputs
+from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError, RemoteProtocolError, SecAggError
 from protocols.messages import StepRequest
 from protocols.params import Task
@@ -113,7 +113,9 @@ class DurableClient:
         """After round 1; see `ClientSession.open_bundles`. An empty message is not sent."""
         return self._answer(OPEN_BUNDLES, delivery)
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> Reply:
+    def masked_input(
+        self, request: bytes, task: Task, inputs: Inputs | Compute, *, above: int = -1
+    ) -> Reply:
         """Round 2; see `ClientSession.masked_input`. A repeated request ignores the inputs."""
         asked = context.online(request, 0, task, self._party.batch.n, b"")
         key = messages.decode(request, StepRequest, self._party.batch).key

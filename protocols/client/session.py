@@ -31,7 +31,7 @@ from protocols.client.states import (
     State,
     Unmasked,
 )
-from protocols.client.step import Inputs
+from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
 from protocols.messages import (
     BundleDelivery,
@@ -212,14 +212,17 @@ class ClientSession:
         """
         return self.answer(OPEN_BUNDLES, delivery) or None
 
-    def masked_input(self, request: bytes, task: Task, inputs: Inputs, *, above: int = -1) -> bytes:
+    def masked_input(
+        self, request: bytes, task: Task, inputs: Inputs | Compute, *, above: int = -1
+    ) -> bytes:
         """Round 2: return the encoded MaskedInput for the encoded StepRequest.
 
         Args:
             request: the server's message. A refused one costs the keys that it names; one that
                 cannot be decoded costs the next keys.
             task: what the client takes the step to be, from the broadcast that it saw.
-            inputs: section name -> unsigned integers of shape (length,), each 0..maximum.
+            inputs: section name -> unsigned integers of shape (length,), each 0..maximum; or what
+                computes them, which is called after all checks.
             above: the last step that the client answered in other batches of the session. A step
                 number selects the rounding stream (SPEC 7.3) and must not be used twice.
 

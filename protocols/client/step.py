@@ -8,7 +8,7 @@ the message: a request that breaks a rule raises, and the session has already gi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -46,15 +46,20 @@ from protocols.seeds import Kind
 
 Inputs = Mapping[str, NDArray[np.unsignedinteger]]
 """Section name -> unsigned integers, shape (length,), each 0..maximum of the section."""
+Compute = Callable[[], Inputs]
+"""Computes the inputs. It is called after every check that can refuse the step (SPEC 6.3)."""
 
 
 # Round 2: masked input -------------------------------------------------------------------------
 
 
 def mask_input(
-    party: Party, state: Prepared, request: StepRequest, task: Task, inputs: Inputs
+    party: Party, state: Prepared, request: StepRequest, task: Task, inputs: Inputs | Compute
 ) -> Move:
     """Mask the input with the keys of one step, over the active set (SPEC 6.3).
+
+    Everything that can refuse the step comes before the inputs are computed: whether a client
+    answers must not depend on private data.
 
     Raises:
         LocalProtocolError: the input does not fit the task.
@@ -63,7 +68,6 @@ def mask_input(
     """
     if party.policy is not None:
         party.policy.check_task(task)
-    vectors = _checked_inputs(task, inputs)
     active = messages.decode_set(request.active, party.batch.roster)
     lost = _checked_lost(party, request, active)
     _check_active(party, state, request.key, active, lost)
@@ -73,12 +77,17 @@ def mask_input(
     on = context.online(
         state.off1, request.key, task, party.batch.n, request.active, lost=request.lost
     )
+    own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
+    pairs = {
+        peer: _pair_key(party, own, peer, state.mask_keys[peer][request.key], on)
+        for peer in active
+        if peer in state.mask_keys and peer not in lost
+    }
+    vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)
     total = masking.MaskedSum(task, party.batch.n, vectors)
     total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)
-    own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
-    for peer in (v for v in active if v in state.mask_keys and v not in lost):
-        public = state.mask_keys[peer][request.key]
-        total.add(_pair_key(party, own, peer, public, on), masking.pair_sign(party.client, peer))
+    for peer, key in pairs.items():
+        total.add(key, masking.pair_sign(party.client, peer))
     fields = task.fields(party.batch.n)
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
     held = {u: keys.held[u] for u in active if u in keys.held and u not in lost}

@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from secagg_helpers import (
     Run,
     fixed_entropy,
@@ -47,6 +48,7 @@ from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
+from protocols.quantization import Quantizer
 from protocols.rounds import Credentials
 
 FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
@@ -487,6 +489,26 @@ def expansion() -> dict[str, object]:
     return {"key": key.hex(), "hkdf_label_empty_a_bc": derived, "cases": cases}
 
 
+def quantization() -> dict[str, object]:
+    seed, cases = bytes(range(32)), []
+    values = ["0.0", "0.25", "-0.3", "1.5", "-1.5", "1e300", "nan", "inf", "-inf"]
+    for levels, clip in [(1, 1.0), (15, 1.0), (255, 0.5), (65535, 1024.0), (1 << 24, 2.0**-20)]:
+        for step, section in [(0, "gradient"), (2**63, "labels")]:
+            numbers = np.array([float(x) for x in values])
+            codes = Quantizer(levels, clip).encode(numbers, seed=seed, step=step, section=section)
+            cases.append(
+                {
+                    "maximum": levels,
+                    "clip": clip,
+                    "step": step,
+                    "section": section,
+                    "values": values,
+                    "codes": codes.tolist(),
+                }
+            )
+    return {"seed": seed.hex(), "cases": cases}
+
+
 def _expanded(key: bytes, bits: int, length: int) -> list[int]:
     return prg.expand(key, PrimeField(bits), length).tolist()
 
@@ -505,6 +527,7 @@ VECTORS = {
     "lost.json": lost,
     "malicious.json": malicious,
     "malicious_batch.json": malicious_steps,
+    "quantization.json": quantization,
     "ring.json": ring,
     "ring_batch.json": ring_steps,
     "widths.json": widths,

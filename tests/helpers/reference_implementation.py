@@ -9,6 +9,7 @@ among wrong shares (3.7), evidence (6.10) and the ledger (6.7).
 
 import hashlib
 import hmac
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -638,6 +639,26 @@ class Reference:
                     key = hkdf(shared, "pair", u64(min(u, v)), u64(max(u, v)), bound)
                     keys.append((-1 if u > v else 1, key))
         return {s.name: self._add(summed[s.name], keys, i, s) for i, s in enumerate(step.sections)}
+
+
+# -- 7 quantization ----------------------------------------------------------------------------
+
+
+def rounding_key(seed: bytes, step: int, name: str) -> bytes:
+    """SPEC 7.3."""
+    return hkdf(seed, "rounding", u64(step), name.encode())
+
+
+def quantized(values: list[float], maximum: int, clip: float, key: bytes) -> list[int]:
+    """SPEC 7.1, with the rounding stream of a key."""
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    resolution = 2 * clip / maximum
+    found = []
+    for value in values:
+        r = int.from_bytes(stream.update(bytes(4)), "little") * 2.0**-32
+        x = 0.0 if math.isnan(value) else min(max(value, -clip), clip)
+        found.append(min(maximum, math.floor((x + clip) / resolution + r)))
+    return found
 
 
 # -- negative cases ----------------------------------------------------------------------------

@@ -64,6 +64,9 @@ FAULTS = tests("faults_of_others")
 EVIDENCE = tests("evidence")
 BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
+STEP = tests("client/step")
+SITES = ("tests/codream_secure/sites/test_answers.py",)
+MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
 
 CLIENT = "protocols/client/session.py"
 OFFLINE = "protocols/client/offline.py"
@@ -125,13 +128,13 @@ MUTATIONS = [
         "current=signed, cohort=signed.survivors", "current=signed", MALICIOUS,
     ),
     # Masked input
-    refusal("keys are unspent", CLIENT_STEP, "request.key not in state.unused", MACHINES),
+    refusal("keys are unspent", CLIENT_STEP, "key not in state.unused", MACHINES),
     Mutation("keys are spent", CLIENT_STEP, " if later > key}", "}", BATCHES),
     refusal("|A| at the client", CLIENT_STEP, "len(active) < party.batch.threshold", MACHINES),
     refusal("self in the active set", CLIENT_STEP, "party.client not in active", MACHINES),
     refusal(
         "shares held of all active", CLIENT_STEP,
-        "not set(active) <= {*held, *state.non_neighbours}", MACHINES,
+        "not set(active) - lost <= {*held, *state.non_neighbours}", MACHINES,
     ),
     Mutation(
         "cohorts shrink", CLIENT_STEP,
@@ -351,9 +354,8 @@ MUTATIONS = [
         "lost = isinstance(state, CollectingShares) and state.seeds.doubts", BLAME,
     ),
     Mutation(
-        "reports of those who are gone", SERVER,
-        "{u: others & there for u, others in self._reports.items() if u in there}",
-        "self._reports", BLAME,
+        "reports of those who are gone", SERVER_STEP,
+        "(pair for pair in lost if present.issuperset(pair))", "lost", LOST,
     ),
     Mutation(
         "unknown senders are not remembered", SERVER,
@@ -392,7 +394,7 @@ MUTATIONS = [
             ("the step", "u64(key), u64(task.step)", "(u64(key),)"),
             ("the kind", "task.kind.encode(), ", ""),
             ("the active set", "sections, active, ", "sections, "),
-            ("the broadcast", ", task.broadcast_digest)", ")"),
+            ("the broadcast", "pairs, task.broadcast_digest", "pairs"),
             ("the clip", ', struct.pack(">d", section.clip)', ""),
         ]
     ),
@@ -402,8 +404,8 @@ MUTATIONS = [
     Mutation("t > n/2", "protocols/params.py", "self.n // 2 + 1, self.n", "1, self.n", PARTS),
     Mutation("sums cannot wrap", "protocols/primitives/field.py",
              "if field.p > largest:", "if True:", PACKING),
-    refusal("NaN and infinity", "protocols/quantization.py",
-            "not np.isfinite(values).all()", QUANTIZER),
+    Mutation("NaN counts as zero", "protocols/quantization.py",
+             "np.copyto(values, 0.0, where=np.isnan(values))", "pass", QUANTIZER),
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
     # Evidence (SPEC 6.10)
@@ -451,6 +453,20 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
+    # Whether a site answers depends on nothing private
+    Mutation("inputs are computed after all checks", CLIENT_STEP,
+             "vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)",
+             "vectors = _checked_inputs(task, inputs)", STEP),
+    Mutation("a client's error adds zeros", "codream_secure/federation/client.py",
+             "            self.failed(error)\n            return {}", "            raise", SITES),
+    Mutation("a model that cannot be trained is kept", "codream_secure/sites/summand.py",
+             '        _log.exception("training stopped; the model stays as it is by now")',
+             "        raise", SITES),
+    Mutation("an app's error adds zeros", "codream_secure/flower/secure_mod.py",
+             "            content = RecordDict()", "            raise", MOD),
+    Mutation("a missing metric is zero", "codream_secure/flower/mean.py",
+             "missing.append(f\"no metric {name!r} that is one number\")",
+             'raise ValueError("no metric")', MOD),
     refusal("shape of a request", "codream_secure/aggregation/decoding.py",
             "min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape)",
             ("tests/codream_secure/test_fuzz_requests.py",)),

@@ -294,6 +294,8 @@ def test_a_report_ends_with_its_batch():
     run.server.receive(9, run.clients[9]._party.wrap(run.server.keys.off1, report))
     assert run.server.candidates == tuple(range(9))
     assert run.server._barred == set()
+    request = next(iter(run.server.begin_step(run.task).values()))
+    assert messages.decode(request, StepRequest, TEN.batch).lost == ()  # 9 is in none of them
 
 
 def test_bundles_are_delivered_before_the_first_step_in_the_malicious_model():

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import ConfigError, LocalProtocolError
+from protocols.errors import ConfigError
 from protocols.primitives.field import PrimeField
-from protocols.quantization import CLIP_MAX, CLIP_MAX_RATIO, CLIP_MIN, Quantizer, next_clip
+from protocols.quantization import CLIP_MAX, CLIP_MAX_RATIO, CLIP_MIN, Quantizer, next_clip, repairs
 
 SEED = bytes(range(32))
 
@@ -58,10 +58,15 @@ def test_variance_of_a_sum_is_within_the_documented_bound():
     assert 0.9 * bound < decoded.var() < 1.1 * bound
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_refused(bad):
-    with pytest.raises(LocalProtocolError, match="NaN or infinity"):
-        encode(Quantizer(15, 1.0), [0.0, bad])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_nan_counts_as_zero_and_infinity_as_the_clip(dtype):
+    """A refusal would tell the server something of the input (SPEC 7.1)."""
+    quantizer = Quantizer(255, 0.5)
+    broken = np.tile(np.array([0.25, np.nan, np.inf, -np.inf], dtype), 500)
+    repaired = np.tile(np.array([0.25, 0.0, 0.5, -0.5], dtype), 500)
+    assert (encode(quantizer, broken) == encode(quantizer, repaired)).all()
+    assert repairs(broken) == 1500
+    assert repairs(repaired) == 0
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,12 @@ def drawn(params: AggregationParams, seed: int):
         }
         for u in params.roster
     }
+
+
+@pytest.mark.parametrize("case", FILES["quantization.json"]["cases"], ids=lambda c: c["maximum"])
+def test_the_reference_quantizes_alike(case):
+    """NaN and infinity included: they are repaired, not refused (SPEC 7.1)."""
+    seed = bytes.fromhex(FILES["quantization.json"]["seed"])
+    key = reference.rounding_key(seed, case["step"], case["section"])
+    values = [float(x) for x in case["values"]]
+    assert reference.quantized(values, case["maximum"], case["clip"], key) == case["codes"]

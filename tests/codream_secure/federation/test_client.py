@@ -23,7 +23,8 @@ from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.teacher import Teacher, dream_gradient
 from codream_secure.errors import RequestRefused
-from codream_secure.federation.client import AnswerRules, Client
+from codream_secure.federation.answer_rules import AnswerRules
+from codream_secure.federation.client import Client
 from codream_secure.learning.compute import Work
 from codream_secure.models.build import build_model
 from protocols.quantization import Quantizer

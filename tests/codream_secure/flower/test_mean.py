@@ -22,7 +22,7 @@ def test_the_error_of_a_mean_is_within_the_stated_variance():
         new = draw.uniform(-0.9, 0.9, 1000)
         arrays = ArrayRecord({"w": Array(new)})
         metrics = MetricRecord({"num-examples": weight})
-        inputs = client_inputs(request, arrays, metrics, bytes([client]) * 32)
+        inputs, *_ = client_inputs(request, arrays, metrics, bytes([client]) * 32)
         total += inputs["update"].astype(np.int64)
         exact += weight * new / sum(weights)
     finished = Finished({"update": total.astype(np.uint32)}, tuple(range(5)))

@@ -31,6 +31,20 @@ def test_bad_step_requests_are_refused(key, active, match):
     refused(run, Phase.MASKED_INPUT, StepRequest(key, bitmap(*active)), match)
 
 
+def test_inputs_are_computed_when_nothing_can_refuse_the_step_any_more():
+    """Whether a client answers must not depend on private data (SPEC 6.3)."""
+    run, called = Run(PARAMS, Phase.SHARE_KEYS), []
+    inputs = run.inputs[ME]
+    run.inputs[ME] = lambda: called.append(ME) or inputs
+    refused(run, Phase.MASKED_INPUT, StepRequest(1, bitmap(*PARAMS.roster)), "never made")
+    assert not called
+    run = Run(PARAMS, Phase.SHARE_KEYS)
+    run.inputs[ME] = lambda: called.append(ME) or inputs
+    run.begin()
+    run.answer(ME, Phase.MASKED_INPUT)
+    assert called == [ME]
+
+
 @pytest.mark.parametrize(
     ("survivors", "match"),
     [

@@ -112,6 +112,9 @@ class Vector:
     def __init__(self, site):
         self._site = site
 
+    def content(self, broadcast):
+        return b""  # every step is its own
+
     def task(self, broadcast, step):
         _, length = json.loads(broadcast)
         return Task(

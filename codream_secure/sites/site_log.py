@@ -1,0 +1,162 @@
+"""A site's own record of its sessions: it limits how many begin, and tells what has left the site.
+
+It outlives sessions and stays in the state folder; `codream-secure deploy log` prints it.
+"""
+
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.sites.policy import SitePolicy
+from codream_secure.sites.session import Session
+from codream_secure.storage.state_folder import StateFolder
+
+RECORD: Final = "log"
+_DAY = 86_400.0
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as its site remembers it.
+
+    Attributes:
+        session: 32 bytes that the server chose.
+        began: seconds since 1970, by the site's own clock.
+        model, clients, threshold: the terms.
+        roster: digest of the public keys, in hex; empty without a roster. Nobody else is known to
+            have asked.
+        answered: how many sums the site answered, by kind.
+        repaired, refused: how many answers it repaired, and messages it refused.
+        epsilon, delta: charged for the whole session; 0: without DP.
+    """
+
+    session: bytes
+    began: float
+    model: str
+    clients: int
+    threshold: int
+    roster: str = ""
+    answered: dict[str, int] = {}
+    repaired: int = 0
+    refused: int = 0
+    epsilon: float = 0.0
+    delta: float = 0.0
+
+
+def entries(folder: StateFolder) -> list[Entry]:
+    """Return the sessions of a site, the oldest first."""
+    kept = folder.load(RECORD)
+    return [] if kept is None else msgspec.msgpack.decode(kept, type=list[Entry])
+
+
+def check_admission(folder: StateFolder, policy: SitePolicy, session: bytes) -> None:
+    """Refuse one session more than the policy admits, unless the operator has listed it.
+
+    Raises:
+        RequestRefused: the limit for a day or in total is reached; the reason names the session.
+    """
+    if session.hex() in policy.sessions:
+        return
+    known, today = entries(folder), time.time() - _DAY
+    for name, count in (
+        ("sessions_per_day", sum(one.began > today for one in known)),
+        ("sessions_total", len(known)),
+    ):
+        if count >= getattr(policy, name):
+            raise RequestRefused(
+                f"{count} sessions have begun and {name} = {getattr(policy, name)}; to admit this "
+                f"one, the site's operator adds {session.hex()} to sessions in the policy"
+            )
+
+
+def begin(
+    folder: StateFolder,
+    session: Session,
+    *,
+    roster: str = "",
+    epsilon: float = 0.0,
+    delta: float = 0.0,
+) -> None:
+    """Store that a session begins; arguments as the attributes of `Entry`."""
+    terms = session.terms
+    new = Entry(
+        session=session.session,
+        began=time.time(),
+        model=terms.threat_model,
+        clients=terms.clients,
+        threshold=terms.threshold,
+        roster=roster,
+        epsilon=epsilon,
+        delta=delta,
+    )
+    _save(folder, [*entries(folder), new])
+
+
+def record(
+    folder: StateFolder,
+    *,
+    kind: str = "",
+    answered: int = 0,
+    refused: int = 0,
+    repaired: int = 0,
+) -> None:
+    """Add to the counts of the newest session; without a session nothing is stored.
+
+    Args:
+        folder: of the site.
+        kind: of the sum that was answered.
+        answered: answers more.
+        refused: refusals more.
+        repaired: repaired answers more.
+    """
+    known = entries(folder)
+    if not known:
+        return
+    last = known[-1]
+    counts = dict(last.answered)
+    if answered:
+        counts[kind] = counts.get(kind, 0) + answered
+    changed = msgspec.structs.replace(
+        last,
+        answered=counts,
+        refused=last.refused + refused,
+        repaired=last.repaired + repaired,
+    )
+    _save(folder, [*known[:-1], changed])
+
+
+def lines(path: Path) -> list[str]:
+    """Return what an operator reads of a site's sessions.
+
+    Args:
+        path: of the site's state folder.
+
+    Raises:
+        UserError: there is no such folder, it is in use, or its log is damaged.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is no state folder: give the one in state=... of --node-config")
+    with StateFolder(path) as folder:
+        try:
+            found = entries(folder)
+        except msgspec.DecodeError as error:
+            raise UserError(f"the log in {path} is damaged: {error}") from None
+    return [line for one in found for line in _told(one)] or ["no session has begun here"]
+
+
+def _told(one: Entry) -> list[str]:
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.began))
+    who = f"roster {one.roster[:16]}" if one.roster else "no roster, so anybody may have asked"
+    sums = ", ".join(f"{kind} {count}" for kind, count in sorted(one.answered.items()))
+    cost = f"epsilon {one.epsilon:g}, delta {one.delta:g}" if one.epsilon else "without DP"
+    return [
+        f"{at}  session {one.session.hex()}",
+        f"  {one.model}, threshold {one.threshold} of {one.clients} sites, {who}",
+        f"  answered: {sums or 'nothing'}; repaired {one.repaired}, refused {one.refused}; {cost}",
+    ]
+
+
+def _save(folder: StateFolder, found: list[Entry]) -> None:
+    folder.save(RECORD, msgspec.msgpack.encode(found))

@@ -1,0 +1,64 @@
+"""What a site adds to a sum: checked by public facts alone, then computed whatever happens."""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from codream_secure.storage.state_folder import StateFolder
+from protocols.client.step import Inputs
+from protocols.params import Task
+
+_log = logging.getLogger(__name__)
+
+
+class Contribution(NamedTuple):
+    """A site's input to a sum, and what had to be repaired; only the input leaves the site.
+
+    Attributes:
+        inputs: by section.
+        repaired: how many numbers were not finite, or missing.
+        faults: errors of the computation, a line each. They may quote private data.
+    """
+
+    inputs: Inputs
+    repaired: int = 0
+    faults: tuple[str, ...] = ()
+
+
+Compute = Callable[[], Contribution]
+
+
+class Summand(Protocol):
+    """What a site adds to a sum."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of sums that the site takes part in."""
+
+    def task(self, broadcast: bytes, step: int, folder: StateFolder) -> Task:
+        """Return what is summed. It is cheap, since a repeated request calls it again.
+
+        Raises:
+            RequestRefused: the broadcast is for another step, or asks for what the site refuses.
+                Nothing here may depend on private data.
+        """
+
+    def content(self, broadcast: bytes) -> bytes:
+        """Return what is asked without its counters, which is answered in one session alone.
+
+        Empty: it may be asked in every session.
+        """
+
+    def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
+        """Return the site's input. It is called once for each broadcast, and raises nothing.
+
+        What cannot be computed is zero: a refusal would tell the server something.
+        """
+
+
+def whatever_happens(train: Callable[[], object]) -> None:
+    """Train, and tell the site's operator alone if that fails: the server must not notice."""
+    try:
+        train()
+    except Exception:  # noqa: BLE001 - whatever it is, it must not show
+        _log.exception("training stopped; the model stays as it is by now")

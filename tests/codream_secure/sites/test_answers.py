@@ -1,0 +1,116 @@
+"""What a site sends depends on public facts: whatever its data and model are, it answers alike."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import torch
+from machines import OPTIONS
+
+from codream_secure.models.build import build_model
+from codream_secure.sites import wire
+from protocols import messages
+
+RUN = {**OPTIONS, "rounds": 1, "dreams": 4, "dream_steps": 1, "models": "linear"}
+SITE = 1
+
+
+def broken_model(what):
+    """Return a function that builds a linear model which fails in the named way."""
+
+    class Broken(torch.nn.Module):
+        def __init__(self, spec):
+            super().__init__()
+            self.inner = build_model("linear", spec, norm="batch", seed=0)
+            if what == "nan":
+                for parameter in self.inner.parameters():
+                    torch.nn.init.constant_(parameter, torch.nan)
+
+        def forward(self, x):
+            if what == "raises":
+                raise RuntimeError("a model that raises")
+            if what == "wrong shape":
+                return self.inner(x)[:, :3]
+            return self.inner(x)
+
+    return Broken
+
+
+def changed(data, what, draw):
+    """Return a site's private data: all, random, constant, of one class, or one example."""
+    x, y = data.x_train[:40], data.y_train[:40]
+    if what == "random":
+        x = draw.random(x.shape).astype(x.dtype)
+    elif what == "constant":
+        x = np.zeros_like(x)
+    elif what == "one class":
+        x, y = (part[data.y_train == 3][:12] for part in (data.x_train, data.y_train))
+    elif what == "two examples":
+        x, y = x[:2], y[:2]
+    return replace(data, x_train=x, y_train=y, x_test=data.x_test[:20], y_test=data.y_test[:20])
+
+
+def session(machines, data, monkeypatch, folder, *, what="usual"):
+    """Run a session; return what the sites answered, masked inputs by their sizes alone."""
+    there = machines()
+    there.folder = there.folder.with_name(folder)
+    real, own = there.settings, changed(data, what, np.random.default_rng(0))
+    there.settings = lambda site: replace(
+        real(site), load=lambda: own if site == SITE else changed(data, "usual", None), whole=True
+    )
+    if what in {"raises", "nan", "wrong shape"}:
+        make, original = broken_model(what), build_model
+
+        def build(name, spec, **options):
+            lies = there.asked == SITE
+            return make(spec) if lies else original(name, spec, **options)
+
+        monkeypatch.setattr("codream_secure.federation.members.build_model", build)
+    answers, carry = [], there.carry
+
+    def one_by_one(sent):
+        found = {}
+        for site, message in sent.items():
+            there.asked = site
+            found |= carry({site: message})
+            answers.append((site, seen(wire.decode(message), wire.decode_answer(found[site]))))
+        there.asked = None
+        return found
+
+    there.carry, there.asked = one_by_one, None
+    secrets = itertools.count()
+    entropy = SimpleNamespace(urandom=lambda n: next(secrets).to_bytes(n, "big"))
+    for module in ("site", "coordinator"):
+        monkeypatch.setattr(f"codream_secure.sites.{module}.os", entropy)
+    rounds = list(there.coordinator(RUN).rounds())
+    assert [one.learned for one in rounds] == [4]
+    assert not there.running.sites.refused
+    return answers
+
+
+def seen(asked, answer):
+    if isinstance(asked, wire.Ask):
+        masked = msgspec.msgpack.decode(answer.data, type=messages.MaskedInput)
+        return masked.key, *map(len, masked.sections), answer.report, answer.key_exchange
+    return type(asked).__name__, answer
+
+
+# A model of a wrong shape, or one that raises, is a user-defined one.
+PRIVATE = ["random", "constant", "one class", "two examples", "nan", "raises", "wrong shape"]
+
+
+def test_sessions_over_different_private_data_look_alike(machines, data, monkeypatch, caplog):
+    """Non-interference, with the same entropy: equal messages in the same order.
+
+    Equal byte for byte but for the masked sections. Before, a NaN, a model that raised, and a
+    loss that overflowed were refusals, and the server heard of them.
+    """
+    usual = session(machines, data, monkeypatch, "usual")
+    masked = [answer for _, answer in usual if isinstance(answer[0], int)]
+    assert len(masked) >= 8
+    for what in PRIVATE:
+        assert session(machines, data, monkeypatch, what, what=what) == usual, what
+    assert "a model that raises" in caplog.text
+    assert "count as 0 or as the clip" in caplog.text
