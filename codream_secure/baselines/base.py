@@ -36,7 +36,11 @@ class BaselineSettings:
         moon_temperature: MOON's tau. Paper: 0.5.
         generator_steps: FedGen's optimizer steps on its generator per round.
         generator_weight: of FedGen's loss on generated features. Paper: 1 at first.
-        messenger: architecture of the small common model (FML, FedKD, FedMRL).
+        messenger: architecture of the small common model (messenger, FML, FedKD, FedMRL).
+        messenger_weight: method messenger: of the divergence between the two models.
+        messenger_temperature: method messenger: of that divergence.
+        messenger_mix: method messenger: whether the private model follows the messenger on
+            cut-mixed pictures too.
         fml_private: FML's alpha, the private model's share of cross-entropy. HtFLlib's runs: 0.5.
         fml_common: FML's beta, the common model's share of cross-entropy. HtFLlib's runs: 0.5.
         feature_width: features before the classifier where architectures differ in it, for
@@ -62,6 +66,9 @@ class BaselineSettings:
     generator_steps: int = 20
     generator_weight: float = 1.0
     messenger: str = "lenet5"
+    messenger_weight: float = 1.0
+    messenger_temperature: float = 2.0
+    messenger_mix: bool = True
     fml_private: float = 0.5
     fml_common: float = 0.5
     feature_width: int = 64

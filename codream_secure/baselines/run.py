@@ -28,6 +28,7 @@ from codream_secure.baselines.fedtgp import FedTGP
 from codream_secure.baselines.fml import FML
 from codream_secure.baselines.independent import Independent
 from codream_secure.baselines.lgfedavg import LGFedAvg
+from codream_secure.baselines.messenger_pairs import MessengerPairs
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
 from codream_secure.config.methods import (
@@ -69,6 +70,7 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "fedgh": FedGH,
     "fedtgp": FedTGP,
     PRIVATE_SUMS: DistributedDpSgd,
+    "messenger": MessengerPairs,
     "independent": Independent,
     "centralized": Centralized,
 }

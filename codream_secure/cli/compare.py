@@ -78,8 +78,8 @@ Examples:
     "--messenger",
     default="lenet5",
     show_default=True,
-    help="architecture of the small common model that fml, fedkd and fedmrl train beside the "
-    "clients' own",
+    help="architecture of the small common model that messenger, fml, fedkd and fedmrl train "
+    "beside the clients' own",
 )
 @click.option(
     "--sizes",

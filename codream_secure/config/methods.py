@@ -8,13 +8,15 @@ from codream_secure.errors import UserError
 DREAMING = ("codream", "codream-fast", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
 # Models of any architecture; what clients send is only ever summed, so masks can hide it.
-PEERS = ("fd", "lg-fedavg", "fml", "fedkd", "fedproto", "fedmrl")
+PEERS = ("fd", "lg-fedavg", "fml", "fedkd", "fedproto", "fedmrl", "messenger")
 # These send a row for each class that a client has; rows count alike, whatever --weights says.
 CLASS_ROWS = ("fd", "fedproto")
 # The server trains on what single clients send, so masks cannot hide it.
 SINGLE = ("fedgh", "fedtgp")
 # These train a small common model beside the clients' own.
-WITH_MESSENGER = ("fml", "fedkd", "fedmrl")
+WITH_MESSENGER = ("fml", "fedkd", "fedmrl", "messenger")
+# These train the clients' models with the run's own optimizer, as dreaming methods do.
+OWN_OPTIMIZER = ("independent", "messenger")
 SUMMING = (*MODEL_AVERAGING, *PEERS)
 PRIVATE_SUMS = "dpsgd-secure"
 OTHERS = (*SINGLE, "fedgen", "avgkd", "independent", "centralized")

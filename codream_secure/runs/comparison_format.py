@@ -13,7 +13,7 @@ class PlanRecord(Record, frozen=True):
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     options: dict[str, bool | int | float | str | None]
-    settings: dict[str, int | float | str]
+    settings: dict[str, int | float | bool | str]
     match: Match
     trials: int
     target: float | None
