@@ -102,9 +102,9 @@ DISCLOSURES = (
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "
         "survivors' quantized model updates (SCAFFOLD: also of the changes of their control "
-        "variates; LG-FedAvg: of the classifiers alone; messenger, FML, FedKD, FedMRL: of the small "
-        "common model alone; with `--weights examples` each times its weight, and the sum of the "
-        "weights)",
+        "variates; LG-FedAvg: of the classifiers alone; messenger, FML, FedKD, FedMRL: of the "
+        "small common model alone; with `--weights examples` each times its weight, and the sum of "
+        "the weights)",
         "every round",
         lambda summary: _sums_masked(summary) and not _sums_rows(summary),
     ),
