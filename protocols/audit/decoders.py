@@ -39,7 +39,7 @@ from protocols.messages import (
 from protocols.params import AggregationParams
 from protocols.phases import DropSchedule, Phase
 from protocols.primitives.packing import pack, packed_size, unpack
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 _T = TypeVar("_T")
 

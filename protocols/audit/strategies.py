@@ -23,7 +23,7 @@ from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
 from protocols.policy import Policy
 from protocols.primitives.keys import Entropy, SigningKey
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 Vectors = dict[str, NDArray[np.unsignedinteger]]
 

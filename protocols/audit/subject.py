@@ -13,7 +13,8 @@ from protocols.driver import AggregationResult, run_aggregation
 from protocols.params import AggregationParams
 from protocols.phases import DropSchedule
 from protocols.primitives.keys import Entropy
-from protocols.rounds import Credentials, Tap
+from protocols.rounds import Tap
+from protocols.signing import Credentials
 
 
 class Aggregate(Protocol):

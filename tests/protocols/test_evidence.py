@@ -20,8 +20,8 @@ from protocols.errors import CryptoError, DecodeError, LocalProtocolError, Remot
 from protocols.messages import EvidenceRequest, ShareEvidence, UnmaskShares
 from protocols.phases import Phase
 from protocols.policy import Policy
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 
 def bitmap(*members):
