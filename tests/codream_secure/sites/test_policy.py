@@ -183,9 +183,6 @@ ELSEWHERE = {
     "sessions_per_day": "test_site_log",
     "sessions_total": "test_site_log",
     "sessions": "test_site_log",
-    "returns": "",
-    "small_differences": "",
-    "answer_every": "",
 }
 
 
