@@ -179,7 +179,7 @@ class Summary(Record, frozen=True, omit_defaults=True):
     resumed: int
     iterations: float
     dreaming: Dreaming | None
-    baseline: dict[str, int | float | str] | None
+    baseline: dict[str, int | float | bool | str] | None
     protocol: Protocol
     accuracy: Accuracy
     privacy: Guarantee | None
