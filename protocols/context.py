@@ -14,12 +14,7 @@ from functools import lru_cache
 
 from protocols.params import BatchParams, Section, Task
 from protocols.primitives.field import PrimeField
-from protocols.primitives.keys import VERSION, frame
-
-
-def u64(value: int) -> bytes:
-    """Return 8 bytes, big-endian. Raises OverflowError outside 0..2^64 - 1."""
-    return value.to_bytes(8, "big")
+from protocols.primitives.keys import VERSION, digest, frame, u64
 
 
 @lru_cache(maxsize=8)
@@ -130,8 +125,3 @@ def survivors(on: bytes, bitmap: bytes) -> bytes:
 def _section(section: Section, field: PrimeField) -> bytes:
     numbers = (section.length, section.maximum, field.bits, field.p)
     return frame(section.name.encode(), *map(u64, numbers), struct.pack(">d", section.clip))
-
-
-def digest(label: str, *items: bytes) -> bytes:
-    """Return SHA-256 of a label and an unambiguous list of byte strings (SPEC 3.1)."""
-    return hashlib.sha256(frame(VERSION, label.encode(), *items)).digest()

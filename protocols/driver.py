@@ -18,7 +18,8 @@ from protocols.errors import LocalProtocolError, SecAggError
 from protocols.params import AggregationParams, BatchParams, Ring, Task, Terms
 from protocols.phases import NO_DROPS, OPEN_BUNDLES, DropSchedule, Phase, phase_of
 from protocols.primitives.keys import Entropy
-from protocols.rounds import Ask, Credentials, Direction, Part, Rounds, Tap
+from protocols.rounds import Ask, Direction, Part, Rounds, Tap
+from protocols.signing import Credentials
 
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
 

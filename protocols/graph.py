@@ -11,11 +11,10 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from protocols.context import u64
 from protocols.errors import ConfigError
 from protocols.pairs import Pairs, peers
 from protocols.params import BatchParams, Ring
-from protocols.primitives.keys import VERSION, frame
+from protocols.primitives.keys import VERSION, frame, u64
 
 Clients = tuple[int, ...]
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from protocols.context import u64
 from protocols.params import Task
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
-from protocols.primitives.keys import KeyPair, hkdf
+from protocols.primitives.keys import KeyPair, hkdf, u64
 
 
 def mask_key_pair(seed: bytes, client: int, key: int, off0: bytes) -> KeyPair:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from protocols.errors import LocalProtocolError, NotEnoughSurvivors, SecAggError
@@ -20,8 +19,7 @@ from protocols.graph import Clients
 from protocols.key_batch import KeyBatch
 from protocols.params import BatchParams, Task, Terms
 from protocols.phases import OPEN_BUNDLES, Phase, Stage, phase_of
-from protocols.policy import Policy
-from protocols.primitives.keys import Entropy, SigningKey
+from protocols.primitives.keys import Entropy
 from protocols.server.session import ServerSession
 from protocols.server.step import Finished
 
@@ -44,29 +42,6 @@ Ask = Callable[[Sequence[Part]], Sequence[Mapping[int, bytes]]]
 Parts that are asked together share it: a BundleDelivery goes with a batch's first StepRequest, the
 next exchange with a step's first and last round. A client that opened all bundles answers b"".
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What the clients of the malicious model have: a signing key each, and one policy.
-
-    Args:
-        keys: client -> signing key.
-        policy: the bounds of every client.
-    """
-
-    keys: Mapping[int, SigningKey]
-    policy: Policy = field(default_factory=Policy)
-
-    def identities(self, roster: Clients) -> tuple[bytes, ...]:
-        """Return the public keys in roster order.
-
-        Raises:
-            LocalProtocolError: a client has no key.
-        """
-        if not set(roster) <= set(self.keys):
-            raise LocalProtocolError("a client has no signing key")
-        return tuple(self.keys[u].public for u in roster)
 
 
 class Rounds:

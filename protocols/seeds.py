@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, islice
 
-from protocols.context import digest, u64
 from protocols.errors import CryptoError
 from protocols.primitives import decoding, shamir
-from protocols.primitives.keys import hkdf
+from protocols.primitives.keys import digest, hkdf, u64
 
 # The sets to leave out grow exponentially with the wrong shares. After this many attempts the seed
 # counts as lost, so that a few liars cannot keep the server busy for ever.
@@ -23,6 +22,11 @@ class Kind(enum.StrEnum):
 
     MASK_KEY = "mask key"
     SELF_MASK = "self mask"
+
+
+def place(key: int, kind: Kind) -> int:
+    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
+    return 2 * key + (kind is Kind.SELF_MASK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +123,6 @@ def _all_subsets(xs: tuple[int, ...], threshold: int) -> Iterator[tuple[int, ...
         *before, last = xs[: threshold + left_out]
         for gone in combinations(before, left_out):
             yield (*(x for x in before if x not in gone), last)
-
-
-def place(key: int, kind: Kind) -> int:
-    """Return the place of a step's share or commitment of a kind, of 2M (SPEC 3.5, 3.7)."""
-    return 2 * key + (kind is Kind.SELF_MASK)
 
 
 def commit_all(leaves: Iterable[bytes]) -> bytes:

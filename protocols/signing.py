@@ -1,13 +1,17 @@
-"""Signed uploads of the malicious model (SPEC 3.11, 5.1)."""
+"""Signing keys and signed uploads of the malicious model (SPEC 3.11, 5.1)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from protocols import messages
-from protocols.context import digest, u64
-from protocols.errors import CryptoError
+from protocols.errors import CryptoError, LocalProtocolError
+from protocols.graph import Clients
 from protocols.messages import Message, Signed, Upload
 from protocols.params import BatchParams, Task
-from protocols.primitives.keys import SigningKey, verify
+from protocols.policy import Policy
+from protocols.primitives.keys import SigningKey, digest, u64, verify
 
 
 def wrap(identity: SigningKey | None, client: int, context: bytes, message: Message) -> bytes:
@@ -51,3 +55,26 @@ def check(
 
 def _statement(client: int, context: bytes, body: bytes) -> bytes:
     return digest("signed", context, u64(client), body)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the clients of the malicious model have: a signing key each, and one policy.
+
+    Args:
+        keys: client -> signing key.
+        policy: the bounds of every client.
+    """
+
+    keys: Mapping[int, SigningKey]
+    policy: Policy = field(default_factory=Policy)
+
+    def identities(self, roster: Clients) -> tuple[bytes, ...]:
+        """Return the public keys in roster order.
+
+        Raises:
+            LocalProtocolError: a client has no key.
+        """
+        if not set(roster) <= set(self.keys):
+            raise LocalProtocolError("a client has no signing key")
+        return tuple(self.keys[u].public for u in roster)

@@ -22,10 +22,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import codream_secure.cli.simulate
-from codream_secure.baselines.methods import parse_method
 from codream_secure.cli.main import cli
 from codream_secure.compare import comparison
 from codream_secure.config.combinations import inapplicable
+from codream_secure.config.methods import parse_method
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.data import DATASET_NAMES, InputSpec

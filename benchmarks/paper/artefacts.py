@@ -13,8 +13,8 @@ from benchmarks.paper.printed import FIGURE_4, TABLE_1, TABLE_2, TABLE_5, Printe
 from benchmarks.paper.rows import Artefact, Column, Row
 from benchmarks.paper.scales import QUICK, SETTINGS, Options, Scale
 from benchmarks.shared.federations import Outcome
-from codream_secure.baselines.methods import parse_method
 from codream_secure.compare.results import headline
+from codream_secure.config.methods import parse_method
 
 # What a run is read for, after its reported round ------------------------------------------------
 

@@ -10,8 +10,8 @@ from benchmarks.paper.printed import Printed
 from benchmarks.paper.scales import Options
 from benchmarks.shared.federations import Outcome, baseline_cell, dream
 from benchmarks.shared.grid import Cell, Grid
-from codream_secure.baselines.methods import parse_method
 from codream_secure.compare.plan import cost_of
+from codream_secure.config.methods import parse_method
 from codream_secure.runs.commands import command_line
 
 MEASURED = "measured"

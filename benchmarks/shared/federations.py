@@ -11,10 +11,10 @@ from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.shared.grid import Cell, Grid
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import Budget
 from codream_secure.compare.results import figures, means
+from codream_secure.config.methods import parse_method
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.federation.run import Run

@@ -22,7 +22,8 @@ from protocols.errors import NotEnoughSurvivors
 from protocols.phases import DropSchedule, Phase
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
-from protocols.rounds import Credentials, Tap
+from protocols.rounds import Tap
+from protocols.signing import Credentials
 
 
 class SecureAggregator(Aggregator):

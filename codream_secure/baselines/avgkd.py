@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party, frozen
-from codream_secure.baselines.exchange import send
+from codream_secure.baselines.clear import send
 from codream_secure.baselines.tensors import tensors_of
 
 

@@ -36,9 +36,25 @@ class BaselineSettings:
         moon_temperature: MOON's tau. Paper: 0.5.
         generator_steps: FedGen's optimizer steps on its generator per round.
         generator_weight: of FedGen's loss on generated features. Paper: 1 at first.
-        messenger: architecture of the small common model (FML, FedKD, FedMRL).
+        messenger: architecture of the small common model (messenger, FML, FedKD, FedMRL).
+        messenger_weight: method messenger: of the divergence between the two models.
+        messenger_temperature: method messenger: of that divergence.
+        messenger_mix: method messenger: whether the private model follows the messenger on
+            cut-mixed pictures too.
         fml_private: FML's alpha, the private model's share of cross-entropy. HtFLlib's runs: 0.5.
         fml_common: FML's beta, the common model's share of cross-entropy. HtFLlib's runs: 0.5.
+        feature_width: features before the classifier where architectures differ in it, for
+            methods that share features or classifiers. HtFLlib: 512.
+        fd_weight: FD's weight of distillation. HtFLlib: 1.
+        proto_weight: FedProto's lambda. Paper: 1, for CIFAR-10 0.1. HtFLlib's runs: 10.
+        head_epochs: FedGH's passes over the class means at the server. HtFLlib: 1 to 100.
+        server_rate: of the server's SGD in FedGH and FedTGP. HtFLlib: 0.01.
+        tgp_weight: FedTGP's lambda. HtFLlib's runs: 10.
+        tgp_margin: FedTGP's largest margin, tau. Paper: 100.
+        tgp_epochs: FedTGP's passes over the class means at the server. Paper: 100.
+        kd_energy_first, kd_energy_last: share of squared singular values that FedKD keeps in the
+            first and in the last round. Paper: 0.95, 0.98.
+        mrl_width: FedMRL's features of the common model, at most a client's own. HtFLlib: 128.
     """
 
     local_epochs: int = 5
@@ -50,8 +66,22 @@ class BaselineSettings:
     generator_steps: int = 20
     generator_weight: float = 1.0
     messenger: str = "lenet5"
+    messenger_weight: float = 1.0
+    messenger_temperature: float = 2.0
+    messenger_mix: bool = True
     fml_private: float = 0.5
     fml_common: float = 0.5
+    feature_width: int = 64
+    fd_weight: float = 1.0
+    proto_weight: float = 1.0
+    head_epochs: int = 100
+    server_rate: float = 0.01
+    tgp_weight: float = 10.0
+    tgp_margin: float = 100.0
+    tgp_epochs: int = 100
+    kd_energy_first: float = 0.95
+    kd_energy_last: float = 0.98
+    mrl_width: int = 128
 
 
 # The loss of one step: takes images and labels of a minibatch, returns a scalar.
@@ -238,6 +268,14 @@ def last_layer(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def replace_last_layer(model: nn.Module, layer: nn.Module) -> None:
+    """Put another layer in the place of the classifier, in place."""
+    old = last_layer(model)
+    name = next(n for n, module in model.named_modules() if module is old)
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, layer)
+
+
 class Representation:
     """Records the input of a model's classifier at each forward pass, until it is closed.
 
@@ -258,6 +296,21 @@ class Representation:
     def close(self) -> None:
         """Remove the hook."""
         self._handle.remove()
+
+
+def observed(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the classifier's input for images, float, shape (B, features), and the logits."""
+    caught = Representation(model)
+    try:
+        logits: Tensor = model(x)
+    finally:
+        caught.close()
+    return caught.value, logits
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the classifier's input for images, float, shape (B, features)."""
+    return observed(model, x)[0]
 
 
 def frozen(models: Iterable[nn.Module]) -> list[nn.Module]:

@@ -4,7 +4,7 @@ A round is one request to each client, one update from each client, and the new 
 client. The first model follows from a public seed, so it is not sent.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codream_secure.aggregation.aggregator import AVERAGING, Aggregator, FieldSum, Meters
+from codream_secure.aggregation.aggregator import Aggregator, Answer, FieldSum, Meters
 from codream_secure.aggregation.decoding import decode_model_request
-from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.requests import (
     VERSION,
     GradientRequest,
@@ -24,10 +23,10 @@ from codream_secure.aggregation.requests import (
     digest,
     encode,
 )
-from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.baselines.methods import Method
+from codream_secure.baselines.clear import ModelUpdate
 from codream_secure.baselines.tensors import Tensors, float_bytes, to_codes, zeros
+from codream_secure.config.methods import Method
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
@@ -45,15 +44,6 @@ _FULL = 32
 _DEVIATIONS = 6.0
 
 
-class ModelUpdate(msgspec.Struct, frozen=True, array_like=True, tag="model_update"):
-    """What a client sends in the clear at full precision: float32 tensors and its weight."""
-
-    version: int
-    round: int
-    tensors: tuple[bytes, ...]
-    weight: int
-
-
 @dataclass(slots=True)
 class ModelExchange:
     """Moves models between clients and server, and counts the bytes.
@@ -63,23 +53,24 @@ class ModelExchange:
         settings: roster, threshold, dropouts.
         meters: receive bytes and seconds.
         seed: of the run; keys the rounding of quantized numbers.
-        session: 32 public bytes, fresh for every run.
         weights: examples by client id, which weight the mean; None: all clients count alike.
 
     Attributes:
-        aggregator: sums quantized updates; None: updates travel as float32, which masks cannot
-            hide.
+        aggregator: sums quantized updates; whoever makes it calls `answers`. None: updates travel
+            as float32, which masks cannot hide.
         aborted: steps in which too few clients stayed.
+        included: clients in the last mean.
     """
 
     method: Method
     settings: AggregationSettings
     meters: Meters
     seed: int
-    session: bytes
     weights: Mapping[int, int] | None
     aggregator: Aggregator | None = field(init=False, default=None)
     aborted: int = field(init=False, default=0)
+    included: int = field(init=False, default=0)
+    _fixed: Mapping[str, float] | None = field(init=False, default=None)
     _delivered: bytes = field(init=False, default=b"")
     _scales: dict[str, float] = field(init=False, default_factory=dict)
     _compute: Compute | None = field(init=False, default=None)
@@ -87,30 +78,38 @@ class ModelExchange:
         init=False, default=None
     )
 
-    def __post_init__(self) -> None:
-        answers = {c: _Answer(self, c) for c in self.settings.roster}
-        if self.method.secure:
-            self.aggregator = SecureAggregator(
-                answers, self.settings, self.meters, session=self.session, kinds=AVERAGING
-            )
-        elif self.method.up != _FULL:
-            self.aggregator = PlainAggregator(answers, self.settings, self.meters)
+    def answers(self) -> dict[int, Answer]:
+        """Return the clients as the aggregator calls them, by client id."""
+        return {c: _Answer(self, c) for c in self.settings.roster}
 
-    def mean_update(self, number: int, state: Mapping[str, Tensor], compute: Compute) -> Tensors:
+    @property
+    def quantized(self) -> bool:
+        """Whether updates travel as integers, which can be summed under masks."""
+        return self.method.up != _FULL
+
+    def mean_update(
+        self,
+        number: int,
+        state: Mapping[str, Tensor],
+        compute: Compute,
+        scales: Mapping[str, float] | None = None,
+    ) -> Tensors:
         """Return the mean of the clients' updates; zeros if the step was aborted.
 
         Args:
             number: of the round.
             state: the tensors that clients start from; an update has the same names and shapes.
             compute: a client's work.
+            scales: clips of quantized tensors by name; None: they follow earlier means.
         """
         if self.aggregator is None:
             updates = self.updates(number, state, compute)
-            return self._mean(updates) if updates else zeros(state)
-        self._compute = compute
+            return self.mean(updates) if updates else zeros(state)
+        self._compute, self._fixed = compute, scales
         request = self._request(number, state)
         try:
             answer = self.aggregator.sum(request)
+            self.included = answer.count
             return self._decoded(answer, request, state)
         except StepAborted:
             self.aborted += 1
@@ -139,13 +138,15 @@ class ModelExchange:
             found = dict(zip(there, in_parallel(compute, there), strict=True))
         for client, update in found.items():
             weight = 1 if self.weights is None else self.weights[client]
-            packed = tuple(float_bytes(update[name]) for name in state)
+            packed = tuple(map(float_bytes, update.values()))
             size = len(msgspec.msgpack.encode(ModelUpdate(VERSION, number, packed, weight)))
             content = sum(map(len, packed))
             ledger.record(Phase.MASKED_INPUT, "up", size, client=client, payload=content)
+        self.included = len(found)
         return found
 
-    def _mean(self, updates: Mapping[int, Tensors]) -> Tensors:
+    def mean(self, updates: Mapping[int, Tensors]) -> Tensors:
+        """Return the mean of updates as the server computes it, weighted if clients are."""
         weights = {c: 1 if self.weights is None else self.weights[c] for c in updates}
         total = sum(weights.values())
         names = next(iter(updates.values())).keys()
@@ -192,12 +193,13 @@ class ModelExchange:
         quantized = self.aggregator is not None
         if quantized and not self._scales:
             self._scales = {name: _first_scale(value) for name, value in state.items()}
+        scales = self._scales if self._fixed is None else self._fixed
         return ModelRequest(
             version=VERSION,
             round=number,
             model=model,
             sizes=tuple(value.numel() for value in state.values()) if quantized else (),
-            scales=tuple(self._scales.values()),
+            scales=tuple(scales.values()) if quantized else (),
             bits=self.method.up,
             weight_cap=self._cap if quantized else 0,
         )
@@ -321,22 +323,6 @@ class _Answer:
 
     def __call__(self, broadcast: bytes, step: int) -> dict[str, NDArray[np.uint32]]:
         return self.exchange.answer(self.client, broadcast, step)
-
-
-def send(
-    meters: Meters, tensors: Iterable[Tensor], *, client: int, down: bool, number: int
-) -> None:
-    """Count one float32 model that is sent to one client (``down``) or by one client."""
-    packed = tuple(float_bytes(value) for value in tensors)
-    size = len(encode(ModelState(VERSION, number, _FULL, packed)))
-    phase = "broadcast" if down else Phase.MASKED_INPUT.value
-    meters.ledger.record(
-        phase,
-        "down" if down else "up",
-        size,
-        client=client,
-        payload=sum(map(len, packed)),
-    )
 
 
 def _first_scale(value: Tensor) -> float:

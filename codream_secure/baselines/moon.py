@@ -10,6 +10,7 @@ from codream_secure.baselines.base import (
     Party,
     Penalty,
     Representation,
+    features,
     frozen,
 )
 from codream_secure.baselines.fedavg import FedAvg
@@ -63,13 +64,3 @@ class Moon(FedAvg):
             return settings.moon_weight * -F.log_softmax(torch.stack([near, far]), dim=0)[0].mean()
 
         return penalty, None
-
-
-def features(model: nn.Module, x: Tensor) -> Tensor:
-    """Return the classifier's input for images, float, shape (B, features)."""
-    caught = Representation(model)
-    try:
-        model(x)
-    finally:
-        caught.close()
-    return caught.value

@@ -8,19 +8,37 @@ from typing import Any
 
 from torch import nn
 
+from codream_secure.aggregation.aggregator import AVERAGING, Aggregator
+from codream_secure.aggregation.plain import PlainAggregator
+from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.baselines.avgkd import AvgKD
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
 from codream_secure.baselines.centralized import Centralized
 from codream_secure.baselines.dpsgd import DistributedDpSgd
 from codream_secure.baselines.exchange import ModelExchange
+from codream_secure.baselines.fd import FD
 from codream_secure.baselines.fedavg import FedAvg
 from codream_secure.baselines.fedgen import FedGen
+from codream_secure.baselines.fedgh import FedGH
+from codream_secure.baselines.fedkd import FedKD
+from codream_secure.baselines.fedmrl import FedMRL
+from codream_secure.baselines.fedproto import FedProto
 from codream_secure.baselines.fedprox import FedProx
+from codream_secure.baselines.fedtgp import FedTGP
 from codream_secure.baselines.fml import FML
 from codream_secure.baselines.independent import Independent
-from codream_secure.baselines.methods import PEERS, PRIVATE_SUMS, WITH_MESSENGER, Method
+from codream_secure.baselines.lgfedavg import LGFedAvg
+from codream_secure.baselines.messenger_pairs import MessengerPairs
 from codream_secure.baselines.moon import Moon
 from codream_secure.baselines.scaffold import Scaffold
+from codream_secure.config.methods import (
+    CLASS_ROWS,
+    PEERS,
+    PRIVATE_SUMS,
+    SINGLE,
+    WITH_MESSENGER,
+    Method,
+)
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -43,14 +61,22 @@ _FAMILIES: dict[str, type[Baseline]] = {
     "moon": Moon,
     "fedgen": FedGen,
     "avgkd": AvgKD,
+    "lg-fedavg": LGFedAvg,
     "fml": FML,
+    "fedkd": FedKD,
+    "fedmrl": FedMRL,
+    "fd": FD,
+    "fedproto": FedProto,
+    "fedgh": FedGH,
+    "fedtgp": FedTGP,
     PRIVATE_SUMS: DistributedDpSgd,
+    "messenger": MessengerPairs,
     "independent": Independent,
     "centralized": Centralized,
 }
 # These exchange nothing, or exchange models that may differ in architecture. Of several
 # architectures `centralized` trains the first, that of the server's student.
-_ANY_MODELS = (*PEERS, "avgkd", "independent", "centralized")
+_ANY_MODELS = (*PEERS, *SINGLE, "avgkd", "independent", "centralized")
 # These run under --dp-eps: by DP-SGD at every client, or by noisy sums.
 _PRIVATE = ("fedavg", "independent", PRIVATE_SUMS)
 
@@ -98,10 +124,9 @@ class BaselineRun(Run):
             self._aggregation_settings(key_steps=1),
             self._meters,
             seed=self._seed,
-            session=os.urandom(32),
             weights=self._weights(),
         )
-        self.aggregator = self.exchange.aggregator
+        self.aggregator = self.exchange.aggregator = self._aggregator()
         self._clients = {c: self._party(c) for c in self.federation.roster}
         parties = Parties(self.federation, settings, self.exchange, self._meters, self._clients)
         with one_core_each():
@@ -153,6 +178,16 @@ class BaselineRun(Run):
         """Return the one model for all; None: the method has none."""
         return self.baseline.server_model()
 
+    def _aggregator(self) -> Aggregator | None:
+        """Return what sums the updates; None: they travel as float32, each on its own."""
+        exchange = self.exchange
+        answers, settings = exchange.answers(), exchange.settings
+        if self.method.secure:
+            return SecureAggregator(
+                answers, settings, self._meters, session=os.urandom(32), kinds=AVERAGING
+            )
+        return PlainAggregator(answers, settings, self._meters) if exchange.quantized else None
+
     def _work(self) -> Sequence[Work]:
         return [party.work for party in self._clients.values()]
 
@@ -162,7 +197,7 @@ class BaselineRun(Run):
         return Party(client, batches, per_epoch * self.settings.local_epochs, Work())
 
     def _weights(self) -> dict[int, int] | None:
-        if self.config.learning.weights == "equal":
+        if self.config.learning.weights == "equal" or self.method.family in CLASS_ROWS:
             return None
         return {c: len(self.federation.examples(c).y) for c in self.federation.roster}
 

@@ -33,8 +33,9 @@ Examples:
     default="codream,codream-fast,fedavg,fedavg-secure,independent",
     show_default=True,
     help="comma-separated: codream, codream-fast, fedmd (labelled noise), avgkd, fedgen, "
-    "independent, centralized; fedavg, fedprox, scaffold, moon, fml, each also with -secure "
-    "(masked), -8bit or -secure-8bit as suffix",
+    "fedgh, fedtgp, independent, centralized; fedavg, fedprox, scaffold, moon, and for models of "
+    "any kind fd, lg-fedavg, fml, fedkd, fedproto, fedmrl, each also with -secure (masked), -8bit "
+    "or -secure-8bit as suffix",
 )
 @click.option("--seeds", default="0", show_default=True, help="comma-separated seeds of runs")
 @click.option(
@@ -77,7 +78,8 @@ Examples:
     "--messenger",
     default="lenet5",
     show_default=True,
-    help="architecture of the small common model that fml trains beside the clients' own",
+    help="architecture of the small common model that messenger, fml, fedkd and fedmrl train "
+    "beside the clients' own",
 )
 @click.option(
     "--sizes",

@@ -8,9 +8,7 @@ from typing import Any
 import click
 
 from codream_secure.config.aliases import ALIASES, current_names, option
-from codream_secure.config.defaults import described_default
-from codream_secure.config.options import Setting, settings
-from codream_secure.config.settings import load_toml
+from codream_secure.config.settings import Setting, described_default, load_toml, settings
 
 Command = Callable[..., None]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.plan import MAX_ROUNDS, Budget, Plan, cost_of
 from codream_secure.compare.results import figures, means
+from codream_secure.config.methods import OWN_OPTIMIZER, parse_method
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import UserError
@@ -147,7 +147,7 @@ class Comparison:
         self._progress.start(f"{name}, seed {seed}", 1)
         if not method.dreams:
             settings = self.plan.settings
-            if method.family == "independent":
+            if method.family in OWN_OPTIMIZER:
                 config = scaled(config, factor)
             rate = settings.learning_rate * factor
             settings = dataclasses.replace(settings, learning_rate=rate)

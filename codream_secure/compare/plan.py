@@ -8,8 +8,8 @@ from typing import get_args
 import msgspec
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import Method, parse_method
 from codream_secure.config.combinations import FAST_ONLY, PIXELS_ONLY, inapplicable
+from codream_secure.config.methods import Method, parse_method
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -24,7 +24,7 @@ class Plan:
     """What is compared.
 
     Args:
-        methods: names (`baselines.methods`).
+        methods: names (`config.methods`).
         seeds: one run of each method is made with each.
         options: settings of `simulate`, by flat name.
         settings: of the baselines.

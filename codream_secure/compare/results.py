@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from codream_secure.baselines.methods import Method
+from codream_secure.config.methods import Method
 from codream_secure.runs.comparison_format import Cell, Figures, Means
 from codream_secure.runs.formats import Row, Summary
 
@@ -36,6 +36,9 @@ def figures(method: Method, rows: Sequence[Row], summary: Summary, target: float
         accuracy_validated=headline(chosen, method) if privacy is None else None,
         clients_std=summary.accuracy.clients_std,
         server=last.server,
+        personal=sum(last.personal) / len(last.personal) if last.personal else None,
+        largest_class=summary.largest_class,
+        single_owner_classes=summary.single_owner_classes,
         bytes_up=summary.bytes.per_client_up,
         bytes_down=summary.bytes.per_client_down,
         bytes_to_target=_bytes_to(target, rows, method),

@@ -26,8 +26,8 @@ from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelStat
 from codream_secure.aggregation.sections import sections
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.baselines.exchange import ModelUpdate
-from codream_secure.baselines.methods import Method, parse_method
+from codream_secure.baselines.clear import ModelUpdate
+from codream_secure.config.methods import Method, parse_method
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec, Scaling

@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 from codream_secure.config.aliases import option
 from codream_secure.config.concerns import PrivacyConfig
-from codream_secure.config.defaults import any_norm, constants
-from codream_secure.config.options import settings
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, any_norm, constants, settings
 from codream_secure.errors import UserError
 
 FAST_ONLY = (

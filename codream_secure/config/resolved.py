@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from codream_secure.config.combinations import inapplicable
 from codream_secure.config.concerns import DreamConfig, PrivacyConfig
-from codream_secure.config.options import settings
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ import tomli_w
 
 from codream_secure.config.combinations import check_applicable, inapplicable
 from codream_secure.config.concerns import DreamConfig
-from codream_secure.config.defaults import any_norm, constants, models_of
 from codream_secure.config.resolved import (
     PrivateRun,
     Resolved,
@@ -15,7 +14,7 @@ from codream_secure.config.resolved import (
     ResolvedDreams,
     ResolvedPrivacy,
 )
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, any_norm, constants, models_of
 from codream_secure.errors import UserError
 
 # By default class means may cost this much epsilon, and at most this part of the whole budget. The

@@ -1,12 +1,18 @@
-"""All settings of a run as the user chose them."""
+"""All settings of a run as the user chose them; each option; defaults that depend on others."""
 
+import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
-from codream_secure.config.aliases import current_names
+import msgspec
+from msgspec import inspect
+
+from codream_secure.config.aliases import current_names, option
 from codream_secure.config.concerns import (
     DataConfig,
     DreamConfig,
@@ -16,8 +22,107 @@ from codream_secure.config.concerns import (
     RunConfig,
     SecureConfig,
 )
-from codream_secure.config.options import CONCERNS, settings
 from codream_secure.errors import UserError
+from codream_secure.models.names import MODEL_NAMES, WITHOUT_NORM
+
+CONCERNS: Mapping[str, type[Any]] = MappingProxyType(
+    {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "dream": DreamConfig,
+        "learning": LearningConfig,
+        "secure": SecureConfig,
+        "privacy": PrivacyConfig,
+        "run": RunConfig,
+    }
+)
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option.
+
+    Attributes:
+        name: with underscores.
+        concern: the part of `Config` that it belongs to.
+        kind: int, float, str or bool.
+        choices: the words that are allowed; empty where any value of the kind may be.
+        default: of the field; None where a rule fills it in or where nothing is chosen.
+        help: one line for ``--help``.
+        bounds: the range that is allowed, in words; empty where there is none.
+        type: the annotated type of the field.
+    """
+
+    name: str
+    concern: str
+    kind: type
+    choices: tuple[str, ...]
+    default: object
+    help: str
+    bounds: str
+    type: Any
+
+    def checked(self, value: object) -> object:
+        """Return a value that this option may have; whole numbers become floats where needed.
+
+        Raises:
+            UserError: the value has the wrong type or is out of range.
+        """
+        if isinstance(value, float):
+            value = float(value)  # numpy's too
+        try:
+            value = msgspec.convert(value, self.kind)
+        except msgspec.ValidationError:
+            raise self._refusal(_KINDS[self.kind], value) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._refusal("a finite number", value)
+        try:
+            return msgspec.convert(value, self.type)
+        except msgspec.ValidationError:
+            words = self.bounds or f"one of {', '.join(self.choices)}"
+            raise self._refusal(words, value) from None
+
+    def _refusal(self, allowed: str, value: object) -> UserError:
+        return UserError(f"{option(self.name)} must be {allowed}, not {value!r}")
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Return all options, in the order of the dataclasses."""
+    return tuple(
+        _setting(concern, item.name, item.default, hints[item.name])
+        for concern, cls in CONCERNS.items()
+        for hints in [get_type_hints(cls, include_extras=True)]
+        for item in fields(cls)
+    )
+
+
+def _setting(concern: str, name: str, default: object, hint: Any) -> Setting:  # noqa: ANN401
+    told, found = _described(inspect.type_info(hint))
+    choices = tuple(map(str, found.values)) if isinstance(found, inspect.LiteralType) else ()
+    kinds = {inspect.IntType: int, inspect.FloatType: float, inspect.BoolType: bool}
+    kind = kinds.get(type(found), str)
+    return Setting(name, concern, kind, choices, default, told, _bounds(found), hint)
+
+
+def _described(found: inspect.Type) -> tuple[str, inspect.Type]:
+    """Return the help text of an annotated type, and the type without None."""
+    if not isinstance(found, inspect.Metadata) or found.extra_json_schema is None:
+        raise TypeError("an option without a help text")
+    inner = found.type
+    if isinstance(inner, inspect.UnionType):
+        inner = next(one for one in inner.types if not isinstance(one, inspect.NoneType))
+    return found.extra_json_schema["description"], inner
+
+
+def _bounds(found: inspect.Type) -> str:
+    """Return the range of a number in words."""
+    limits = {key: getattr(found, key, None) for key in _BOUNDS}
+    if limits["ge"] is not None and limits["le"] is not None:
+        return f"from {limits['ge']:g} to {limits['le']:g}"
+    return " and ".join(f"{_BOUNDS[k]} {v:g}" for k, v in limits.items() if v is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,3 +189,79 @@ def load_toml(path: Path) -> dict[str, object]:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from None
+
+
+# -- defaults that depend on the method and on the unit of privacy ------------------------------
+
+# Public constants. They were chosen on validation folds of the digits' training part
+# (benchmarks/choices/digits_choices.py). They never depend on a client's data in a run: under DP
+# such a choice would be a release that nobody accounts for.
+_PLAIN = {
+    "rounds": 6,
+    "dreams": 128,
+    "dream_batches": 1,
+    "dream_steps": 20,
+    "dream_lr": 0.2,
+    "bn_weight": 10.0,
+    "statistics_momentum": 0.0,
+    "prior_correction": 0.5,
+}
+_FAST = _PLAIN | {"dreams": 64, "dream_batches": 4, "dream_steps": 5}
+_PRIVATE = _PLAIN | {
+    "rounds": 3,
+    "dreams": 256,
+    "dream_steps": 10,
+    "dream_lr": 0.05,
+    "bn_weight": 0.0,
+    "prior_correction": 0.0,
+}
+# Chosen in the same way (table "client level"). Zero steps: on the digits, dreams that only the
+# server's student moves were worse queries than the noise that they start from.
+_PRIVATE_CLIENTS = {
+    "rounds": 2,
+    "dreams": 64,
+    "dream_steps": 0,
+    "bn_weight": 0.0,
+    "prior_correction": 0.0,
+}
+
+
+def constants(config: Config) -> Mapping[str, float]:
+    """Return the defaults of this method and this unit of privacy, by the option's name."""
+    if config.private_clients:
+        return _PLAIN | _PRIVATE_CLIENTS
+    fast = _FAST if config.dream.method == "codream-fast" else _PLAIN
+    if config.learning.local_loss == "balanced":
+        # These logits are corrected for class frequencies already, in training.
+        fast = fast | {"prior_correction": 0.0}
+    if not config.private:
+        return fast
+    return fast | {name: v for name, v in _PRIVATE.items() if v != _PLAIN[name]}
+
+
+def described_default(setting: Setting) -> str | None:
+    """Return the default as ``--help`` shows it; None where the help text says it."""
+    name = setting.name
+    if name not in _PLAIN:
+        return None if setting.default is None else str(setting.default)
+    text = f"{_PLAIN[name]:g}"
+    if _FAST[name] != _PLAIN[name]:
+        text += f", codream-fast {_FAST[name]:g}"
+    if _PRIVATE[name] != _PLAIN[name]:
+        text += f", under DP {_PRIVATE[name]:g}"
+    if _PRIVATE_CLIENTS.get(name, _PRIVATE[name]) != _PRIVATE[name]:
+        text += f", with --dp-unit client {_PRIVATE_CLIENTS[name]:g}"
+    return text
+
+
+def models_of(config: Config) -> str:
+    """Return the names of the architectures, separated by commas."""
+    if config.model.models != "auto":
+        return config.model.models
+    return "mlp" if config.private else "resnet8"
+
+
+def any_norm(config: Config) -> bool:
+    """Tell whether ``norm`` changes any model; user-defined models ignore it."""
+    names = {name.strip() for name in models_of(config).split(",")}
+    return bool(names & set(MODEL_NAMES) - WITHOUT_NORM)

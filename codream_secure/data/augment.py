@@ -48,6 +48,30 @@ def augmented(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tenso
     return moved.contiguous()
 
 
+def cut_mixed(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Paste a square of another image of the minibatch into every image, all at one place.
+
+    Args:
+        images: float, shape (B, C, H, W).
+        draw: generator on the CPU; draws the square, and who gets it from whom.
+
+    Returns:
+        Shape (B, C, H, W). A square's side is H / 4 to H - 1 pixels.
+
+    Source: Yun et al., CutMix, ICCV 2019; labels are not mixed here, a teacher gives them.
+    """
+    height, width = images.shape[2:]
+    limit = min(height, width)
+    side = int(torch.randint(max(limit // 4, 1), limit, (), generator=draw))
+    top = int(torch.randint(height - side + 1, (), generator=draw))
+    left = int(torch.randint(width - side + 1, (), generator=draw))
+    donors = images[torch.randperm(len(images), generator=draw).to(images.device)]
+    mixed = images.clone()
+    square = (..., slice(top, top + side), slice(left, left + side))
+    mixed[square] = donors[square]
+    return mixed
+
+
 def augmented_locally(
     how: LocalAugmentation, scale: PixelScale, images: Tensor, draw: torch.Generator
 ) -> Tensor:

@@ -104,9 +104,37 @@ def _load_named(name: str, data_dir: Path) -> Dataset:
 
 
 def _dataset(name: str, train: _Split, test: _Split, classes: int) -> Dataset:
+    _check_parts(name, train, test, classes)
     _, channels, height, width = train[0].shape
     scaling = _SCALING.get(name, Scaling((0.5,) * channels, (0.5,) * channels))
     return Dataset(name, *train, *test, InputSpec(channels, height, width, classes), scaling)
+
+
+def _check_parts(name: str, train: _Split, test: _Split, classes: int) -> None:
+    """Check that images and labels of both parts agree, whatever format they came from.
+
+    Raises:
+        UserError: they do not.
+    """
+    for part, (images, labels) in (("training", train), ("test", test)):
+        if len(images) != len(labels):
+            text = f"its {part} part has {len(images)} images and {len(labels)} labels"
+        elif not len(images):
+            text = f"its {part} part is empty"
+        elif labels.min() < 0 or labels.max() >= classes:
+            found = f"from {labels.min()} to {labels.max()}"
+            text = f"its {part} labels go {found}, not 0 to {classes - 1}"
+        elif not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
+            text = f"its {part} images have pixels that are no numbers or out of range"
+        else:
+            continue
+        raise UserError(f"{name}: {text}; replace its files")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        shapes = f"{train[0].shape[1:]} and {test[0].shape[1:]}"
+        raise UserError(
+            f"{name}: training and test images differ in shape (C, H, W): {shapes}; "
+            "replace its files"
+        )
 
 
 def _as_floats(part: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> _Split:

@@ -13,7 +13,7 @@ from codream_secure.data.pixels import PixelScale
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.dreaming.teacher import Teacher
 from codream_secure.errors import StepAborted
-from codream_secure.privacy.client_labels import LabelGrid, rotation
+from codream_secure.privacy.label_grid import LabelGrid, rotation
 from codream_secure.privacy.noisy_sum import noisy_sum
 
 

@@ -30,7 +30,7 @@ from codream_secure.errors import RequestRefused
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.learning.learner import Learner
 from codream_secure.privacy.class_means import OwnClassMeans
-from codream_secure.privacy.client_labels import LabelGrid, rotation
+from codream_secure.privacy.label_grid import LabelGrid, rotation
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.storage.checkpoint import ClientState
 from protocols.primitives.keys import hkdf

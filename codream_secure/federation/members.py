@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,18 +21,15 @@ from codream_secure.data.partition import (
     split_validation,
 )
 from codream_secure.data.pixels import PixelScale
-from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.teacher import logit_adjustment
 from codream_secure.errors import UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.client import Client
 from codream_secure.federation.observer import Observer
+from codream_secure.federation.run_models import build_student, plain_learner, run_model
 from codream_secure.learning.batches import BatchStream, local_stream
 from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearner
-from codream_secure.models.build import build_model
 from codream_secure.models.custom import is_custom
-from codream_secure.models.layers import Norm, takes_channels_last
-from codream_secure.models.trial import trains_on_one, try_model
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import label_plan
 from codream_secure.privacy.plan import PrivacyPlan
@@ -278,7 +274,7 @@ class Federation:
             model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
-        return _plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
+        return plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.model_checks import check_private_step  # noqa: PLC0415 - opacus is slow
@@ -302,82 +298,3 @@ class Federation:
 
         check_private_model(model)
         return copy.deepcopy(model)
-
-
-def _plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) -> PlainLearner:
-    return PlainLearner(model, data, config.learning, bf16=config.run.precision == "bf16")
-
-
-def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
-    """Build the server's student: the first architecture of the run, without local data.
-
-    Args:
-        config: resolved settings.
-        spec: shape of an image and number of classes.
-        device: where the model lives.
-    """
-    name = config.model.models.split(",")[0].strip()
-    model = run_model(config, spec, name, "server", device=device)
-    check_single_dreams(config, spec, {name: model})
-    return _plain_learner(config, model, None)
-
-
-def check_single_dreams(config: Resolved, spec: InputSpec, models: Mapping[str, nn.Module]) -> None:
-    """Refuse models that cannot learn from a single dream, if the settings lead to one.
-
-    Args:
-        config: resolved settings.
-        spec: shape of an image and number of classes.
-        models: one of each architecture that learns from dreams, by name.
-
-    Raises:
-        UserError: names the layer, usually a BatchNorm that would see one value a channel.
-    """
-    dream, learning = config.dream, config.learning
-    alone = dream.dreams == 1 and (dream.dream_batches == 1 or config.secure.dropout > 0)
-    if not learning.kd_epochs or not (alone or learning.kd_batch == 1):
-        return
-    for name, model in models.items():
-        if reason := trains_on_one(model, spec):
-            wanted = "--kd-batch" if learning.kd_batch == 1 else "--dreams"
-            raise UserError(
-                f"model {name} cannot learn from one dream at a time: {reason}; use {wanted} 2 or "
-                "more, or a model without such a layer"
-            )
-
-
-def run_model(
-    config: Resolved,
-    spec: InputSpec,
-    name: str,
-    *owner: str | int,
-    device: torch.device,
-    seeded: bool = True,
-) -> nn.Module:
-    """Build a model with the settings of a run.
-
-    Args:
-        config: resolved settings.
-        spec: shape of an image and number of classes.
-        name: of the architecture.
-        owner: determines the first weights, together with the run's seed.
-        device: where the model lives.
-        seeded: False: the first weights come from the operating system's randomness.
-    """
-    seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
-    # "auto" is resolved only if a model of the run has normalization layers; a site's own
-    # architecture may have some although no model of the settings does.
-    grouped = config.model.norm == "group" or (
-        config.model.norm == "auto" and config.private_training
-    )
-    norm: Norm = "group" if grouped else "batch"
-    model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
-    if is_custom(name) and config.run.precision == "bf16":
-        try:
-            try_model(model, spec, bf16=True)
-        except UserError as error:
-            raise UserError(f"model {name} with --precision bf16: {error}") from error
-    if config.run.channels_last and takes_channels_last(model):
-        # Convolutions pass the layout of their weights on, whatever the layout of their input.
-        model = model.to(memory_format=torch.channels_last)
-    return model.to(device)

@@ -21,10 +21,11 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.groups import dream_groups
-from codream_secure.federation.members import Member, check_single_dreams
+from codream_secure.federation.members import Member
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
+from codream_secure.federation.run_models import check_single_dreams
 from codream_secure.federation.server import Server
 from codream_secure.learning.acquisition import acquire
 from codream_secure.learning.compute import Work

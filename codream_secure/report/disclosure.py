@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from codream_secure.baselines.methods import SUMMING, parse_method
+from codream_secure.config.methods import CLASS_ROWS, SUMMING, parse_method
 from codream_secure.errors import UserError
 from codream_secure.runs.formats import Dreaming, Summary
 from codream_secure.runs.recorded_run import ALONE, TOGETHER
@@ -39,15 +39,19 @@ def _releases(summary: Summary, name: str) -> bool:
     return any(release.name == name for release in releases)
 
 
-def _averages(summary: Summary) -> bool:
+def _family(summary: Summary) -> str:
     try:
-        return parse_method(summary.method).family in SUMMING
+        return parse_method(summary.method).family
     except UserError:
-        return False
+        return ""
 
 
-def _averages_masked(summary: Summary) -> bool:
-    return _averages(summary) and summary.protocol.secure
+def _sums_masked(summary: Summary) -> bool:
+    return _family(summary) in SUMMING and summary.protocol.secure
+
+
+def _sums_rows(summary: Summary) -> bool:
+    return _sums_masked(summary) and _family(summary) in CLASS_ROWS
 
 
 # The text is SECURITY.md's; a test compares them.
@@ -98,10 +102,18 @@ DISCLOSURES = (
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "
         "survivors' quantized model updates (SCAFFOLD: also of the changes of their control "
-        "variates; FML: of the small common model alone; with `--weights examples` each times its "
-        "weight, and the sum of the weights)",
+        "variates; LG-FedAvg: of the classifiers alone; messenger, FML, FedKD, FedMRL: of the "
+        "small common model alone; with `--weights examples` each times its weight, and the sum of "
+        "the weights)",
         "every round",
-        _averages_masked,
+        lambda summary: _sums_masked(summary) and not _sums_rows(summary),
+    ),
+    Disclosure(
+        "`fd-secure`, `fedproto-secure`: for every class the exact sum of the survivors' "
+        "quantized mean predictions (FD) or mean features (FedProto), and how many of them have "
+        "the class. Where that is one, the sum is that client's own",
+        "every round",
+        _sums_rows,
     ),
     Disclosure(
         "with `--dp-eps`: the sum over all clients of every class's clipped images and of their "
@@ -120,7 +132,7 @@ DISCLOSURES = (
         "server's student or model",
         "",
         lambda summary: (
-            _dreams(summary) or _releases(summary, "summed gradients") or _averages_masked(summary)
+            _dreams(summary) or _releases(summary, "summed gradients") or _sums_masked(summary)
         ),
     ),
 )

@@ -28,6 +28,7 @@ _NAMES = {
     "fedgh": "FedGH",
     "fedtgp": "FedTGP",
     "fedmrl": "FedMRL",
+    "messenger": "messenger",
     ALONE: "independent training",
     TOGETHER: "centralized training",
 }

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from codream_secure.aggregation.byte_ledger import megabytes
+from codream_secure.config.methods import CLASS_ROWS, parse_method
 from codream_secure.privacy.accounting import Release
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussian
@@ -190,14 +191,16 @@ def comparison_table(result: ComparisonResult) -> Table:
     table.add_column("method", no_wrap=True)
     for name in _COLUMNS:
         table.add_column(name.replace("TARGET", f"{plan.target or ''}"), justify="right")
+    table.add_column("server\nsees")
     failures: list[str] = []
     for row in result.rows:
         if row.mean is None:
             reasons = {str(cell.failed) for cell in row.cells.values()}
             failures.append(f"{row.method}: {'; '.join(sorted(reasons))}")
-            table.add_row(row.method, *["-"] * len(_COLUMNS))
+            table.add_row(row.method, *["-"] * (len(_COLUMNS) + 1))
         else:
-            table.add_row(row.method, *(show(row.mean) for show in _COLUMNS.values()))
+            shown = [show(row.mean) for show in _COLUMNS.values()]
+            table.add_row(row.method, *shown, _seen(row.method, row.mean, plan))
     if failures:
         table.caption = "\n".join([*failures, str(table.caption)])
     return table
@@ -212,11 +215,28 @@ def _caption(plan: PlanRecord) -> str:
     words = (
         "test: last round, the one model for all where there is one, else the clients' mean; "
         "std: over clients; val.: test accuracy of the round that validation chose. MB and "
-        "iterations are a client's."
+        "iterations are a client's. own: on the clients' own mix of classes, beside what "
+        "predicting each client's largest class reaches there (top) and training alone (the row "
+        "of independent). server sees: masked sums (told: classes of one owner, whose sum is that "
+        "client's own row), or each client's values."
     )
     if plan.trials > 1:
         words += f" Step sizes: the best of {plan.trials} on validation."
     return words
+
+
+def _seen(name: str, mean: Means, plan: PlanRecord) -> str:
+    """Return what the server sees of clients: nothing, sums, with what these tell, or each."""
+    method = parse_method(name, secure=bool(plan.options.get("secure", True)))
+    if method.family == "centralized":
+        return "data"
+    if method.family == "independent":
+        return "-"
+    if not method.secure:
+        return "each"
+    if method.family in CLASS_ROWS and mean.single_owner_classes:
+        return f"sums, {mean.single_owner_classes:.0f} told"
+    return "sums"
 
 
 def _hundredths(value: float | None) -> str:
@@ -240,6 +260,8 @@ _COLUMNS: dict[str, Callable[[Means], str]] = {
     "test\n%": _accuracy,
     "val.\n%": lambda mean: _hundredths(mean.accuracy_validated),
     "std\n%": lambda mean: _hundredths(mean.clients_std),
+    "own\n%": lambda mean: _hundredths(mean.personal),
+    "top\n%": lambda mean: _hundredths(mean.largest_class),
     "MB\nup": lambda mean: _mega(mean.bytes_up),
     "MB\ndown": lambda mean: _mega(mean.bytes_down),
     "MB to\nTARGET": lambda mean: _mega(mean.bytes_to_target),

@@ -1,17 +1,36 @@
 """The checkpoints of a run on disk: the last one, whole, and the private steps charged so far."""
 
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from codream_secure.errors import UserError
 from codream_secure.federation.run import Run
-from codream_secure.federation.simulation import Simulation
+from codream_secure.privacy.plan import PrivacyPlan
+from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.storage.checkpoint import RunState, decode, encode
 from codream_secure.storage.state_folder import StateFolder
 
 _FOLDER = "checkpoint"
 _STATE = "state"
 _CHARGED = "charged"
+
+
+class Resumable(Protocol):
+    """What checkpoints need of a run that can go on after an interruption: a `Simulation`."""
+
+    @property
+    def finished_rounds(self) -> int:
+        """Rounds that have ended."""
+
+    @property
+    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+        """The budget that private releases are charged to; None without DP."""
+
+    def state(self, *, checkpoint_every: int) -> RunState:
+        """Return everything that the rounds to come depend on."""
+
+    def restore(self, state: RunState, charged: int) -> None:
+        """Go on from a state; ``charged`` private steps count as taken."""
 
 
 class Checkpoints:
@@ -75,32 +94,32 @@ class Checkpoints:
             raise ValueError("nothing was read")
         return self._last
 
-    def attach(self, run: Run) -> None:
+    def attach(self, run: Run | Resumable) -> None:
         """Keep the record of the private steps that the run is going to take."""
         if plan := run.budget:
             plan.journal = self._charge
 
-    def restore(self, simulation: Simulation) -> None:
-        """Let the simulation become the run that was interrupted, and free the memory for it.
+    def restore(self, run: Resumable) -> None:
+        """Restore the interrupted run from the checkpoint, and free the memory that it took.
 
         Raises:
             UserError: the checkpoint or the record of private steps does not fit.
         """
         try:
-            simulation.restore(self.last, self._charged() if simulation.budget else 0)
+            run.restore(self.last, self._charged() if run.budget else 0)
         except (ValueError, RuntimeError, KeyError) as error:
             raise _damaged(self._folder.path, error) from None
         self._last = None
 
-    def save(self, simulation: Simulation) -> None:
-        """Replace the checkpoint if a round has ended that asks for it.
+    def save(self, run: Resumable) -> None:
+        """Replace the checkpoint if one is due after the round that has ended.
 
         Raises:
             UserError: it cannot be written; the one before is still there.
         """
-        if len(simulation.observer.history) % self._every:
+        if run.finished_rounds % self._every:
             return
-        self._write(_STATE, encode(simulation.state(checkpoint_every=self._every)))
+        self._write(_STATE, encode(run.state(checkpoint_every=self._every)))
 
     def close(self) -> None:
         """Let another process use the folder."""

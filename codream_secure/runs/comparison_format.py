@@ -13,7 +13,7 @@ class PlanRecord(Record, frozen=True):
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     options: dict[str, bool | int | float | str | None]
-    settings: dict[str, int | float | str]
+    settings: dict[str, int | float | bool | str]
     match: Match
     trials: int
     target: float | None
@@ -35,6 +35,10 @@ class Figures(Record, frozen=True):
     Attributes:
         accuracy: after the last round, of the one model for all or the clients' mean.
         accuracy_validated: the same after the round that validation chose; None under DP.
+        personal: mean over clients of the accuracy on their own mix of classes, after the last
+            round; never in one column with ``accuracy``.
+        largest_class: what predicting each client's largest class reaches there.
+        single_owner_classes: classes of one owner, whose row a sum over owners tells.
         bytes_to_target: bytes up and down until the target accuracy; None if it was not reached.
     """
 
@@ -42,6 +46,9 @@ class Figures(Record, frozen=True):
     accuracy_validated: float | None
     clients_std: float | None
     server: float | None
+    personal: float | None
+    largest_class: float | None
+    single_owner_classes: float | None
     bytes_up: float
     bytes_down: float
     bytes_to_target: float | None

@@ -14,8 +14,7 @@ from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
-from codream_secure.federation.simulation import Simulation
-from codream_secure.runs.checkpoints import Checkpoints
+from codream_secure.runs.checkpoints import Checkpoints, Resumable
 from codream_secure.runs.formats import (
     CONFIG,
     METRICS,
@@ -131,7 +130,7 @@ class RunFolder:
                 )
         return kept
 
-    def restore(self, simulation: Simulation) -> None:
+    def restore(self, run: Resumable) -> None:
         """Go on from the last checkpoint; rows of rounds after it are dropped.
 
         Raises:
@@ -139,15 +138,15 @@ class RunFolder:
         """
         if self._checkpoints is None:
             raise ValueError("not an interrupted run")
-        self._checkpoints.restore(simulation)
-        finished = len(simulation.observer.history)
+        self._checkpoints.restore(run)
+        finished = run.finished_rounds
         rows = self._metrics.read_bytes().splitlines(keepends=True)[:finished]
         if [_round_of(row) for row in rows] != list(range(1, finished + 1)):
             raise UserError(f"{self._metrics} is damaged: rows of the first {finished} rounds miss")
         with self._metrics.open("r+b") as file:
             file.truncate(sum(map(len, rows)))
             os.fsync(file.fileno())
-        self._checkpoints.attach(simulation)
+        self._checkpoints.attach(run)
 
     def open_events(self) -> None:
         """Write TensorBoard's event files from now on.
@@ -167,14 +166,14 @@ class RunFolder:
         if self._events:
             write_events(self._events, measurement, row)
 
-    def checkpoint(self, simulation: Simulation) -> None:
+    def checkpoint(self, run: Resumable) -> None:
         """Write a checkpoint if one is due; call it after `record`.
 
         Raises:
             UserError: it cannot be written; the one before is still there.
         """
         if self._checkpoints:
-            self._checkpoints.save(simulation)
+            self._checkpoints.save(run)
 
     def finish(self, run: Run, summary: Summary, *, cell: bool = False) -> None:
         """Write the summary, then the models of whatever was reached.

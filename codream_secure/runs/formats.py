@@ -159,6 +159,9 @@ class Summary(Record, frozen=True, omit_defaults=True):
         baseline: settings of a baseline; None for a method that dreams.
         privacy: None without differential privacy.
         step_size_factor: in a comparison, what tuning multiplied the step size by.
+        largest_class: share of a client's largest class in its examples, mean over clients; what
+            always predicting it reaches on the client's own mix of classes.
+        single_owner_classes: classes of which one client alone has examples.
     """
 
     format: int
@@ -176,13 +179,15 @@ class Summary(Record, frozen=True, omit_defaults=True):
     resumed: int
     iterations: float
     dreaming: Dreaming | None
-    baseline: dict[str, int | float | str] | None
+    baseline: dict[str, int | float | bool | str] | None
     protocol: Protocol
     accuracy: Accuracy
     privacy: Guarantee | None
     bytes: Bytes
     seconds: Seconds
     step_size_factor: float | None = None
+    largest_class: float | None = None
+    single_owner_classes: int | None = None
 
 
 class Row(Record, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
-from codream_secure.baselines.methods import parse_method
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.formats import Row, Summary

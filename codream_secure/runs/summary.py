@@ -36,7 +36,7 @@ def summarise(run: Run) -> Summary:
     Accuracies are the observer's, measured on the test set after the reported round. No epsilon
     covers them.
     """
-    config, reported = run.config, run.observer.reported()
+    config, reported, counts = run.config, run.observer.reported(), run.observer.label_counts
     return Summary(
         format=FORMAT,
         method=run.method_name,
@@ -59,6 +59,8 @@ def summarise(run: Run) -> Summary:
         privacy=run.guarantee(),
         bytes=_bytes(run),
         seconds=_seconds(run),
+        largest_class=float((counts.max(axis=1) / counts.sum(axis=1).clip(min=1)).mean()),
+        single_owner_classes=int(((counts > 0).sum(axis=0) == 1).sum()),
     )
 
 

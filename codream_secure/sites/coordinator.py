@@ -23,8 +23,8 @@ from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.group import DreamGroup
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
-from codream_secure.federation.members import build_student
 from codream_secure.federation.rounds import RoundLoop
+from codream_secure.federation.run_models import build_student
 from codream_secure.federation.server import Server
 from codream_secure.models.evaluate import accuracy
 from codream_secure.privacy.plan import PrivacyPlan

@@ -10,8 +10,9 @@ It needs Hypothesis (extra `audit`). What is imported here does not.
 """
 
 from protocols.audit.attacker import Opened, ReferenceAttacker, Sent
-from protocols.audit.checks import Checks, Outcome, PropertyFailed, Subject
+from protocols.audit.checks import Checks, Outcome, PropertyFailed
 from protocols.audit.lying import LOW_ORDER, ClientFactory, LyingServer
+from protocols.audit.subject import Subject
 
 __all__ = [
     "LOW_ORDER",

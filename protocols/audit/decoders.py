@@ -13,7 +13,8 @@ from hypothesis.strategies import DataObject
 
 from protocols import messages, signing
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, PropertyFailed, Subject
+from protocols.audit.checks import Checks, Outcome, PropertyFailed
+from protocols.audit.subject import Subject
 from protocols.client.durable import DurableClient
 from protocols.driver import run_aggregation
 from protocols.errors import DecodeError, LocalProtocolError, SecAggError
@@ -36,7 +37,7 @@ from protocols.messages import (
 from protocols.params import AggregationParams
 from protocols.phases import DropSchedule, Phase
 from protocols.primitives.packing import pack, packed_size, unpack
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 _T = TypeVar("_T")
 

@@ -7,8 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from protocols import messages
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Subject
-from protocols.audit.lying import LyingServer
+from protocols.audit.checks import Checks
+from protocols.audit.lying import ClientFactory, LyingServer
 from protocols.client.states import Party
 from protocols.messages import BundleDelivery, KeyDirectory
 from protocols.params import BatchParams
@@ -37,7 +37,7 @@ class ExchangeRules(RuleBasedStateMachine):
 
     def __init__(
         self,
-        subject: Subject,
+        client: ClientFactory,
         checks: Checks,
         batch: BatchParams,
         elsewhere: dict[tuple[int, str], bytes],
@@ -46,9 +46,7 @@ class ExchangeRules(RuleBasedStateMachine):
         self.checks, self.batch, self.elsewhere = checks, batch, elsewhere
         self.cohorts: dict[int, frozenset[int]] = {}
         entropy = some.seeded_entropy(b"machine")
-        self.server = LyingServer(
-            parties(batch), entropy, [CORRUPT], subject.client, exchange=False
-        )
+        self.server = LyingServer(parties(batch), entropy, [CORRUPT], client, exchange=False)
 
     # Offline -----------------------------------------------------------------------------------
 

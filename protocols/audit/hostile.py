@@ -10,8 +10,8 @@ from hypothesis.strategies import DataObject
 
 from protocols import messages, signing
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
-from protocols.audit.sums import MODELS
+from protocols.audit.checks import Checks, Outcome
+from protocols.audit.subject import Subject
 from protocols.client.durable import Reply
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.messages import SurvivorSet
@@ -38,7 +38,7 @@ def hostile_clients(examples: int, subject: Subject) -> Outcome:
     checks = Checks()
 
     def check(data: DataObject) -> None:
-        model = data.draw(st.sampled_from(MODELS))
+        model = data.draw(st.sampled_from(some.MODELS))
         n = data.draw(st.integers(4, 8))
         batch = some.make_batch(n, model, steps=STEPS, threshold=n // 2 + 1)
         bad = data.draw(st.permutations(batch.roster))[: n - batch.threshold]

@@ -7,9 +7,10 @@ from hypothesis.strategies import DataObject
 
 from protocols import messages
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.checks import Checks, Outcome
 from protocols.audit.hostile import LIE, STEPS
 from protocols.audit.lying import LyingServer
+from protocols.audit.subject import Subject
 from protocols.client.states import Party
 from protocols.errors import LocalProtocolError, PolicyError, RemoteProtocolError
 from protocols.messages import BundleDelivery, StepRequest

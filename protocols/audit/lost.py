@@ -7,8 +7,8 @@ from hypothesis.strategies import DataObject
 
 from protocols import messages, signing
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
-from protocols.audit.sums import MODELS
+from protocols.audit.checks import Checks, Outcome
+from protocols.audit.subject import Subject
 from protocols.messages import BundleDelivery, BundleReport
 from protocols.params import BatchParams
 from protocols.server.session import ServerSession
@@ -27,7 +27,7 @@ def lost_pairs(examples: int, subject: Subject) -> Outcome:
     checks = Checks()
 
     def check(data: DataObject) -> None:
-        model = data.draw(st.sampled_from(MODELS))
+        model = data.draw(st.sampled_from(some.MODELS))
         n = data.draw(st.integers(4, 10))
         batch = some.make_batch(n, model, threshold=2 * n // 3 + 1)
         most = 2 * batch.threshold - n - 1

@@ -8,10 +8,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from protocols import messages
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.checks import Checks, Outcome
 from protocols.audit.exchange_rules import BATCH, CLIENTS, STEPS, THRESHOLD, parties
 from protocols.audit.lying import LyingServer
 from protocols.audit.step_rules import HONEST, LyingServerMachine, task_of
+from protocols.audit.subject import Subject
 from protocols.messages import StepRequest
 from protocols.params import BatchParams
 
@@ -59,7 +60,7 @@ def _run(examples: int, subject: Subject, batch: BatchParams) -> Outcome:
         def __init__(self) -> None:
             nonlocal ran
             ran += 1
-            super().__init__(subject, checks, batch, elsewhere)
+            super().__init__(subject.client, checks, batch, elsewhere)
 
     for attack in ATTACKS:
         scripted = Machine()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from protocols import context, masking, messages
 from protocols.audit import statistics
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.checks import Checks, Outcome
 from protocols.audit.lying import LyingServer
+from protocols.audit.subject import Subject
 from protocols.client.states import OwnSeeds, Prepared
 from protocols.messages import MaskedInput, StepRequest
 from protocols.params import BatchParams, Task

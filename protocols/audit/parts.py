@@ -10,7 +10,8 @@ from hypothesis.strategies import DataObject
 
 from protocols.audit import statistics
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.checks import Checks, Outcome
+from protocols.audit.subject import Subject
 from protocols.errors import ConfigError, CryptoError, DecodeError
 from protocols.params import MAX_INPUT
 from protocols.primitives import shamir

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from protocols.audit.checks import Outcome, Subject
+from protocols.audit.checks import Outcome
 from protocols.audit.decoders import codec, fuzzing
 from protocols.audit.hostile import hostile_clients
 from protocols.audit.lies import policy_first, substitution
@@ -13,6 +13,7 @@ from protocols.audit.lost import lost_pairs
 from protocols.audit.machine import lying_server, semi_honest_gate
 from protocols.audit.masks import mask_keys, uniform_masks, unlinkable_steps
 from protocols.audit.parts import packing, quantizer, sharing
+from protocols.audit.subject import Subject
 from protocols.audit.sums import below_threshold, exact_sum, overflow
 
 Property = Callable[[int, Subject], Outcome]

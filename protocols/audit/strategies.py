@@ -23,9 +23,11 @@ from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
 from protocols.policy import Policy
 from protocols.primitives.keys import Entropy, SigningKey
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 Vectors = dict[str, NDArray[np.unsignedinteger]]
+
+MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
 
 WHO = "who"
 """The section whose input is one-hot, so that its sum names the clients in it."""

@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
 from protocols.audit import strategies as some
-from protocols.audit.checks import Checks, Outcome, Subject
+from protocols.audit.checks import Checks, Outcome
+from protocols.audit.subject import Subject
 from protocols.errors import ConfigError, NotEnoughSurvivors
 from protocols.params import MAX_CLIENTS, MAX_INPUT, Task
-from protocols.phases import DropSchedule, Phase, ThreatModel, rounds
+from protocols.phases import DropSchedule, Phase, rounds
 from protocols.primitives.field import MAX_BITS, MIN_BITS, PrimeField
-
-MODELS: tuple[ThreatModel, ...] = ("semi-honest", "malicious")
 
 
 def exact_sum(examples: int, subject: Subject) -> Outcome:
@@ -26,7 +25,7 @@ def exact_sum(examples: int, subject: Subject) -> Outcome:
     checks = Checks()
 
     def check(data: DataObject) -> None:
-        model = data.draw(st.sampled_from(MODELS))
+        model = data.draw(st.sampled_from(some.MODELS))
         case = data.draw(some.cases(model))
         spare = case.params.n - case.params.threshold
         drops = data.draw(some.drop_schedules(case, rounds(model), spare))
@@ -52,7 +51,7 @@ def below_threshold(examples: int, subject: Subject) -> Outcome:
     checks = Checks()
 
     def check(data: DataObject) -> None:
-        model = data.draw(st.sampled_from(MODELS))
+        model = data.draw(st.sampled_from(some.MODELS))
         case = data.draw(some.cases(model))
         params = case.params
         phase = data.draw(st.sampled_from(rounds(model)))

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocols.client.states import HeldShares, KeyShare, OwnSeeds, Party, SelfShare, Shared
-from protocols.context import u64
 from protocols.errors import CryptoError, DecodeError, RemoteProtocolError
 from protocols.graph import Clients, share_points
 from protocols.phases import Phase
 from protocols.primitives import shamir
-from protocols.primitives.keys import KeyPair, frame, hkdf, seal, unseal
+from protocols.primitives.keys import KeyPair, frame, hkdf, seal, u64, unseal
 from protocols.seeds import Kind, SeedSlot
 
 Shares = tuple[HeldShares, ...]

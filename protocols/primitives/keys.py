@@ -1,7 +1,8 @@
-"""X25519 and Ed25519 keys, HKDF with labels, AES-256-GCM (SPEC 3.3 to 3.5, 3.11)."""
+"""Hashes, HKDF, AES-256-GCM, X25519 and Ed25519 keys (SPEC 3.1, 3.3 to 3.5, 3.11)."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,16 @@ def frame(*items: bytes) -> bytes:
     Injective: two different item lists never give the same bytes.
     """
     return b"".join(len(item).to_bytes(4, "big") + item for item in items)
+
+
+def u64(value: int) -> bytes:
+    """Return 8 bytes, big-endian. Raises OverflowError outside 0..2^64 - 1."""
+    return value.to_bytes(8, "big")
+
+
+def digest(label: str, *items: bytes) -> bytes:
+    """Return SHA-256 of a label and an unambiguous list of byte strings (SPEC 3.1)."""
+    return hashlib.sha256(frame(VERSION, label.encode(), *items)).digest()
 
 
 def hkdf(secret: bytes, label: str, *context: bytes, length: int = KEY_SIZE) -> bytes:

@@ -11,8 +11,8 @@ from machines import OPTIONS
 import codream_secure
 import protocols
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
+from codream_secure.config.methods import parse_method
 from codream_secure.federation.observer import Measurement, Observer
 from codream_secure.federation.simulation import Simulation
 

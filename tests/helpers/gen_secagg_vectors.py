@@ -49,7 +49,7 @@ from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
 from protocols.quantization import Quantizer
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
 SEED = b"vector 1"

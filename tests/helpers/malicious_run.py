@@ -13,8 +13,8 @@ from protocols.client.durable import DurableClient
 from protocols.client.states import Party
 from protocols.params import BatchParams
 from protocols.policy import Policy
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 ME = 13
 

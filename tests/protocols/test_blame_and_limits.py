@@ -27,8 +27,8 @@ from protocols.params import Section, Task
 from protocols.phases import Phase
 from protocols.policy import Policy
 from protocols.primitives.keys import KeyPair, is_canonical
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 ROSTER = (10, 13, 16, 19, 22)
 

@@ -30,8 +30,8 @@ from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import KeyPair
 from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 SEMI_HONEST = some.make_batch(6, "semi-honest", threshold=4, steps=2)
 MALICIOUS = some.make_batch(6, "malicious", threshold=4, steps=2)

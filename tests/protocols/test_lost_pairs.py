@@ -25,8 +25,8 @@ from protocols.messages import BundleDelivery, BundleReport, StepRequest, Surviv
 from protocols.params import Ring
 from protocols.phases import OPEN_BUNDLES, Phase
 from protocols.policy import Policy
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 TEN = malicious_params(10, roster=tuple(range(10)))  # t = 7, and so n_C = 3
 ALL = tuple(itertools.combinations(range(10), 2))

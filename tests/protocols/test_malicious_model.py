@@ -38,8 +38,8 @@ from protocols.messages import (
 from protocols.phases import Phase, rounds
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
-from protocols.rounds import Credentials
 from protocols.server.session import ServerSession
+from protocols.signing import Credentials
 
 ROUNDS = rounds("malicious")
 

@@ -17,7 +17,7 @@ from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import AggregationParams, Ring, Section
 from protocols.phases import Phase
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 FILES = {name: json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in VECTORS}
 GOOD = [name for name, vector in FILES.items() if "messages" in vector]

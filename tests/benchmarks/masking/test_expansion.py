@@ -8,7 +8,7 @@ from protocols.driver import BatchSession
 from protocols.params import Task
 from protocols.phases import Phase
 from protocols.primitives.keys import SigningKey
-from protocols.rounds import Credentials
+from protocols.signing import Credentials
 
 
 def counted_in_a_run(case: Batch) -> dict[int, dict[tuple[Phase, str], int]]:

@@ -12,10 +12,11 @@ from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelStat
 from codream_secure.baselines import dpsgd
 from codream_secure.baselines.avgkd import targets
 from codream_secure.baselines.base import BaselineSettings, Representation
-from codream_secure.baselines.exchange import ModelExchange, ModelUpdate
-from codream_secure.baselines.methods import parse_method
+from codream_secure.baselines.clear import ModelUpdate
+from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.baselines.tensors import tensors_of
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.learning.batches import BatchStream
 from codream_secure.privacy.dpsgd import PrivateTrainer

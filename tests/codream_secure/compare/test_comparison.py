@@ -4,15 +4,17 @@ from types import SimpleNamespace
 import pytest
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
+from codream_secure.report.table import comparison_table
 from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.files import read_summary
 from codream_secure.runs.formats import parse
+from codream_secure.runs.reading import read_rows
 
 TINY = {
     "clients": 4,
@@ -168,6 +170,31 @@ def test_the_command_prints_a_table_or_json(run, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(again)["rows"][1]["mean"]["bytes_to_target"] > 0
     assert (tmp_path / "cmp/cells/fedavg-seed0/metrics.jsonl").is_file()
+
+
+def test_both_accuracies_stand_apart_beside_what_the_server_sees(tmp_path):
+    methods = ("independent", "fd-secure", "fedgh", "fml-secure")
+    options = {"models": "mlp", "partition": "dirichlet:0.1", "samples_per_client": 40, "rounds": 1}
+    settings = BaselineSettings(local_epochs=1, messenger="linear")
+    wanted = Plan(
+        methods=methods, seeds=(0,), options={**TINY, **options}, settings=settings, match="rounds"
+    )
+    result = Comparison(wanted, tmp_path).run()
+    run = BaselineRun(
+        wanted.config(parse_method("fd"), 0), parse_method("fd"), BaselineSettings(local_epochs=1)
+    )
+    counts = run.observer.label_counts
+    single = int(((counts > 0).sum(axis=0) == 1).sum())
+    assert single
+    for row in result.rows:
+        assert row.mean.largest_class == pytest.approx(
+            (counts.max(axis=1) / counts.sum(axis=1)).mean()
+        )
+        last = read_rows(tmp_path / f"cells/{row.method}-seed0")[-1]
+        assert row.mean.personal == pytest.approx(sum(last.personal) / 4)
+        assert row.mean.accuracy == pytest.approx(sum(last.clients) / 4)
+    sees = list(comparison_table(result).columns[-1].cells)
+    assert sees == ["-", f"sums, {single} told", "each", "sums"]
 
 
 def test_a_failed_cell_gives_exit_code_3(run):

@@ -5,7 +5,6 @@ import pytest
 
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
 from codream_secure.baselines.tensors import tensors_of
 from codream_secure.compare import round_bytes
@@ -22,6 +21,7 @@ from codream_secure.compare.round_bytes import (
     plain_bytes,
     tensor_sizes,
 )
+from codream_secure.config.methods import parse_method
 
 
 @pytest.mark.parametrize("clients", [4, 10])

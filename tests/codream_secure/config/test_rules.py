@@ -5,10 +5,9 @@ import tomllib
 
 import pytest
 
-from codream_secure.config.defaults import constants
 from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.config.rules import resolve, to_toml
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, constants
 from codream_secure.errors import UserError
 
 RUNS = {

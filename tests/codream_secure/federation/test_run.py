@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
 from codream_secure.federation.run import choose_device
 from codream_secure.federation.simulation import Simulation

@@ -22,7 +22,7 @@ from codream_secure.dreaming.labels import label_mean
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.learning.learner import PlainLearner
-from codream_secure.privacy.client_labels import LabelGrid
+from codream_secure.privacy.label_grid import LabelGrid
 
 GRID = LabelGrid(6, 10)
 SEED, KEY = bytes(range(32)), bytes(range(32, 64))

@@ -7,8 +7,8 @@ import pytest
 from run_folders import changed, summary_of
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.methods import parse_method
 from codream_secure.baselines.run import BaselineRun
+from codream_secure.config.methods import parse_method
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runs.formats import (
     FORMAT,

@@ -17,9 +17,8 @@ from codream_secure.aggregation.requests import (
     LocalSteps,
     Student,
 )
-from codream_secure.config.options import settings
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, settings
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites.policy import FILE, SitePolicy
 from codream_secure.sites.proposals import (
@@ -184,9 +183,6 @@ ELSEWHERE = {
     "sessions_per_day": "test_site_log",
     "sessions_total": "test_site_log",
     "sessions": "test_site_log",
-    "returns": "",
-    "small_differences": "",
-    "answer_every": "",
 }
 
 

@@ -31,10 +31,10 @@ def sums(monkeypatch):
     Return the steps of them all, and what was put in by broadcast; a test clears them.
     """
     put_in, steps = {}, []
-    original, total = Client.answer, RemoteSums.sum
+    original, total = Client.compute, RemoteSums.sum
 
-    def answer(self, broadcast, step):
-        found = original(self, broadcast, step)
+    def compute(self, request, broadcast, step):
+        found = original(self, request, broadcast, step)
         put_in.setdefault(broadcast, []).append(found)
         return found
 
@@ -50,7 +50,7 @@ def sums(monkeypatch):
                 assert (values == sum(part[name] for part in parts)).all()
         return result
 
-    monkeypatch.setattr(Client, "answer", answer)
+    monkeypatch.setattr(Client, "compute", compute)
     monkeypatch.setattr(RemoteSums, "sum", summed)
     return steps, put_in
 

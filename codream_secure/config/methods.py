@@ -8,12 +8,18 @@ from codream_secure.errors import UserError
 DREAMING = ("codream", "codream-fast", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
 # Models of any architecture; what clients send is only ever summed, so masks can hide it.
-PEERS = ("fml",)
+PEERS = ("fd", "lg-fedavg", "fml", "fedkd", "fedproto", "fedmrl", "messenger")
+# These send a row for each class that a client has; rows count alike, whatever --weights says.
+CLASS_ROWS = ("fd", "fedproto")
+# The server trains on what single clients send, so masks cannot hide it.
+SINGLE = ("fedgh", "fedtgp")
 # These train a small common model beside the clients' own.
-WITH_MESSENGER = ("fml",)
+WITH_MESSENGER = ("fml", "fedkd", "fedmrl", "messenger")
+# These train the clients' models with the run's own optimizer, as dreaming methods do.
+OWN_OPTIMIZER = ("independent", "messenger")
 SUMMING = (*MODEL_AVERAGING, *PEERS)
 PRIVATE_SUMS = "dpsgd-secure"
-OTHERS = ("fedgen", "avgkd", "independent", "centralized")
+OTHERS = (*SINGLE, "fedgen", "avgkd", "independent", "centralized")
 _FULL = 32
 _SECURE_BITS = 16
 _DOWN_BITS = 8
@@ -78,6 +84,11 @@ def parse_method(name: str, *, secure: bool = True) -> Method:
         if not 1 <= int(bits) <= _SECURE_BITS:
             raise UserError(f"method {name}: 1 to {_SECURE_BITS} bits can be sent, not {bits}")
         return Method(name, family, masked, int(bits), _DOWN_BITS)
+    if (family := name.removesuffix("-secure")) in (*SINGLE, "fedgen", "avgkd"):
+        raise UserError(
+            f"{name}: {family} cannot run masked, it needs single clients' values; leave -secure "
+            "out"
+        )
     names = ", ".join((*DREAMING, *OTHERS, PRIVATE_SUMS))
     raise UserError(f"unknown method {name!r}: use {names}, or {_forms()}")
 

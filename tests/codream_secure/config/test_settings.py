@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from codream_secure.config.options import settings
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
 
 REFUSED = [

@@ -1,6 +1,6 @@
 import pytest
 
-from codream_secure.baselines.methods import parse_method
+from codream_secure.config.methods import parse_method
 from codream_secure.errors import UserError
 
 
@@ -26,11 +26,15 @@ def test_methods_that_dream_are_masked_unless_told():
     assert not parse_method("avgkd").one_model
 
 
-@pytest.mark.parametrize(
-    "name", ["", "fedavgg", "fedavg-", "avgkd-secure", "fml-s", "codream-8bit", "fed"]
-)
+@pytest.mark.parametrize("name", ["", "fedavgg", "fedavg-", "fml-s", "codream-8bit", "fed"])
 def test_unknown_methods_are_named(name):
     with pytest.raises(UserError, match="unknown method"):
+        parse_method(name)
+
+
+@pytest.mark.parametrize("name", ["fedgh-secure", "fedtgp-secure", "fedgen-secure", "avgkd-secure"])
+def test_what_needs_single_clients_is_not_masked(name):
+    with pytest.raises(UserError, match="cannot run masked, it needs single"):
         parse_method(name)
 
 
