@@ -100,6 +100,26 @@ def test_wrong_shares_of_two_seeds_cannot_cancel(decoded):
     assert (recovery.wrong, decoded) == ({0}, [9])
 
 
+def test_responders_that_each_change_another_seed_are_decoded_together(decoded):
+    step = Step(45, 31, owners=6)
+    for owner in step.seeds:
+        step.lie(owner, 2 * owner)
+    recovery = step.recovery()
+    assert step.found(recovery) == step.seeds
+    assert recovery.wrong == {0, 2, 4, 6, 8, 10}
+    assert decoded == [45]
+    alone = step.recovery(entropy=None)
+    assert step.found(alone) == step.seeds
+    assert len(decoded) > 2  # without a combination, one for nearly every seed
+
+
+def test_who_is_wrong_for_one_seed_is_used_for_another_that_needs_it():
+    step = Step(4, 3, owners=2)
+    step.lie(0, 0)
+    step.lie(1, 1)
+    assert step.found(step.recovery()) == step.seeds
+
+
 def test_a_dealer_that_lied_to_many_is_lost_alone_and_named():
     step = Step(12, 7, owners=4)
     for holder in range(6):
