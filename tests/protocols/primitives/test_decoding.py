@@ -66,7 +66,7 @@ def test_with_none_to_spare_nothing_can_be_found():
 
 def test_an_error_that_points_at_another_place_is_not_believed():
     """With one value to spare a liar can choose the syndrome, and so what looks like the place."""
-    values = {x: 7 for x in range(1, 5)}
+    values = dict.fromkeys(range(1, 5), 7)
     weight = shamir.barycentric_weights((1, 2, 3, 4))[0]
     values[1] = (7 + 3 * pow(weight, -1, shamir.P)) % shamir.P  # the syndrome is 3
     with pytest.raises(CryptoError, match="too many values are wrong"):
