@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.tensors import load
+from codream_secure.data.examples import Examples
 from codream_secure.federation.members import Federation
 from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
@@ -97,7 +98,7 @@ class Party:
     """One client of a baseline: its minibatches, steps per round, and what it has computed.
 
     Attributes:
-        rate: share of the full learning rate in this round, 0 to 1 (`schedule.rate_at`).
+        rate: share of the full learning rate in this round, 0 to 1 (`schedule.round_rate`).
     """
 
     identity: int
@@ -187,6 +188,12 @@ class Parties:
         """Return a new model of each client's own architecture, by client id."""
         names = self.federation.model_names
         return {c: self.federation.model(names[c], c) for c in self.clients}
+
+    def for_inference(self, client: int) -> Examples:
+        """Return a client's examples; one forward pass over them counts as its work."""
+        examples = self.federation.examples(client)
+        self.clients[client].work.inferred += len(examples.y)
+        return examples
 
     def private_steps(self, number: int) -> int | None:
         """Charge and return the private steps per client in a round; None without DP."""

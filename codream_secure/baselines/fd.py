@@ -42,8 +42,7 @@ class FD(Baseline):
 
         def compute(client: int) -> ClassRows:
             self._train(client)
-            examples = self.parties.federation.examples(client)
-            self.parties.clients[client].work.inferred += len(examples.y)
+            examples = self.parties.for_inference(client)
             sent[client] = own_rows(self._models[client], examples, self._classes, _predictions)
             return sent[client]
 

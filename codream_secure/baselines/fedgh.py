@@ -1,5 +1,7 @@
 """FedGH (Yi et al., Heterogeneous FL with generalized global header, ACM MM 2023)."""
 
+import copy
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,9 +25,7 @@ class FedGH(Baseline):
         super().__init__(parties)
         self._models = models_with_equal_heads(parties)
         self._classes = parties.federation.spec.classes
-        head = last_layer(next(iter(self._models.values())))
-        self.head = nn.Linear(head.in_features, head.out_features).to(parties.federation.device)
-        load(self.head, tensors_of(head))
+        self.head = copy.deepcopy(last_layer(next(iter(self._models.values()))))
         self._order = generator(parties.exchange.seed, "fedgh")
 
     def client_models(self) -> dict[int, nn.Module]:
@@ -53,6 +53,5 @@ class FedGH(Baseline):
     def _trained(self, client: int) -> ClassRows:
         party, model = self.parties.clients[client], self._models[client]
         party.train(model, self.settings)
-        examples = self.parties.federation.examples(client)
-        party.work.inferred += len(examples.y)
+        examples = self.parties.for_inference(client)
         return own_rows(model, examples, self._classes, features)

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party, last_layer, observed
-from codream_secure.baselines.fml import divergence
 from codream_secure.baselines.heads import seeded_linear
-from codream_secure.baselines.messenger import Messenger
-from codream_secure.baselines.tensors import Tensors, add, load, tensors_of
+from codream_secure.baselines.messenger import Messenger, divergence
+from codream_secure.baselines.tensors import Tensors, add, load, tensors_of, zeros
 
 _FACTORS = (":u", ":s", ":v")
 
@@ -53,7 +52,7 @@ class FedKD(Baseline):
         if exchange.aggregator is None:
             sent = exchange.updates(number, start, lambda c: factors(compute(c), energy))
             found = {c: rebuilt(update, start) for c, update in sent.items()}
-            update = exchange.mean(found) if found else {n: v * 0 for n, v in start.items()}
+            update = exchange.mean(found) if found else zeros(start)
         else:
             update = exchange.mean_update(number, start, compute)
         received = exchange.deliver(number, factors(update, energy))

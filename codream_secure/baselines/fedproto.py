@@ -96,8 +96,7 @@ class FedProto(Baseline):
             return party.batches.loss(logits, y) + pull
 
         party.descend([model], self.settings, loss)
-        examples = self.parties.federation.examples(client)
-        party.work.inferred += len(examples.y)
+        examples = self.parties.for_inference(client)
         return own_rows(model, examples, self._classes, features)
 
 

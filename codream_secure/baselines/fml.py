@@ -1,10 +1,9 @@
 """FML (Shen et al., Federated mutual learning, arXiv 2006.16765)."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party
-from codream_secure.baselines.messenger import Messenger
+from codream_secure.baselines.messenger import Messenger, divergence
 
 
 class FML(Baseline):
@@ -46,14 +45,3 @@ class FML(Baseline):
             return of_private + of_common
 
         party.descend([private, common], settings, loss)
-
-
-def divergence(target: Tensor, logits: Tensor) -> Tensor:
-    """Return KL(softmax(target) || softmax(logits)), the mean over the minibatch.
-
-    Args:
-        target: logits that take no gradient, float, shape (B, classes).
-        logits: of the model that learns, float, shape (B, classes).
-    """
-    wanted = target.detach().softmax(dim=1)
-    return F.kl_div(F.log_softmax(logits, dim=1), wanted, reduction="batchmean")

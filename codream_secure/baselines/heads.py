@@ -12,6 +12,7 @@ from torch import nn
 
 from codream_secure.baselines.base import Parties, last_layer, replace_last_layer
 from codream_secure.errors import UserError
+from codream_secure.models.build import parameter_count
 from codream_secure.runtime.seeds import derive_seed
 
 
@@ -64,7 +65,5 @@ def _check_features(model: nn.Module, name: str) -> None:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise UserError(f"model {name} ends in no linear layer: this method needs one")
-    if sum(p.numel() for p in model.parameters()) == sum(
-        p.numel() for p in linear[-1].parameters()
-    ):
+    if parameter_count(model) == parameter_count(linear[-1]):
         raise UserError(f"model {name} has no features but the pixels: this method needs some")

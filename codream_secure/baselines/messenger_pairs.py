@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from codream_secure.baselines.base import Baseline, BaselineSettings, Parties, Party
-from codream_secure.baselines.messenger import Messenger
+from codream_secure.baselines.messenger import Messenger, divergence
 from codream_secure.data.augment import cut_mixed
-from codream_secure.learning.learner import build_optimizer, distillation_loss
+from codream_secure.learning.learner import build_optimizer
 from codream_secure.runtime.seeds import generator
 
 
@@ -42,8 +42,8 @@ class Pair:
         own, common = self.private(x), self.messenger(x)
         party.work.trained += 2 * len(x)
         heat, weight = settings.messenger_temperature, settings.messenger_weight
-        private_loss = party.batches.loss(own, y) + weight * _follow(own, common, heat)
-        common_loss = party.batches.loss(common, y) + weight * _follow(common, own, heat)
+        private_loss = party.batches.loss(own, y) + weight * divergence(common, own, heat)
+        common_loss = party.batches.loss(common, y) + weight * divergence(own, common, heat)
         if settings.messenger_mix:
             private_loss = private_loss + weight * self._mixture(party, x, heat)
         for optimizer, loss in zip(self.optimizers, (private_loss, common_loss), strict=True):
@@ -61,7 +61,7 @@ class Pair:
         self.messenger.train()
         party.work.trained += len(x)
         party.work.inferred += len(x)
-        return _follow(self.private(mixed), target, temperature)
+        return divergence(target, self.private(mixed), temperature)
 
 
 class MessengerPairs(Baseline):
@@ -103,9 +103,3 @@ class MessengerPairs(Baseline):
                 group["lr"] = rate
         for _step in range(party.steps):
             pair.step(party, self.settings)
-
-
-def _follow(logits: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(other || logits) at temperature T; no gradient reaches ``other``."""
-    targets = (other.detach() / temperature).softmax(dim=1)
-    return distillation_loss(logits, targets, temperature)

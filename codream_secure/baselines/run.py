@@ -48,7 +48,7 @@ from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
 from codream_secure.learning.compute import Work
-from codream_secure.learning.schedule import rate_at
+from codream_secure.learning.schedule import round_rate
 from codream_secure.models.build import parameter_count
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
@@ -143,7 +143,7 @@ class BaselineRun(Run):
         """Run one round and measure."""
         self._progress.start(f"{self.method.name}: round {number}", 1)
         for party in self._clients.values():
-            party.rate = rate_at(self.config, self.share_done(number))
+            party.rate = round_rate(self.config, number, self.budget_spent)
         with self.stopwatch.measure("local_training"):
             self.baseline.round(number)
         measurement = self._measure(number)

@@ -175,12 +175,6 @@ class Run(RoundLoop[Measurement]):
         """Rounds that the observer has measured."""
         return len(self.observer.history)
 
-    def share_done(self, number: int) -> float:
-        """Return the share of the run that is done before round ``number``, 0 to 1."""
-        if self.budget_spent is not None:
-            return self.budget_spent
-        return (number - 1) / (self.last_round or self.config.dream.rounds)
-
     def prepare(self) -> None:
         """Do nothing: most methods need no preparation."""
 

@@ -174,7 +174,7 @@ class Simulation(Run):
     def _acquire(self, number: int) -> None:
         """Let clients and student learn from dreams, and the twins from local data alone."""
         everybody = self.federation
-        done = self.share_done(number)
+        done = self.budget_spent
         settings = acquisition_settings(self.config, everybody.plan, everybody.share, number, done)
         buffers = {c: group.buffer for group in self.groups for c in group.members}
 

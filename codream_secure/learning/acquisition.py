@@ -30,7 +30,7 @@ class AcquisitionSettings:
         kd_temperature: T of the distillation loss.
         augmentation: how the dreams are augmented, anew in every pass.
         local_steps: cross-entropy steps on local data.
-        rate: share of the full learning rate in this round, 0 to 1 (`schedule.rate_at`).
+        rate: share of the full learning rate in this round, 0 to 1 (`schedule.round_rate`).
     """
 
     order: AcquisitionOrder

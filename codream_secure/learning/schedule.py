@@ -35,6 +35,17 @@ def rate_at(config: Resolved, done: float) -> float:
     return (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
+def round_rate(config: Resolved, number: int, done: float | None = None) -> float:
+    """Return the share of the full learning rate in a round, 0 to 1.
+
+    Args:
+        config: resolved settings.
+        number: round number, from 1.
+        done: share of the run that is done before this round; None: that of its rounds.
+    """
+    return rate_at(config, (number - 1) / config.dream.rounds if done is None else done)
+
+
 def acquisition_settings(
     config: Resolved,
     plan: PrivacyPlan | None,
@@ -66,8 +77,6 @@ def learning_settings(
     Charges no privacy budget. The server's student has no local data and passes 0 local steps.
     """
     learning = config.learning
-    if done is None:
-        done = (number - 1) / config.dream.rounds
     return AcquisitionSettings(
         order=learning.acquisition,
         kd_epochs=0 if number % learning.kd_period else learning.kd_epochs,
@@ -75,7 +84,7 @@ def learning_settings(
         kd_temperature=label_temperature(config),
         augmentation=learning.dream_augment,
         local_steps=local_steps,
-        rate=rate_at(config, done),
+        rate=round_rate(config, number, done),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from codream_secure.aggregation.requests import AskedOfClient, DreamRequest, LabelRequest
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import RequestRefused
 from codream_secure.sites import site_log
 from codream_secure.storage.state_folder import StateFolder
 
@@ -74,9 +74,7 @@ def forget(path: Path) -> int:
     Raises:
         UserError: there is no such folder, or a process uses it.
     """
-    if not path.is_dir():
-        raise UserError(f"{path} is no state folder: give the one in state=... of --node-config")
-    with StateFolder(path) as folder:
+    with StateFolder.existing(path) as folder:
         held = len(folder.load(RECORD) or b"") // _SIZE
         folder.erase(RECORD)
     return held

@@ -68,16 +68,11 @@ class DreamSite(Site):
         check_options(self._site_policy, options, own_model=own_model)
         site_log.check_admission(self._folder, self._site_policy, message.session)
         self._charge(session, options)
-        self._erase_records()
         epsilon, delta = options.get("dp_eps"), options.get("dp_delta")
-        private = isinstance(epsilon, float) and isinstance(delta, float)
-        site_log.begin(
-            self._folder,
-            session,
-            roster=self._roster_digest(),
-            epsilon=float(str(epsilon)) if private else 0.0,
-            delta=float(str(delta)) if private else 0.0,
-        )
+        if isinstance(epsilon, float) and isinstance(delta, float):
+            self._start(session, epsilon=epsilon, delta=delta)
+        else:
+            self._start(session)
         learner = StoredLearner.begin(self._settings, self._folder, session)
         self._remember(learner.session)
         return learner.present()

@@ -245,8 +245,7 @@ class Site:
             self._check_server(message, message.threat_model)
             check_terms(self._site_policy, terms)
             site_log.check_admission(self._folder, self._site_policy, message.session)
-            self._erase_records()
-            site_log.begin(self._folder, wanted, roster=self._roster_digest())
+            self._start(wanted)
             self._remember(wanted)
         elif self._session != wanted:
             raise RequestRefused("the session is known, with other settings")
@@ -271,16 +270,20 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _erase_records(self) -> None:
-        """Erase what an older session left in the folder, except what belongs to the identity."""
+    def _start(self, session: Session, *, epsilon: float = 0.0, delta: float = 0.0) -> None:
+        """Log a session, and erase what an older one left except what belongs to the identity.
+
+        Args:
+            session: that begins.
+            epsilon: charged for the whole session; 0: without DP.
+            delta: of that epsilon.
+        """
         for name in self._folder.names():
             if name not in _OF_IDENTITY:
                 self._folder.erase(name)
-
-    def _roster_digest(self) -> str:
-        """Return the digest of the roster in hex; empty without one."""
         roster = self._settings.roster
-        return hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
+        digest = hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
+        site_log.begin(self._folder, session, roster=digest, epsilon=epsilon, delta=delta)
 
     def _remember(self, session: Session) -> None:
         self._session = session

@@ -136,9 +136,7 @@ def lines(path: Path) -> list[str]:
     Raises:
         UserError: there is no such folder, it is in use, or its log is damaged.
     """
-    if not path.is_dir():
-        raise UserError(f"{path} is no state folder: give the one in state=... of --node-config")
-    with StateFolder(path) as folder:
+    with StateFolder.existing(path) as folder:
         try:
             found = entries(folder)
         except msgspec.DecodeError as error:

@@ -57,6 +57,19 @@ class StateFolder:
             # A process died while it wrote: its secrets must not outlive their key batch.
             unfinished.unlink()
 
+    @classmethod
+    def existing(cls, path: Path) -> Self:
+        """Open a folder that a site has made: for commands of its operator, which make none.
+
+        Raises:
+            UserError: there is no such folder, or another process uses it.
+        """
+        if not path.is_dir():
+            raise UserError(
+                f"{path} is no state folder: give the one in state=... of --node-config"
+            )
+        return cls(path)
+
     def _locked(self) -> bool:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

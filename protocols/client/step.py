@@ -74,7 +74,7 @@ def mask_input(
         state.off1, request.key, task, party.batch.n, request.active, lost=request.lost
     )
     own = masking.mask_key_pair(keys.seeds.mask_key, party.client, request.key, party.off0)
-    pairs = {
+    pair_keys = {
         peer: _pair_key(party, own, peer, state.mask_keys[peer][request.key], on)
         for peer in active
         if peer in state.mask_keys and peer not in lost
@@ -82,7 +82,7 @@ def mask_input(
     vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)
     total = masking.MaskedSum(task, party.batch.n, vectors)
     total.add(masking.self_mask_key(keys.seeds.self_mask, party.client, on), 1)
-    for peer, key in pairs.items():
+    for peer, key in pair_keys.items():
         total.add(key, masking.pair_sign(party.client, peer))
     fields = task.fields(party.batch.n)
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))

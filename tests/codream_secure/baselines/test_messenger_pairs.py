@@ -1,37 +1,31 @@
 """The messenger: a small common model, averaged beside private models of any architecture."""
 
 import copy
-import itertools
 
 import numpy as np
 import pytest
 import torch
+from peers import after, build
 from torch.nn import functional as F
 
-from codream_secure.baselines.base import BaselineSettings
-from codream_secure.baselines.run import BaselineRun
 from codream_secure.baselines.tensors import tensors_of
-from codream_secure.config.methods import parse_method
 from codream_secure.data.augment import cut_mixed
 from codream_secure.errors import UserError
 
 MODELS = "linear,mlp,lenet5"
 
 
-def build(tiny, name="messenger-secure-8bit", **options):
-    own = {"messenger": "mlp", "local_epochs": 1}
-    given = {k: options.pop(k) for k in ("messenger_mix", "messenger") if k in options}
-    settings = BaselineSettings(**own | given)
-    return BaselineRun(tiny(models=MODELS, **options), parse_method(name), settings)
+SMALL = {"messenger": "linear", "local_epochs": 1}
 
 
-def after(run, rounds):
-    list(itertools.islice(run.rounds(), rounds))
-    return run
+def start(tiny, name="messenger-secure-8bit", options=None, **settings):
+    """Return a run of clients with three architectures that has not begun."""
+    own = {"messenger": "mlp", "local_epochs": 1, **settings}
+    return build(tiny, name, {"models": MODELS, **(options or {})}, **own)
 
 
 def test_models_of_different_architectures_learn_with_one_messenger(tiny):
-    run = after(build(tiny, local_loss="balanced", partition="dirichlet:1"), 4)
+    run = after(start(tiny, options={"local_loss": "balanced", "partition": "dirichlet:1"}), 4)
     last = run.observer.history[-1]
     assert np.mean(last.clients) > 0.7
     assert last.server > 0.7
@@ -48,7 +42,8 @@ def kl(logits, other, temperature):
 @pytest.mark.parametrize("mix", [False, True])
 def test_a_client_step_is_two_gradient_steps_of_two_losses(tiny, mix):
     """Recomputes the first step of one client with SGD: 1.9 times the gradient (Nesterov)."""
-    run = build(tiny, messenger_mix=mix, optimizer="sgd", learning_rate=0.01, local_loss="balanced")
+    options = {"optimizer": "sgd", "learning_rate": 0.01, "local_loss": "balanced"}
+    run = start(tiny, options=options, messenger_mix=mix)
     pair, party = run.baseline._pairs[1], run._clients[1]
     again = copy.deepcopy((pair.private, pair.messenger))
     stream = copy.deepcopy(party.batches)
@@ -77,7 +72,7 @@ def test_a_client_step_is_two_gradient_steps_of_two_losses(tiny, mix):
 
 
 def test_the_server_adds_the_mean_of_the_messengers_updates(tiny):
-    run = build(tiny, "messenger")
+    run = start(tiny, "messenger")
     before = tensors_of(run.server_model())
     after(run, 1)
     copies = [tensors_of(pair.messenger) for pair in run.baseline._pairs.values()]
@@ -89,7 +84,7 @@ def test_the_server_adds_the_mean_of_the_messengers_updates(tiny):
 
 def test_masks_change_nothing_but_bytes(tiny):
     clear, masked = (
-        after(build(tiny, f"messenger{s}-8bit", dropout=0.1), 2) for s in ("", "-secure")
+        after(start(tiny, f"messenger{s}-8bit", {"dropout": 0.1}), 2) for s in ("", "-secure")
     )
     for name, value in tensors_of(clear.server_model()).items():
         assert torch.equal(value, tensors_of(masked.server_model())[name])
@@ -99,14 +94,11 @@ def test_masks_change_nothing_but_bytes(tiny):
 def test_only_the_messenger_travels(tiny):
     """Private models of any size leave the bytes as they are."""
     small, large = (
-        after(BaselineRun(tiny(models=m), parse_method("messenger-8bit"), SMALL), 1)
+        after(build(tiny, "messenger-8bit", {"models": m}, **SMALL), 1)
         for m in ("linear", "resnet8")
     )
     for way in ("up", "down"):
         assert small.ledger.per_client(way) == large.ledger.per_client(way)
-
-
-SMALL = BaselineSettings(messenger="linear", local_epochs=1)
 
 
 def test_cut_and_mixed_images_have_one_square_of_another_image():
@@ -123,4 +115,4 @@ def test_cut_and_mixed_images_have_one_square_of_another_image():
 
 def test_an_unknown_messenger_is_one_line(tiny):
     with pytest.raises(UserError, match="nonsense"):
-        build(tiny, messenger="nonsense")
+        start(tiny, messenger="nonsense")

@@ -343,14 +343,20 @@ def test_sessions_over_different_private_data_look_alike(nodes, private, monkeyp
         return {k: v for k, v in content.items() if site != 1 or k != case.get("without")}
 
     there.returned = returned
+    grid, seen = two_steps(there, monkeypatch)
+    assert not grid.server.sites.refused
+    assert seen == alike(nodes)
+
+
+def two_steps(there, patch):
+    """Take two steps with secrets that every call repeats; return the grid and the answers."""
     secrets = itertools.count()
-    monkeypatch.setattr(os, "urandom", lambda n: next(secrets).to_bytes(n, "big"))
+    patch.setattr(os, "urandom", lambda n: next(secrets).to_bytes(n, "big"))
     seen = shapes_of_answers(there)
     grid = secure(there, train_metrics=("loss",), weight_cap=35, key_steps=1)
     for number in (1, 2):
         ask(grid, START, number)
-    assert not grid.server.sites.refused
-    assert seen == alike(nodes)
+    return grid, seen
 
 
 def alike(nodes, _known=[]):  # noqa: B006 - the usual session is run once
@@ -359,12 +365,7 @@ def alike(nodes, _known=[]):  # noqa: B006 - the usual session is run once
         there = nodes()
         there.folder = there.folder.with_name("usual")
         with pytest.MonkeyPatch.context() as patch:
-            secrets = itertools.count()
-            patch.setattr(os, "urandom", lambda n: next(secrets).to_bytes(n, "big"))
-            seen = shapes_of_answers(there)
-            grid = secure(there, train_metrics=("loss",), weight_cap=35, key_steps=1)
-            for number in (1, 2):
-                ask(grid, START, number)
+            _, seen = two_steps(there, patch)
         _known.extend(seen)
     return _known
 

@@ -67,7 +67,7 @@ def session(machines, data, monkeypatch, folder, *, what="usual"):
             lies = there.asked == SITE
             return make(spec) if lies else original(name, spec, **options)
 
-        monkeypatch.setattr("codream_secure.federation.members.build_model", build)
+        monkeypatch.setattr("codream_secure.federation.run_models.build_model", build)
     answers, carry = [], there.carry
 
     def one_by_one(sent):

@@ -3,13 +3,11 @@
 import msgspec
 import numpy as np
 import pytest
+from aggregators import dream_request, label_request
 from machines import OPTIONS
 
 from codream_secure.aggregation.requests import (
-    DreamRequest,
     EvaluateRequest,
-    LabelRequest,
-    LabelTerms,
 )
 from codream_secure.cli.main import cli
 from codream_secure.errors import RequestRefused, UserError
@@ -17,20 +15,7 @@ from codream_secure.sites import contents, site_log, wire
 from codream_secure.sites.dream_site import DreamSite
 from codream_secure.storage.state_folder import StateFolder
 
-DREAMS = DreamRequest(
-    version=3,
-    round=1,
-    batch=0,
-    dream_step=0,
-    shape=(2, 1, 2, 2),
-    dreams=bytes(8),
-    bits=4,
-    clip=1.0,
-    entropy_weight=1.0,
-    bn_weight=1.0,
-    balance_weight=1.0,
-    labels=LabelTerms(bits=8, clip=0.5, kind="probabilities", temperature=4.0, classes=2),
-)
+DREAMS = dream_request()
 SHORT = OPTIONS | {"rounds": 1, "dream_steps": 1, "warmup_epochs": 0}
 
 
@@ -71,9 +56,9 @@ def test_a_session_begun_again_under_its_old_name_is_another_one(machines):
 def test_counters_make_no_other_content_and_one_pixel_does():
     counted = msgspec.structs.replace(DREAMS, round=7, batch=8, dream_step=9)
     assert contents.of_request(counted) == contents.of_request(DREAMS)
-    other = msgspec.structs.replace(DREAMS, dreams=bytes(7) + b"1")
+    other = msgspec.structs.replace(DREAMS, dreams=bytes(31) + b"1")
     assert contents.of_request(other) != contents.of_request(DREAMS)
-    labels = LabelRequest(3, 1, 0, DREAMS.shape, DREAMS.dreams, DREAMS.labels)
+    labels = label_request()
     again = msgspec.structs.replace(labels, round=2, batch=5)
     assert contents.of_request(again) == contents.of_request(labels)
     assert contents.of_request(labels) != contents.of_request(DREAMS)
