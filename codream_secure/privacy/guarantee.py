@@ -1,4 +1,4 @@
-"""What a run guarantees: epsilon for one unit and for groups, with all that they follow from."""
+"""The privacy guarantee of a run: epsilon for one unit and for groups, with all that they follow from."""
 
 import math
 import sys
@@ -145,7 +145,7 @@ def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float
 
 
 def _together(release: Release, size: int) -> Release | None:
-    """Return the release as a group sees it that changes; None where batches are sampled.
+    """Return the release with a whole group's sensitivity; None where batches are sampled.
 
     Without sampling ``size`` units change a sum by at most ``size`` times the sensitivity.
     """
