@@ -1,4 +1,4 @@
-"""A site's input to a sum. Only public facts can refuse it; after these checks there is always one."""
+"""A site's input to a sum: public facts alone can refuse it; else there always is one."""
 
 import logging
 from collections.abc import Callable
