@@ -19,6 +19,7 @@ from codream_secure.runs.formats import (
     CONFIG,
     METRICS,
     SUMMARY,
+    Row,
     Summary,
     compact,
     parse_row,
@@ -147,6 +148,17 @@ class RunFolder:
             file.truncate(sum(map(len, rows)))
             os.fsync(file.fileno())
         self._checkpoints.attach(run)
+
+    def rows(self) -> list[Row]:
+        """Return the finished rounds that are recorded.
+
+        Raises:
+            UserError: a row is damaged.
+        """
+        try:
+            return [parse_row(line) for line in self._metrics.read_bytes().splitlines()]
+        except ValueError as error:
+            raise UserError(f"{self._metrics} is damaged ({error})") from None
 
     def open_events(self) -> None:
         """Write TensorBoard's event files from now on.
