@@ -139,10 +139,11 @@ class TrainedModel:
             raise UserError(f"images: no array ({error})") from error
         spec = self.description.spec
         shape = (spec.channels, spec.height, spec.width)
-        if array.shape[1:] == shape and array.shape[1:] != (*shape[1:], shape[0]):
-            array = array.transpose(0, 2, 3, 1)
-        elif array.shape in {shape[1:], (*shape[1:], shape[0])}:
+        last = (*shape[1:], shape[0])
+        if array.shape in {shape, last, shape[1:]}:
             array = array[None]
+        if array.shape[1:] == shape != last:
+            array = array.transpose(0, 2, 3, 1)
         found = check_images("images", "the array", array)
         if found.shape[1:] != shape:
             raise UserError(
