@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from protocols.driver import run_aggregation
+from protocols.driver import SYSTEM, run_aggregation
 from protocols.errors import ConfigError
 from protocols.params import (
     DIGEST_SIZE,
@@ -131,7 +130,7 @@ def _summed(
     entropy: Entropy | None,
 ) -> tuple[NDArray[Any], int]:
     """Return the sum, and how many clients are in it."""
-    entropy = entropy or os.urandom
+    entropy = entropy or SYSTEM
     arrays = _checked(vectors)
     if not set(silent) <= set(arrays):
         raise ConfigError("silent names a client that has no vector; leave it out")

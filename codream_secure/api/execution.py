@@ -7,7 +7,6 @@ from pathlib import Path
 
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.settings import Config
-from codream_secure.federation.observer import Measurement
 from codream_secure.federation.simulation import Simulation
 from codream_secure.report.page import write_report
 from codream_secure.report.pictures import draw_pictures
@@ -88,14 +87,11 @@ def carry_out(
     """Run the rounds that are left, and write all files of whatever was reached."""
     rows = [] if folder is None else folder.rows()
 
-    def record(measurement: Measurement) -> None:
-        rows.append(row_of(simulation, measurement))
-        for hook in on_round:
-            hook(rows[-1])
-
     if folder is not None:
         simulation.after_round.append(partial(folder.record, simulation))
-    simulation.after_round.append(record)
+    simulation.after_round.append(lambda found: rows.append(row_of(simulation, found)))
+    for hook in on_round:
+        simulation.after_round.append(partial(_tell, hook, rows))
     if folder is not None:
         simulation.after_round.append(lambda _: folder.checkpoint(simulation))
     interrupted = False
@@ -110,3 +106,7 @@ def carry_out(
         draw_pictures(simulation, folder.path)
         write_report(folder.path)
     return Ended(summary, tuple(rows), interrupted)
+
+
+def _tell(hook: Callable[[Row], None], rows: Sequence[Row], _: object) -> None:
+    hook(rows[-1])

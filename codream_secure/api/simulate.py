@@ -31,7 +31,7 @@ class SimulationResult:
     """What a run has brought: its figures, its models, and where its files are.
 
     Attributes:
-        summary: all figures, as `summary.json` has them; `docs/output.md` explains each.
+        summary: all figures, as the file `summary.json` has them (`runs.formats.Summary`).
         rounds: the accuracies and the costs of each finished round.
         folder: where files were written; None: nowhere.
     """

@@ -1,4 +1,4 @@
-"""`codream_secure.simulate` does what the command line does, and gives models to keep."""
+"""`simulate` does what the command line does, and gives models to keep."""
 
 import json
 import subprocess
@@ -49,11 +49,11 @@ def without_times(summary):
     return {k: v for k, v in summary.items() if k not in left_out}
 
 
-def test_equal_settings_give_the_summary_of_the_command_line(capsys):
+def test_equal_settings_give_the_summary_of_the_command_line(capsys, tmp_path):
     options = {**SMALL, "clients": 3, "samples_per_client": 40, "models": "linear", "seed": 4}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     with pytest.raises(SystemExit) as ended:
-        cli.main(["simulate", *words, "--json", "--out", "cli-run"], standalone_mode=False)
+        cli.main(["simulate", *words, "--json", f"--out={tmp_path / 'run'}"], standalone_mode=False)
     assert ended.value.code == 0
     told = json.loads(capsys.readouterr().out)
     found = json.loads(compact(cs.simulate("digits", **options).summary))
@@ -112,10 +112,6 @@ def test_steps_are_told(data):
 
 
 def test_an_interrupted_run_goes_on_and_ends_alike(data, tmp_path):
-    def stop(row):
-        if row.round == 1:
-            raise KeyboardInterrupt
-
     options = {**SMALL, "models": "linear", "clients": 3, "seed": 2}
     whole = cs.simulate(data, **options)
     out = tmp_path / "cut"
