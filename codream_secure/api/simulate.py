@@ -5,23 +5,19 @@ from contextlib import closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
-
-from codream_secure._version import __version__
 from codream_secure.api.data import Data
 from codream_secure.api.execution import Ended, carry_out, resumed, started
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.rounds import NoProgress
-from codream_secure.federation.run_models import norm_of
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.custom import Source, given_models
-from codream_secure.models.evaluate import frozen_copy
-from codream_secure.models.trained import FORMAT, Description, TrainedModel, Training
+from codream_secure.models.trained import TrainedModel
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import Accuracy, Bytes, Row, Summary
+from codream_secure.runs.models import SERVER, trained_models
 
 # The partition of data that came divided; no scheme deals it.
 _PER_CLIENT = "per-client"
@@ -64,53 +60,19 @@ class SimulationResult:
         """Bytes of encoded messages, as `per_client_up`."""
         return self.summary.bytes
 
-    @cached_property
+    @property
     def clients(self) -> tuple[TrainedModel, ...]:
         """Each client's model after the reported round, in the order of the clients."""
-        return tuple(self._model(f"client-{c}", c) for c in self._run.client_models())
+        return tuple(model for name, model in self._models.items() if name != SERVER)
 
-    @cached_property
+    @property
     def student(self) -> TrainedModel | None:
         """The server's student, which learned from dreams alone; None without collaboration."""
-        return None if self._run.server_model() is None else self._model("server", None)
+        return self._models.get(SERVER)
 
-    def _model(self, name: str, client: int | None) -> TrainedModel:
-        run = self._run
-        models = run.client_models()
-        module = run.server_model() if client is None else models[client]
-        if module is None:
-            raise ValueError(f"the run has no model {name}")
-        names = run.federation.model_names
-        kept = frozen_copy(module).cpu().to(memory_format=torch.contiguous_format)
-        kept.load_state_dict(run.weights()[name])
-        return TrainedModel(kept, self._described(names[client or 0], client))
-
-    def _described(self, architecture: str, client: int | None) -> Description:
-        run, told = self._run, self.summary
-        config, data = run.config, run.federation
-        privacy = told.privacy
-        row = next((row for row in self.rounds if row.round == told.reported_round), None)
-        accuracy = None if row is None else row.server if client is None else row.clients[client]
-        return Description(
-            format=FORMAT,
-            written_by=__version__,
-            architecture=architecture,
-            width=config.model.width,
-            norm=norm_of(config),
-            spec=data.spec,
-            scaling=data.scaling,
-            class_names=data.class_names,
-            training=Training(
-                method=told.method,
-                dataset=told.dataset,
-                clients=told.clients,
-                round=told.reported_round,
-                test_accuracy=accuracy,
-                epsilon=None if privacy is None else privacy.epsilon,
-                delta=None if privacy is None else privacy.delta,
-                unit=None if privacy is None else privacy.unit,
-            ),
-        )
+    @cached_property
+    def _models(self) -> dict[str, TrainedModel]:
+        return trained_models(self._run)
 
 
 def simulate(
