@@ -187,7 +187,7 @@ def _noise(spec: InputSpec, count: int) -> Dataset:
     images = draw.random((count, spec.channels, spec.height, spec.width), dtype=np.float32)
     labels = np.arange(count, dtype=np.int64) % spec.classes
     scaling = Scaling((0.0,) * spec.channels, (1.0,) * spec.channels)
-    return Dataset("noise", images, labels, images, labels, spec, scaling)
+    return Dataset("noise", images, labels, images, labels, spec, scaling, ("0",) * spec.classes)
 
 
 def plain_bytes(shape: Shape) -> dict[str, int]:

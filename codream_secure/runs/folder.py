@@ -20,6 +20,7 @@ from codream_secure.runs.formats import (
     CONFIG,
     METRICS,
     SUMMARY,
+    Row,
     Summary,
     compact,
     parse_row,
@@ -184,6 +185,17 @@ class RunFolder:
             raise unwritable(self.path, error) from None
         shorten(self._metrics, sum(map(len, rows)))
         self._checkpoints.attach(run)
+
+    def rows(self) -> list[Row]:
+        """Return the finished rounds that are recorded.
+
+        Raises:
+            UserError: a row is damaged.
+        """
+        try:
+            return [parse_row(line) for line in self._metrics.read_bytes().splitlines()]
+        except ValueError as error:
+            raise UserError(f"{self._metrics} is damaged ({error})") from None
 
     def open_events(self) -> None:
         """Write TensorBoard's event files from now on.
