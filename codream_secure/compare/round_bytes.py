@@ -33,6 +33,8 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.build import build_model
+from codream_secure.report.pictures import png
+from codream_secure.storage.files import replace
 from protocols.messages import MaskedInput
 from protocols.messages import encode as encode_message
 from protocols.primitives.field import PrimeField
@@ -283,7 +285,7 @@ def draw_crossover(shape: Shape, path: Path) -> None:
     )
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    replace(path, png(figure))
 
 
 def _line(shape: Shape, steps: np.ndarray[Any, Any], method: Method) -> Iterator[float]:
