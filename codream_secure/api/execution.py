@@ -1,12 +1,14 @@
 """One run from its first round to its last file, for the command line and for Python alike."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.settings import Config
+from codream_secure.errors import WriteError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.report.page import write_report
 from codream_secure.report.pictures import draw_pictures
@@ -22,28 +24,31 @@ class Ended:
     """How a run ended.
 
     Attributes:
-        summary: of what was done.
+        summary: of what was done; None: no round was finished, and nothing was written.
         rounds: all finished rounds, those before a restart included.
         interrupted: whether Ctrl-C ended it.
+        unwritten: the first thing that could not be written; None: all was.
     """
 
-    summary: Summary
+    summary: Summary | None
     rounds: tuple[Row, ...]
     interrupted: bool
+    unwritten: WriteError | None
 
 
 Begun = tuple[Simulation, RunFolder | None]
 
 
 def started(
-    config: Resolved, begin: Begin, out: Path | None, checkpoint_every: int | None
+    config: Resolved, begin: Begin, out: Callable[[], Path] | None, checkpoint_every: int | None
 ) -> Begun:
     """Begin a new run.
 
     Args:
         config: its settings.
         begin: makes the simulation.
-        out: the folder, new or empty; None: nothing is written.
+        out: names the folder, new or empty, once the settings have been found to work; None:
+            nothing is written.
         checkpoint_every: rounds between two checkpoints; None: there are none.
 
     Raises:
@@ -52,8 +57,12 @@ def started(
     simulation = begin(config)
     if out is None:
         return simulation, None
-    folder = RunFolder.create(out, checkpoint_every=checkpoint_every)
-    folder.start(simulation)
+    folder = RunFolder.create(out(), checkpoint_every=checkpoint_every)
+    try:
+        folder.start(simulation)
+    except BaseException:
+        folder.close()
+        raise
     return simulation, folder
 
 
@@ -82,30 +91,74 @@ def resumed(
 
 
 def carry_out(
-    simulation: Simulation, folder: RunFolder | None, on_round: Sequence[Callable[[Row], None]] = ()
+    simulation: Simulation,
+    folder: RunFolder | None,
+    on_round: Sequence[Callable[[Row], None]] = (),
+    *,
+    tensorboard: bool = False,
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Ended:
-    """Run the rounds that are left, and write all files of whatever was reached."""
-    rows = [] if folder is None else folder.rows()
+    """Run the rounds that are left, and write all files of whatever was reached.
 
+    Args:
+        simulation: new or restored.
+        folder: where files are written; None: nowhere.
+        on_round: called with the figures of every round when it ends.
+        tensorboard: whether event files are written too.
+        writing: makes the context in which the last files are written.
+
+    Raises:
+        WriteError: nothing can be written, and no round was finished.
+    """
+    rows = [] if folder is None else folder.rows()
+    hooks = simulation.after_round
     if folder is not None:
-        simulation.after_round.append(partial(folder.record, simulation))
-    simulation.after_round.append(lambda found: rows.append(row_of(simulation, found)))
-    for hook in on_round:
-        simulation.after_round.append(partial(_tell, hook, rows))
+        hooks.append(partial(folder.record, simulation))
+    hooks.append(lambda found: rows.append(row_of(simulation, found)))
+    hooks += [partial(_tell, hook, rows) for hook in on_round]
     if folder is not None:
-        simulation.after_round.append(lambda _: folder.checkpoint(simulation))
-    interrupted = False
+        hooks.append(lambda _: folder.checkpoint(simulation))
+    interrupted, unwritten = False, None
     try:
+        if folder is not None and tensorboard:
+            folder.open_events()
         for _ in simulation.rounds():
             pass
     except KeyboardInterrupt:
         interrupted = True
-    summary = summarise(simulation)
-    if folder is not None:
-        folder.finish(simulation, summary)
-        draw_pictures(simulation, folder.path)
-        write_report(folder.path)
-    return Ended(summary, tuple(rows), interrupted)
+    except WriteError as error:
+        if not simulation.finished_rounds:
+            raise
+        unwritten = error
+    if not simulation.finished_rounds:
+        return Ended(None, (), interrupted, unwritten)
+    with writing():
+        summary = summarise(simulation)
+        if folder is not None:
+            unwritten = unwritten or _finish(simulation, folder, summary)
+            rows = folder.rows() or rows
+    return Ended(summary, tuple(rows), interrupted, unwritten)
+
+
+def _finish(simulation: Simulation, folder: RunFolder, summary: Summary) -> WriteError | None:
+    """Write all that a run leaves, in the order that makes every beginning of it valid.
+
+    Returns:
+        The error of the first file that could not be written; the others are.
+    """
+    unwritten = None
+    for write in (
+        partial(folder.complete, simulation),
+        partial(folder.write_models, simulation),
+        partial(draw_pictures, simulation, folder.path),
+        partial(folder.write_summary, summary),
+        partial(write_report, folder.path),
+    ):
+        try:
+            write()
+        except WriteError as error:
+            unwritten = unwritten or error
+    return unwritten
 
 
 def _tell(hook: Callable[[Row], None], rows: Sequence[Row], _: object) -> None:

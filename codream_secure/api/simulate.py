@@ -1,12 +1,13 @@
 """`simulate`: a whole federation on this machine, as a function."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
 from codream_secure.api.data import Data
-from codream_secure.api.execution import Ended, carry_out, resumed, started
+from codream_secure.api.execution import carry_out, resumed, started
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -32,9 +33,15 @@ class SimulationResult:
         folder: where files were written; None: nowhere.
     """
 
-    def __init__(self, ended: Ended, folder: RunFolder | None, run: Simulation) -> None:
-        self.summary: Summary = ended.summary
-        self.rounds: tuple[Row, ...] = ended.rounds
+    def __init__(
+        self,
+        summary: Summary,
+        rounds: tuple[Row, ...],
+        folder: RunFolder | None,
+        run: Simulation,
+    ) -> None:
+        self.summary = summary
+        self.rounds = rounds
         self.folder = None if folder is None else folder.path
         self._run = run
 
@@ -108,6 +115,9 @@ def simulate(
         UserError: one line that says what is wrong with an argument and how to fix it.
         KeyboardInterrupt: after the files of the finished rounds were written.
 
+    Warns:
+        UserWarning: a file in `out` could not be written after a round was finished.
+
     Guarantee:
         That of `Simulation`; `SimulationResult.privacy` reports what was really released.
     """
@@ -125,14 +135,15 @@ def simulate(
             run, folder = resumed(Path(resume), given, begin, checkpoint_every)
         else:
             config = resolve(Config.from_options(given))
-            run, folder = started(
-                config, begin, None if out is None else Path(out), checkpoint_every
-            )
+            where = None if out is None else partial(Path, out)
+            run, folder = started(config, begin, where, checkpoint_every)
         with closing(folder) if folder else nullcontext():
             ended = carry_out(run, folder, [] if on_round is None else [on_round])
-    if ended.interrupted:
+    if ended.interrupted or ended.summary is None:
         raise KeyboardInterrupt
-    return SimulationResult(ended, folder, run)
+    if ended.unwritten is not None:
+        warnings.warn(str(ended.unwritten), stacklevel=2)
+    return SimulationResult(ended.summary, ended.rounds, folder, run)
 
 
 class _Steps:

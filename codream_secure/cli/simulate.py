@@ -1,8 +1,8 @@
 """`codream-secure simulate`: a whole federation on this machine."""
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,18 +12,17 @@ import click
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from codream_secure.cli.options import given_settings, run_options
-from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.errors import UserError, WriteError
+from codream_secure.errors import UserError
 from codream_secure.runs.commands import command_line
 from codream_secure.runs.formats import SUMMARY
 
 if TYPE_CHECKING:
+    from codream_secure.api.execution import Begun
     from codream_secure.federation.rounds import Progress
     from codream_secure.federation.simulation import Simulation
     from codream_secure.runs.folder import RunFolder
-    from codream_secure.runs.formats import Summary
 
 _EXAMPLES = """\b
 Examples:
@@ -78,65 +77,38 @@ def simulate(
 ) -> None:
     """Run a whole federation on this machine."""
     given = given_settings(options, config_file)
-    if resume is not None:
-        if out is not None:
-            raise UserError("--out cannot be used with --resume: results go where the run began")
-        begin = partial(_go_on, given, resume, checkpoint_every)
-    else:
-        begin = partial(_start, resolve(Config.from_options(given)), out, checkpoint_every)
+    if resume is not None and out is not None:
+        raise UserError("--out cannot be used with --resume: results go where the run began")
+    if resume is None:
+        # Before anything slow is imported, so that bad options are answered at once.
+        resolve(Config.from_options(given))
+
+    def begin(progress: "Progress") -> "Begun":
+        from codream_secure.api.execution import resumed, started  # noqa: PLC0415
+        from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
+        from codream_secure.runs.folder import default_folder  # noqa: PLC0415
+
+        make = partial(Simulation, progress=progress)
+        if resume is not None:
+            return resumed(resume, given, make, checkpoint_every)
+        new = resolve(Config.from_options(given))
+        return started(new, make, lambda: out or default_folder(new), checkpoint_every)
+
     sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
 
 
-def _start(
-    config: Resolved, out: Path | None, checkpoint_every: int | None, progress: "Progress"
-) -> "tuple[Simulation, RunFolder]":
-    """Begin a new run."""
-    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
-    from codream_secure.runs.folder import RunFolder, default_folder  # noqa: PLC0415
-
-    simulation = Simulation(config, progress=progress)
-    folder = RunFolder.create(out or default_folder(config), checkpoint_every=checkpoint_every)
-    try:
-        folder.start(simulation)
-    except BaseException:
-        folder.close()
-        raise
-    return simulation, folder
-
-
-def _go_on(
-    given: Mapping[str, object], run: Path, checkpoint_every: int | None, progress: "Progress"
-) -> "tuple[Simulation, RunFolder]":
-    """Go on with a run that was interrupted."""
-    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
-    from codream_secure.runs.folder import RunFolder  # noqa: PLC0415
-
-    folder = RunFolder.reopen(run, checkpoint_every=checkpoint_every)
-    try:
-        simulation = Simulation(folder.configuration(given), progress=progress)
-        folder.restore(simulation)
-    except BaseException:
-        folder.close()
-        raise
-    return simulation, folder
-
-
 def _simulate(
-    begin: "Callable[[Progress], tuple[Simulation, RunFolder]]",
-    *,
-    as_json: bool,
-    tensorboard: bool,
-    quiet: bool,
+    begin: "Callable[[Progress], Begun]", *, as_json: bool, tensorboard: bool, quiet: bool
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from rich.console import Console  # noqa: PLC0415
 
+    from codream_secure.api.execution import carry_out  # noqa: PLC0415
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
-    from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
     end_like_interrupt()
     told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
@@ -147,23 +119,24 @@ def _simulate(
             return _interrupted_early()
         if found := prediction(simulation.config, simulation.federation.spec):
             told.print(found)
-        with closing(folder):
-            code, why = _run(simulation, folder, tensorboard=tensorboard)
-            if not simulation.finished_rounds:
-                return _interrupted_early()
-            with undisturbed():
-                summary = summarise(simulation)
-                unwritten = _finish(simulation, folder, summary)
-    for line in dict.fromkeys(filter(None, (why, unwritten))):
-        click.echo(line, err=True)
+        with closing(folder) if folder else nullcontext():
+            ended = carry_out(simulation, folder, tensorboard=tensorboard, writing=undisturbed)
+    if ended.summary is None:
+        return _interrupted_early()
+    if ended.interrupted:
+        click.echo(_interrupted(simulation, folder), err=True)
+    if ended.unwritten:
+        click.echo(f"error: {ended.unwritten}", err=True)
     if as_json:
-        click.echo(compact(summary))
+        click.echo(compact(ended.summary))
     elif not quiet:
         console = stdout()
-        console.print(summary_table(summary))
-        if (folder.path / SUMMARY).is_file():
+        console.print(summary_table(ended.summary))
+        if folder and (folder.path / SUMMARY).is_file():
             console.print(f"written to {folder.path}", highlight=False)
-    return EXIT_INCOMPLETE if unwritten and not code else code
+    if ended.interrupted:
+        return EXIT_INTERRUPTED
+    return EXIT_INCOMPLETE if ended.unwritten or simulation.unlabelled_rounds else 0
 
 
 def _interrupted_early() -> int:
@@ -171,56 +144,8 @@ def _interrupted_early() -> int:
     return EXIT_INTERRUPTED
 
 
-def _run(simulation: "Simulation", folder: "RunFolder", *, tensorboard: bool) -> tuple[int, str]:
-    """Run the rounds; return the exit code, and a line about what ended them early.
-
-    Raises:
-        WriteError: nothing can be written, and no round was finished.
-    """
-    simulation.after_round += [
-        partial(folder.record, simulation),
-        lambda _: folder.checkpoint(simulation),
-    ]
-    try:
-        if tensorboard:
-            folder.open_events()
-        for _ in simulation.rounds():
-            pass
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED, _interrupted(simulation, folder)
-    except WriteError as error:
-        if not simulation.finished_rounds:
-            raise
-        return EXIT_INCOMPLETE, f"error: {error}"
-    return EXIT_INCOMPLETE if simulation.unlabelled_rounds else 0, ""
-
-
-def _interrupted(simulation: "Simulation", folder: "RunFolder") -> str:
+def _interrupted(simulation: "Simulation", folder: "RunFolder | None") -> str:
     done = f"interrupted after round {simulation.finished_rounds} of {simulation.last_round}"
-    if not folder.can_resume:
+    if folder is None or not folder.can_resume:
         return f"{done}; there is no checkpoint to resume from (--checkpoint-every writes them)"
     return f"{done}; resume with: {command_line('simulate', {'resume': folder.path})}"
-
-
-def _finish(simulation: "Simulation", folder: "RunFolder", summary: "Summary") -> str:
-    """Write all that a run leaves, in the order that makes every beginning of it valid.
-
-    Returns:
-        A line about the first file that could not be written; the others are.
-    """
-    from codream_secure.report.page import write_report  # noqa: PLC0415
-    from codream_secure.report.pictures import draw_pictures  # noqa: PLC0415
-
-    unwritten = ""
-    for write in (
-        partial(folder.complete, simulation),
-        partial(folder.write_models, simulation),
-        partial(draw_pictures, simulation, folder.path),
-        partial(folder.write_summary, summary),
-        partial(write_report, folder.path),
-    ):
-        try:
-            write()
-        except WriteError as error:
-            unwritten = unwritten or f"error: {error}"
-    return unwritten

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from codream_secure.data.npz import check_images
@@ -20,6 +20,8 @@ from codream_secure.models.build import build_model
 from codream_secure.models.custom import GIVEN_PREFIX, Source, builder_of
 from codream_secure.models.evaluate import logits_of
 from codream_secure.models.layers import Norm
+from codream_secure.storage.files import make_folder, replace_folder
+from codream_secure.storage.folder_lock import is_empty
 
 FORMAT: Final = 1
 DESCRIPTION, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
@@ -118,18 +120,24 @@ class TrainedModel:
         """
         path = Path(folder)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if not is_empty(path):
                 raise UserError(f"{path} is not empty; name another folder for the model")
-            state = self.module.state_dict()
-            save_file({k: v.contiguous().clone() for k, v in state.items()}, path / WEIGHTS)
-            (path / CARD).write_text(_card(self.description), encoding="utf-8")
-            # Last: a folder without it is no model yet.
-            told = msgspec.json.format(msgspec.json.encode(self.description), indent=2)
-            (path / DESCRIPTION).write_bytes(told + b"\n")
         except OSError as error:
-            raise UserError(f"{path}: the model cannot be written: {error.strerror}") from None
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        make_folder(path.parent)
+        replace_folder(path, self.files())
         return path
+
+    def files(self) -> dict[str, bytes]:
+        """Return what `save` writes, by the names of the files."""
+        state = self.module.state_dict()
+        told = msgspec.json.format(msgspec.json.encode(self.description), indent=2)
+        return {
+            # Copies: safetensors refuses tensors that share memory, as tied weights do.
+            WEIGHTS: save({name: value.contiguous().clone() for name, value in state.items()}),
+            CARD: _card(self.description).encode(),
+            DESCRIPTION: told + b"\n",
+        }
 
     def _images(self, images: ArrayLike) -> NDArray[np.float32]:
         """Return images as float32 (N, C, H, W) in [0, 1]."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 from filelock import FileLock
-from safetensors.torch import save
 
 from codream_secure.config.rules import resolve, to_toml
 from codream_secure.config.settings import Config, load_toml
@@ -26,6 +25,7 @@ from codream_secure.runs.formats import (
     parse_row,
     pretty,
 )
+from codream_secure.runs.models import trained_models
 from codream_secure.runs.summary import row_of
 from codream_secure.runs.tensorboard import open_events, write_events
 from codream_secure.storage.files import (
@@ -245,7 +245,11 @@ class RunFolder:
         Raises:
             WriteError: they cannot be written.
         """
-        content = {f"{name}.safetensors": save(w) for name, w in run.weights().items()}
+        content = {
+            f"{name}/{file}": data
+            for name, model in trained_models(run).items()
+            for file, data in model.files().items()
+        }
         replace_folder(self.path / _MODELS, content)
 
     def write_summary(self, summary: Summary) -> None:

@@ -106,7 +106,7 @@ def shorten(path: Path, size: int) -> None:
 
 
 def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
-    """Replace a folder of files, by name; if it is there, all of them are.
+    """Replace a folder of files, by name (`a/b` lies in a folder `a`); all of them or none.
 
     Raises:
         WriteError: it cannot be written; then neither the old nor the new one is there.
@@ -117,8 +117,11 @@ def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
         remove(part)
         os.mkdir(part)  # noqa: PTH102
         for name, data in content.items():
-            _write(part / name, data, os.O_WRONLY | os.O_CREAT, _MODE)
-        sync(part)
+            place = part / name
+            os.makedirs(place.parent, exist_ok=True)  # noqa: PTH103
+            _write(place, data, os.O_WRONLY | os.O_CREAT, _MODE)
+        for folder in {(part / name).parent for name in content} | {part}:
+            sync(folder)
         os.rename(part, path)  # noqa: PTH104
         sync(path.parent)
     except BaseException as error:

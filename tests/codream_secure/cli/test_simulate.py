@@ -82,14 +82,14 @@ def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path)
     for picture in ("dreams.png", "accuracy.png", "labels.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     assert len(list((folder / "models").iterdir())) == 5
-    assert load_file(folder / "models/server.safetensors")
+    assert load_file(folder / "models/server/weights.safetensors")
     rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in rounds] == [1]
 
     code, *_ = run("simulate", "--config", "first/config.toml", "--out", "second", "--quiet")
     assert code == 0
     first, second = (
-        load_file(tmp_path / f / "models/client-0.safetensors") for f in ("first", "second")
+        load_file(tmp_path / f / "models/client-0/weights.safetensors") for f in ("first", "second")
     )
     assert all((first[name] == second[name]).all() for name in first)
 
@@ -175,7 +175,7 @@ def test_a_folder_of_images_and_a_model_of_one_s_own(run, tmp_path):
     summary = json.loads(out)
     assert code == 0
     assert (summary["dataset"], summary["models"][1]) == ("shapes", "shapes_module:small")
-    model = load_file(tmp_path / "run/models/client-1.safetensors")
+    model = load_file(tmp_path / "run/models/client-1/weights.safetensors")
     assert model["1.weight"].shape == (2, 3 * 9 * 9)
 
 
