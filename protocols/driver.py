@@ -18,7 +18,7 @@ from protocols.errors import LocalProtocolError, SecAggError
 from protocols.params import AggregationParams, BatchParams, Ring, Task, Terms
 from protocols.phases import NO_DROPS, OPEN_BUNDLES, DropSchedule, Phase, phase_of
 from protocols.primitives.keys import Entropy
-from protocols.rounds import Ask, Direction, Part, Rounds, Tap
+from protocols.rounds import Ask, Direction, Part, SumRounds, Tap
 from protocols.signing import Credentials
 
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
@@ -125,7 +125,7 @@ class BatchSession:
         self._clients: dict[int, dict[int, ClientSession]] = {}
         # Client -> the last step that it answered, in whatever batch (SPEC 2.4).
         self._answered = dict.fromkeys(roster, -1)
-        self._rounds = Rounds(
+        self._rounds = SumRounds(
             self._terms,
             tap=self._carry,
             fault=_raise,
@@ -155,7 +155,7 @@ class BatchSession:
         return self._rounds.round_trips
 
     def prepare(self, steps: int, attempts: Iterable[DropSchedule] = (DropSchedule(),)) -> None:
-        """Make keys for the next steps; see `Rounds.prepare`.
+        """Make keys for the next steps; see `SumRounds.prepare`.
 
         Args:
             steps: M, how many steps.
@@ -167,7 +167,7 @@ class BatchSession:
         self._rounds.prepare(steps, (self._asking(drops) for drops in attempts))
 
     def replace(self, steps: int, sharers: Collection[int], *, ahead: bool = False) -> None:
-        """Make keys in place of lost ones, for those alone that had them; see `Rounds.replace`."""
+        """Make keys for the clients whose keys were lost; see `SumRounds.replace`."""
         self._rounds.replace(self._asking(DropSchedule()), steps, sharers, ahead=ahead)
 
     def step(

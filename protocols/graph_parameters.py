@@ -100,8 +100,9 @@ def ring_parameters(
     _check_numbers(n, sigma, eta, steps)
     bad, quiet = (math.ceil(fraction * n - _ROUNDING) for fraction in (corrupt, dropouts))
     union = math.log2(n) + math.log2(steps)
-    # So many corrupt or silent neighbours no client has, but for 2^-sigma and 2^-eta. Both numbers
-    # grow with k, so the search over k never has to start again.
+    # No client has this many corrupt neighbours, except with probability 2^-sigma, and none this
+    # many silent ones, except with probability 2^-eta.
+    # Both numbers grow with k, so the search over k never has to start again.
     exposed = quiets = 1
     for k in (*range(2, n - 1, 2), n - 1):
         while union + _log2_tail(n - 1, bad, k, exposed) > -sigma:

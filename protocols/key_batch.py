@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from protocols.params import BatchParams
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.server.session import ServerSession
 
 
@@ -29,7 +29,7 @@ class KeyBatch:
         self.waiting: Mapping[int, bytes] = dict.fromkeys(present, b"")
         self.deliveries: dict[int, bytes] = {}
         self.delivered = False
-        stages = rounds(batch.threat_model, ring=batch.ring is not None)
+        stages = round_phases(batch.threat_model, ring=batch.ring is not None)
         self._left = list(stages[: stages.index(Phase.MASKED_INPUT)])
 
     @property

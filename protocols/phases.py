@@ -11,7 +11,7 @@ ThreatModel = Literal["semi-honest", "malicious"]
 
 
 class Phase(enum.StrEnum):
-    """The rounds in order (SPEC 6). `rounds` says which of them one aggregation has."""
+    """The rounds in order (SPEC 6). `round_phases` says which of them one aggregation has."""
 
     ADVERTISE_KEYS = "advertise_keys"
     DRAW_GRAPH = "draw_graph"
@@ -33,7 +33,7 @@ def phase_of(stage: Stage) -> Phase:
     return Phase.SHARE_KEYS if stage == OPEN_BUNDLES else Phase(stage)
 
 
-def rounds(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
+def round_phases(threat_model: ThreatModel, *, ring: bool = False) -> tuple[Phase, ...]:
     """Return the rounds of one aggregation, in order (SPEC 6).
 
     Only the malicious model has the consistency round. Only the ring is drawn.

@@ -44,7 +44,7 @@ next exchange with a step's first and last round. A client that opened all bundl
 """
 
 
-class Rounds:
+class SumRounds:
     """The rounds of one session: key batches one after the other, and their steps.
 
     Numbers of batches and steps are never used twice.
@@ -291,13 +291,13 @@ class Rounds:
         self._end_round(keys, Phase.UNMASKING, shares)
 
     def _riding(self, coming: KeyBatch | None) -> list[Part]:
-        """Return what the next exchange sends along. Nothing if it has failed."""
+        """Return the coming exchange's messages that travel with this step; none if it failed."""
         if coming is None or coming.stage is None or not coming.waiting:
             return []
         return [Part(coming.batch, coming.stage, coming.waiting)]
 
     def _end_riding(self, coming: KeyBatch | None, answers: Sequence[Mapping[int, bytes]]) -> None:
-        """End a stage that travelled with a step. The step goes on whatever becomes of it."""
+        """End a stage that travelled with a step. If the stage fails, the step goes on."""
         if coming is not None and answers:
             try:
                 self._advance(coming, answers[0])

@@ -160,7 +160,7 @@ def gates(part: str, table: Sequence[Mapping[str, Any]]) -> list[Gate]:
     for case in dict.fromkeys(row["case"] for row in table):
         ours, theirs = at[case, "codream-fast"], at[case, "avgkd"]
         if ours is not None and theirs is not None:
-            found.append(Gate.at_least(f"{case}: Co-Dream above AvgKD", ours - theirs, 0.0))
+            found.append(Gate.at_least(f"{case}: CoDream above AvgKD", ours - theirs, 0.0))
     return found
 
 

@@ -51,8 +51,8 @@ def answered(n: int, wrong: int) -> step.CollectingShares:
     total = np.zeros(LENGTH, dtype=np.uint32)
     state = step.CollectingShares.of(running, roster, roster, (total,))
     for u in roster:
-        lie = 1 if u < wrong else 0
-        values = ((common[u] + int.from_bytes(seeds[v], "big") + lie) % shamir.P for v in roster)
+        shift = 1 if u < wrong else 0
+        values = ((common[u] + int.from_bytes(seeds[v], "big") + shift) % shamir.P for v in roster)
         shares = tuple(value.to_bytes(shamir.SIZE, "big") for value in values)
         state.received[u] = UnmaskShares(0, shares, ())
     return state

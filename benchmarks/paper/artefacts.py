@@ -62,7 +62,7 @@ _PARTITIONS = {
 _THREE = ("iid", "alpha=1", "alpha=0.1")
 
 _STUDENT = Column("server student", _server)
-_CO_DREAM = Column("Co-Dream", _clients)
+_CODREAM = Column("CoDream", _clients)
 _INDEPENDENT = Column("Independent", _independent)
 _OTHERS = {
     name: _other(name)
@@ -92,7 +92,7 @@ def _table1(scale: Scale) -> Artefact:
             _INDEPENDENT,
             _OTHERS["Centralized"],
             _OTHERS["AvgKD"],
-            _CO_DREAM,
+            _CODREAM,
             _STUDENT,
         ),
         tuple(
@@ -123,7 +123,7 @@ _SAMPLES_2 = {"mnist": 50, "svhn": 1000, "cifar10": 1000}
 
 
 def _table2(scale: Scale) -> Artefact:
-    columns = {"Independent": _INDEPENDENT, "Co-Dream": _CO_DREAM, **_OTHERS}
+    columns = {"Independent": _INDEPENDENT, "CoDream": _CODREAM, **_OTHERS}
     rows = tuple(
         Row(
             {"data": str(data["dataset"]), "the paper's": theirs, "partition": name},
@@ -161,7 +161,7 @@ def _table5(scale: Scale) -> Artefact:
     whole = SETTINGS[scale]
     unopposed = {name: value for name, value in whole.items() if name not in _ADVERSARIAL}
     variants: dict[str, tuple[Options, str]] = {
-        "Co-Dream": (whole, ""),
+        "CoDream": (whole, ""),
         "w/o R_adv": (unopposed, ""),
         "w/o R_bn": ({**whole, "bn_weight": 0.0, "statistics_momentum": 0.0}, ""),
         "w/o entropy": ({**whole, "entropy_weight": 0.0}, "not in the paper"),
@@ -176,19 +176,19 @@ def _table5(scale: Scale) -> Artefact:
     return Artefact(
         "table5",
         "Table 5: what each part of the dreaming loss is worth; the paper: CIFAR-10",
-        (_CO_DREAM, _INDEPENDENT, _STUDENT),
+        (_CODREAM, _INDEPENDENT, _STUDENT),
         tuple(
             Row(
                 {"variant": variant, "partition": name},
                 {**options, "partition": _PARTITIONS[name]},
-                {"Co-Dream": TABLE_5[variant][name]} if variant in TABLE_5 else {},
+                {"CoDream": TABLE_5[variant][name]} if variant in TABLE_5 else {},
                 note,
             )
             for variant, (options, note) in variants.items()
             for name in _THREE
         ),
         (
-            "The column Co-Dream is the clients' mean under the row's variant.",
+            "The column CoDream is the clients' mean under the row's variant.",
             "The paper's first row is not that of its Table 2 (69.5, 64.8, 36.6).",
         ),
     )
@@ -205,7 +205,7 @@ def _figure3(scale: Scale) -> Artefact:
     return Artefact(
         "figure3",
         f"Figure 3: number of clients K, {total} examples in all; the paper: CIFAR-10",
-        (_CO_DREAM, _INDEPENDENT, _OTHERS["FedAvg"], _STUDENT),
+        (_CODREAM, _INDEPENDENT, _OTHERS["FedAvg"], _STUDENT),
         tuple(
             Row(
                 {"K": str(clients), "examples each": str(total // clients)},
@@ -237,7 +237,7 @@ def _figure4(scale: Scale) -> Artefact:
     return Artefact(
         "figure4",
         "Figure 4: batches of dreams a round; the paper: CIFAR-10",
-        (_STUDENT, _CO_DREAM, _INDEPENDENT),
+        (_STUDENT, _CODREAM, _INDEPENDENT),
         tuple(
             Row(
                 {"batches": str(batches)},

@@ -167,7 +167,7 @@ def _plot_columns(
 
 def _draw_clients(axis: Axes, page: Page) -> None:
     points: dict[float, Line] = {int(line.row.labels["K"]): line for line in page.lines}
-    styles = {"Co-Dream": "o-", "Independent": "x-", "FedAvg": "^-", "server student": "s-"}
+    styles = {"CoDream": "o-", "Independent": "x-", "FedAvg": "^-", "server student": "s-"}
     _plot_columns(axis, page, points, styles)
     axis.set_xticks(list(points))
     axis.set_xlabel("clients (K = 2 without secure aggregation)")

@@ -183,8 +183,8 @@ def comparison(options: Options, methods: Sequence[str]) -> str:
 def run_line(row: Row, methods: Sequence[str], grid: Grid, seeds: Sequence[int]) -> Line:
     """Run a row once a seed, and after it the other methods on the same data and seed.
 
-    Each of them takes as many of a client's forward and backward passes as Co-Dream took. Where
-    Co-Dream failed they are not run: its error is theirs.
+    Each of them takes as many of a client's forward and backward passes as CoDream took. Where
+    CoDream failed they are not run: its error is theirs.
     """
     runs, others = [], []
     for seed in seeds:

@@ -10,7 +10,7 @@ from typing import Literal
 Scale = Literal["tiny", "small", "full"]
 Options = Mapping[str, object]
 
-# R_adv is part of what the paper calls Co-Dream, though not a default of `simulate`. Clients have
+# R_adv is part of what the paper calls CoDream, though not a default of `simulate`. Clients have
 # few examples, as in the paper (50 of MNIST): with more of the digits nobody needs the others.
 SETTINGS: dict[Scale, dict[str, object]] = {
     "tiny": {

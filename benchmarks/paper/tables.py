@@ -11,7 +11,7 @@ Table 1 (four architectures), 2 (methods), 5 (ablation); Figures 3 (number of cl
 a round), 5 (teachers). A row is one run, once a seed, and says the command that makes it. The
 round that is reported is chosen by the clients' validation accuracy; the paper takes the best
 test accuracy of all rounds. Sums are masked wherever there are three clients. Other methods
-have the data, the seed and as many forward and backward passes of a client as Co-Dream; their step
+have the data, the seed and as many forward and backward passes of a client as CoDream; their step
 sizes are not tuned. With --out results are kept, and what is there is not run again;
 empty the folder when the code has changed.
 """
@@ -45,13 +45,13 @@ GENERAL_NOTES = (
     ),
     (
         "Our round is chosen by the clients' validation accuracy; the paper takes the best test "
-        "accuracy of all rounds. Co-Dream is the mean over clients; Independent takes as many "
+        "accuracy of all rounds. CoDream is the mean over clients; Independent takes as many "
         "local steps and is read after the same round, and the server's student saw nothing but "
         "dreams."
     ),
     (
         "Other methods run in the clear, each for as many of a client's forward and backward "
-        "passes as Co-Dream took, with the step sizes of `compare`, not tuned."
+        "passes as CoDream took, with the step sizes of `compare`, not tuned."
     ),
     "Sums are masked (semi-honest, threshold floor(2n/3) + 1) unless a row says otherwise.",
 )

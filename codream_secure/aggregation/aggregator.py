@@ -41,7 +41,7 @@ from protocols.primitives.packing import pack
 from protocols.quantization import Quantizer
 
 # A client: gets an encoded request and the number of the step, returns quantized sections.
-Answer = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
+AnsweringClient = Callable[[bytes, int], Mapping[str, NDArray[np.uint32]]]
 # Kinds of requests in a run of CoDream, and in a run of a method that averages models.
 DREAMING = frozenset(kind.__name__ for kind in (DreamRequest, LabelRequest, StatisticsRequest))
 AVERAGING = frozenset({ModelRequest.__name__, GradientRequest.__name__})
@@ -100,7 +100,7 @@ class Call:
 
 
 # Kinds of requests whose inputs the byte ledger counts under a separate name.
-_LINES = {LabelRequest: "labels", StatisticsRequest: "statistics"}
+_LINES = {LabelRequest: "labels", StatisticsRequest: "class_means"}
 
 
 class Aggregator(ABC):
@@ -118,7 +118,7 @@ class Aggregator(ABC):
     """
 
     def __init__(
-        self, clients: Mapping[int, Answer], settings: AggregationSettings, meters: Meters
+        self, clients: Mapping[int, AnsweringClient], settings: AggregationSettings, meters: Meters
     ) -> None:
         self._clients = clients
         self._settings = settings

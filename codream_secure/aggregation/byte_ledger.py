@@ -19,7 +19,7 @@ PHASES = (
     Phase.CONSISTENCY.value,
     Phase.UNMASKING.value,
     "labels",
-    "statistics",
+    "class_means",
 )
 _DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
@@ -28,7 +28,7 @@ class ByteLedger:
     """Counts the bytes of encoded messages.
 
     ``broadcast`` holds messages to every client: requests for dreams and labels, models.
-    ``labels`` holds masked labels (up) and summed labels (down), ``statistics`` masked class sums.
+    ``labels`` holds masked labels (up) and summed labels (down), ``class_means`` masked class sums.
     The key phases and the unmasking of these aggregations count under their own phases.
 
     The *payload* of a message is the size of its numbers without any protocol, each in as many
@@ -120,7 +120,7 @@ class ByteLedger:
         return LedgerState(
             sizes=[(n, p, d, list(sizes)) for (n, p, d), sizes in self._sizes.items()],
             payload=dict(self._payload),
-            savings=[(what, d, size) for (what, d), size in self._avoidable.items()],
+            avoidable=[(what, d, size) for (what, d), size in self._avoidable.items()],
         )
 
     def restore(self, state: LedgerState) -> None:
@@ -134,7 +134,7 @@ class ByteLedger:
                 raise ValueError("bytes of other phases or clients")
         self._sizes.update({(n, p, d): list(sizes) for n, p, d, sizes in state.sizes})
         self._payload.update(state.payload)
-        self._avoidable.update({(what, d): size for what, d, size in state.savings})
+        self._avoidable.update({(what, d): size for what, d, size in state.avoidable})
 
 
 def megabytes(by: Mapping[str, int]) -> float:

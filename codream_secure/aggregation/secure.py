@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from codream_secure.aggregation.aggregator import (
     DREAMING,
     Aggregator,
-    Answer,
+    AnsweringClient,
     Call,
     FieldSum,
     Inputs,
@@ -46,7 +46,7 @@ class SecureAggregator(Aggregator):
 
     def __init__(
         self,
-        clients: Mapping[int, Answer],
+        clients: Mapping[int, AnsweringClient],
         settings: AggregationSettings,
         meters: Meters,
         *,

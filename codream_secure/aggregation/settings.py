@@ -6,7 +6,7 @@ import numpy as np
 
 from codream_secure.runtime.seeds import derive_seed
 from protocols.params import default_threshold
-from protocols.phases import DropSchedule, Phase, ThreatModel, rounds
+from protocols.phases import DropSchedule, Phase, ThreatModel, round_phases
 from protocols.policy import most_colluders
 
 _OFFLINE = (Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS)
@@ -51,7 +51,7 @@ class AggregationSettings:
     @property
     def online(self) -> tuple[Phase, ...]:
         """The rounds of one step."""
-        return tuple(phase for phase in rounds(self.threat_model) if phase not in _OFFLINE)
+        return tuple(phase for phase in round_phases(self.threat_model) if phase not in _OFFLINE)
 
     def step_drops(self, step: int) -> DropSchedule:
         """Return which clients fail in step ``step``, and in which round."""

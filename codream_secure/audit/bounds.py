@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from codream_secure.privacy.accounting import cost, training
+from codream_secure.privacy.accounting import privacy_cost, training
 
 # Confidence of one audit. Of several audits together, one in hundreds raises a false alarm.
 CONFIDENCE = 0.999
@@ -51,7 +51,7 @@ def family_epsilon(
     noise, _ = _largest_noise(test_out, test_in, best, sampling_rate)
     if noise >= _MOST_NOISE:
         return 0.0
-    return cost([training(noise, sampling_rate, 1)], delta).epsilon
+    return privacy_cost([training(noise, sampling_rate, 1)], delta).epsilon
 
 
 # Below the least noise the privacy loss is so large that composing it fills the memory; nobody

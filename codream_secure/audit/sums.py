@@ -15,7 +15,7 @@ from scipy import stats
 
 from codream_secure.aggregation.requests import NoiseKind
 from codream_secure.audit.bounds import family_epsilon
-from codream_secure.privacy.accounting import Release, cost
+from codream_secure.privacy.accounting import Release, privacy_cost
 from codream_secure.privacy.mechanisms import integer_mechanism
 from codream_secure.privacy.noise_search import share_variance
 from codream_secure.privacy.noisy_sum import NoisySum
@@ -156,7 +156,7 @@ def _audit(
     return SumAudit(
         noise=terms.noise,
         survivors=survivors,
-        claimed=cost([release], DELTA).epsilon,
+        claimed=privacy_cost([release], DELTA).epsilon,
         found=family_epsilon(without, with_it, DELTA),
         variance=float(without.var(ddof=1) / claimed_variance),
         interval=(low, high),

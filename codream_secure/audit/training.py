@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codream_secure.audit.bounds import family_epsilon
-from codream_secure.privacy.accounting import cost, training
+from codream_secure.privacy.accounting import privacy_cost, training
 from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.dpsgd import PrivateTrainer
 
@@ -114,7 +114,7 @@ def _audit(setting: Setting, trials: int, make: Make) -> StepAudit:
             draws[trial] = float(-moved @ direction / _CLIP)
         sides.append(draws)
     found = family_epsilon(sides[0], sides[1], DELTA, sampling_rate=rate)
-    claimed = cost([training(noise, rate, 1, integers=integers)], DELTA).epsilon
+    claimed = privacy_cost([training(noise, rate, 1, integers=integers)], DELTA).epsilon
     return StepAudit(setting=name, claimed=claimed, found=found, trials=trials)
 
 

@@ -1,4 +1,4 @@
-"""What all baselines share: the parties, local training, and the interface of a method."""
+"""The common parts of all baselines: the parties, local training, and the interface of a method."""
 
 import copy
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""One row a class: what FD and methods with prototypes send, dense, with what classes a client has.
+"""Dense rows, one for each class: what clients of FD and of methods with prototypes send.
 
 A client's row is the mean over its examples of the class, and zeros where it has none. Beside the
 rows travels a number a class, +1 for a client that has it and -1 for one that has not: those are

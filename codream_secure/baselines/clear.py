@@ -1,4 +1,4 @@
-"""What methods without masks send: counted as it would be encoded."""
+"""Messages of methods without masks; they are encoded so that their bytes are counted."""
 
 from collections.abc import Iterable
 

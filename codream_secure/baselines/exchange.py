@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codream_secure.aggregation.aggregator import Aggregator, Answer, FieldSum, Meters
+from codream_secure.aggregation.aggregator import Aggregator, AnsweringClient, FieldSum, Meters
 from codream_secure.aggregation.decoding import decode_model_request
 from codream_secure.aggregation.requests import (
     VERSION,
@@ -78,9 +78,9 @@ class ModelExchange:
         init=False, default=None
     )
 
-    def answers(self) -> dict[int, Answer]:
+    def answers(self) -> dict[int, AnsweringClient]:
         """Return the clients as the aggregator calls them, by client id."""
-        return {c: _Answer(self, c) for c in self.settings.roster}
+        return {c: _ExchangeClient(self, c) for c in self.settings.roster}
 
     @property
     def quantized(self) -> bool:
@@ -315,7 +315,7 @@ class ModelExchange:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _ExchangeClient:
     """One client as the aggregator calls it."""
 
     exchange: ModelExchange

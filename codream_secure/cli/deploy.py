@@ -41,7 +41,7 @@ def keys(client: int, out: Path) -> None:
     """Make a site's key pair for the malicious model, and its Flower node key.
 
     Keep CLIENT.private and CLIENT.node at the site. Give CLIENT.public to the person who writes
-    the roster, on a way that does not pass the server, and CLIENT.node.pub to the owner of the
+    the roster, in a way that avoids the server, and CLIENT.node.pub to the owner of the
     SuperLink.
     """
     from codream_secure.flower.operations.credentials import make_keys  # noqa: PLC0415
@@ -128,7 +128,7 @@ def log(state: Path) -> None:
 @click.argument("state", type=Path)
 @click.option("--yes", is_flag=True, help="do not ask")
 def forget(*, state: Path, yes: bool) -> None:
-    """Let a site answer again what earlier sessions asked: for its operator alone.
+    """Let a site answer the requests of earlier sessions again; only its operator may decide this.
 
     A second run with the same seed repeats its broadcasts and needs this. STATE is the site's
     state folder. The log and what was spent stay.

@@ -1,4 +1,4 @@
-"""What the program's exit codes mean; 0 is done, ``codream-secure --help`` lists them all."""
+"""The program's exit codes; 0 is done, ``codream-secure --help`` lists them all."""
 
 EXIT_CLAIM_FAILED = 1  # an audit or a check found something wrong
 EXIT_BAD_INPUT = 2

@@ -12,7 +12,7 @@ from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
     Release,
     check_mechanism,
-    cost,
+    privacy_cost,
     training,
 )
 from codream_secure.privacy.forecast import MOST_BITS, Forecast, predict
@@ -75,7 +75,7 @@ def epsilon(
         if steps < 1:
             raise UserError(f"--steps must be at least 1, not {steps}")
         releases = (training(noise_multiplier, sampling_rate, steps),)
-    found = cost(releases, delta)
+    found = privacy_cost(releases, delta)
     groups = group_epsilons(releases, delta)
     if as_json:
         told: dict[str, Any] = {
@@ -112,7 +112,7 @@ Examples:
 def noise(*, eps: float, sampling_rate: float, steps: int, delta: float, as_json: bool) -> None:
     """Print the smallest noise multiplier with which DP-SGD steps fit an epsilon."""
     found = noise_multiplier_for(eps, delta, sampling_rate, steps)
-    spent = cost([training(found, sampling_rate, steps)], delta)
+    spent = privacy_cost([training(found, sampling_rate, steps)], delta)
     if as_json:
         click.echo(json.dumps({"noise_multiplier": found, "epsilon": spent.epsilon}))
     else:

@@ -1,4 +1,4 @@
-"""What a comparison runs: methods, seeds, settings, and the cost that all may spend equally."""
+"""The plan of a comparison: methods, seeds, settings, and the cost that all may spend equally."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

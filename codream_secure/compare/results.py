@@ -1,4 +1,4 @@
-"""What a comparison found: figures of every cell, and their means over seeds."""
+"""The result of a comparison: figures of every cell, and their means over seeds."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol

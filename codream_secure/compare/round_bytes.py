@@ -58,7 +58,7 @@ _FULL_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What is sent in a round.
+    """Sizes of everything that is sent in a round.
 
     Args:
         clients: n; a sum's field, and so its bits, grow with it.

@@ -1,4 +1,4 @@
-"""Which options mean something beside which others."""
+"""Which options can be combined."""
 
 from collections.abc import Callable
 from dataclasses import fields

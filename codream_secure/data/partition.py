@@ -292,11 +292,11 @@ def _levelled(limits: Indices, total: int, rng: np.random.Generator) -> Indices:
     """Return numbers that add up to `total`: at most `limits`, and otherwise equal up to one."""
     taken = np.zeros_like(limits)
     while (rest := total - int(taken.sum())) > 0:
-        room = np.flatnonzero(taken < limits)
-        if rest < len(room):
-            taken[rng.permutation(room)[:rest]] += 1
+        below = np.flatnonzero(taken < limits)
+        if rest < len(below):
+            taken[rng.permutation(below)[:rest]] += 1
         else:
-            taken[room] = np.minimum(taken[room] + rest // len(room), limits[room])
+            taken[below] = np.minimum(taken[below] + rest // len(below), limits[below])
     return taken
 
 

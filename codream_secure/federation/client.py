@@ -37,7 +37,7 @@ from protocols.primitives.keys import hkdf
 from protocols.quantization import Quantizer, repairs
 
 # Quantized sections by name.
-Answer = Mapping[str, NDArray[np.uint32]]
+SectionCodes = Mapping[str, NDArray[np.uint32]]
 # What a client contributes before it is quantized, by section.
 Values = Mapping[str, NDArray[np.floating]]
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Client:
         """Copy the model; the copy answers the requests of this round."""
         self.teacher = dataclasses.replace(self.teacher, model=self.learner.frozen_copy())
 
-    def answer(self, broadcast: bytes, step: int) -> Answer:
+    def answer(self, broadcast: bytes, step: int) -> SectionCodes:
         """Compute, clip and quantize what a request asks for; the caller must mask the result.
 
         Args:
@@ -136,7 +136,7 @@ class Client:
         self._answered.add(seen)
         return request
 
-    def compute(self, request: AskedOfClient, broadcast: bytes, step: int) -> Answer:
+    def compute(self, request: AskedOfClient, broadcast: bytes, step: int) -> SectionCodes:
         """Answer an admitted request. It gives every section whatever the private data are.
 
         Args:
@@ -185,7 +185,7 @@ class Client:
             self.failed(error)
             return {}
 
-    def _answer_dreams(self, request: DreamRequest, step: int) -> Answer:
+    def _answer_dreams(self, request: DreamRequest, step: int) -> SectionCodes:
         """Return the loss gradient at the dreams, and their labels if these are asked for too."""
         values = dict(self._attempt(lambda: dream_contribution(self.teacher, self._scale, request)))
         self.learner.work.trained += request.shape[0] * request.local.count
@@ -197,7 +197,7 @@ class Client:
         self.learner.work.inferred += request.shape[0]
         return self._attempt(lambda: label_contribution(self.teacher, self._scale, request))
 
-    def _quantized(self, values: Values, request: Request, step: int) -> Answer:
+    def _quantized(self, values: Values, request: Request, step: int) -> SectionCodes:
         """Weight the values of every section (D2), clip and quantize them.
 
         A section that is missing or has another length is zero, and so is a NaN (SPEC 7.1).
@@ -230,7 +230,7 @@ class Client:
             self.repaired += found
         return values
 
-    def _answer_noisy_labels(self, request: LabelRequest, step: int, seen: bytes) -> Answer:
+    def _answer_noisy_labels(self, request: LabelRequest, step: int, seen: bytes) -> SectionCodes:
         """Return the labels of the dreams with this client's share of noise.
 
         Guarantee:
@@ -246,7 +246,7 @@ class Client:
         integers = grid.integers(stack, rotation(request), key)
         return {"labels": releases.codes(integers, step, seen)}
 
-    def _answer_statistics(self) -> Answer:
+    def _answer_statistics(self) -> SectionCodes:
         """Return class sums of the client's own examples, with its share of noise."""
         if self._statistics is None:
             raise ValueError("there are no class means")
@@ -258,7 +258,7 @@ class Client:
             # Its share of noise stays in the sum: the noise of the sum counts on it.
             return {"statistics": statistics.noise()}
 
-    def _answer_evaluation(self) -> Answer:
+    def _answer_evaluation(self) -> SectionCodes:
         """Return the model's accuracy and 1, or two zeros; see `EvaluateRequest`."""
         none = {"accuracy": np.zeros(2)}
         found = self._attempt(lambda: none if (a := self.measure()) is None else _hits(a)) or none

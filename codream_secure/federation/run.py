@@ -1,4 +1,4 @@
-"""What all methods have in common that are run on one machine: CoDream's and the baselines'.
+"""The common interface of all methods that run on one machine: CoDream and the baselines.
 
 Whatever stores, shows or compares runs needs `Run` only, and never asks which method it is.
 """
@@ -156,7 +156,7 @@ class Run(RoundLoop[Measurement]):
 
     @property
     def iterations(self) -> float:
-        """What a client has computed, mean over clients: training steps on one local minibatch.
+        """Work of one client (mean over clients), in training steps on one local minibatch.
 
         Local training, dreaming and distillation count. Independent training beside them does
         not, because it only serves to compare.

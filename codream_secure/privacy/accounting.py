@@ -111,7 +111,7 @@ def check_meaning(delta: float, units: int) -> None:
         )
 
 
-def epsilon_spent(
+def dpsgd_epsilon(
     noise_multiplier: float,
     sampling_rate: float,
     steps: int,
@@ -193,7 +193,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class PrivacyCost:
     """What releases cost together at one delta.
 
     Attributes:
@@ -207,7 +207,9 @@ class Cost:
     rdp: float
 
 
-def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID) -> Cost:
+def privacy_cost(
+    releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
+) -> PrivacyCost:
     """Return the epsilon of releases about the same data.
 
     Args:
@@ -228,13 +230,13 @@ def cost(releases: Sequence[Release], delta: float, *, grid: float = REPORT_GRID
     if len({release.unit for release in made}) > 1:
         raise ValueError("releases of different units")
     if not made:
-        return Cost(0.0, "pld", 0.0)
+        return PrivacyCost(0.0, "pld", 0.0)
     rdp = rdp_epsilon(divergences(made), delta)
     events = [release.mechanism.event(release.steps) for release in made]
     if any(event is None for event in events):
-        return Cost(rdp, "rdp", rdp)
+        return PrivacyCost(rdp, "rdp", rdp)
     pld = epsilon_of(events, delta, grid=grid)
-    return Cost(pld, "pld", rdp) if pld <= rdp else Cost(rdp, "rdp", rdp)
+    return PrivacyCost(pld, "pld", rdp) if pld <= rdp else PrivacyCost(rdp, "rdp", rdp)
 
 
 def divergences(releases: Sequence[Release]) -> NDArray[np.float64]:

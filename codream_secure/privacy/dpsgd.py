@@ -205,7 +205,7 @@ class PrivateTrainer:
     def step(self, x: Tensor, y: Tensor) -> None:
         """Draw a Poisson batch of the client's examples and take one noisy step.
 
-        If the batch is empty, the step consists of noise: skipping it would tell that it was.
+        If the batch is empty, the step consists of noise: a skipped step would reveal that.
 
         Args:
             x: all local images, scaled, float32, shape (N, C, H, W).

@@ -1,4 +1,4 @@
-"""What a run guarantees: epsilon for one unit and for groups, with all that they follow from."""
+"""The privacy guarantee of a run: epsilon for one unit and for groups, and all its grounds."""
 
 import math
 import sys
@@ -11,8 +11,8 @@ from codream_secure.privacy.accounting import (
     NoiseSource,
     Release,
     Unit,
-    cost,
     divergences,
+    privacy_cost,
     rdp_epsilon,
 )
 from codream_secure.privacy.mechanisms import Mechanism, SampledGaussian
@@ -84,7 +84,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             clip: as the attribute.
             noise_colluders: as the attribute.
         """
-        found = cost(releases, delta)
+        found = privacy_cost(releases, delta)
         return cls(
             unit=unit,
             adjacency=adjacency,
@@ -113,7 +113,7 @@ def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float
     """Return the epsilon at ``delta`` that protects ``size`` units together.
 
     Args:
-        releases: as in `accounting.cost`.
+        releases: as in `accounting.privacy_cost`.
         delta: of the result, in (0, 1).
         size: how many units change, at least 1.
 
@@ -123,7 +123,7 @@ def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float
     made = [release for release in releases if release.steps]
     together = [_together(release, size) for release in made]
     if None not in together:
-        return cost([release for release in together if release], delta).epsilon
+        return privacy_cost([release for release in together if release], delta).epsilon
     # Where a batch is sampled, group privacy gives it (Vadhan 2017, Lemma 2.2): from
     # (epsilon', delta') for one unit follow, for ``size`` units, size * epsilon' and
     # delta' (e^(size epsilon') - 1) / (e^epsilon' - 1). Search the delta' that makes the latter
@@ -145,7 +145,7 @@ def group_epsilon(releases: Sequence[Release], delta: float, size: int) -> float
 
 
 def _together(release: Release, size: int) -> Release | None:
-    """Return the release as a group sees it that changes; None where batches are sampled.
+    """Return the release with a whole group's sensitivity; None where batches are sampled.
 
     Without sampling ``size`` units change a sum by at most ``size`` times the sensitivity.
     """

@@ -11,8 +11,8 @@ from codream_secure.privacy.accounting import (
     Release,
     check_budget,
     check_mechanism,
-    cost,
-    epsilon_spent,
+    dpsgd_epsilon,
+    privacy_cost,
     training_mechanism,
 )
 from codream_secure.privacy.mechanisms import Mechanism, integer_mechanism
@@ -59,7 +59,7 @@ def noise_multiplier_for(
         UserError: an argument is out of range, or no noise up to 10^6 fits the budget.
 
     Guarantee:
-        `cost` of training and ``others`` together is at most ``epsilon``.
+        `privacy_cost` of training and ``others`` together is at most ``epsilon``.
     """
     check_budget(epsilon, delta)
     if steps < 1:
@@ -74,7 +74,7 @@ def noise_multiplier_for(
         return least_noise(epsilon, delta, tried, steps=steps, others=others, start=start)
 
     def overspends(noise: float, grid: float) -> bool:
-        return epsilon_spent(noise, sampling_rate, steps, delta, grid=grid) > epsilon
+        return dpsgd_epsilon(noise, sampling_rate, steps, delta, grid=grid) > epsilon
 
     coarse = _SEARCH_GRID if epsilon >= _COARSE_FROM else REPORT_GRID
     found = _search(lambda noise: overspends(noise, coarse), start)
@@ -116,7 +116,8 @@ def share_variance(
         UserError: an argument is out of range, or no noise fits the budget.
 
     Guarantee:
-        `cost` of ``steps`` sums with ``shares`` shares of this variance is at most ``epsilon``.
+        `privacy_cost` of ``steps`` sums is at most ``epsilon``, with ``shares`` shares of this
+        variance in each.
     """
 
     def of_one_share(multiplier: float) -> int:
@@ -152,7 +153,7 @@ def least_noise(
         UserError: an argument is out of range, or no noise up to 10^6 fits the budget.
 
     Guarantee:
-        `cost` of all releases with the noise that is returned is at most ``epsilon``.
+        `privacy_cost` of all releases with the noise that is returned is at most ``epsilon``.
     """
     check_budget(epsilon, delta)
 
@@ -160,7 +161,7 @@ def least_noise(
         # Costs do not depend on the names; the unit is that of the others.
         unit = others[0].unit if others else "example"
         made = Release(name="", unit=unit, adjacency="", mechanism=mechanism(noise), steps=steps)
-        return cost([made, *others], delta).epsilon > epsilon
+        return privacy_cost([made, *others], delta).epsilon > epsilon
 
     found = _search(overspends, start)
     if found is not None:

@@ -57,11 +57,11 @@ class NoisySum:
         Raises:
             UserError: the noise of so many clients does not fit 32 bits.
         """
-        # Half of what one client may send, as the code range is [-room, room] plus an offset.
+        # Half of what one client may send, as the code range is [-limit, limit] plus an offset.
         # The sum of all codes stays 2^24 below 2^32, so that a field lies between the two.
-        room = (min(MAX_INPUT, ((1 << 32) - (1 << 24)) // clients) - 1) // 2
+        limit = (min(MAX_INPUT, ((1 << 32) - (1 << 24)) // clients) - 1) // 2
         bound = IntegerNoise.of(noise, variance).bound
-        if bound >= room:
+        if bound >= limit:
             raise UserError(
                 f"the noise of {clients} clients does not fit 32 bits: ask for more epsilon"
             )
@@ -69,7 +69,7 @@ class NoisySum:
             length=length,
             l2=l2,
             variance=variance,
-            cap=min(largest, room - bound),
+            cap=min(largest, limit - bound),
             noise=noise,
         )
 

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Self
 from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import ADJACENCY, Release, check_meaning, cost, training
+from codream_secure.privacy.accounting import (
+    ADJACENCY,
+    Release,
+    check_meaning,
+    privacy_cost,
+    training,
+)
 from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.class_means import ClassMeanTerms, released
 from codream_secure.privacy.guarantee import Guarantee
@@ -194,7 +200,7 @@ class PrivacyPlan(PrivacyBudget):
 
     def epsilon(self) -> float:
         """Return the epsilon of `guarantee` alone, without the time that group privacy takes."""
-        return cost(self.releases(), self._settings.dp_delta).epsilon
+        return privacy_cost(self.releases(), self._settings.dp_delta).epsilon
 
     def guarantee(self) -> Guarantee:
         """Return what the clients' runs have cost so far, with the noise that was really there."""

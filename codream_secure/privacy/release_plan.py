@@ -12,7 +12,7 @@ from codream_secure.aggregation.requests import NoisyTerms
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.privacy.accounting import Release, Unit, cost
+from codream_secure.privacy.accounting import Release, Unit, privacy_cost
 from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.noise_search import share_variance
@@ -197,7 +197,7 @@ class ReleasePlan(PrivacyBudget):
 
     def epsilon(self) -> float:
         """Return the epsilon of `guarantee` alone, without the time that group privacy takes."""
-        return cost(self.releases(), self._delta).epsilon
+        return privacy_cost(self.releases(), self._delta).epsilon
 
     def guarantee(self) -> Guarantee:
         """Return what all sums so far have cost, with the noise that was really there."""

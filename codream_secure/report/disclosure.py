@@ -1,4 +1,4 @@
-"""What the server learns, row by row as SECURITY.md has it, and of which runs it is true."""
+"""SECURITY.md's table of what the server learns, and of which runs each row is true."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -18,7 +18,7 @@ from codream_secure.errors import UserError
 from codream_secure.report import charts
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
-from codream_secure.report.page_answer import Answer, accuracy, answer, epsilon, reach
+from codream_secure.report.page_answer import Headline, accuracy, answer, epsilon, reach
 from codream_secure.report.text import UNKNOWN, number, percent, size
 from codream_secure.runs.comparison_folder import matched, missing, rerun
 from codream_secure.runs.reading import read_all
@@ -75,7 +75,7 @@ class Learned:
     rows: tuple[Disclosure, ...]
 
 
-def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
+def write_page(folders: Sequence[Path], path: Path, command: str) -> Headline:
     """Write one page about the runs in ``folders``; a comparison stands for all its cells.
 
     Args:
@@ -102,7 +102,9 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Answer:
     return told
 
 
-def _render(runs: Sequence[RecordedRun], command: str, notes: Sequence[str]) -> tuple[str, Answer]:
+def _render(
+    runs: Sequence[RecordedRun], command: str, notes: Sequence[str]
+) -> tuple[str, Headline]:
     """Return the page as a text, and its answer."""
     groups = sorted(group(runs), key=lambda one: -(accuracy(one) or 0.0))
     told = answer(groups)

@@ -9,18 +9,18 @@ from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Headline:
     """A question and the sentences that answer it."""
 
     question: str
     sentences: tuple[str, ...]
 
 
-def answer(groups: Sequence[Group]) -> Answer:
+def answer(groups: Sequence[Group]) -> Headline:
     """Return question and answer: what one kind of run reaches, or which of several is best."""
     if len(groups) == 1:
         return _about_one(groups[0])
-    return Answer(
+    return Headline(
         "Which method reaches the best accuracy, and what does it send?",
         tuple(_about_several(groups)),
     )
@@ -52,7 +52,7 @@ def epsilon(group: Group) -> str:
     return "none" if group.first.private is False else "-"
 
 
-def _about_one(group: Group) -> Answer:
+def _about_one(group: Group) -> Headline:
     reached = accuracy(group)
     if not group.sends:
         question = f"What does {group.label} reach?"
@@ -61,12 +61,12 @@ def _about_one(group: Group) -> Answer:
     else:
         question = "What does this run gain over training alone, at what cost in bytes and privacy?"
     if reached is None:
-        return Answer(question, ("No round was finished, so there is no accuracy to report.",))
+        return Headline(question, ("No round was finished, so there is no accuracy to report.",))
     sentences = [_gain(group, reached)]
     if group.sends:
         sentences.append(_cost(group))
     sentences.append(_privacy(group))
-    return Answer(question, tuple(sentences))
+    return Headline(question, tuple(sentences))
 
 
 def _gain(group: Group, reached: float) -> str:

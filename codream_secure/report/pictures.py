@@ -66,7 +66,7 @@ def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    axis.plot(rounds, mean, marker="o", label="Co-Dream clients (mean ± std)")
+    axis.plot(rounds, mean, marker="o", label="CoDream clients (mean ± std)")
     axis.fill_between(rounds, mean - spread, mean + spread, alpha=0.2)
     server = [m.server for m in history if m.server is not None]
     if server:

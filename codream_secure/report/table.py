@@ -43,7 +43,7 @@ def _accuracy_rows(s: Summary) -> _Rows:
     return [
         ("test accuracy (observer's)", f"after round {s.reported_round} of {s.rounds}, {chosen}"),
         ("  independent training", percent(found.independent_mean)),
-        ("  Co-Dream clients", f"{percent(found.clients_mean)} ± {percent(found.clients_std)}"),
+        ("  CoDream clients", f"{percent(found.clients_mean)} ± {percent(found.clients_std)}"),
         ("  server student", percent(found.server)),
         (
             "  on their own mix of classes",
@@ -119,7 +119,7 @@ def _fedavg(sizes: Bytes) -> str:
     one_way = sizes.fedavg_per_client_up
     if one_way is None:
         return "- (models differ)"
-    who = "FedAvg" if 2 * one_way < sizes.both else "Co-Dream"
+    who = "FedAvg" if 2 * one_way < sizes.both else "CoDream"
     return f"{size(one_way)} each way: {who} sends less"
 
 

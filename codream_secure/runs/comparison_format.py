@@ -1,4 +1,4 @@
-"""What stands in compare.json: a `ComparisonResult`."""
+"""The contents of compare.json: a `ComparisonResult`."""
 
 from typing import Literal
 

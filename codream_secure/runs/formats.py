@@ -1,4 +1,4 @@
-"""What stands in the files of a run folder: a `Summary`, and a `Row` a round.
+"""The contents of a run folder's files: a `Summary`, and a `Row` a round.
 
 Each struct is written and read as it stands: a missing, unknown or wrongly typed field is an error.
 Nothing here imports PyTorch, so that run folders can be listed quickly.
@@ -78,7 +78,7 @@ class Dreaming(Record, frozen=True):
 
 
 class Protocol(Record, frozen=True):
-    """What the sums took. Where a baseline sums nothing by the protocol, its figures are None.
+    """Settings and cost of the sums; where a baseline sums nothing by the protocol, they are None.
 
     Attributes:
         secure: whether clients' inputs were masked.

@@ -1,4 +1,4 @@
-"""What a site has answered, as hashes that belong to its identity: a new session forgets none (D1).
+"""A site's record of what it has answered, as hashes: it holds over all sessions (D1).
 
 Otherwise a server asks the same in fresh sessions, once with a victim and once without it, and the
 difference of the two sums is the victim's exact answer.

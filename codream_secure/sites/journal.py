@@ -1,4 +1,4 @@
-"""What a server stores, so that it can continue its run after a crash.
+"""The server's journal: everything that it needs to continue its run after a crash.
 
 All that a server does follows from the settings of the run and from the sums that it received. So
 the journal stores just these: which run it is, its state between two rounds, and every sum since.

@@ -169,9 +169,7 @@ class Follower:
         """Forget finished steps after a lesson."""
         self.folder.erase(_FINISHED)
 
-    def _check(
-        self, entry: Entry, proof: Proof | None, pending: Pending, *, fresh: bool
-    ) -> bool:
+    def _check(self, entry: Entry, proof: Proof | None, pending: Pending, *, fresh: bool) -> bool:
         """Check an entry; return whether the pending step is one that the site survived."""
         own = pending if pending.step == entry.step else Pending()
         if own.on and entry.request != own.request:

@@ -1,4 +1,4 @@
-"""What a site brings to a run, and what it remembers of one."""
+"""The settings of a site, and its record of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

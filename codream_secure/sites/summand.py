@@ -1,4 +1,4 @@
-"""What a site adds to a sum: checked by public facts alone, then computed whatever happens."""
+"""A site's input to a sum: public facts alone can refuse it; else there always is one."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Compute = Callable[[], Contribution]
 
 
 class Summand(Protocol):
-    """What a site adds to a sum."""
+    """The part of a site that gives its inputs to sums."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

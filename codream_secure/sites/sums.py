@@ -28,7 +28,7 @@ from protocols.errors import NotEnoughSurvivors, RemoteProtocolError, SecAggErro
 from protocols.params import KEY_ATTEMPTS, Section, Task, Terms, default_threshold
 from protocols.phases import OPEN_BUNDLES, Phase, ThreatModel
 from protocols.rounds import Ask as AskFunction
-from protocols.rounds import Direction, Part, Rounds
+from protocols.rounds import Direction, Part, SumRounds
 from protocols.server.step import Finished
 
 # Called for every protocol message that the server could use: phase, direction, site, bytes.
@@ -62,7 +62,7 @@ class RemoteSums:
         note_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._sites, self._terms, self.record = sites, terms, record
-        self._rounds = Rounds(
+        self._rounds = SumRounds(
             terms,
             tap=lambda phase, direction, site, data: tap(phase, direction, site, len(data)),
             fault=self._refused,

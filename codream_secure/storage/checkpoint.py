@@ -122,12 +122,13 @@ class LedgerState(_State, frozen=True):
     """Bytes of encoded messages, with the names of `aggregation.byte_ledger.ByteLedger`.
 
     ``sizes``: round, phase, direction, and the bytes of each client. ``payload``: bytes by
-    direction. ``savings``: reason, direction, bytes of all clients.
+    direction. ``avoidable``: reason, direction, bytes of all clients.
     """
 
     sizes: list[tuple[int, str, Literal["up", "down"], list[int]]]
     payload: dict[Literal["up", "down"], int]
-    savings: list[tuple[str, Literal["up", "down"], int]]
+    # Stored under the name of earlier versions, so that their checkpoints stay readable.
+    avoidable: list[tuple[str, Literal["up", "down"], int]] = msgspec.field(name="savings")
 
 
 class StatisticsState(_State, frozen=True):

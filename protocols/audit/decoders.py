@@ -42,8 +42,8 @@ from protocols.signing import Credentials
 _T = TypeVar("_T")
 
 CLIENTS = 4
-# Memory that a decoder may use: some bytes in any case, and so many per byte of its input. A header
-# that claims a long list must not make it allocate that list.
+# Memory that a decoder may use: a fixed part, and a part for each byte of its input. A header that
+# claims a long list must not make it allocate that list.
 ROOM = 1 << 16
 PER_BYTE = 64
 
@@ -83,7 +83,7 @@ def samples() -> Samples:
             upload, body, _ = signing.unwrap(data, batch, task)
             found.setdefault(type(upload), body)
             found.setdefault(Signed, data)
-        elif phase == Phase.MASKED_INPUT:  # it has two: the request, and then its outcome, U3
+        elif phase == Phase.MASKED_INPUT:  # first the request, then its outcome U3
             found.setdefault(SurvivorSet if MaskedInput in found else StepRequest, data)
         else:
             found.setdefault(down[phase], data)

@@ -16,7 +16,7 @@ from protocols.client.durable import Reply
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.messages import SurvivorSet
 from protocols.params import BatchParams, Task
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.server.session import ServerSession
 
 STEPS = 2
@@ -42,7 +42,7 @@ def hostile_clients(examples: int, subject: Subject) -> Outcome:
         n = data.draw(st.integers(4, 8))
         batch = some.make_batch(n, model, steps=STEPS, threshold=n // 2 + 1)
         bad = data.draw(st.permutations(batch.roster))[: n - batch.threshold]
-        moments = [(phase, step) for step in range(STEPS) for phase in rounds(model)]
+        moments = [(phase, step) for step in range(STEPS) for phase in round_phases(model)]
         kinds = FAULTS + (FORGERIES if batch.malicious else ())
         one = st.tuples(st.sampled_from(moments), st.sampled_from(kinds))
         _Hostile(checks, data, subject, batch, {u: data.draw(one) for u in bad}).run()

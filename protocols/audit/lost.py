@@ -31,7 +31,7 @@ def lost_pairs(examples: int, subject: Subject) -> Outcome:
         n = data.draw(st.integers(4, 10))
         batch = some.make_batch(n, model, threshold=2 * n // 3 + 1)
         most = 2 * batch.threshold - n - 1
-        spare = min(most, n - batch.threshold)  # so many holders an honest client can do without
+        spare = min(most, n - batch.threshold)  # an honest client can lose this many holders
         bad = data.draw(st.permutations(batch.roster))[:spare]
         pairs = [(c, u) for c in bad for u in batch.roster if u != c]
         sent = data.draw(st.sets(st.sampled_from(pairs))) if pairs else set()

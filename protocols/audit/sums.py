@@ -11,7 +11,7 @@ from protocols.audit.checks import Checks, Outcome
 from protocols.audit.subject import Subject
 from protocols.errors import ConfigError, NotEnoughSurvivors
 from protocols.params import MAX_CLIENTS, MAX_INPUT, Task
-from protocols.phases import DropSchedule, Phase, rounds
+from protocols.phases import DropSchedule, Phase, round_phases
 from protocols.primitives.field import MAX_BITS, MIN_BITS, PrimeField
 
 
@@ -28,7 +28,7 @@ def exact_sum(examples: int, subject: Subject) -> Outcome:
         model = data.draw(st.sampled_from(some.MODELS))
         case = data.draw(some.cases(model))
         spare = case.params.n - case.params.threshold
-        drops = data.draw(some.drop_schedules(case, rounds(model), spare))
+        drops = data.draw(some.drop_schedules(case, round_phases(model), spare))
         result = subject.aggregate(
             case.inputs, case.params, drops=drops, credentials=case.credentials
         )
@@ -54,7 +54,7 @@ def below_threshold(examples: int, subject: Subject) -> Outcome:
         model = data.draw(st.sampled_from(some.MODELS))
         case = data.draw(some.cases(model))
         params = case.params
-        phase = data.draw(st.sampled_from(rounds(model)))
+        phase = data.draw(st.sampled_from(round_phases(model)))
         alive = data.draw(st.integers(0, params.threshold - 1))
         gone = data.draw(st.permutations(params.roster))[alive:]
         drops = DropSchedule(dict.fromkeys(gone, phase))

@@ -92,7 +92,7 @@ def advertise_keys(party: Party, entropy: Entropy) -> Move:
 
 
 def draw_graph(party: Party, state: Advertised, message: NonceCommitments) -> Move:
-    """Reveal the own nonce, once the commitments of all others are known (SPEC 6.9).
+    """Reveal this client's nonce, now that it knows everybody's commitment (SPEC 6.9).
 
     Raises:
         DecodeError, RemoteProtocolError: the commitments are not acceptable.

@@ -215,9 +215,9 @@ class ClientSession:
         Args:
             request: the server's message. A refused one costs the keys that it names; one that
                 cannot be decoded costs the next keys.
-            task: what the client takes the step to be, from the broadcast that it saw.
-            inputs: section name -> unsigned integers of shape (length,), each 0..maximum; or what
-                computes them, which is called after all checks.
+            task: the step as the client understands it from the broadcast that it saw.
+            inputs: section name -> unsigned integers of shape (length,), each 0..maximum; or a
+                function that computes them and is called after all checks.
             above: the last step that the client answered in other batches of the session. A step
                 number selects the rounding stream (SPEC 7.3) and must not be used twice.
 
@@ -229,7 +229,7 @@ class ClientSession:
         if not isinstance(state, Prepared):
             raise LocalProtocolError("the offline exchange is not over")
         state = msgspec.structs.replace(state, last_step=max(state.last_step, above))
-        # What is not decoded yet costs the next keys, what is decoded the keys that it names.
+        # A request costs the keys that it names. Until it is decoded, assume the next ones.
         self._state = step.spend(state, min(state.unused, default=0))
         message = messages.decode(request, StepRequest, self._party.batch)
         self._state = step.spend(state, message.key)

@@ -1,4 +1,4 @@
-"""What a client remembers between two messages: one frozen type a state (SPEC 6.7).
+"""The states of a client: one frozen type for each, with all that it remembers (SPEC 6.7).
 
 The figure of SPEC 6.10 shows the transitions; `protocols.client.session` holds them as a table.
 Everything here may hold secrets and can be stored by its owner. No `repr` shows a value.

@@ -233,8 +233,8 @@ def gate(
 ) -> dict[int, SelfShare | KeyShare]:
     """Choose the shares that leave the client. This is the only place that lets shares out.
 
-    Both kinds of share of one peer would open the peer's input. The defence is that the result
-    holds one value a peer, and that it is made once a step (SPEC 6.4).
+    Whoever gets both kinds of share of one peer can open the peer's input. So the result holds one
+    value per peer, and a client makes it once per step (SPEC 6.4).
 
     Args:
         party: the client that answers.

@@ -54,7 +54,7 @@ def _shortest_recurrence(sequence: Sequence[int]) -> list[int]:
     coefficient of the highest degree.
     """
     current, before = [1], [1]
-    length, gap, scale = 0, 1, 1  # `before` stood `gap` places ago, and was wrong by 1 / scale
+    length, gap, scale = 0, 1, 1  # `gap`: age of `before`; `scale`: 1 / its error
     for j in range(len(sequence)):
         recent = reversed(sequence[max(0, j + 1 - len(current)) : j + 1])
         wrong = sum(c * s for c, s in zip(current, recent, strict=False)) % P

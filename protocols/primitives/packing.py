@@ -55,7 +55,7 @@ def pack(values: NDArray[np.uint32], bits: int) -> bytes:
     slots[: len(values)] = values
     words = slots.view("<u8")
     _merge(words, bits)
-    out = np.zeros(_room(groups, bits), dtype=np.uint8)
+    out = np.zeros(_touched_bytes(groups, bits), dtype=np.uint8)
     # The last word of a group reaches into the next group with zero bits. Words are
     # written in reverse order, so that the next group's first word overwrites those zeros.
     for index, word in reversed([*enumerate(_joined(words.reshape(groups, _runs(bits)), bits))]):
@@ -86,7 +86,7 @@ def unpack(data: bytes, bits: int, length: int) -> NDArray[np.uint32]:
     if bits in _ALIGNED:
         return np.frombuffer(data, dtype=_ALIGNED[bits]).astype(np.uint32)
     groups = -(-length // _GROUP)
-    raw = np.zeros(_room(groups, bits), dtype=np.uint8)
+    raw = np.zeros(_touched_bytes(groups, bits), dtype=np.uint8)
     raw[: len(data)] = np.frombuffer(data, dtype=np.uint8)
     words = [_word_of_groups(raw, groups, bits, i).copy() for i in range(_words(bits))]
     runs = _cut(words, bits).reshape(-1)
@@ -166,7 +166,7 @@ def _word_of_groups(stream: NDArray[np.uint8], groups: int, bits: int, index: in
     return np.ndarray((groups,), "<u8", stream, offset=8 * index, strides=(bits,))
 
 
-def _room(groups: int, bits: int) -> int:
+def _touched_bytes(groups: int, bits: int) -> int:
     """Return the number of bytes that `_word_of_groups` touches."""
     return groups * bits + _words(bits) * _WORD // 8
 

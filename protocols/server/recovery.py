@@ -78,9 +78,9 @@ class SeedRecovery:
     def _decode_together(self, doubtful: Iterable[Needed], entropy: Entropy) -> None:
         """Find the responders with wrong shares, once for all seeds with the same holders.
 
-        A random combination of the shares is wrong exactly where a responder is wrong, but for a
-        chance of 1 / P a responder. Nobody knew the coefficients when it answered, so wrong shares
-        of several seeds cannot cancel each other.
+        A random combination of the shares is wrong exactly where a responder is wrong, except with
+        probability 1 / P for each responder. The coefficients are drawn after the last answer, so
+        nobody can choose wrong shares that cancel each other.
         """
         together: dict[tuple[int, ...], list[Needed]] = {}
         for one in doubtful:

@@ -139,8 +139,8 @@ def moment(message: Upload) -> tuple[int, int]:
 class Encoded(Mapping[int, bytes]):
     """Replies by client, encoded when they are asked for.
 
-    On the ring every reply of the draw lists all nonces. Encoded ahead, n of them would take n^2
-    bytes.
+    On the ring every reply of the draw lists all nonces. All n replies together would take memory
+    that grows with n^2.
     """
 
     def __init__(self, replies: Replies) -> None:

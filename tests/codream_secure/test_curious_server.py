@@ -12,7 +12,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.flower import mean_request
 from codream_secure.sites import wire
 from protocols import messages
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.primitives.packing import unpack
 from protocols.server.session import ServerSession
 
@@ -132,7 +132,7 @@ def test_security_md_lists_exactly_what_comes_down():
 @pytest.mark.parametrize("threat_model", ["semi-honest", "malicious"])
 def test_every_byte_the_server_receives_is_a_listed_field(record, threat_model):
     recorded = record(threat_model)
-    assert {phase for phase, *_ in recorded} == set(rounds(threat_model))
+    assert {phase for phase, *_ in recorded} == set(round_phases(threat_model))
     assert all(type(data) is bytes for *_, data in recorded)
     for phase, _, data in recorded:
         check_upload(phase, data, signed=threat_model == "malicious")

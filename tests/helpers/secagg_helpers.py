@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 import protocols
 from protocols.client.session import ClientSession
 from protocols.params import AggregationParams, Section, default_threshold
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
 from protocols.server.session import ServerSession
 
-ROUNDS = rounds("semi-honest")
+ROUNDS = round_phases("semi-honest")
 ROOM = Path(protocols.__file__).parent
 
 
@@ -82,7 +82,7 @@ def fixed_entropy(seed: bytes = b"fixed") -> Callable[[int], bytes]:
 
 
 def rounds_of(params: AggregationParams) -> tuple[Phase, ...]:
-    return rounds(params.threat_model, ring=params.ring is not None)
+    return round_phases(params.threat_model, ring=params.ring is not None)
 
 
 class Run:

@@ -24,7 +24,7 @@ from protocols.driver import DropSchedule, run_aggregation
 from protocols.errors import ConfigError, DecodeError, RemoteProtocolError
 from protocols.messages import Advertisement, Message, StepRequest, SurvivorSet, UnmaskShares
 from protocols.params import BatchParams, Section, Task, default_threshold
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import KeyPair
@@ -339,7 +339,7 @@ def test_f6_rounds_end_without_those_that_are_silent(model):
     batch = {"semi-honest": SEMI_HONEST, "malicious": MALICIOUS}[model]
     params = some.params_of(batch, task_of())
     x = {u: some.one_hot(ROSTER, u) for u in ROSTER}
-    for phase in rounds(model):
+    for phase in round_phases(model):
         drops = DropSchedule({ROSTER[0]: phase, ROSTER[3]: phase})
         result = run_aggregation(
             x, params, drops=drops, credentials=Credentials(keys) if keys else None
@@ -426,14 +426,14 @@ def test_p2_seeds_of_consecutive_steps_are_unrelated():
     assert min(d.bit_count() for d in differences) > 70  # 128 expected, deviation 8
 
 
-@pytest.mark.parametrize("phase", rounds("malicious"))
+@pytest.mark.parametrize("phase", round_phases("malicious"))
 def test_p3_the_signature_of_every_upload_is_verified(phase):
     keys = some.signing_keys(ROSTER)
     params = some.params_of(MALICIOUS, task_of())
     x = {u: some.one_hot(ROSTER, u) for u in ROSTER}
     seen = recorded(params, inputs=x, credentials=Credentials(keys))
     server = ServerSession(params.batch)
-    for due in rounds("malicious"):
+    for due in round_phases("malicious"):
         for moment, direction, u, data in seen:
             if (moment, direction) != (due, "up"):
                 continue

@@ -35,13 +35,13 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.policy import Policy
 from protocols.primitives.keys import SigningKey
 from protocols.server.session import ServerSession
 from protocols.signing import Credentials
 
-ROUNDS = rounds("malicious")
+ROUNDS = round_phases("malicious")
 
 
 @settings(max_examples=40)
@@ -92,7 +92,7 @@ def test_a_policy_may_allow_rejoining():
 
 
 def test_the_semi_honest_rounds_are_as_they_were():
-    assert [str(phase) for phase in rounds("semi-honest")] == [
+    assert [str(phase) for phase in round_phases("semi-honest")] == [
         "advertise_keys", "share_keys", "masked_input", "unmasking",
     ]  # fmt: skip
     assert [str(phase) for phase in ROUNDS][3] == "consistency"

@@ -45,12 +45,12 @@ from protocols.messages import (
     SurvivorSet,
 )
 from protocols.params import BatchParams, Ring
-from protocols.phases import Phase, rounds
+from protocols.phases import Phase, round_phases
 from protocols.policy import Policy
 from protocols.seeds import Kind
 from protocols.server.session import ServerSession
 
-ROUNDS = rounds("semi-honest", ring=True)
+ROUNDS = round_phases("semi-honest", ring=True)
 ME = 13
 # Clients 10, 13, ... 34; the fixed entropy decides the ring.
 PARAMS = make_params(9, ("g", 9, 1), threshold=5, ring=Ring(4, 2))
@@ -736,8 +736,8 @@ def test_the_complete_graph_and_the_ring_answer_the_same_questions():
 
 
 def test_rounds_without_a_ring_are_as_before():
-    assert Phase.DRAW_GRAPH not in rounds("semi-honest") + rounds("malicious")
-    assert [*rounds("semi-honest", ring=True)] == [
+    assert Phase.DRAW_GRAPH not in round_phases("semi-honest") + round_phases("malicious")
+    assert [*round_phases("semi-honest", ring=True)] == [
         "advertise_keys", "draw_graph", "share_keys", "masked_input", "unmasking",
     ]  # fmt: skip
 

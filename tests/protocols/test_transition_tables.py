@@ -9,7 +9,7 @@ from protocols.client import session, states
 from protocols.client.session import TRANSITIONS, find
 from protocols.errors import LocalProtocolError
 from protocols.messages import RING_UPLOADS, UPLOADS
-from protocols.phases import OPEN_BUNDLES, Phase, rounds
+from protocols.phases import OPEN_BUNDLES, Phase, round_phases
 from protocols.server import step as server_step
 from protocols.server import table as server_table
 from protocols.server.session import ServerSession
@@ -69,7 +69,7 @@ def test_at_most_one_row_fits_a_place_and_a_call(params):
         places = [p for r in TRANSITIONS if r.stage == stage and r.applies(params.batch)
                   for p in r.places]  # fmt: skip
         assert len(places) == len(set(places))
-        asked = stage in {*rounds(params.threat_model), OPEN_BUNDLES}
+        asked = stage in {*round_phases(params.threat_model), OPEN_BUNDLES}
         assert bool(places) == asked
         if not places:
             with pytest.raises(LocalProtocolError, match="has no step"):

@@ -191,12 +191,12 @@ def test_json_has_every_row_and_cell(invoke):
     for row in result["rows"]:
         assert row["artefact"] == "table5"
         assert row["labels"].keys() == {"variant", "partition"}
-        assert row["cells"].keys() == {"Co-Dream", "Independent", "server student"}
+        assert row["cells"].keys() == {"CoDream", "Independent", "server student"}
         assert row["errors"] == [""]
         assert len(row["commands"]) == 1
         assert 1 <= row["reported_rounds"][0] <= 1
         given_by(row["commands"][0])
-    first = result["rows"][0]["cells"]["Co-Dream"]
+    first = result["rows"][0]["cells"]["CoDream"]
     assert first["status"] == "measured"
     assert 0 <= first["mean"] <= 100
     assert first["spread"] is None
@@ -254,10 +254,10 @@ def test_a_method_that_fails_is_its_figure_alone(tmp_path, monkeypatch):
     found, row = minimal_row()
     line = run_line(row, found.methods, Grid(tmp_path), (0,))
     statuses = {
-        c.name: line.figure(c).status for c in found.columns if c.method or c.name == "Co-Dream"
+        c.name: line.figure(c).status for c in found.columns if c.method or c.name == "CoDream"
     }
     assert statuses["Centralized"] == statuses["AvgKD"] == "failed: ValueError: no such luck"
-    assert statuses["Co-Dream"] == "measured"
+    assert statuses["CoDream"] == "measured"
     assert len(list(tmp_path.iterdir())) == 1, "a failure is not kept"
 
 
@@ -294,7 +294,7 @@ def test_a_failed_run_is_its_cells_and_the_rest_goes_on(invoke, tmp_path, monkey
 
     monkeypatch.setattr(federations, "Simulation", sometimes)
     result = json.loads(invoke("--only", "table2", "--json", "--out", tmp_path))
-    cells = [row["cells"]["Co-Dream"] for row in result["rows"]]
+    cells = [row["cells"]["CoDream"] for row in result["rows"]]
     assert [c["status"] for c in cells] == [
         "measured",
         "failed: ValueError: no such luck",
@@ -377,7 +377,7 @@ def page_of(name, scale="small", **kinds):
 def test_several_seeds_give_mean_and_spread():
     page = page_of("table1")
     texts = page.rows()[0]
-    assert texts["Co-Dream"] == "60.0 ± 10.0\npaper 69.6 ± 1.0"
+    assert texts["CoDream"] == "60.0 ± 10.0\npaper 69.6 ± 1.0"
     assert texts["Centralized"] == "70.0 ± 0.0\npaper 68.8"
     assert texts["WRN-40-1"].endswith("paper 43.5")
     assert texts["server student"] == "30.0 ± 0.0"
@@ -388,7 +388,7 @@ def test_a_mean_over_fewer_seeds_is_none():
     (row, *_) = found.rows
     good, bad = (made_up(row, (), (0,), error=error).runs[0] for error in ("", "broken"))
     figure = Line(row, (good, bad, good)).figure(
-        next(c for c in found.columns if c.name == "Co-Dream")
+        next(c for c in found.columns if c.name == "CoDream")
     )
     assert figure.status == "failed: broken (1 of 3 seeds)"
     assert figure.as_json()["mean"] is None

@@ -29,7 +29,7 @@ def test_bytes_are_counted_by_round_phase_direction_and_client():
     assert ledger.per_client("down") == 100
 
 
-def test_overhead_is_what_is_not_payload_and_savings_stand_apart():
+def test_overhead_is_what_is_not_payload_and_avoidable_bytes_stand_apart():
     ledger = filled()
     assert ledger.overhead() == {"up": 10, "down": 10}
     assert ledger.avoidable() == {"sent twice": {"up": 0, "down": 15}}

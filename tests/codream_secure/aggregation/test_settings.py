@@ -4,13 +4,13 @@ import pytest
 from aggregators import build
 
 from codream_secure.aggregation.settings import AggregationSettings
-from protocols.phases import rounds
+from protocols.phases import round_phases
 
 
 @pytest.mark.parametrize("model", ["semi-honest", "malicious"])
 def test_all_rounds_see_dropouts_at_the_asked_rate(model):
     settings = AggregationSettings(roster=tuple(range(10)), dropout=0.2, seed=3, threat_model=model)
-    offline, online = rounds(model)[:2], rounds(model)[2:]
+    offline, online = round_phases(model)[:2], round_phases(model)[2:]
     for draw, phases in ((settings.key_drops, offline), (settings.step_drops, online)):
         drops = [drop for step in range(400) for drop in draw(step).drops.values()]
         assert len(drops) == pytest.approx(800, rel=0.15)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from codream_secure.audit.bounds import clopper_pearson, family_epsilon, one_run_epsilon
-from codream_secure.privacy.accounting import cost, training
+from codream_secure.privacy.accounting import privacy_cost, training
 
 
 @pytest.mark.parametrize(("hits", "trials"), [(0, 50), (3, 50), (50, 50)])
@@ -19,7 +19,7 @@ def test_the_family_bound_is_below_the_truth_and_comes_near_it(rate):
     draw = np.random.default_rng(3)
     without = 1.2 * draw.standard_normal(40_000)
     with_it = 1.2 * draw.standard_normal(40_000) + (draw.random(40_000) < rate)
-    truth = cost([training(1.2, rate, 1)], 1e-5).epsilon
+    truth = privacy_cost([training(1.2, rate, 1)], 1e-5).epsilon
     found = family_epsilon(without, with_it, 1e-5, sampling_rate=rate)
     print(found, truth)
     assert 0.4 * truth < found <= truth

@@ -30,7 +30,7 @@ PHASES = [
     "consistency",
     "unmasking",
     "labels",
-    "statistics",
+    "class_means",
 ]
 
 

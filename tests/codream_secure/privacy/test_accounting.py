@@ -16,9 +16,9 @@ from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
     Release,
     check_accountant,
-    cost,
+    dpsgd_epsilon,
     epsilon_of,
-    epsilon_spent,
+    privacy_cost,
     training,
 )
 from codream_secure.privacy.mechanisms import SampledGaussian, dpsgd_event
@@ -39,29 +39,31 @@ KNOWN = [
 @pytest.mark.parametrize("noise", [0.7, 2.0, 8.0])
 @pytest.mark.parametrize("steps", [1, 60])
 def test_the_bound_by_rdp_is_never_below_that_by_pld(q, noise, steps):
-    found = cost([training(noise, q, steps)], DELTA)
+    found = privacy_cost([training(noise, q, steps)], DELTA)
     assert found.rdp >= found.epsilon
-    assert found.epsilon == min(found.rdp, epsilon_spent(noise, q, steps, DELTA))
+    assert found.epsilon == min(found.rdp, dpsgd_epsilon(noise, q, steps, DELTA))
 
 
 def test_a_missing_share_of_noise_costs_more():
-    full, less = (cost([skellam(100, 900, shares * 5000)], DELTA).epsilon for shares in (6, 5))
+    full, less = (
+        privacy_cost([skellam(100, 900, shares * 5000)], DELTA).epsilon for shares in (6, 5)
+    )
     assert less > full
-    assert math.isinf(cost([skellam(100, 900, 0)], DELTA).epsilon)
+    assert math.isinf(privacy_cost([skellam(100, 900, 0)], DELTA).epsilon)
 
 
 def test_nothing_released_costs_nothing_and_units_do_not_mix():
-    assert cost([training(1.0, 1.0, 0)], DELTA).epsilon == 0
+    assert privacy_cost([training(1.0, 1.0, 0)], DELTA).epsilon == 0
     of_clients = Release(
         name="c", unit="client", adjacency="", mechanism=SampledGaussian(1.0), steps=1
     )
     with pytest.raises(ValueError, match="units"):
-        cost([training(1.0, 1.0, 1), of_clients], DELTA)
+        privacy_cost([training(1.0, 1.0, 1), of_clients], DELTA)
 
 
 @pytest.mark.parametrize(("q", "sigma", "steps", "pld", "rdp"), KNOWN)
 def test_epsilon_matches_known_figures(q, sigma, steps, pld, rdp):
-    assert epsilon_spent(sigma, q, steps, DELTA) == pytest.approx(pld, abs=0.02)
+    assert dpsgd_epsilon(sigma, q, steps, DELTA) == pytest.approx(pld, abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,11 +73,11 @@ def test_rdp_never_reports_less_than_pld(q, sigma, steps, pld, rdp):
     accountant.compose(dpsgd_event(sigma, q, steps))
     by_rdp = accountant.get_epsilon(DELTA)
     assert by_rdp == pytest.approx(rdp, abs=0.05)
-    assert by_rdp >= epsilon_spent(sigma, q, steps, DELTA)
+    assert by_rdp >= dpsgd_epsilon(sigma, q, steps, DELTA)
 
 
 def test_no_step_costs_nothing():
-    assert epsilon_spent(1.0, 1.0, 0, DELTA) == 0
+    assert dpsgd_epsilon(1.0, 1.0, 0, DELTA) == 0
 
 
 @pytest.mark.parametrize("name", ["gdp", "rdp", "prv", ""])
@@ -111,7 +113,7 @@ def test_full_batches_are_accounted_for_in_closed_form_as_on_a_grid(noises, delt
 
 
 def test_hardly_any_noise_is_no_protection():
-    assert epsilon_spent(1e-200, 1.0, 1, 1e-5) == math.inf
+    assert dpsgd_epsilon(1e-200, 1.0, 1, 1e-5) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -123,25 +125,25 @@ def test_hardly_any_noise_is_no_protection():
     ],
 )
 def test_long_runs_match_figures_computed_elsewhere(sigma, q, steps, pld):
-    assert epsilon_spent(sigma, q, steps, DELTA) == pytest.approx(pld, abs=0.05)
+    assert dpsgd_epsilon(sigma, q, steps, DELTA) == pytest.approx(pld, abs=0.05)
 
 
 def test_full_batches_cost_the_same_merged_or_step_by_step():
     """At q = 1 the accounting merges all steps into one Gaussian; q just below 1 does not."""
-    merged = epsilon_spent(3.8, 1.0, 40, DELTA)
-    composed = epsilon_spent(3.8, 1 - 1e-9, 40, DELTA)
+    merged = dpsgd_epsilon(3.8, 1.0, 40, DELTA)
+    composed = dpsgd_epsilon(3.8, 1 - 1e-9, 40, DELTA)
     assert merged == pytest.approx(composed, abs=0.02)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.inf, math.nan])
 def test_noise_that_means_nothing_is_refused(sigma):
     with pytest.raises(UserError, match="noise multiplier"):
-        epsilon_spent(sigma, 1.0, 1, DELTA)
+        dpsgd_epsilon(sigma, 1.0, 1, DELTA)
 
 
 def test_a_negative_number_of_steps_is_refused():
     with pytest.raises(UserError, match="steps"):
-        epsilon_spent(1.0, 1.0, -1, DELTA)
+        dpsgd_epsilon(1.0, 1.0, -1, DELTA)
 
 
 def test_gdp_is_refused_with_the_reason():

@@ -15,7 +15,7 @@ from codream_secure.aggregation.requests import StatisticsRequest, encode
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.privacy.accounting import cost
+from codream_secure.privacy.accounting import privacy_cost
 from codream_secure.privacy.class_means import (
     ClassMeanImages,
     ClassMeanTerms,
@@ -150,10 +150,12 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     assert plan.class_mean_shares == 5
     assert found.noise_colluders == 1
     assert found.releases[1].mechanism.variance == 5 * plan.class_means.sum.variance
-    assert found.epsilon == cost(found.releases, found.delta).epsilon
+    assert found.epsilon == privacy_cost(found.releases, found.delta).epsilon
     assert found.epsilon <= 8.0
     assert plan.class_means_plan.planned().mechanism == plan.class_means.sum.mechanism(4)
-    planned = cost((found.releases[0], plan.class_means_plan.planned()), found.delta).epsilon
+    planned = privacy_cost(
+        (found.releases[0], plan.class_means_plan.planned()), found.delta
+    ).epsilon
     assert 7.9 < planned <= 8.0
     assert simulation.server.images is not None
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from releases import DELTA, skellam
 
-from codream_secure.privacy.accounting import cost, training
+from codream_secure.privacy.accounting import privacy_cost, training
 from codream_secure.privacy.guarantee import group_epsilon
 
 
@@ -24,8 +24,8 @@ def test_a_group_in_sums_of_everybody_is_composed_as_it_stands():
     scaled = [training(0.5, 1.0, 3), training(0.75, 1.0, 2, integers=True)]
     scaled.append(skellam(200, 1600, 40_000))
     found = group_epsilon(releases, DELTA, 4)
-    assert found == pytest.approx(cost(scaled, DELTA).epsilon, rel=1e-3)
-    assert group_epsilon(releases, DELTA, 1) == cost(releases, DELTA).epsilon
+    assert found == pytest.approx(privacy_cost(scaled, DELTA).epsilon, rel=1e-3)
+    assert group_epsilon(releases, DELTA, 1) == privacy_cost(releases, DELTA).epsilon
 
 
 def test_a_group_for_which_no_delta_is_small_enough_has_no_epsilon():
@@ -38,4 +38,4 @@ def test_a_group_for_which_no_delta_is_small_enough_has_no_epsilon():
 @given(st.floats(20, 200), st.integers(2, 5))
 def test_a_group_costs_at_least_its_size_times_one(noise, size):
     releases = [training(noise, 0.5, 40), skellam(10, 80, (noise * 4) ** 2)]
-    assert group_epsilon(releases, DELTA, size) >= size * cost(releases, DELTA).rdp
+    assert group_epsilon(releases, DELTA, size) >= size * privacy_cost(releases, DELTA).rdp

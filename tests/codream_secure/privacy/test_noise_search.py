@@ -6,7 +6,7 @@ import pytest
 from releases import DELTA, skellam, skellam_variance
 
 from codream_secure.errors import UserError
-from codream_secure.privacy.accounting import cost, epsilon_spent, training
+from codream_secure.privacy.accounting import dpsgd_epsilon, privacy_cost, training
 from codream_secure.privacy.noise_search import noise_multiplier_for
 
 
@@ -14,7 +14,7 @@ from codream_secure.privacy.noise_search import noise_multiplier_for
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_the_noise_meets_the_budget_and_wastes_less_than_one_percent(q, epsilon):
     sigma = noise_multiplier_for(epsilon, DELTA, q, 40)
-    assert 0.99 * epsilon < epsilon_spent(sigma, q, 40, DELTA) <= epsilon
+    assert 0.99 * epsilon < dpsgd_epsilon(sigma, q, 40, DELTA) <= epsilon
 
 
 @pytest.mark.parametrize("q", [1.0, 0.01])
@@ -22,8 +22,8 @@ def test_the_noise_meets_the_budget_and_wastes_less_than_one_percent(q, epsilon)
 def test_noise_is_neither_too_little_nor_wasted(epsilon, q):
     """A coarse grid once made the noise for a small epsilon several times too large."""
     sigma = noise_multiplier_for(epsilon, DELTA, q, 300)
-    assert epsilon_spent(sigma, q, 300, DELTA) <= epsilon
-    assert epsilon_spent(sigma / 1.01, q, 300, DELTA) > epsilon
+    assert dpsgd_epsilon(sigma, q, 300, DELTA) <= epsilon
+    assert dpsgd_epsilon(sigma / 1.01, q, 300, DELTA) > epsilon
 
 
 def test_a_single_gaussian_release_agrees_with_the_analytic_mechanism():
@@ -37,8 +37,10 @@ def test_fine_skellam_noise_costs_what_gaussian_noise_does(epsilon):
     """Agarwal, Kairouz, Liu 2021: as the grid gets finer the two agree; RDP against RDP."""
     l2 = 1000.0
     total = skellam_variance(epsilon, l2, l2 * 30)
-    gaussian = cost([training(math.sqrt(total) / l2, 1.0, 1)], DELTA).rdp
-    assert cost([skellam(l2, l2 * 30, total)], DELTA).epsilon == pytest.approx(gaussian, rel=2e-3)
+    gaussian = privacy_cost([training(math.sqrt(total) / l2, 1.0, 1)], DELTA).rdp
+    assert privacy_cost([skellam(l2, l2 * 30, total)], DELTA).epsilon == pytest.approx(
+        gaussian, rel=2e-3
+    )
     assert 0.99 * epsilon < gaussian <= epsilon * 1.001
 
 
@@ -51,18 +53,18 @@ def test_noise_computed_for_one_round_would_overspend_over_three():
     """A known trap: calibrating each round from zero."""
     a_round, total = 20, 60
     naive = noise_multiplier_for(8.0, DELTA, 0.5, a_round)
-    assert epsilon_spent(naive, 0.5, total, DELTA) > 12
+    assert dpsgd_epsilon(naive, 0.5, total, DELTA) > 12
     right = noise_multiplier_for(8.0, DELTA, 0.5, total)
-    assert epsilon_spent(right, 0.5, total, DELTA) <= 8
+    assert dpsgd_epsilon(right, 0.5, total, DELTA) <= 8
 
 
 def test_rounds_accounted_together_are_one_run():
     """Three rounds of 20 with the noise of 60 end at the budget, not at three times it."""
     sigma = noise_multiplier_for(8.0, DELTA, 0.5, 60)
-    by_round = [epsilon_spent(sigma, 0.5, 20 * r, DELTA) for r in (1, 2, 3)]
+    by_round = [dpsgd_epsilon(sigma, 0.5, 20 * r, DELTA) for r in (1, 2, 3)]
     assert by_round == sorted(by_round)
     assert by_round[-1] <= 8.0
-    assert sum(epsilon_spent(sigma, 0.5, 20, DELTA) for _ in range(3)) > 8.0
+    assert sum(dpsgd_epsilon(sigma, 0.5, 20, DELTA) for _ in range(3)) > 8.0
 
 
 @pytest.mark.parametrize(("epsilon", "part"), [(1.0, 0.85), (2.0, 1.7), (8.0, 2.0)])
@@ -70,7 +72,7 @@ def test_rounds_accounted_together_are_one_run():
 def test_training_fits_beside_other_releases(epsilon, part, q):
     other = skellam(129, 1040, skellam_variance(part, 129, 1040))
     noise = noise_multiplier_for(epsilon, DELTA, q, 40, (other,))
-    assert 0.985 * epsilon < cost([training(noise, q, 40), other], DELTA).epsilon <= epsilon
+    assert 0.985 * epsilon < privacy_cost([training(noise, q, 40), other], DELTA).epsilon <= epsilon
     assert noise > noise_multiplier_for(epsilon, DELTA, q, 40)
 
 
@@ -102,7 +104,7 @@ def test_the_search_is_computed_once():
 @pytest.mark.parametrize("q", [0.0, 1.1, -0.5, math.nan])
 def test_a_sampling_rate_that_means_nothing_is_refused(q):
     with pytest.raises(UserError, match="sampling rate"):
-        epsilon_spent(1.0, q, 1, DELTA)
+        dpsgd_epsilon(1.0, q, 1, DELTA)
     with pytest.raises(UserError, match="sampling rate"):
         noise_multiplier_for(8.0, DELTA, q, 1)
 

@@ -7,7 +7,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.privacy import guarantee as guarantee_module
-from codream_secure.privacy.accounting import epsilon_spent
+from codream_secure.privacy.accounting import dpsgd_epsilon
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.runs.summary import row_of
 
@@ -49,7 +49,7 @@ def test_a_run_spends_the_budget_whatever_drops_out(tiny, dropout, acquisition):
     guarantee = simulation.guarantee()
     assert guarantee.steps == 5
     assert 7.9 < guarantee.epsilon <= 8.0
-    assert guarantee.epsilon == epsilon_spent(
+    assert guarantee.epsilon == dpsgd_epsilon(
         guarantee.noise_multiplier, guarantee.sampling_rate, 5, guarantee.delta
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from codream_secure.config.rules import resolve
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.privacy.accounting import EXAMPLES, cost
+from codream_secure.privacy.accounting import EXAMPLES, privacy_cost
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import Released, ReleasePlan
 
@@ -89,7 +89,7 @@ def test_with_another_noise_the_budget_is_kept_too(tiny):
     made.reserve()
     full = made.releases()[0]
     halved = msgspec.structs.replace(full, mechanism=alone.mechanism(2))
-    assert cost([halved], 1e-5).epsilon > 1.3 * cost([full], 1e-5).epsilon
+    assert privacy_cost([halved], 1e-5).epsilon > 1.3 * privacy_cost([full], 1e-5).epsilon
 
 
 def test_nobodys_noise_is_refused(tiny):
