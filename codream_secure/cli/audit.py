@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
+from codream_secure.cli.options import tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
@@ -153,6 +154,8 @@ def _audit(
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
 
     chosen = config.data
+    if not quiet:
+        tell_classes(chosen.dataset)
     data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
     with LiveProgress(Console(stderr=True, quiet=quiet)) as progress:
         return everything.run(
