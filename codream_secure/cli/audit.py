@@ -20,6 +20,7 @@ from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.storage.files import replace
 from codream_secure.storage.folder_lock import claimed
+from codream_secure.storage.looking import is_file
 
 if TYPE_CHECKING:
     from codream_secure.audit.everything import Findings
@@ -190,7 +191,7 @@ def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
         raise UserError(
             f"{option(min(given))} cannot be used with RUN_DIR: the run says what is attacked"
         )
-    if not (run_dir / "config.toml").is_file():
+    if not is_file(run_dir / "config.toml"):
         raise UserError(f"{run_dir} is not the folder of a run")
     options = Config.from_options(load_toml(run_dir / "config.toml")).options()
     return Config.from_options({**options, "seed": options["seed"] or 0})

@@ -10,6 +10,7 @@ import click
 from codream_secure.config.aliases import ALIASES, current_names, option
 from codream_secure.config.settings import Setting, described_default, load_toml, settings
 from codream_secure.data.names import DATASET_NAMES
+from codream_secure.storage.looking import is_folder
 
 Command = Callable[..., None]
 
@@ -71,7 +72,7 @@ def tell_classes(dataset: str) -> None:
     Raises:
         UserError: the folder cannot be read, or is no dataset.
     """
-    if dataset in DATASET_NAMES or not Path(dataset).is_dir():
+    if dataset in DATASET_NAMES or not is_folder(Path(dataset)):
         return
     from codream_secure.data.folders import class_names  # noqa: PLC0415 - imports NumPy
 
