@@ -147,7 +147,7 @@ def compare(
         target=target,
     )
     if not (quiet or as_json):
-        tell_classes(str(given.get("dataset", "")))
+        tell_classes(Config.from_options(given).data.dataset)
     folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 
