@@ -1,5 +1,6 @@
 """The command line: the group of all commands, and the exit code of every error."""
 
+import os
 import sys
 import traceback
 
@@ -79,9 +80,17 @@ cli.add_command(runs)
 def entry_point() -> None:
     """Run the command line; every way to end has its exit code."""
     guard()
+    # The kernel of a notebook hands its backend down; matplotlib refuses to be imported with a name
+    # that it does not know, and pictures are drawn without one.
+    os.environ.pop("MPLBACKEND", None)
     words = [word for word in sys.argv[1:] if word != _DEBUG]
     debug = len(words) + 1 < len(sys.argv)
     sys.exit(_run(words, debug=debug))
+
+
+def _one_line(error: UserError) -> str:
+    """Return an error without what moves a terminal: names of files may hold any character."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
 
 
 def _run(words: list[str], *, debug: bool) -> int:
@@ -90,7 +99,7 @@ def _run(words: list[str], *, debug: bool) -> int:
     try:
         code = int(cli.main(words, prog_name="codream-secure", standalone_mode=False) or 0)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {_one_line(error)}", err=True)
     except click.ClickException as error:
         error.show()
     except (click.Abort, KeyboardInterrupt):

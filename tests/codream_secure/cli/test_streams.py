@@ -14,7 +14,6 @@ RUN = ["simulate", "--clients=3", "--samples-per-client=20", "--rounds=1", "--dr
 RUN += ["--dream-steps=2", "--kd-epochs=1", "--warmup-epochs=1", "--models=linear", "--out"]
 
 
-
 def command(words, where, **options):
     """Run a command in a process of its own."""
     env = os.environ | {"OMP_NUM_THREADS": "1"} | options.pop("env", {})
