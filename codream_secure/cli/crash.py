@@ -21,16 +21,16 @@ _MODE = 0o600
 _DEEPEST = 40  # frames of one error that are written; the others of a recursion say the same
 
 
-def report(error: Exception, words: Sequence[str]) -> str:
+def report(error: Exception, names: Sequence[str]) -> str:
     """Write the details of a fault into a file, and return the line that says where they are.
 
     The file goes into the current folder, or else into the folder for temporary files.
 
     Args:
         error: that nothing handled.
-        words: of the command line.
+        names: of the command and its options.
     """
-    text = details(error, words)
+    text = details(error, names)
     name = f"codream-secure-crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     where = "shown by the same command with --debug"
     for path in (Path(name), Path(tempfile.gettempdir()) / name):
@@ -50,7 +50,7 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def details(error: BaseException, words: Sequence[str]) -> str:
+def details(error: BaseException, names: Sequence[str]) -> str:
     """Return what helps to find a fault, without any data of the user's.
 
     Messages of errors are left out, and so are values of options and names of folders: they may
@@ -66,25 +66,11 @@ def details(error: BaseException, words: Sequence[str]) -> str:
         "",
         ", ".join(versions),
         f"{platform.system()} {platform.machine()}",
-        f"options: {' '.join(_option_names(words))}",
+        f"options: {' '.join(names)}",
     ]
     for kind, frames in _chain(error):
         lines += ["", kind, *frames]
     return "\n".join(lines) + "\n"
-
-
-def _option_names(words: Sequence[str]) -> list[str]:
-    """Return the names of commands and options; a name of a command has letters only."""
-    from codream_secure.cli.main import cli  # noqa: PLC0415 - which imports this module
-
-    names, group = [], cli.commands
-    for word in words:
-        if word.startswith("--"):
-            names.append(word.partition("=")[0])
-        elif word in group:
-            names.append(word)
-            group = getattr(group[word], "commands", {})
-    return names
 
 
 def _chain(error: BaseException | None) -> Iterator[tuple[str, list[str]]]:

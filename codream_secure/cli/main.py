@@ -88,6 +88,19 @@ def entry_point() -> None:
     sys.exit(_run(words, debug=debug))
 
 
+def _names(words: list[str]) -> list[str]:
+    """Return the names of commands and options on a command line, without any value."""
+    names: list[str] = []
+    known = cli.commands
+    for word in words:
+        if word.startswith("--"):
+            names.append(word.partition("=")[0])
+        elif word in known:
+            names.append(word)
+            known = getattr(known[word], "commands", {})
+    return names
+
+
 def _one_line(error: UserError) -> str:
     """Return an error without what moves a terminal: names of files may hold any character."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
@@ -112,5 +125,5 @@ def _run(words: list[str], *, debug: bool) -> int:
             if debug:
                 traceback.print_exc()
             else:
-                click.echo(crash.report(error, words), err=True)
+                click.echo(crash.report(error, _names(words)), err=True)
     return code
