@@ -68,7 +68,6 @@ def headline(run: "RecordedRun") -> dict[str, Any]:
 
 
 def _print(found: "list[RecordedRun]", damaged: list[Path], folder: Path) -> None:
-    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from codream_secure.report.text import (  # noqa: PLC0415
@@ -97,7 +96,7 @@ def _print(found: "list[RecordedRun]", damaged: list[Path], folder: Path) -> Non
             none if run.epsilon is None else f"{run.epsilon:.3g}",
             str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
         )
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     for path in damaged:
-        table.add_row(escape(str(path.relative_to(folder))), "cannot be read", *["-"] * 8)
+        table.add_row(str(path.relative_to(folder)), "cannot be read", *["-"] * 8)
     stdout().print(table)
