@@ -38,11 +38,11 @@ def runs(folder: Path, *, as_json: bool) -> None:
         _print(found, list(damaged), folder)
     else:
         click.echo(f"no runs in {folder}")
-    *earlier, last = (None, *damaged.values())
-    for told in filter(None, earlier):
+    wrong = list(damaged.values())
+    for told in wrong[:-1]:
         click.echo(f"error: {told}", err=True)
-    if last is not None:
-        raise last
+    if wrong:
+        raise wrong[-1]
 
 
 def headline(run: "RecordedRun") -> dict[str, Any]:
