@@ -97,6 +97,7 @@ class SecureGrid(Grid):
             key_steps=key_steps,
             tell=lambda line: log.warning("%s", line),
         )
+        self._carrier.door = self.server.door
         self._settings = {"bits": bits, "clip": clip, "metric_clip": metric_clip}
         self._metrics = {False: train_metrics, True: evaluate_metrics}
         self._weight_cap, self._weighted_by = weight_cap or 0, weighted_by_key

@@ -47,7 +47,7 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
     body = body_of(message.content)
     if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
-    settings = site_settings(context.node_config, learns=False)
+    settings = site_settings(context.node_config, node=context.node_id, learns=False)
     policy = SitePolicy.beside(settings.folder)
     with Site(settings, _Summand(message, context, call_next, policy)) as site:
         answer = site.handle_bytes(body)

@@ -32,6 +32,7 @@ from codream_secure.sites.aggregator import RemoteAggregator
 from codream_secure.sites.history import after, beginning
 from codream_secure.sites.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
 from codream_secure.sites.run_terms import aggregation_settings, unfit_for_machines
 from codream_secure.sites.wire import (
     VERSION,
@@ -98,6 +99,7 @@ class Coordinator(RoundLoop[Round]):
 
     Attributes:
         server: asks for dreams, and trains its student.
+        door: checks who a site is.
         finished: the finished rounds, those of earlier processes included.
 
     Raises:
@@ -130,6 +132,7 @@ class Coordinator(RoundLoop[Round]):
         plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
+        self.door = Doorkeeper(self.session, identities)
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
         self.sites = Sites(carry, settings.roster, tell, traffic=self._journal.traffic())
         self.ledger = ByteLedger(settings.roster)
@@ -217,26 +220,26 @@ class Coordinator(RoundLoop[Round]):
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; a site trains before it answers."""
         missing = [site for site in self.sites.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, self._hello())).items():
-            if reason := self._take_part(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
+        hello = self._hello()
+        asked = {site: msgspec.structs.replace(hello, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._take_part(site, asked[site].nonce, answer.data)
 
     def _hello(self) -> Hello:
         run = self._run
         return Hello(VERSION, run.session, run.options, run.spec, run.identities)
 
-    def _take_part(self, site: int, data: bytes) -> str:
-        """Admit a site to the session, or return why it cannot take part."""
+    def _take_part(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
             found = decode_present(data)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
-        if reason := self._unfit(site, found):
-            return reason
-        self._heard[site] = found.received
-        self.sites.present.add(site)
-        return ""
+            proven = self.door.admits(site, nonce, b"")
+            self.sites.admit(site, f"it sent what cannot be used: {error}", proven=proven)
+            return
+        proven = self.door.admits(site, nonce, found.proof)
+        if self.sites.admit(site, self._unfit(site, found), proven=proven):
+            self._heard[site] = found.received
 
     def _tell_sites(self, message: Images | Learn) -> int:
         """Send what sites learn from, and bind all later requests to it (`sites.history`).
@@ -267,8 +270,6 @@ class Coordinator(RoundLoop[Round]):
             return f"its data have the shape {found.spec}, not {expected}"
         if found.scaling != (self._scaling.mean, self._scaling.std):
             return "its pixels are scaled otherwise"
-        if self._identities and found.identity != self._identities[site]:
-            return "its signing key is not the one in the roster"
         return ""
 
     def _release_class_means(self) -> None:

@@ -17,6 +17,7 @@ import msgspec
 from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance, contents, site_log
 from codream_secure.sites.policy import SitePolicy
+from codream_secure.sites.presence import channel_of, proof_of
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
 from codream_secure.sites.stored_client import StoredClient, end_batches
@@ -29,6 +30,7 @@ from codream_secure.sites.wire import (
     Ask,
     Batch,
     Begin,
+    Claim,
     Confirm,
     Deliver,
     End,
@@ -137,7 +139,7 @@ class Site:
             case Ask():
                 return self._ask(message)
             case Who():
-                return Answer(str(self._settings.client).encode())
+                return Answer(encode(self._claim(message)))
             case End():
                 end_batches(self._folder, self._current.session)
                 return Answer(b"done")
@@ -145,6 +147,14 @@ class Site:
                 return Answer(self._handle_session(message))
             case _:
                 return Answer(self._exchange(message))
+
+    def _claim(self, message: Who) -> Claim:
+        """Say which site this is, and prove it for the Flower node that it runs on."""
+        settings = self._settings
+        check_version(message.version)
+        channel = channel_of(settings.node)
+        proof = proof_of(settings, message.session, message.nonce, channel)
+        return Claim(VERSION, settings.client, proof)
 
     def _handle_session(self, message: Begin | Hello | Learn | Images) -> bytes:
         """Answer a message about a session, not about one of its sums."""
@@ -249,8 +259,8 @@ class Site:
             self._remember(wanted)
         elif self._session != wanted:
             raise RequestRefused("the session is known, with other settings")
-        own = self._settings.identity
-        return Joined(VERSION, self._settings.client, own.public if own else b"")
+        proof = proof_of(self._settings, message.session, message.nonce)
+        return Joined(VERSION, self._settings.client, proof)
 
     def _in_session(self, session: bytes) -> bool:
         return self._session is not None and self._session.session == session

@@ -129,13 +129,12 @@ class StoredLearner:
 
     def present(self) -> Present:
         """Return what the server may know of the site: the shape of its data, nothing in them."""
-        data, own = self._data, self._settings.identity
+        data = self._data
         return Present(
             version=VERSION,
             client=self._settings.client,
             spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
             scaling=(data.scaling.mean, data.scaling.std),
-            identity=own.public if own else b"",
             received=self.session.received,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
 from codream_secure.sites.wire import (
     VERSION,
     Advertise,
@@ -186,6 +187,7 @@ class SumServer:
 
     Attributes:
         sites: the sites, and the traffic with them.
+        door: checks who a site is.
         terms: of the session.
         step: number of the next step.
 
@@ -214,6 +216,7 @@ class SumServer:
             rejoin=rejoin,
         )
         self.sites = Sites(carry, self.terms.roster, tell)
+        self.door = Doorkeeper(self.terms.session, identities)
         self.step = 0
         self._tell, self._key_steps = tell, key_steps
         self._sums = RemoteSums(self.sites, self.terms, lambda *_: None)
@@ -232,25 +235,25 @@ class SumServer:
             identities=terms.identities,
         )
         missing = [site for site in terms.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, begin)).items():
-            if reason := self._unfit(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
-            else:
-                self.sites.present.add(site)
+        asked = {site: msgspec.structs.replace(begin, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._join(site, asked[site].nonce, answer.data)
 
-    def _unfit(self, site: int, data: bytes) -> str:
-        """Return why a site cannot take part, from its answer; empty if it can."""
+    def _join(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
-            found: Joined = decode_joined(data)
+            found = decode_joined(data)
+            proof, reason = found.proof, self._unfit(site, found)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
+            proof, reason = b"", f"it sent what cannot be used: {error}"
+        self.sites.admit(site, reason, proven=self.door.admits(site, nonce, proof))
+
+    def _unfit(self, site: int, found: Joined) -> str:
+        """Return why a site cannot take part, from its answer; empty if it can."""
         if found.version != VERSION:
             return f"it speaks version {found.version}, not {VERSION}"
         if found.client != site:
             return f"it says that it is site {found.client}"
-        if self.terms.malicious and found.identity != self.terms.identities[site]:
-            return "its signing key is not the one in the roster"
         return ""
 
     def sum(

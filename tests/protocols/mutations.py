@@ -66,6 +66,7 @@ BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
 STEP = tests("client/step")
 SITES = ("tests/codream_secure/sites/test_answers.py",)
+PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
 MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
 
 CLIENT = "protocols/client/session.py"
@@ -441,6 +442,20 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
+    # Who a site is (SPEC 3.12)
+    Mutation("a proof is of the site's own key", "codream_secure/sites/presence.py",
+             "        except CryptoError:\n            return False", "        except CryptoError:\n            pass",
+             PRESENCE),
+    Mutation("a proof names its node", "codream_secure/sites/presence.py",
+             "presence(self.session, nonce, site, channel)", 'presence(self.session, nonce, site, b"")',
+             PRESENCE),
+    Mutation("a stranger does not keep a site out", "codream_secure/sites/peers.py",
+             "if not proven:", "if False:", PRESENCE),
+    Mutation("a node proves its number", "codream_secure/flower/carrier.py",
+             "if not self.door.admits(claim.client, question.nonce, claim.proof, channel_of(node)):",
+             "if False:", ("tests/codream_secure/flower/test_carrier.py",)),
+    Mutation("a proof binds the nonce", "protocols/signing.py",
+             'digest("presence", session, nonce,', 'digest("presence", session, b"",', PRESENCE),
     # Whether a site answers depends on nothing private
     Mutation("inputs are computed after all checks", CLIENT_STEP,
              "vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)",
