@@ -8,7 +8,8 @@ whoever says so first: then the transport alone knows who is who.
 import os
 from dataclasses import dataclass
 
-from codream_secure.sites.session import SiteSettings
+from codream_secure.sites.session import SiteSettings, check_version
+from codream_secure.sites.wire import VERSION, Claim, Who
 from protocols.errors import CryptoError
 from protocols.primitives.keys import verify
 from protocols.signing import presence
@@ -35,6 +36,18 @@ def proof_of(settings: SiteSettings, session: bytes, nonce: bytes, channel: byte
     if settings.identity is None:
         return b""
     return settings.identity.sign(presence(session, nonce, settings.client, channel))
+
+
+def claim_of(settings: SiteSettings, message: Who) -> Claim:
+    """Return which site this is, with its proof for the Flower node that it runs on.
+
+    Raises:
+        RequestRefused: the server speaks another version.
+    """
+    check_version(message.version)
+    channel = channel_of(settings.node)
+    proof = proof_of(settings, message.session, message.nonce, channel)
+    return Claim(VERSION, settings.client, proof)
 
 
 @dataclass(frozen=True, slots=True)
