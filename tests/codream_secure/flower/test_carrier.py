@@ -126,6 +126,8 @@ def proving(site, node, key=None):
     identity = key or KEYS[site]
 
     def answer(message):
+        if not isinstance(message, wire.Who):
+            return content_with(b"")
         settings = SiteSettings(
             client=site, folder=None, load=None, identity=identity, roster=DOOR.identities
         )
