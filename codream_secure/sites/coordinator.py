@@ -20,7 +20,7 @@ from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dreaming.group import DreamGroup
+from codream_secure.dreaming.group import DreamGroup, weight_cap
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.rounds import RoundLoop
@@ -160,11 +160,11 @@ class Coordinator(RoundLoop[Round]):
 
     def _new_server(self, plan: PrivacyPlan | None) -> Server:
         config, spec, scale = self.config, self._spec, self._scale
-        device = torch.device("cpu")
+        device, cap = torch.device("cpu"), weight_cap(config, self._share)
         return Server(
             config,
             self.aggregator,
-            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, 0)],
+            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, cap)],
             build_student(config, spec, device),
             plan=plan,
             per_class=self._share * config.data.clients / spec.classes,

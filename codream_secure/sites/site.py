@@ -17,7 +17,7 @@ from typing import Self
 import msgspec
 
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance, contents, pending, site_log
+from codream_secure.sites import allowance, contents, pending, site_log, weights
 from codream_secure.sites.history import asked, beginning, name_of
 from codream_secure.sites.party import batch_of, party_of
 from codream_secure.sites.pending import Follower
@@ -60,7 +60,7 @@ from protocols.policy import most_colluders
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
 # Records that outlive sessions.
-_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD})
+_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD, weights.RECORD})
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500

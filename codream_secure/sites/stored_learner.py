@@ -149,7 +149,10 @@ class StoredLearner:
         )
         check(request, task)
         if isinstance(request, DreamRequest | LabelRequest):
-            AnswerRules.of(self._config).check(request)
+            spec = InputSpec(*self.session.spec)
+            AnswerRules.of(self._config, spec, self._config.data.samples_per_client or 0).check(
+                request
+            )
         return task, lambda: self._contribution(request, broadcast, dreaming_step(message.step))
 
     def _contribution(self, request: AskedOfClient, broadcast: bytes, step: int) -> Contribution:

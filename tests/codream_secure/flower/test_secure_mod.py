@@ -25,6 +25,7 @@ from codream_secure.flower.operations.credentials import make_keys, write_roster
 from codream_secure.flower.secure_grid import SecureGrid
 from codream_secure.flower.secure_mod import secure_mod
 from codream_secure.sites import session, wire
+from codream_secure.sites.contents import forget
 from codream_secure.sites.history import SIZE
 from protocols import messages
 
@@ -444,6 +445,36 @@ def test_a_client_tells_its_weight_once_whatever_the_server_asks(nodes):
     with pytest.raises(UserError, match="told once"):
         ask(grid, START, 2)
     assert all("told once" in grid.server.sites.refused[c] for c in range(CLIENTS))
+
+
+def test_a_later_session_is_not_told_the_weight_again(nodes):
+    """Two sums of weights over sets that differ by one client tell that client's."""
+    there = nodes()
+    ask(secure(there, weight_cap=35), START, 1)
+    other = ArrayRecord({"w": Array(np.ones((2, 3), np.float32)), "n": Array(np.array(7))})
+    grid = secure(there, weight_cap=35)
+    with pytest.raises(UserError, match="deploy forget"):
+        ask(grid, other, 1)
+    assert "the weight was told once" in grid.server.sites.refused[0]
+    grid = secure(there, weight_cap=20)
+    with pytest.raises(UserError, match="deploy forget"):
+        ask(grid, other, 1)
+    assert "the weight was told under 35" in grid.server.sites.refused[0]
+    for site in range(CLIENTS):
+        forget(there.folder / f"site-{site}")
+    assert ask(secure(there, weight_cap=20), other, 1)
+
+
+@pytest.mark.parametrize(("first", "then"), [(0, 35), (35, 20), (35, 0)])
+def test_the_cap_of_a_session_stays_as_it_was(nodes, first, then):
+    """A session with equal weights answered any cap; two caps tell whose weight is between them."""
+    there = nodes()
+    grid = secure(there, weight_cap=first)
+    ask(grid, START, 1)
+    grid._weight_cap, grid._mean_weight = then, 1.0
+    assert ask(grid, START, 2) == []
+    assert f"weight_cap {then}: it was {first}" in grid.server.sites.refused[0]
+    assert {r for _, r in there.trained} == {1}
 
 
 def test_a_weight_is_no_metric(nodes):
