@@ -447,7 +447,7 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
-    # Weights (D2)
+    # Weights count once, and are told once
     refusal("requests are the run's", "codream_secure/federation/answer_rules.py",
             "(found := getattr(request, name)) != value", CLIENT_RULES),
     Mutation("labels count alike", "codream_secure/federation/client.py",
