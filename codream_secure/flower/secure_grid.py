@@ -165,7 +165,7 @@ class SecureGrid(Grid):
             log.warning("step %d was aborted, nothing was summed: %s", request.step, error)
             if request.weigh:
                 raise UserError(
-                    "clients tell their weights once, and this step was aborted: weigh all "
+                    "weights are told once, and this step was aborted: weigh all "
                     "clients alike, or say `deploy forget` at every client and start again"
                 ) from error
             return []
