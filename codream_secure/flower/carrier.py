@@ -138,7 +138,11 @@ class Carrier:
             log.warning("node %d does not say which site it is", node)
             return
         if not self.door.admits(claim.client, question.nonce, claim.proof, channel_of(node)):
-            log.warning("node %d does not prove that it is site %d: ignored", node, claim.client)
+            log.warning(
+                "node %d does not prove that it is site %d of the roster: ignored",
+                node,
+                claim.client,
+            )
             return
         if claim.client in self._claims.values():
             log.warning(

@@ -144,7 +144,7 @@ def test_a_node_without_the_key_does_not_get_a_sites_number(carrier, caplog):
     there = carrier(grid)
     there.door = DOOR
     assert there.sites() == {11: 0, 12: 1}
-    assert "node 99 does not prove that it is site 1" in caplog.text
+    assert "node 99 does not prove that it is site 1 of the roster: ignored" in caplog.text
     assert "node 98 does not prove that it is site 1" in caplog.text
     grid.asked.clear()
     there({1: wire.encode(wire.End())})
