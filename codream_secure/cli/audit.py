@@ -6,19 +6,21 @@ import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
+from codream_secure.runs.formats import pretty
 
 if TYPE_CHECKING:
-    from codream_secure.audit.everything import Findings
     from protocols.audit.run import Result
 
 INSTALL = "pip install 'codream-secure[audit]'"
@@ -121,28 +123,28 @@ def privacy(
     config = _attacked(run_dir, {k: v for k, v in given.items() if v is not None})
     folder, began = out or run_dir, time.perf_counter()
     found = _audit(config, only, shadows, folder, quiet=as_json)
-    result = {
-        "findings": list(found),
-        "violated": found.violated,
-        "config": config.options(),
-        "shadows": shadows,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    result = PrivacyAudit(
+        findings=found,
+        violated=violated(found),
+        config=config.options(),
+        shadows=shadows,
+        seconds=round(time.perf_counter() - began, 1),
+    )
     if folder is not None:
         _write(result, folder, page=folder == run_dir)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(msgspec.json.encode(result).decode())
     else:
         from codream_secure.report.table import audit_table  # noqa: PLC0415
         from codream_secure.report.text import stdout  # noqa: PLC0415
 
         stdout().print(audit_table(result))
-    sys.exit(EXIT_CLAIM_FAILED if found.violated else 0)
+    sys.exit(EXIT_CLAIM_FAILED if result.violated else 0)
 
 
 def _audit(
     config: Config, parts: tuple[str, ...], shadows: int, folder: Path | None, *, quiet: bool
-) -> "Findings":
+) -> list[Finding]:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from codream_secure.audit import everything  # noqa: PLC0415
     from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
@@ -162,10 +164,10 @@ def _audit(
         )
 
 
-def _write(result: dict[str, Any], folder: Path, *, page: bool) -> None:
+def _write(result: PrivacyAudit, folder: Path, *, page: bool) -> None:
     """Write audit.json; ``page``: the folder is a run's, whose page shows the audit."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (folder / "audit.json").write_text(pretty(result), encoding="utf-8")
     if page:
         from codream_secure.report.page import write_report  # noqa: PLC0415
 

@@ -1,6 +1,5 @@
 """`codream-secure compare`: several methods over the same data and seeds, in one table."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from codream_secure.cli.options import given_settings, run_options
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
+from codream_secure.runs.formats import compact, pretty
+from codream_secure.runs.sizes_format import Shape
 
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
@@ -182,11 +183,7 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.round_bytes import (  # noqa: PLC0415
-        Shape,
-        bytes_by_model,
-        draw_crossover,
-    )
+    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
 
@@ -194,16 +191,16 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
-    found = bytes_by_model(shape)
+    found = round_sizes(shape)
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "sizes.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+            (out / "sizes.json").write_text(pretty(found), encoding="utf-8")
             draw_crossover(shape, out / "crossover.png")
         except OSError as error:
             raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(compact(found))
     elif not quiet:
         stdout().print(sizes_table(found))
 
