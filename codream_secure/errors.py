@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class WriteError(UserError):
+    """A file cannot be written: the disk is full, or it belongs to somebody else."""
+
+
 class StepAborted(Exception):  # noqa: N818 - the field's word: the step is aborted, the run goes on
     """Too few clients stayed in one aggregation; nothing was learned from it."""
 

@@ -21,6 +21,9 @@ from protocols.primitives.keys import Entropy
 from protocols.rounds import Ask, Direction, Part, SumRounds, Tap
 from protocols.signing import Credentials
 
+SYSTEM: Entropy = os.urandom
+"""The operating system's randomness, which is taken where a caller gives no entropy."""
+
 ByteCounts = dict[Phase, dict[Direction, dict[int, int]]]
 
 
@@ -117,7 +120,7 @@ class BatchSession:
             ring=ring,
             rejoin=credentials is not None and credentials.policy.rejoin,
         )
-        self._entropy = entropy or os.urandom
+        self._entropy = entropy or SYSTEM
         self._tap = tap
         self._credentials = credentials
         self._counts = _no_bytes()

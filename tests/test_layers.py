@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "__main__.py",
     "cli",
+    "__init__.py",
+    "api",
     "compare",
     "report",
     "runs",
@@ -29,7 +31,6 @@ ROOMS = (
     "runtime",
     "storage",
     "errors.py",
-    "__init__.py",
     "_version.py",
 )
 IMPORTS = structure.file_imports(ROOT)

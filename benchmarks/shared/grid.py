@@ -17,8 +17,11 @@ import msgspec
 
 from benchmarks.shared.gates import progress
 from codream_secure import __version__
+from codream_secure.storage.files import make_folder, replace
+from codream_secure.storage.folder_lock import claimed
 
 T = TypeVar("T")
+_PATIENCE = 60.0  # seconds; another process holds the folder while it writes one cell
 
 
 class Cell(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class Grid:
         self.folder = folder
         self._known: dict[str, Cell[Any]] = {}
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     def cell(
         self, name: str, settings: Mapping[str, object], make: Callable[[], T], kind: type[T]
@@ -120,9 +123,8 @@ class Grid:
         )
         path = self._path(key)
         if path is not None and not error:
-            part = path.with_suffix(".part")
-            part.write_bytes(msgspec.json.format(msgspec.json.encode(cell), indent=1))
-            part.replace(path)
+            with claimed(path.parent, patience=_PATIENCE):
+                replace(path, msgspec.json.format(msgspec.json.encode(cell), indent=1))
         return cell
 
     def _path(self, key: str) -> Path | None:

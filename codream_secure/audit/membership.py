@@ -7,10 +7,12 @@ another one if it did not. The attacker compares their likelihoods for one run; 
 its shadows.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from codream_secure.federation.simulation import Simulation
 from codream_secure.learning.acquisition import AcquisitionSettings, distil
 from codream_secure.learning.learner import PlainLearner
 from codream_secure.runtime.seeds import derive_seed, generator
+from codream_secure.storage.files import make_folder, npz, replace
 
 # Which model is attacked: what the attacker needs for it.
 VICTIMS = {
@@ -74,13 +77,21 @@ def audit_membership(
         folder: where runs are stored, so that they are not made again; None: they are not stored.
         advance: called after every run.
     """
-    runs = []
+    runs, of_these = [], _digest(config, dataset)
     for index in range(shadows):
-        path = None if folder is None else folder / f"shadow-{index}.npz"
+        path = None if folder is None else folder / f"shadow-{index}-{of_these}.npz"
         runs.append(_kept(path, config, dataset, index))
         advance()
     members = np.stack([run["members"] for run in runs])
     return [_attacked(name, np.stack([run[name] for run in runs]), members) for name in VICTIMS]
+
+
+def _digest(config: Config, dataset: Dataset) -> str:
+    """Return what stored runs are known by: those of other settings or other data are not used."""
+    told = hashlib.sha256(msgspec.json.encode(config.options(), order="deterministic"))
+    for part in (dataset.x_train, dataset.y_train):
+        told.update(np.ascontiguousarray(part).tobytes())
+    return told.hexdigest()[:16]
 
 
 def _kept(
@@ -91,8 +102,8 @@ def _kept(
             return dict(stored)
     found = _shadow(config, dataset, index)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **found)  # type: ignore[arg-type]
+        make_folder(path.parent)
+        replace(path, npz(found))
     return found
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.runs.formats import pretty
+from codream_secure.storage.files import replace
+from codream_secure.storage.folder_lock import claimed
 
 if TYPE_CHECKING:
     from protocols.audit.run import Result
@@ -122,16 +125,17 @@ def privacy(
     given = {"dataset": dataset, "clients": clients, "dp_eps": dp_eps}
     config = _attacked(run_dir, {k: v for k, v in given.items() if v is not None})
     folder, began = out or run_dir, time.perf_counter()
-    found = _audit(config, only, shadows, folder, quiet=as_json)
-    result = PrivacyAudit(
-        findings=found,
-        violated=violated(found),
-        config=config.options(),
-        shadows=shadows,
-        seconds=round(time.perf_counter() - began, 1),
-    )
-    if folder is not None:
-        _write(result, folder, page=folder == run_dir)
+    with nullcontext() if folder is None else claimed(folder):
+        found = _audit(config, only, shadows, folder, quiet=as_json)
+        result = PrivacyAudit(
+            findings=found,
+            violated=violated(found),
+            config=config.options(),
+            shadows=shadows,
+            seconds=round(time.perf_counter() - began, 1),
+        )
+        if folder is not None:
+            _write(result, folder, page=folder == run_dir)
     if as_json:
         click.echo(msgspec.json.encode(result).decode())
     else:
@@ -166,8 +170,7 @@ def _audit(
 
 def _write(result: PrivacyAudit, folder: Path, *, page: bool) -> None:
     """Write audit.json; ``page``: the folder is a run's, whose page shows the audit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(pretty(result), encoding="utf-8")
+    replace(folder / "audit.json", pretty(result))
     if page:
         from codream_secure.report.page import write_report  # noqa: PLC0415
 

@@ -3,18 +3,22 @@
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from codream_secure.cli.exit_codes import EXIT_INCOMPLETE
+from codream_secure.cli.ending import end_like_interrupt, undisturbed
+from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from codream_secure.cli.options import given_settings, run_options
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
-from codream_secure.errors import UserError
+from codream_secure.errors import UserError, WriteError
+from codream_secure.runs.comparison_folder import compare_command
 from codream_secure.runs.formats import compact, pretty
 from codream_secure.runs.sizes_format import Shape
+from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
@@ -143,7 +147,7 @@ def compare(
         trials=trials,
         target=target,
     )
-    folder = out or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+    folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 
 
@@ -152,23 +156,47 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
     from rich.console import Console  # noqa: PLC0415 - as all that is slow to import
 
     from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
-    from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.page import PAGE, write_report  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
 
-    with LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress:
-        result = Comparison(plan, folder, progress=progress).run()
-        write_report(folder)
+    end_like_interrupt()
+    code, told = 0, ""
+    with (
+        LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress,
+        closing(Comparison(plan, folder, progress=progress)) as comparison,
+    ):
+        try:
+            comparison.run()
+        except KeyboardInterrupt:
+            again = compare_command(plan.record(), folder)
+            code, told = EXIT_INTERRUPTED, f"interrupted; go on with: {again}"
+        except WriteError as error:
+            told = f"error: {error}"
+        with undisturbed():
+            result = comparison.found()
+            done = any(row.mean for row in result.rows)
+            try:
+                comparison.result()
+                if done:
+                    write_report(folder)
+            except WriteError as error:
+                told = told or f"error: {error}"
+    if told:
+        click.echo(told, err=True)
     if as_json:
         click.echo(compact(result))
-    elif not quiet:
+    elif done and not quiet:
         console = stdout()
         console.print(comparison_table(result))
-        console.print(f"written to {folder}, the page is report.html", highlight=False)
+        if (folder / PAGE).is_file():
+            console.print(f"written to {folder}, the page is {PAGE}", highlight=False)
+    if told and not code:
+        code = EXIT_INCOMPLETE if done else EXIT_BAD_INPUT
     failed = any(cell.failed for row in result.rows for cell in row.cells.values())
-    return EXIT_INCOMPLETE if failed else 0
+    return code or (EXIT_INCOMPLETE if failed else 0)
 
 
 _SHAPE = {
@@ -186,6 +214,8 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.storage.files import replace  # noqa: PLC0415
+    from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
     Config.from_options(given)
     if unused := set(given) - set(_SHAPE):
@@ -193,12 +223,9 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
     found = round_sizes(shape)
     if out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "sizes.json").write_text(pretty(found), encoding="utf-8")
+        with claimed(out):
+            replace(out / "sizes.json", pretty(found))
             draw_crossover(shape, out / "crossover.png")
-        except OSError as error:
-            raise UserError(f"cannot write to --out {out}: {error.strerror}") from None
     if as_json:
         click.echo(compact(found))
     elif not quiet:

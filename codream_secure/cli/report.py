@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -28,11 +29,15 @@ Examples:
 def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> None:
     """Write one page about a run or several; a comparison's folder stands for all its runs."""
     from codream_secure.report.page import write_page  # noqa: PLC0415 - matplotlib is slow
+    from codream_secure.runs.comparison_folder import is_comparison, is_run  # noqa: PLC0415
     from codream_secure.runs.reading import read_all  # noqa: PLC0415
+    from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
     runs = read_all(run_dirs)
     path = out or (run_dirs[0] / _PAGE if len(run_dirs) == 1 else Path(_PAGE))
-    answer = write_page(run_dirs, path, _command(run_dirs, out))
+    ours = is_run(path.parent) or is_comparison(path.parent)
+    with claimed(path.parent) if ours else nullcontext():
+        answer = write_page(run_dirs, path, _command(run_dirs, out))
     if as_json:
         told = {
             "page": str(path),

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
+from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from codream_secure.cli.options import given_settings, run_options
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.errors import UserError
+from codream_secure.errors import UserError, WriteError
+from codream_secure.runs.commands import command_line
+from codream_secure.runs.formats import SUMMARY
 
 if TYPE_CHECKING:
     from codream_secure.federation.rounds import Progress
     from codream_secure.federation.simulation import Simulation
     from codream_secure.runs.folder import RunFolder
+    from codream_secure.runs.formats import Summary
 
 _EXAMPLES = """\b
 Examples:
@@ -92,7 +96,11 @@ def _start(
 
     simulation = Simulation(config, progress=progress)
     folder = RunFolder.create(out or default_folder(config), checkpoint_every=checkpoint_every)
-    folder.start(simulation)
+    try:
+        folder.start(simulation)
+    except BaseException:
+        folder.close()
+        raise
     return simulation, folder
 
 
@@ -124,44 +132,95 @@ def _simulate(
     from rich.console import Console  # noqa: PLC0415
 
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
-    from codream_secure.report.page import write_report  # noqa: PLC0415
-    from codream_secure.report.pictures import draw_pictures  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
     from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
+    end_like_interrupt()
     told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
     with LiveProgress(told) as progress:
-        simulation, folder = begin(progress)
+        try:
+            simulation, folder = begin(progress)
+        except KeyboardInterrupt:
+            return _interrupted_early()
         if found := prediction(simulation.config, simulation.federation.spec):
             told.print(found)
         with closing(folder):
-            if tensorboard:
-                folder.open_events()
-            code = _run(simulation, folder)
-            summary = summarise(simulation)
-            folder.finish(simulation, summary)
-            draw_pictures(simulation, folder.path)
-            write_report(folder.path)
+            code, why = _run(simulation, folder, tensorboard=tensorboard)
+            if not simulation.finished_rounds:
+                return _interrupted_early()
+            with undisturbed():
+                summary = summarise(simulation)
+                unwritten = _finish(simulation, folder, summary)
+    for line in dict.fromkeys(filter(None, (why, unwritten))):
+        click.echo(line, err=True)
     if as_json:
         click.echo(compact(summary))
     elif not quiet:
         console = stdout()
         console.print(summary_table(summary))
-        console.print(f"written to {folder.path}", highlight=False)
-    return code
+        if (folder.path / SUMMARY).is_file():
+            console.print(f"written to {folder.path}", highlight=False)
+    return EXIT_INCOMPLETE if unwritten and not code else code
 
 
-def _run(simulation: "Simulation", folder: "RunFolder") -> int:
+def _interrupted_early() -> int:
+    click.echo("interrupted before the first round was finished: there is no result", err=True)
+    return EXIT_INTERRUPTED
+
+
+def _run(simulation: "Simulation", folder: "RunFolder", *, tensorboard: bool) -> tuple[int, str]:
+    """Run the rounds; return the exit code, and a line about what ended them early.
+
+    Raises:
+        WriteError: nothing can be written, and no round was finished.
+    """
     simulation.after_round += [
         partial(folder.record, simulation),
         lambda _: folder.checkpoint(simulation),
     ]
     try:
+        if tensorboard:
+            folder.open_events()
         for _ in simulation.rounds():
             pass
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    return EXIT_INCOMPLETE if simulation.unlabelled_rounds else 0
+        return EXIT_INTERRUPTED, _interrupted(simulation, folder)
+    except WriteError as error:
+        if not simulation.finished_rounds:
+            raise
+        return EXIT_INCOMPLETE, f"error: {error}"
+    return EXIT_INCOMPLETE if simulation.unlabelled_rounds else 0, ""
+
+
+def _interrupted(simulation: "Simulation", folder: "RunFolder") -> str:
+    done = f"interrupted after round {simulation.finished_rounds} of {simulation.last_round}"
+    if not folder.can_resume:
+        return f"{done}; there is no checkpoint to resume from (--checkpoint-every writes them)"
+    return f"{done}; resume with: {command_line('simulate', {'resume': folder.path})}"
+
+
+def _finish(simulation: "Simulation", folder: "RunFolder", summary: "Summary") -> str:
+    """Write all that a run leaves, in the order that makes every beginning of it valid.
+
+    Returns:
+        A line about the first file that could not be written; the others are.
+    """
+    from codream_secure.report.page import write_report  # noqa: PLC0415
+    from codream_secure.report.pictures import draw_pictures  # noqa: PLC0415
+
+    unwritten = ""
+    for write in (
+        partial(folder.complete, simulation),
+        partial(folder.write_models, simulation),
+        partial(draw_pictures, simulation, folder.path),
+        partial(folder.write_summary, summary),
+        partial(write_report, folder.path),
+    ):
+        try:
+            write()
+        except WriteError as error:
+            unwritten = unwritten or f"error: {error}"
+    return unwritten

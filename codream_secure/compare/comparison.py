@@ -6,7 +6,7 @@ spend. A method goes on round by round as long as the next round fits.
 """
 
 import dataclasses
-import shutil
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,14 @@ from codream_secure.compare.results import figures, means
 from codream_secure.config.methods import OWN_OPTIMIZER, parse_method
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset
-from codream_secure.errors import UserError
+from codream_secure.errors import UserError, WriteError
 from codream_secure.federation.rounds import NoProgress, Progress
 from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.report.pictures import draw_pictures
 from codream_secure.runs.comparison_folder import FAILED
 from codream_secure.runs.comparison_format import Cell, ComparisonResult, Match, MethodRow, Trial
+from codream_secure.runs.files import text_of
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import (
     COMPARISON,
@@ -37,6 +38,8 @@ from codream_secure.runs.formats import (
 )
 from codream_secure.runs.reading import read_rows
 from codream_secure.runs.summary import summarise
+from codream_secure.storage.files import make_folder, remove, replace
+from codream_secure.storage.folder_lock import claim, is_empty
 
 # Factors on the step size. The first keeps the default, so that one trial tunes nothing.
 FACTORS = (1.0, 1 / 3, 3.0, 0.1, 10.0)
@@ -68,11 +71,20 @@ class Comparison:
         self._dataset, self._progress = dataset, progress or NoProgress()
         self._file = folder / COMPARISON
         self._tuning: dict[str, list[Trial]] = {}
-        self._open()
+        self._failed: dict[Path, str] = {}
+        self._lock = claim(folder)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another process use the folder."""
+        self._lock.release()
 
     def _open(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if self._file.exists():
                 kept = parse(self._file.read_bytes(), ComparisonResult)
                 if kept.plan != self.plan.record():
@@ -81,7 +93,7 @@ class Comparison:
                         "on with it, or name another folder"
                     )
                 self._tuning = kept.tuning
-            elif any(self.folder.iterdir()):
+            elif not is_empty(self.folder):
                 raise UserError(f"--out {self.folder} is not empty; name another folder")
             self._save(())
         except FormatError as error:
@@ -92,7 +104,13 @@ class Comparison:
             raise UserError(f"cannot use --out {self.folder}: {error}") from None
 
     def run(self) -> ComparisonResult:
-        """Tune, run every cell that is not finished, and return what `compare --json` prints."""
+        """Tune, run every cell that is not finished, and return what `compare --json` prints.
+
+        A cell that fails, for whatever reason, says why, and the others are run.
+
+        Raises:
+            WriteError: compare.json cannot be written.
+        """
         ordered = sorted(self.plan.methods, key=lambda name: name != self.plan.reference)
         factors = {name: self._tuned(name) for name in ordered}
         for seed in self.plan.seeds:
@@ -119,26 +137,28 @@ class Comparison:
 
     def _run_cell(self, name: str, seed: int, factor: float) -> None:
         path = self.cell(name, seed)
-        shutil.rmtree(path, ignore_errors=True)
-        folder = RunFolder.create(path)
         try:
-            run = self._build(name, seed, factor)
-            folder.start(run)
-            run.after_round.append(partial(folder.record, run))
-            for _ in self._budget(name, seed).limited(run):
-                pass
-        except UserError as error:
-            self._fail(path, str(error))
-        except (RuntimeError, ValueError, ArithmeticError) as error:
-            self._fail(path, f"{type(error).__name__}: {error}")
-        else:
-            summary = msgspec.structs.replace(summarise(run), method=name, step_size_factor=factor)
-            folder.finish(run, summary, cell=True)
-            draw_pictures(run, path)
+            remove(path)
+            with closing(RunFolder.create(path)) as folder:
+                run = self._build(name, seed, factor)
+                folder.start(run)
+                run.after_round.append(partial(folder.record, run))
+                for _ in self._budget(name, seed).limited(run):
+                    pass
+                draw_pictures(run, path)
+                summary = summarise(run)
+                folder.write_summary(
+                    msgspec.structs.replace(summary, method=name, step_size_factor=factor)
+                )
+        except Exception as error:  # noqa: BLE001 - one cell must not take the others with it
+            self._fail(path, error)
 
-    @staticmethod
-    def _fail(path: Path, reason: str) -> None:
-        (path / FAILED).write_text(reason + "\n", encoding="utf-8")
+    def _fail(self, path: Path, error: Exception) -> None:
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self._failed[path] = told
+        with suppress(WriteError):  # compare.json has it too
+            make_folder(path)
+            replace(path / FAILED, told + "\n")
 
     def _build(self, name: str, seed: int, factor: float, rounds: int | None = None) -> Run:
         """Return a run that has not begun, with its step size multiplied by ``factor``."""
@@ -186,7 +206,7 @@ class Comparison:
         for factor in FACTORS[len(tried) : self.plan.trials]:
             try:
                 tried.append(self._trial(name, factor))
-            except (UserError, RuntimeError, ValueError, ArithmeticError):
+            except Exception:  # noqa: BLE001
                 # The cell itself will fail for the same reason, which its folder then names.
                 tried.append(Trial(factor=factor, validation=0.0))
             self._save(())
@@ -216,8 +236,16 @@ class Comparison:
     # -- results ----------------------------------------------------------------------------
 
     def result(self) -> ComparisonResult:
-        """Return settings, tuning and one row a method, and write them to compare.json."""
-        return self._save(tuple(self._row(name) for name in self.plan.methods))
+        """Write what `found` returns to compare.json, and return it.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        return self._save(self.found().rows)
+
+    def found(self) -> ComparisonResult:
+        """Return settings, tuning and one row a method, of the cells that are finished so far."""
+        return self._record(tuple(self._row(name) for name in self.plan.methods))
 
     def _row(self, name: str) -> MethodRow:
         cells = {seed: self._cell(name, seed) for seed in self.plan.seeds}
@@ -235,23 +263,25 @@ class Comparison:
         )
 
     def _reason(self, name: str, seed: int) -> str:
+        path = self.cell(name, seed)
         try:
-            return (self.cell(name, seed) / FAILED).read_text(encoding="utf-8").strip()
-        except OSError:
+            return self._failed.get(path) or text_of(path / FAILED).strip()
+        except UserError:
             return "not run"
 
     def _save(self, rows: tuple[MethodRow, ...]) -> ComparisonResult:
-        result = ComparisonResult(
+        result = self._record(rows)
+        replace(self._file, pretty(result))
+        return result
+
+    def _record(self, rows: tuple[MethodRow, ...]) -> ComparisonResult:
+        return ComparisonResult(
             format=FORMAT,
             plan=self.plan.record(),
             reference=self.plan.reference,
             tuning=self._tuning,
             rows=rows,
         )
-        part = self._file.with_suffix(".part")
-        part.write_text(pretty(result), encoding="utf-8")
-        part.replace(self._file)
-        return result
 
 
 def scaled(config: Resolved, factor: float) -> Resolved:

@@ -30,7 +30,9 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.build import build_model
+from codream_secure.report.pictures import png
 from codream_secure.runs.sizes_format import ModelSizes, RoundSizes, Shape
+from codream_secure.storage.files import replace
 from protocols.messages import MaskedInput
 from protocols.messages import encode as encode_message
 from protocols.primitives.field import PrimeField
@@ -158,7 +160,7 @@ def _noise(spec: InputSpec, count: int) -> Dataset:
     images = draw.random((count, spec.channels, spec.height, spec.width), dtype=np.float32)
     labels = np.arange(count, dtype=np.int64) % spec.classes
     scaling = Scaling((0.0,) * spec.channels, (1.0,) * spec.channels)
-    return Dataset("noise", images, labels, images, labels, spec, scaling)
+    return Dataset("noise", images, labels, images, labels, spec, scaling, ("0",) * spec.classes)
 
 
 def plain_bytes(shape: Shape) -> dict[str, int]:
@@ -256,7 +258,7 @@ def draw_crossover(shape: Shape, path: Path) -> None:
     )
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    replace(path, png(figure))
 
 
 def _line(shape: Shape, steps: NDArray[np.float64], method: Method) -> Iterator[float]:

@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -152,7 +153,11 @@ class Config:
         values: dict[str, dict[str, Any]] = {concern: {} for concern in CONCERNS}
         for name, value in current_names(options).items():
             if name not in known:
-                raise UserError(f"unknown setting {name!r}; see codream-secure simulate --help")
+                near = get_close_matches(name, known, n=1)
+                meant = f"did you mean {near[0]!r}? " if near else ""
+                raise UserError(
+                    f"unknown setting {name!r}; {meant}see codream-secure simulate --help"
+                )
             if value is not None:
                 values[known[name].concern][name] = known[name].checked(value)
         return Config(**{concern: CONCERNS[concern](**given) for concern, given in values.items()})

@@ -4,6 +4,7 @@ Images are scaled by public constants, which stand in a table here. A mean that 
 private examples would be a release that no privacy accounting covers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from codream_secure.data.downloads import CLASSES, download
 from codream_secure.data.folders import read_folder
 from codream_secure.data.names import DATASET_NAMES
-from codream_secure.data.npz import read_npz
+from codream_secure.data.npz import Arrays, read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
 
@@ -45,6 +46,9 @@ class Dataset:
         y_test: int64, M, in [0, classes).
         spec: Shape of an image, and the number of classes.
         scaling: Public mean and deviation by which the input of a model is scaled.
+        class_names: What the labels stand for, in their order; numbers where nothing is known.
+        client_rows: Rows of the training part by client, int64, where the data came divided;
+            empty where it is to be dealt.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Dataset:
     y_test: NDArray[np.int64]
     spec: InputSpec
     scaling: Scaling
+    class_names: tuple[str, ...]
+    client_rows: tuple[NDArray[np.int64], ...] = ()
 
 
 def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Dataset:
@@ -83,7 +89,7 @@ def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Da
     if Path(name).is_dir():
         folder = read_folder(Path(name), image_size)
         train, test = _as_floats(folder.train), _as_floats(folder.test)
-        return _dataset(Path(name).resolve().name, train, test, len(folder.classes))
+        return make_dataset(Path(name).resolve().name, train, test, class_names=folder.classes)
     msg = (
         f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)}, a path ending in .npz or a"
         " folder of images"
@@ -96,18 +102,41 @@ def _load_named(name: str, data_dir: Path) -> Dataset:
         return _load_digits()
     if name in CLASSES:
         train, test = map(_as_floats, download(name, data_dir))
-        return _dataset(name, train, test, CLASSES[name])
-    arrays = read_npz(Path(name))
+        return make_dataset(name, train, test, class_names=_numbers(CLASSES[name]))
+    return dataset_of(Path(name).name, read_npz(Path(name)))
+
+
+def dataset_of(name: str, arrays: Arrays, class_names: Sequence[str] = ()) -> Dataset:
+    """Return the dataset of four checked arrays.
+
+    Args:
+        name: of the dataset.
+        arrays: the images and labels of both parts.
+        class_names: one for each class; empty: as many numbers as the largest label needs.
+
+    Raises:
+        UserError: there are more classes in the labels than names.
+    """
     classes = 1 + int(max(arrays.y_train.max(), arrays.y_test.max()))
     train, test = (arrays.x_train, arrays.y_train), (arrays.x_test, arrays.y_test)
-    return _dataset(Path(name).name, train, test, classes)
+    return make_dataset(name, train, test, class_names=class_names or _numbers(classes))
 
 
-def _dataset(name: str, train: _Split, test: _Split, classes: int) -> Dataset:
-    _check_parts(name, train, test, classes)
+def _numbers(classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(classes)))
+
+
+def make_dataset(name: str, train: _Split, test: _Split, *, class_names: Sequence[str]) -> Dataset:
+    """Return a dataset of images, float32 N x C x H x W in [0, 1], and labels, int64 N.
+
+    Raises:
+        UserError: images and labels do not agree.
+    """
+    _check_parts(name, train, test, len(class_names))
     _, channels, height, width = train[0].shape
     scaling = _SCALING.get(name, Scaling((0.5,) * channels, (0.5,) * channels))
-    return Dataset(name, *train, *test, InputSpec(channels, height, width, classes), scaling)
+    spec = InputSpec(channels, height, width, len(class_names))
+    return Dataset(name, *train, *test, spec, scaling, tuple(class_names))
 
 
 def _check_parts(name: str, train: _Split, test: _Split, classes: int) -> None:
@@ -153,7 +182,7 @@ def _load_digits() -> Dataset:
     in_test = np.zeros(len(labels), dtype=bool)
     in_test[_digits_test_indices(labels)] = True
     train, test = ((images[part], labels[part]) for part in (~in_test, in_test))
-    return _dataset("digits", train, test, _DIGITS)
+    return make_dataset("digits", train, test, class_names=_numbers(_DIGITS))
 
 
 def _digits_test_indices(labels: NDArray[np.int64]) -> NDArray[np.int64]:

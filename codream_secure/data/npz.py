@@ -3,6 +3,7 @@
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,25 +57,40 @@ def read_npz(path: Path) -> Arrays:
         UserError: The file is missing or is not a readable `.npz` file, or an array is missing
             or has the wrong shape, type or values.
     """
-    raw = _read_arrays(path)
-    images = {key: _images(path, key, raw[key]) for key in ("x_train", "x_test")}
-    labels = {key: _labels(path, key, raw[key]) for key in ("y_train", "y_test")}
+    return check_arrays(path, _read_arrays(path))
+
+
+def check_arrays(source: Path | str, raw: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Check the four arrays of a dataset, and convert them.
+
+    Args:
+        source: whence they come; it begins every error.
+        raw: the arrays by the names in `KEYS`; `load_dataset` says what each must hold.
+
+    Returns:
+        Images as float32 N x C x H x W in [0, 1], labels as int64.
+
+    Raises:
+        UserError: An array has the wrong shape, type or values.
+    """
+    images = {key: check_images(source, key, raw[key]) for key in ("x_train", "x_test")}
+    labels = {key: check_labels(source, key, raw[key]) for key in ("y_train", "y_test")}
     for split in ("train", "test"):
         x, y = images[f"x_{split}"], labels[f"y_{split}"]
         if len(x) != len(y):
             text = f"x_{split} has {len(x)} images and y_{split} {len(y)} labels; make them equal"
-            raise _error(path, text)
+            raise _error(source, text)
     shapes = [images[key].shape[1:] for key in ("x_train", "x_test")]
     if shapes[0] != shapes[1]:
         text = f"train and test images differ in shape (C, H, W): {shapes[0]} and {shapes[1]}"
-        raise _error(path, text)
+        raise _error(source, text)
     if max(int(array.max()) for array in labels.values()) == 0:
-        raise _error(path, "all labels are 0; a dataset needs two classes or more")
+        raise _error(source, "all labels are 0; a dataset needs two classes or more")
     return Arrays(images["x_train"], labels["y_train"], images["x_test"], labels["y_test"])
 
 
-def _error(path: Path, text: str) -> UserError:
-    return UserError(f"{path}: {text}")
+def _error(source: Path | str, text: str) -> UserError:
+    return UserError(f"{source}: {text}")
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -102,7 +118,12 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise _error(path, text) from error
 
 
-def _images(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Check images, N x H x W (x C), and return them as float32 N x C x H x W in [0, 1].
+
+    Raises:
+        UserError: they have the wrong shape, type or values.
+    """
     if array.ndim == _GREY_AXES:
         array = array[..., None]
     if array.ndim != _COLOUR_AXES or not 1 <= array.shape[-1] <= MAX_CHANNELS:
@@ -110,37 +131,42 @@ def _images(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
             f"{key} has shape {array.shape}; images must be N x H x W, or N x H x W x C with the"
             f" 1 to {MAX_CHANNELS} channels last"
         )
-        raise _error(path, text)
+        raise _error(source, text)
     if array.size == 0:
-        raise _error(path, f"{key} is empty (shape {array.shape}); both splits need images")
+        raise _error(source, f"{key} is empty (shape {array.shape}); both splits need images")
     pixels = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)
     if pixels.dtype.kind != "f":
         text = f"{key} has type {array.dtype}; store pixels as uint8, or as floats in [0, 1]"
-        raise _error(path, text)
+        raise _error(source, text)
     if not np.isfinite(pixels).all():
-        raise _error(path, f"{key} has NaN or infinite pixels; remove or repair those images")
+        raise _error(source, f"{key} has NaN or infinite pixels; remove or repair those images")
     if pixels.min() < 0 or pixels.max() > 1:
         text = (
             f"{key} has pixels from {pixels.min():g} to {pixels.max():g}; bring them to [0, 1]"
             " (divide by the greatest possible pixel, undo any normalisation) or store uint8"
         )
-        raise _error(path, text)
+        raise _error(source, text)
     return np.asarray(pixels, dtype=np.float32)
 
 
-def _labels(path: Path, key: str, array: NDArray[Any]) -> NDArray[np.int64]:
+def check_labels(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.int64]:
+    """Check labels, one integer from 0 for each image, and return them as int64.
+
+    Raises:
+        UserError: they have the wrong shape, type or values.
+    """
     if array.ndim != 1 or array.dtype.kind not in "iu":
         text = (
             f"{key} has type {array.dtype} and shape {array.shape}; labels must be one integer"
             " per image, 0 for the first class"
         )
-        raise _error(path, text)
+        raise _error(source, text)
     if array.size == 0:
-        raise _error(path, f"{key} is empty; both splits need examples")
+        raise _error(source, f"{key} is empty; both splits need examples")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= MAX_CLASSES:
         text = f"{key} has labels from {low} to {high}; number the K classes 0 to K-1"
-        raise _error(path, f"{text} (K at most {MAX_CLASSES})")
+        raise _error(source, f"{text} (K at most {MAX_CLASSES})")
     return array.astype(np.int64)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -96,6 +96,7 @@ class Federation:
     Attributes:
         members: by client id.
         roster: all client ids, ascending, also with ``only``.
+        spec, scaling, class_names: of the dataset; public.
         share: training examples of a client if they were dealt evenly; public.
         plan: the private releases under example-level DP; None: there are none.
         label_plan: the noisy sums of labels under client-level DP; None: there are none.
@@ -120,7 +121,7 @@ class Federation:
         self.config, self._data, self.device = config, data, device
         self._rounding = rounding
         self._seed = config.run.seed or 0
-        self.spec = data.spec
+        self.spec, self.scaling, self.class_names = data.spec, data.scaling, data.class_names
         self.scale = PixelScale(data.scaling, device)
         self.roster = tuple(range(config.data.clients))
         names = [name.strip() for name in config.model.models.split(",")]
@@ -173,7 +174,8 @@ class Federation:
         """Return the SHA-256 of all images and labels and of their scaling, in hex."""
         data = self._data
         whole = hashlib.sha256(repr((data.spec, data.scaling)).encode())
-        for array in (data.x_train, data.y_train, data.x_test, data.y_test):
+        parts: tuple[NDArray[Any], ...] = (data.x_train, data.y_train, data.x_test, data.y_test)
+        for array in parts + data.client_rows:
             whole.update(repr((array.shape, array.dtype.str)).encode())
             whole.update(np.ascontiguousarray(array).data)
         return whole.hexdigest()
@@ -205,6 +207,8 @@ class Federation:
 
     def _parts(self) -> list[Indices]:
         settings = self.config.data
+        if self._data.client_rows:
+            return list(self._data.client_rows)
         return partition(
             self._data.y_train,
             len(self.roster),

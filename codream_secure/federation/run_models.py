@@ -79,13 +79,7 @@ def run_model(
         seeded: False: the first weights come from the operating system's randomness.
     """
     seed = derive_seed(config.run.seed or 0, "model", *owner) if seeded else None
-    # "auto" is resolved only if a model of the run has normalization layers; a site's own
-    # architecture may have some although no model of the settings does.
-    grouped = config.model.norm == "group" or (
-        config.model.norm == "auto" and config.private_training
-    )
-    norm: Norm = "group" if grouped else "batch"
-    model = build_model(name, spec, width=config.model.width, norm=norm, seed=seed)
+    model = build_model(name, spec, width=config.model.width, norm=norm_of(config), seed=seed)
     if is_custom(name) and config.run.precision == "bf16":
         try:
             try_model(model, spec, bf16=True)
@@ -95,3 +89,13 @@ def run_model(
         # Convolutions pass the layout of their weights on, whatever the layout of their input.
         model = model.to(memory_format=torch.channels_last)
     return model.to(device)
+
+
+def norm_of(config: Resolved) -> Norm:
+    """Return the normalization layer of a run's models."""
+    # "auto" is resolved only if a model of the run has normalization layers; a site's own
+    # architecture may have some although no model of the settings does.
+    grouped = config.model.norm == "group" or (
+        config.model.norm == "auto" and config.private_training
+    )
+    return "group" if grouped else "batch"

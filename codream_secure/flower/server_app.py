@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -29,6 +28,7 @@ from codream_secure.flower.carrier import Carrier
 from codream_secure.flower.node_config import SERVER_OPTIONS, read_roster
 from codream_secure.sites.coordinator import Coordinator, Round
 from codream_secure.sites.journal import Journal
+from codream_secure.storage.files import npz, replace
 
 log = logging.getLogger("flwr")
 app = ServerApp()
@@ -123,8 +123,7 @@ def _write(folder: Path, coordinator: Coordinator) -> None:
         "flower": asdict(traffic),
         "refused": {str(site): why for site, why in coordinator.sites.refused.items()},
     }
-    path = folder / "summary.json"
-    path.with_suffix(".part").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    path.with_suffix(".part").replace(path)
+    replace(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     for dream in coordinator.finished[-1].dreams[-1:]:
-        np.savez(folder / "dreams.npz", pixels=dream.pixels, targets=dream.targets.numpy())
+        arrays = {"pixels": dream.pixels, "targets": dream.targets.numpy()}
+        replace(folder / "dreams.npz", npz(arrays))

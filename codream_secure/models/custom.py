@@ -1,13 +1,15 @@
 """User-defined architectures, named `module:function` on the command line.
 
 `function(spec)` takes an `InputSpec` and returns an `nn.Module` that maps scaled images, float32
-N x C x H x W, to logits, float32 N x classes.
+N x C x H x W, to logits, float32 N x classes. In Python, `given_models` takes the function itself,
+one without arguments, or a model.
 """
 
 import importlib
+import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,13 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.models.trial import copy_of, try_model
 
+Source = str | nn.Module | Callable[..., nn.Module]
+"""A name, a model, or a function that makes one from an `InputSpec` or from nothing."""
+
 _PROBE = 2
+GIVEN_PREFIX = "python:"
+# Name: function, for as long as `given_models` holds them.
+_given: dict[str, Callable[[InputSpec], object]] = {}
 
 
 def is_custom(name: str) -> bool:
@@ -44,7 +52,86 @@ def custom_builder(name: str) -> Callable[[InputSpec], nn.Module]:
             no `nn.Module`, has nothing to train, tensors outside the CPU, or a wrong output.
     """
     with _in_current_folder(name):
-        function = _function(name)
+        function = _given.get(name) or _function(name)
+    return _tried(name, function)
+
+
+def builder_of(name: str, model: Source) -> Callable[[InputSpec], nn.Module]:
+    """Wrap a function or a model as `custom_builder` does; the name stands in errors."""
+    return _tried(name, _taking_spec(model))
+
+
+@contextmanager
+def given_models(models: Sequence[Source]) -> Iterator[tuple[str, ...]]:
+    """Give names to functions and models, which hold inside the context.
+
+    A function that the command line could import keeps the name that it has there.
+
+    Args:
+        models: names stay as they are. Whoever is built from one model starts from its weights.
+
+    Raises:
+        UserError: something is neither a name nor a model nor a function.
+    """
+    names = []
+    added = []
+    try:
+        for model in models:
+            if isinstance(model, str):
+                names.append(model)
+            elif imported := _imported_name(model):
+                names.append(imported)
+            else:
+                function = _taking_spec(model)
+                names.append(_new_name(model))
+                _given[names[-1]] = function
+                added.append(names[-1])
+        yield tuple(names)
+    finally:
+        for name in added:
+            del _given[name]
+
+
+def _taking_spec(model: Source) -> Callable[[InputSpec], object]:
+    """Return a function from a spec to a model."""
+    if isinstance(model, nn.Module):
+        return lambda _: model
+    if not callable(model):
+        raise UserError(
+            f"models: a {type(model).__name__} is no model; give a name, an nn.Module or a "
+            "function that returns one"
+        )
+    return model if _wants_spec(model) else lambda _: model()
+
+
+def _wants_spec(function: Callable[..., object]) -> bool:
+    """Tell whether a function has a parameter that must be given, which is the spec."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # built-in: nothing is known of it
+        return True
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in places and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def _imported_name(model: Source) -> str | None:
+    """Return `module:function` if that is the same function for the command line, else None."""
+    module, name = getattr(model, "__module__", None), getattr(model, "__name__", None)
+    if isinstance(model, nn.Module) or module in {None, "__main__"} or not callable(model):
+        return None
+    same = getattr(sys.modules.get(str(module)), str(name), None) is model
+    return f"{module}:{name}" if same and _wants_spec(model) else None
+
+
+def _new_name(model: Source) -> str:
+    called = getattr(model, "__name__", type(model).__name__)
+    word = "".join(letter for letter in called if letter.isalnum() or letter in "_-")
+    tried = (f"{GIVEN_PREFIX}{word}{number}" for number in ("", *range(2, len(_given) + 3)))
+    return next(name for name in tried if name not in _given)
+
+
+def _tried(name: str, function: Callable[[InputSpec], object]) -> Callable[[InputSpec], nn.Module]:
+    """Wrap a function, so that each model is first tried as a run uses it."""
 
     def build(spec: InputSpec) -> nn.Module:
         with _in_current_folder(name):

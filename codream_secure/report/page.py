@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from codream_secure._version import __version__
 from codream_secure.audit.findings import PrivacyAudit
-from codream_secure.errors import UserError
+from codream_secure.errors import WriteError
 from codream_secure.report import charts
 from codream_secure.report.disclosure import Disclosure, learned
 from codream_secure.report.groups import Group, differing, group
@@ -24,6 +24,7 @@ from codream_secure.report.text import UNKNOWN, number, percent, size
 from codream_secure.runs.comparison_folder import matched, missing, rerun
 from codream_secure.runs.reading import read_all
 from codream_secure.runs.recorded_run import ALONE, TOGETHER, RecordedRun
+from codream_secure.storage.files import replace
 
 PAGE = "report.html"
 _TEMPLATE = "page.html.j2"
@@ -96,10 +97,7 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Headline:
         f"No result of {name}: {why}" for folder in folders for name, why in missing(folder).items()
     ]
     text, told = _render(read_all(folders), command, notes)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}") from None
+    replace(path, text)
     return told
 
 
@@ -319,8 +317,14 @@ def _markdown(text: str) -> Markup:
 
 
 def write_report(folder: Path) -> None:
-    """Write report.html of a run or a comparison; warn if that fails, since results are kept."""
+    """Write report.html of a run or a comparison; warn if that fails, since results are kept.
+
+    Raises:
+        WriteError: the disk is full, or the folder is not to be written to.
+    """
     try:
         write_page([folder], folder / PAGE, rerun(folder))
+    except WriteError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the results are on disk
         warnings.warn(f"{folder / PAGE} was not written: {error}", stacklevel=2)

@@ -1,5 +1,6 @@
 """Pictures in a run folder, as PNG: who had which labels, accuracy by round, the last dreams."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
+from codream_secure.storage.files import replace
 
 _DOT_AREA = 250  # square points, of the largest dot
 _TICKS = 20  # at most, on an axis
@@ -55,7 +57,7 @@ def draw_dreams(dreams: LabelledDreams, temperature: float, path: Path) -> None:
         else:
             axis.imshow(image[0], cmap="gray", vmin=0, vmax=255)
         axis.set_title(f"{labels[index]}: {confidence[index]:.0%}", fontsize=8)
-    figure.savefig(path, dpi=120)
+    replace(path, png(figure))
 
 
 def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
@@ -79,7 +81,7 @@ def draw_accuracy(history: Sequence[Measurement], path: Path) -> None:
     axis.set_ylabel("test accuracy (observer's)")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(path, dpi=120)
+    replace(path, png(figure))
 
 
 def draw_labels(counts: NDArray[np.int64], path: Path) -> None:
@@ -107,7 +109,14 @@ def draw_labels(counts: NDArray[np.int64], path: Path) -> None:
         f"training labels (observer's, no epsilon covers them)\nlargest dot: {counts.max():,}",
         fontsize=9,
     )
-    figure.savefig(path, dpi=120)
+    replace(path, png(figure))
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _inches(entries: int) -> float:

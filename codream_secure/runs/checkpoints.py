@@ -33,6 +33,11 @@ class Resumable(Protocol):
         """Go on from a state; ``charged`` private steps count as taken."""
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Tell whether a run's folder holds a checkpoint."""
+    return (run / _FOLDER / _STATE).is_file()
+
+
 class Checkpoints:
     """The folder ``checkpoint`` of a run: for its owner alone, and for one process at a time.
 
@@ -67,7 +72,7 @@ class Checkpoints:
             UserError: there is none, it is damaged, or another process uses it.
         """
         path = run / _FOLDER / _STATE
-        if not path.is_file():
+        if not has_checkpoint(run):
             raise UserError(
                 f"--resume {run}: the run has no checkpoint (--checkpoint-every writes them); "
                 "start it anew"
@@ -115,30 +120,24 @@ class Checkpoints:
         """Replace the checkpoint if one is due after the round that has ended.
 
         Raises:
-            UserError: it cannot be written; the one before is still there.
+            WriteError: it cannot be written; the one before is still there.
         """
         if run.finished_rounds % self._every:
             return
-        self._write(_STATE, encode(run.state(checkpoint_every=self._every)))
+        self._folder.save(_STATE, encode(run.state(checkpoint_every=self._every)))
 
     def close(self) -> None:
         """Let another process use the folder."""
         self._folder.close()
 
     def _charge(self, steps: int) -> None:
-        self._write(_CHARGED, str(steps).encode())
+        self._folder.save(_CHARGED, str(steps).encode())
 
     def _charged(self) -> int:
         record = self._folder.load(_CHARGED)
         if record is None or not record.isdigit():
             raise ValueError("the record of private steps is missing or no number")
         return int(record)
-
-    def _write(self, name: str, data: bytes) -> None:
-        try:
-            self._folder.save(name, data)
-        except OSError as error:
-            raise UserError(f"cannot write to {self._folder.path}: {error.strerror}") from None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

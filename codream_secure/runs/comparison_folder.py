@@ -73,8 +73,8 @@ def _plan(folder: Path) -> PlanRecord | None:
     return read_record(path, ComparisonResult).plan if path.is_file() else None
 
 
-def compare_command(plan: PlanRecord) -> str:
-    """Return the command that runs a plan."""
+def compare_command(plan: PlanRecord, out: Path | None = None) -> str:
+    """Return the command that runs a plan; ``out``: in the same folder again."""
     options: dict[str, object] = {
         "methods": ",".join(plan.methods),
         "seeds": ",".join(map(str, plan.seeds)),
@@ -83,5 +83,6 @@ def compare_command(plan: PlanRecord) -> str:
         "target": plan.target,
         **{option: plan.settings.get(name) for name, option in _BASELINE_OPTIONS.items()},
         **plan.options,
+        "out": out,
     }
     return command_line("compare", options)

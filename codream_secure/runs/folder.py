@@ -1,24 +1,26 @@
 """The folder that a run writes: configuration, metrics, summary, models, checkpoints."""
 
-import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-from safetensors.torch import save_file
+from filelock import FileLock
+from safetensors.torch import save
 
 from codream_secure.config.rules import resolve, to_toml
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
-from codream_secure.runs.checkpoints import Checkpoints, Resumable
+from codream_secure.runs.checkpoints import Checkpoints, Resumable, has_checkpoint
 from codream_secure.runs.formats import (
     CONFIG,
     METRICS,
     SUMMARY,
+    Row,
     Summary,
     compact,
     parse_row,
@@ -26,49 +28,76 @@ from codream_secure.runs.formats import (
 )
 from codream_secure.runs.summary import row_of
 from codream_secure.runs.tensorboard import open_events, write_events
+from codream_secure.storage.files import (
+    append,
+    clean,
+    remove,
+    replace,
+    replace_folder,
+    shorten,
+    unwritable,
+)
+from codream_secure.storage.folder_lock import claim, is_empty, new_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 
+# The page about a run is the last thing that is written: `report.page.PAGE`.
+_MODELS, _PAGE = "models", "report.html"
+
+
 def default_folder(config: Config) -> Path:
-    """Return ``runs/<time>-<name>`` for a run that starts now."""
+    """Make and return ``runs/<time>-<name>`` for a run that starts now, with a number if need be.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
     name = Path(config.data.dataset).stem
-    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.dream.method}-{name}"
+    return new_folder(
+        Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{config.dream.method}-{name}"
+    )
 
 
 class RunFolder:
-    """A folder that is readable at any moment of the run, also after Ctrl-C.
+    """A folder that is readable at any moment of the run, also after a kill or on a full disk.
+
+    Models come before the summary, and the page about the run comes last: what of them is there is
+    whole, and a run whose folder lacks one of them has not finished.
 
     Args:
         path: of the folder.
+        lock: keeps other processes out.
         checkpoints: None if the run writes none.
     """
 
-    def __init__(self, path: Path, checkpoints: Checkpoints | None = None) -> None:
+    def __init__(self, path: Path, lock: FileLock, checkpoints: Checkpoints | None = None) -> None:
         self.path = path
+        self._lock = lock
         self._checkpoints = checkpoints
         self._events: SummaryWriter | None = None
 
     @classmethod
     def create(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
-        """Make the folder of a new run.
+        """Make the folder of a new run, and keep other processes out.
 
         Args:
             path: must not exist or be empty.
             checkpoint_every: rounds between two checkpoints; None writes none.
 
         Raises:
-            UserError: the folder holds something already or cannot be written.
+            UserError: the folder holds something already, is in use or cannot be written.
         """
+        _check_empty(path)  # before a lock is put into what may be somebody's folder
+        lock = claim(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(f"--out {path} is not empty; name another folder or empty it")
-            (path / METRICS).touch()
-        except OSError as error:
-            raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
-        return cls(path, Checkpoints.create(path, checkpoint_every) if checkpoint_every else None)
+            _check_empty(path)
+            replace(path / METRICS, b"")
+            kept = Checkpoints.create(path, checkpoint_every) if checkpoint_every else None
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, kept)
 
     @classmethod
     def reopen(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
@@ -79,16 +108,24 @@ class RunFolder:
             checkpoint_every: another interval than before; None keeps it.
 
         Raises:
-            UserError: it is no run's folder, the run has finished, or it has no checkpoint that
-                can be used.
+            UserError: it is no run's folder, it is in use, the run has finished, or it has no
+                checkpoint that can be used.
         """
         if not path.is_dir():
             raise UserError(f"--resume {path}: there is no such folder")
         if not (path / CONFIG).is_file() or not (path / METRICS).is_file():
             raise UserError(f"--resume {path}: this is not the folder of a run")
-        if _has_finished(path / SUMMARY):
-            raise UserError(f"--resume {path}: the run has finished; there is nothing left to do")
-        return cls(path, Checkpoints.open(path, checkpoint_every))
+        lock = claim(path)
+        try:
+            if _has_finished(path):
+                raise UserError(
+                    f"--resume {path}: the run has finished; there is nothing left to do"
+                )
+            kept = Checkpoints.open(path, checkpoint_every)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, kept)
 
     @property
     def _metrics(self) -> Path:
@@ -96,10 +133,7 @@ class RunFolder:
 
     def start(self, run: Run) -> None:
         """Write what is needed to rerun: ``codream-secure simulate --config config.toml``."""
-        with (self.path / CONFIG).open("w", encoding="utf-8") as file:
-            file.write(to_toml(run.config))
-            file.flush()
-            os.fsync(file.fileno())
+        replace(self.path / CONFIG, to_toml(run.config))
         if self._checkpoints:
             self._checkpoints.attach(run)
 
@@ -143,10 +177,25 @@ class RunFolder:
         rows = self._metrics.read_bytes().splitlines(keepends=True)[:finished]
         if [_round_of(row) for row in rows] != list(range(1, finished + 1)):
             raise UserError(f"{self._metrics} is damaged: rows of the first {finished} rounds miss")
-        with self._metrics.open("r+b") as file:
-            file.truncate(sum(map(len, rows)))
-            os.fsync(file.fileno())
+        try:
+            clean(self.path)
+            # It would tell of rounds that are run again.
+            remove(self.path / SUMMARY)
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        shorten(self._metrics, sum(map(len, rows)))
         self._checkpoints.attach(run)
+
+    def rows(self) -> list[Row]:
+        """Return the finished rounds that are recorded.
+
+        Raises:
+            UserError: a row is damaged.
+        """
+        try:
+            return [parse_row(line) for line in self._metrics.read_bytes().splitlines()]
+        except ValueError as error:
+            raise UserError(f"{self._metrics} is damaged ({error})") from None
 
     def open_events(self) -> None:
         """Write TensorBoard's event files from now on.
@@ -159,12 +208,12 @@ class RunFolder:
     def record(self, run: Run, measurement: Measurement) -> None:
         """Append the round that has just ended to metrics.jsonl; a hook of `Run.after_round`."""
         row = row_of(run, measurement)
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(compact(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self._metrics, compact(row) + "\n")
         if self._events:
-            write_events(self._events, measurement, row)
+            try:
+                write_events(self._events, measurement, row)
+            except OSError as error:
+                raise unwritable(self.path, error) from None
 
     def checkpoint(self, run: Resumable) -> None:
         """Write a checkpoint if one is due; call it after `record`.
@@ -175,27 +224,57 @@ class RunFolder:
         if self._checkpoints:
             self._checkpoints.save(run)
 
-    def finish(self, run: Run, summary: Summary, *, cell: bool = False) -> None:
-        """Write the summary, then the models of whatever was reached.
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return has_checkpoint(self.path)
 
-        A cell of a comparison keeps no models.
+    def complete(self, run: Run) -> None:
+        """Append the row of the last round if an interruption came between the two.
+
+        Raises:
+            WriteError: it cannot be written.
         """
-        (self.path / SUMMARY).write_text(pretty(summary), encoding="utf-8")
-        if not cell:
-            self._save_models(run)
+        rows = self._metrics.read_bytes().count(b"\n")
+        for measurement in run.observer.history[rows:]:
+            append(self._metrics, compact(row_of(run, measurement)) + "\n")
+
+    def write_models(self, run: Run) -> None:
+        """Write the models of whatever was reached, all or none.
+
+        Raises:
+            WriteError: they cannot be written.
+        """
+        content = {f"{name}.safetensors": save(w) for name, w in run.weights().items()}
+        replace_folder(self.path / _MODELS, content)
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write the summary; of a run with models, after `write_models`.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        replace(self.path / SUMMARY, pretty(summary))
 
     def close(self) -> None:
         """Let another process resume the run."""
-        if self._events:
-            self._events.close()
-        if self._checkpoints:
-            self._checkpoints.close()
+        try:
+            if self._events:
+                with suppress(OSError):  # what it could not write was told when it was written
+                    self._events.close()
+        finally:
+            if self._checkpoints:
+                self._checkpoints.close()
+            self._lock.release()
 
-    def _save_models(self, run: Run) -> None:
-        folder = self.path / "models"
-        folder.mkdir(exist_ok=True)
-        for name, weights in run.weights().items():
-            save_file(weights, folder / f"{name}.safetensors")
+
+def _check_empty(path: Path) -> None:
+    try:
+        empty = is_empty(path)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
+    if not empty:
+        raise UserError(f"--out {path} is not empty; name another folder or empty it")
 
 
 class _Ended(msgspec.Struct):
@@ -205,12 +284,13 @@ class _Ended(msgspec.Struct):
     rounds_finished: int
 
 
-def _has_finished(summary: Path) -> bool:
+def _has_finished(run: Path) -> bool:
     try:
-        found = msgspec.json.decode(summary.read_bytes(), type=_Ended)
-    except (OSError, ValueError, RecursionError):  # none, or one that a crash cut off
+        found = msgspec.json.decode((run / SUMMARY).read_bytes(), type=_Ended)
+    except (OSError, ValueError, RecursionError):  # none, or a damaged one
         return False
-    return found.rounds_finished >= found.rounds
+    whole = (run / _MODELS).is_dir() and (run / _PAGE).is_file()
+    return whole and found.rounds_finished >= found.rounds
 
 
 def _round_of(line: bytes) -> int | None:

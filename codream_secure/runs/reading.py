@@ -95,12 +95,14 @@ def read(folder: Path) -> RecordedRun:
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of a run's metrics.jsonl, one a round.
 
+    A last line without its end was cut off by a crash and is left out.
+
     Raises:
         UserError: the file cannot be read, or a line is no row.
     """
     path = folder / METRICS
     rows = []
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).split("\n")[:-1], 1):
         try:
             rows.append(parse_row(line))
         except ValueError as error:

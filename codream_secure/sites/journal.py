@@ -7,7 +7,6 @@ from the journal. A step that was asked for and did not end counts as aborted, s
 asked nothing twice (D1, D6).
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -310,13 +309,8 @@ class Journal:
             self._steps[number] = record
 
     def _write(self, name: str, data: bytes) -> None:
-        if self._folder is None:
-            return
-        try:
+        if self._folder is not None:
             self._folder.save(name, data)
-        except OSError as error:
-            text = os.strerror(error.errno or 0)
-            raise UserError(f"cannot write to {self._folder.path}: {text}") from None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

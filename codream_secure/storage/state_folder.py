@@ -4,18 +4,17 @@
 secrets: only the owner can read the folder, and only one process at a time may use it.
 """
 
-import fcntl
-import os
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from codream_secure.errors import UserError
+from codream_secure.storage.files import PART, clean, replace, sync
+from codream_secure.storage.folder_lock import claim
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-_PAUSE = 0.1
+_LOCK = "lock"
 
 
 class StateFolder:
@@ -38,24 +37,13 @@ class StateFolder:
         try:
             path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             path.chmod(_FOLDER_MODE)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _FILE_MODE)
-        except OSError as error:
-            raise UserError(f"cannot use the state folder {path}: {error.strerror}") from None
-        until = time.monotonic() + patience
-        while not self._locked():
-            if time.monotonic() < until:
-                time.sleep(_PAUSE)
-                continue
-            os.close(self._lock)
             # Two processes that start from one state would answer a request twice, which opens a
             # mask, or charge one privacy budget for two releases.
-            raise UserError(
-                f"the state folder {path} is in use by another process; stop that one, "
-                "or use another folder"
-            )
-        for unfinished in path.glob("*.new"):
-            # A process died while it wrote: its secrets must not outlive their key batch.
-            unfinished.unlink()
+            self._lock = claim(path, patience=patience, name=_LOCK)
+        except OSError as error:
+            raise UserError(f"cannot use the state folder {path}: {error.strerror}") from None
+        # A process died while it wrote: its secrets must not outlive their key batch.
+        clean(path)
 
     @classmethod
     def existing(cls, path: Path) -> Self:
@@ -70,28 +58,17 @@ class StateFolder:
             )
         return cls(path)
 
-    def _locked(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
     def save(self, name: str, data: bytes) -> None:
         """Replace a record; when this returns, the record is on disk and survives a crash.
 
         Args:
             name: of the record; a plain file name.
             data: the whole record.
+
+        Raises:
+            WriteError: it cannot be written; the record before is still there.
         """
-        temporary = self.path / f"{name}.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path / name)
-        self._sync()
+        replace(self.path / name, data, mode=_FILE_MODE)
 
     def load(self, name: str) -> bytes | None:
         """Return the last saved bytes of a record; None if there is no such record."""
@@ -103,18 +80,16 @@ class StateFolder:
     def erase(self, name: str) -> None:
         """Remove a record if it exists. Flash memory may keep its blocks for some time."""
         (self.path / name).unlink(missing_ok=True)
-        self._sync()
+        sync(self.path)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all complete records."""
         files = (path.name for path in self.path.iterdir())
-        return tuple(sorted(n for n in files if n != "lock" and not n.endswith(".new")))
+        return tuple(sorted(n for n in files if n != _LOCK and not n.endswith(PART)))
 
     def close(self) -> None:
         """Release the folder for other processes."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -126,10 +101,3 @@ class StateFolder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _sync(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from codream_secure.errors import UserError
+from codream_secure.storage.files import replace
+from codream_secure.storage.folder_lock import claimed
 from protocols.primitives.keys import KEY_SIZE, SigningKey
 
 _DAYS = 90
@@ -28,24 +30,29 @@ def make_keys(client: int, folder: Path) -> list[Path]:
         UserError: one of the files exists already.
     """
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    with claimed(folder):
+        return _make_keys(client, folder)
+
+
+def _make_keys(client: int, folder: Path) -> list[Path]:
     paths = [folder / f"{client}.{kind}" for kind in ("private", "public", "node", "node.pub")]
     for path in paths:
         if path.exists():
             raise UserError(f"{path} is there already; keys are never replaced, use another --out")
     secret = os.urandom(KEY_SIZE)
-    _write(paths[0], secret.hex().encode() + b"\n")
-    paths[1].write_text(SigningKey.from_private_bytes(secret).public.hex() + "\n", encoding="ascii")
+    replace(paths[0], secret.hex().encode() + b"\n", mode=_PRIVATE_MODE)
+    replace(paths[1], SigningKey.from_private_bytes(secret).public.hex() + "\n")
     node = ec.generate_private_key(ec.SECP384R1())  # the curve that Flower requires for nodes
     private = node.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    _write(paths[2], private)
+    replace(paths[2], private, mode=_PRIVATE_MODE)
     public = node.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    paths[3].write_bytes(public + b"\n")
+    replace(paths[3], public + b"\n")
     return paths
 
 
@@ -71,7 +78,7 @@ def write_roster(public: Sequence[Path], out: Path) -> int:
     if len(set(found.values())) != len(found):
         raise UserError("two clients have the same key")
     clients = {str(number): found[number] for number in sorted(found)}
-    out.write_text(json.dumps({"clients": clients}, indent=2) + "\n", encoding="utf-8")
+    replace(out, json.dumps({"clients": clients}, indent=2) + "\n")
     return len(found)
 
 
@@ -84,6 +91,11 @@ def make_certificates(hosts: Sequence[str], folder: Path) -> list[Path]:
     if not hosts:
         raise UserError("--hosts names no host")
     folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    with claimed(folder):
+        return _make_certificates(hosts, folder)
+
+
+def _make_certificates(hosts: Sequence[str], folder: Path) -> list[Path]:
     paths = [folder / name for name in ("ca.pem", "ca.key", "server.pem", "server.key")]
     for path in paths:
         if path.exists():
@@ -110,9 +122,9 @@ def make_certificates(hosts: Sequence[str], folder: Path) -> list[Path]:
         .sign(authority, hashes.SHA256())
     )
     for path, made in ((paths[0], ca), (paths[2], certificate)):
-        path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        replace(path, made.public_bytes(serialization.Encoding.PEM))
     for path, key in ((paths[1], authority), (paths[3], server)):
-        _write(path, _pem(key))
+        replace(path, _pem(key), mode=_PRIVATE_MODE)
     return paths
 
 
@@ -157,9 +169,3 @@ def _pem(key: _Key) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _write(path: Path, secret: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_MODE)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret)

@@ -23,6 +23,7 @@ from codream_secure.flower.operations.processes import (
     search_path,
     send_signal,
 )
+from codream_secure.storage.files import replace
 
 _APP = "app.toml"
 _STARTS, _STOPS = 90.0, 10.0
@@ -194,7 +195,10 @@ class Local:
         self.processes.clear()
 
     def _start(self) -> None:
-        self.out.mkdir(parents=True)
+        try:
+            self.out.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"cannot make --out {self.out}: {error.strerror}") from None
         for client in range(self._clients):
             make_keys(client, self.out / "keys")
         public = sorted((self.out / "keys").glob("*.public"))
@@ -218,7 +222,7 @@ class Local:
         template = importlib.resources.files("codream_secure.flower").joinpath(_APP)
         lines = [f"{name} = {json.dumps(value)}" for name, value in self._settings.items()]
         text = template.read_text(encoding="utf-8") + "\n".join(lines) + "\n"
-        (app / "pyproject.toml").write_text(text, encoding="utf-8")
+        replace(app / "pyproject.toml", text)
 
     def _write_connection(self) -> None:
         """Write Flower's own configuration, which says where the SuperLink is."""
@@ -232,7 +236,7 @@ class Local:
         else:
             make_certificates([HOST, "localhost"], self.out / "tls")
             connection += f'root-certificates = "{self.out}/tls/ca.pem"\n'
-        (home / "config.toml").write_text(connection, encoding="utf-8")
+        replace(home / "config.toml", connection)
 
     def _start_superlink(self) -> None:
         security = ["--insecure"]

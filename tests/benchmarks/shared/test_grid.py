@@ -28,7 +28,7 @@ def test_a_cell_is_made_once_and_kept_with_its_settings(tmp_path):
         cell = known.cell("iid, eps 8", {"dp_eps": 8.0}, make, dict[str, float])
         assert cell.result == {"accuracy": 0.5}
     assert make.times == 1
-    (path,) = (tmp_path / "kept").iterdir()
+    (path,) = (tmp_path / "kept").glob("*.json")
     assert path.name.startswith("iid-eps-8-")
     kept = json.loads(path.read_text())
     assert (kept["name"], kept["settings"]) == ("iid, eps 8", {"dp_eps": 8.0})
@@ -45,7 +45,7 @@ def test_another_name_or_setting_is_another_cell(tmp_path, name, settings):
 def test_a_cell_that_cannot_be_read_is_made_again(tmp_path, capsys):
     make = Counted(7)
     Grid(tmp_path).cell("a", {}, make, int)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.json")
     path.write_bytes(b"{")
     assert Grid(tmp_path).result("a", {}, make, int) == 7
     assert make.times == 2

@@ -31,6 +31,10 @@ def test_shadows_leave_out_half_of_every_client_and_are_kept(tiny, tmp_path, mon
     again = membership.audit_membership(config, data, 4, tmp_path / "kept")
     assert again == found
     assert len(runs) == 4
-    with np.load(tmp_path / "kept/shadow-0.npz") as stored:
+    (first,) = (tmp_path / "kept").glob("shadow-0-*.npz")
+    with np.load(first) as stored:
         assert 0.4 < stored["members"].mean() < 0.6
         assert np.isfinite(stored["client model"]).sum() == 160
+    # Runs of other settings in the same folder are not taken for these.
+    others = tiny(samples_per_client=40, seed=1)
+    assert membership._digest(others, data) != membership._digest(config, data)

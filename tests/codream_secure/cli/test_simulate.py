@@ -70,6 +70,7 @@ def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path)
     folder = tmp_path / "first"
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        ".lock",
         "config.toml",
         "metrics.jsonl",
         "summary.json",

@@ -1,4 +1,6 @@
 import json
+import pydoc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +11,13 @@ from codream_secure.compare.comparison import Comparison
 from codream_secure.compare.plan import Budget, Plan
 from codream_secure.compare.results import headline
 from codream_secure.config.methods import parse_method
-from codream_secure.errors import UserError
+from codream_secure.errors import UserError, WriteError
 from codream_secure.report.table import comparison_table
 from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.files import read_summary
 from codream_secure.runs.formats import parse
 from codream_secure.runs.reading import read_rows
+from codream_secure.storage.folder_lock import claimed
 
 TINY = {
     "clients": 4,
@@ -115,6 +118,46 @@ def test_a_method_that_fails_stands_in_its_cell_and_the_rest_goes_on(tmp_path):
     assert rows["fedavg"].mean is None
     assert "one architecture" in rows["fedavg"].cells[0].failed
     assert rows["avgkd"].mean.accuracy > 0
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("codream_secure.compare.comparison.BaselineRun.round", TypeError("no len()")),
+        ("codream_secure.compare.comparison.BaselineRun.__init__", OSError(5, "disk error")),
+        ("codream_secure.runs.folder.append", WriteError("cannot write to x: No space left")),
+    ],
+    ids=["TypeError", "OSError", "full disk"],
+)
+def test_whatever_a_cell_raises_the_others_are_run(run, tmp_path, monkeypatch, place, error):
+    module, _, name = place.rpartition(".")
+    owner = pydoc.locate(module)
+    real = getattr(owner, name)
+
+    def failing(*args, **more):
+        folders = [one for one in args if isinstance(one, Path)]
+        if "Baseline" in place or any("fedavg" in str(one) for one in folders):
+            raise error
+        return real(*args, **more)
+
+    monkeypatch.setattr(owner, name, failing)
+    methods = ["--methods", "fedavg,codream", "--trials", "1", "--rounds", "1"]
+    code, out, err = run("compare", *COMMAND, *methods, "--out", "cmp")
+    assert (code, "Traceback" in out + err) == (3, False)
+    result = parse((tmp_path / "cmp/compare.json").read_bytes(), ComparisonResult)
+    fedavg, codream = result.rows
+    assert codream.mean.seeds == 1
+    for cell in fedavg.cells.values():
+        assert str(error) in cell.failed
+        assert str(error) in (tmp_path / "cmp" / cell.folder / "failed.txt").read_text()
+    assert "the page is report.html" in out
+    assert (tmp_path / "cmp/report.html").is_file()
+
+
+def test_a_folder_that_another_comparison_writes_to_is_refused(run, tmp_path):
+    with claimed(tmp_path / "cmp"):
+        code, _, err = run("compare", *COMMAND, "--out", "cmp")
+    assert (code, "in use by another process" in err) == (2, True)
 
 
 def test_under_dp_what_has_no_privacy_is_not_available(tmp_path):

@@ -124,7 +124,8 @@ Aggregator.sum = sum
     "in a checkpoint": """
 real, calls = os.fsync, []
 def fsync(file):
-    if os.readlink(f"/proc/self/fd/{file}").endswith("state.new"):
+    name = os.readlink(f"/proc/self/fd/{file}")
+    if name.endswith(".part") and "/checkpoint/state." in name:
         calls.append(file)
         if len(calls) == 3:
             os.ftruncate(file, os.fstat(file).st_size // 2)

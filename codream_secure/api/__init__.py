@@ -1,0 +1,1 @@
+"""The library's public functions: what the command line does, for Python."""
