@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 from codream_secure.aggregation.requests import (
     DreamRequest,
@@ -11,6 +12,7 @@ from codream_secure.aggregation.requests import (
     Request,
     Student,
 )
+from codream_secure.config.resolved import Resolved
 from codream_secure.errors import RequestRefused
 from protocols.params import MAX_INPUT
 from protocols.quantization import CLIP_MAX, CLIP_MIN
@@ -33,6 +35,15 @@ class AnswerRules:
     allow_feature_statistics: bool = True
     allow_weights: bool = True
     noisy_labels_only: bool = False
+
+    @classmethod
+    def of(cls, config: Resolved) -> Self:
+        """Return the rules of a run; they follow from public settings alone."""
+        return cls(
+            allow_feature_statistics=not config.private,
+            allow_weights=not config.private,
+            noisy_labels_only=config.private_clients,
+        )
 
     def check(self, request: Request) -> None:
         """Raise RequestRefused for a request that these rules exclude."""

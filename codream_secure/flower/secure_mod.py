@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import msgspec
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from codream_secure.errors import RequestRefused
 from codream_secure.flower.carrier import body_of, content_with
@@ -26,6 +28,7 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
+from codream_secure.sites.pending import STATE
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
 from codream_secure.sites.summand import Contribution
@@ -51,6 +54,8 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
     policy = SitePolicy.beside(settings.folder)
     with Site(settings, _Summand(message, context, call_next, policy)) as site:
         answer = site.handle_bytes(body)
+        if (state := site.state) is not None:
+            context.state = _decoded(state)
     return Message(content_with(answer), reply_to=message)
 
 
@@ -91,6 +96,9 @@ class _Summand:
         if request.weigh:
             folder.save(_WEIGHED, hashlib.sha256(broadcast).digest())
         faults = []
+        before = _encoded(self.context.state)
+        # Steps that are known to be finished have moved the state; Flower may not know it yet.
+        self.context.state = _decoded(folder.load(STATE) or before)
         try:
             content = self._call(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
@@ -99,7 +107,8 @@ class _Summand:
         arrays = next(iter(content.array_records.values()), ArrayRecord())
         metrics = next(iter(content.metric_records.values()), MetricRecord())
         inputs, repaired, missing = client_inputs(request, arrays, metrics, os.urandom(_SEED_SIZE))
-        return Contribution(inputs, repaired, (*faults, *missing))
+        state, self.context.state = _encoded(self.context.state), _decoded(before)
+        return Contribution(inputs, repaired, (*faults, *missing), state)
 
     @staticmethod
     def _check_weight_key(key: str, folder: StateFolder) -> None:
@@ -119,3 +128,11 @@ class _Summand:
         content = RecordDict({arrays: array_record(request), config: ConfigRecord(request.config)})
         self.message.content = content
         return self.call_next(self.message, self.context).content
+
+
+def _encoded(state: RecordDict) -> bytes:
+    return bytes(recorddict_to_proto(state).SerializeToString(deterministic=True))
+
+
+def _decoded(state: bytes) -> RecordDict:
+    return recorddict_from_proto(ProtoRecordDict.FromString(state))

@@ -10,7 +10,7 @@ import msgspec
 
 from protocols.phases import ThreatModel
 
-VERSION = 2
+VERSION = 3
 # A site in no session (its folder is new, for instance) ends its refusal with these words: the
 # server greets it again.
 NO_SESSION = "no session has begun"
@@ -69,17 +69,18 @@ class Begin(_Message, frozen=True):
 
 
 class Joined(_Message, frozen=True):
-    """A site's answer to `Begin`."""
+    """A site's answer to `Begin`; ``received`` as in `Present`."""
 
     version: int
     client: int
     identity: bytes = b""
+    received: int = 0
 
 
 class Present(_Message, frozen=True):
     """A site's answer to `Hello`: its number, its signing key, and the shape of its data.
 
-    ``received``: how many `Images` and `Learn` it has processed in this session.
+    ``received``: how many items of the session's record it has processed.
     """
 
     version: int
@@ -117,13 +118,41 @@ class Deliver(_Message, frozen=True):
     delivery: bytes
 
 
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One step in the session's public record, which every later step is bound to (SPEC 6.11).
+
+    ``step``: its number. ``request``: SHA-256 of what was asked. A step that came to a sum has also
+    the protocol's context `on`, the key step, and the bitmap of its survivors; another has none.
+    """
+
+    step: int
+    request: bytes
+    on: bytes = b""
+    key: int = 0
+    survivors: bytes = b""
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Malicious model: signatures of at least t survivors on a step's survivor set."""
+
+    signers: bytes
+    signatures: tuple[bytes, ...]
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An entry of the record as it travels: its proof is checked, and not in the digest."""
+
+    entry: Entry
+    proof: Proof | None = None
+
+
 class Ask(_Message, frozen=True):
     """Round 2: asks for a masked input. ``broadcast`` says what is computed.
 
     ``delivery``: the bundles of round 1, with the first step of a key batch; in the malicious model
     only for a site that has not answered `Deliver`. ``key_exchange``:
     round 0 of the next key exchange, whose answer comes back with the masked input. This saves a
-    round trip (SPEC 6.2).
+    round trip (SPEC 6.2). ``missed``: the record's entries that the site does not have.
     """
 
     batch: Batch
@@ -132,6 +161,7 @@ class Ask(_Message, frozen=True):
     broadcast: bytes
     delivery: bytes = b""
     key_exchange: Advertise | None = None
+    missed: tuple[Listed, ...] = ()
 
 
 class Confirm(_Message, frozen=True):
@@ -149,11 +179,25 @@ class Unmask(_Message, frozen=True):
     key_exchange: Share | None = None
 
 
+class Labels(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The labels that one step summed: an encoded `SoftLabels`; the record says what was asked."""
+
+    step: int
+    sums: bytes
+    proof: Proof | None = None
+
+
 class Learn(_Message, frozen=True):
-    """Ends a round: the summed labels of its dreams. Sites have the dreams from `Ask`."""
+    """Ends a round: the summed labels of its dreams.
+
+    Sites have the dreams from `Ask`. One that lacks some answers `NEEDS` and the digests of the
+    requests, and gets these in ``requests``. ``missed`` as in `Ask`.
+    """
 
     round: int
-    labels: tuple[bytes, ...]
+    labels: tuple[Labels, ...]
+    missed: tuple[Listed, ...] = ()
+    requests: tuple[bytes, ...] = ()
 
 
 class End(_Message, frozen=True):
@@ -161,12 +205,19 @@ class End(_Message, frozen=True):
 
 
 class Images(_Message, frozen=True):
-    """The noisy sum of class means: little-endian uint32, and the number of clients in it."""
+    """The noisy sum of class means: little-endian uint32, and the number of clients in it.
+
+    ``missed`` as in `Ask`.
+    """
 
     totals: bytes
     count: int
+    missed: tuple[Listed, ...] = ()
 
 
+Lesson = Learn | Images
+# Answers to what sites learn from.
+DONE, NEEDS = b"done", b"needs "
 Message = (
     Who
     | Hello

@@ -56,6 +56,10 @@ DOWNLOADS = (
     wire.Confirm,
     wire.Unmask,
     wire.Deliver,
+    wire.Entry,
+    wire.Proof,
+    wire.Listed,
+    wire.Labels,
     wire.Learn,
     wire.Images,
 )
