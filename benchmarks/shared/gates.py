@@ -126,7 +126,7 @@ class Report:
         return all(gate.holds for gate in self.gates)
 
     def unjudged(self) -> "Report":
-        """Return the report of a quick run: it computes too little for its targets to mean anything."""
+        """Return the report of a quick run, which computes too little for any target."""
         note = {"quick": "too little is computed for the targets: none is judged"}
         return dataclasses.replace(self, gates=(), notes={**self.notes, **note})
 
