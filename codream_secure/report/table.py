@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from codream_secure.audit.findings import PrivacyAudit
 from codream_secure.config.methods import CLASS_ROWS, parse_method
@@ -169,10 +169,9 @@ def audit_table(result: PrivacyAudit) -> Table:
     """Return the findings of `codream-secure audit privacy`."""
     title = f"privacy audit, {result.shadows} shadows, {result.seconds:.0f} seconds"
     table = Table("part", "what", "found", "claimed", "", title=title)
-    marks = {True: "[green]holds[/]", False: "[red]REFUTED[/]", None: ""}
+    marks = {True: Text("holds", "green"), False: Text("REFUTED", "red"), None: Text()}
     for row in result.findings:
-        cells = map(escape, (row.part, row.what, row.found, row.claimed))
-        table.add_row(*cells, marks[row.holds])
+        table.add_row(row.part, row.what, row.found, row.claimed, marks[row.holds])
     return table
 
 

@@ -13,7 +13,7 @@ from codream_secure.runs.sizes_format import ModelSizes, RoundSizes, Shape
 
 
 def printed(table):
-    console = Console(width=200, file=io.StringIO())
+    console = Console(width=200, file=io.StringIO(), markup=False)
     console.print(table)
     return console.file.getvalue()
 
