@@ -18,7 +18,6 @@ from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
 from codream_secure.runs.comparison_folder import compare_command
 from codream_secure.runs.formats import compact, pretty
-from codream_secure.runs.sizes_format import Shape
 from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
@@ -215,6 +214,7 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.sizes_format import Shape  # noqa: PLC0415
     from codream_secure.storage.files import replace  # noqa: PLC0415
     from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
