@@ -15,6 +15,7 @@ from rich.text import Text
 
 from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
+from codream_secure.cli.options import tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
@@ -22,6 +23,7 @@ from codream_secure.report.text import stderr, stdout
 from codream_secure.runs.formats import pretty
 from codream_secure.storage.files import replace
 from codream_secure.storage.folder_lock import claimed
+from codream_secure.storage.looking import is_file
 
 if TYPE_CHECKING:
     from protocols.audit.run import Result
@@ -154,6 +156,8 @@ def _audit(
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
 
     chosen = config.data
+    if not quiet:
+        tell_classes(chosen.dataset)
     data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
     with LiveProgress(stderr(quiet=quiet)) as progress:
         return everything.run(
@@ -188,7 +192,7 @@ def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
         raise UserError(
             f"{option(min(given))} cannot be used with RUN_DIR: the run says what is attacked"
         )
-    if not (run_dir / "config.toml").is_file():
+    if not is_file(run_dir / "config.toml"):
         raise UserError(f"{run_dir} is not the folder of a run")
     options = Config.from_options(load_toml(run_dir / "config.toml")).options()
     return Config.from_options({**options, "seed": options["seed"] or 0})

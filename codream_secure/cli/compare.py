@@ -12,7 +12,7 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options
+from codream_secure.cli.options import given_settings, run_options, tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
@@ -147,6 +147,8 @@ def compare(
         trials=trials,
         target=target,
     )
+    if not (quiet or as_json):
+        tell_classes(Config.from_options(given).data.dataset)
     folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 
