@@ -1,6 +1,5 @@
 """`codream-secure compare`: several methods over the same data and seeds, in one table."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
 from codream_secure.runs.comparison_folder import compare_command
+from codream_secure.runs.formats import compact, pretty
 from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
@@ -213,15 +213,12 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.round_bytes import (  # noqa: PLC0415
-        Shape,
-        bytes_by_model,
-        draw_crossover,
-    )
+    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
     from codream_secure.report.drawing import own_settings  # noqa: PLC0415
     from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.sizes_format import Shape  # noqa: PLC0415
     from codream_secure.storage.files import replace  # noqa: PLC0415
     from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
@@ -229,14 +226,14 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
-    found = bytes_by_model(shape)
+    found = round_sizes(shape)
     if out is not None:
         with claimed(out):
-            replace(out / "sizes.json", json.dumps(found, indent=2) + "\n")
+            replace(out / "sizes.json", pretty(found))
             with own_settings():
                 draw_or_warn(partial(draw_crossover, shape), out / "crossover.png")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(compact(found))
     elif not quiet:
         stdout().print(sizes_table(found))
 
