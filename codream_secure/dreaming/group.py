@@ -29,7 +29,7 @@ from codream_secure.storage.checkpoint import GroupState
 
 # A client with more examples than this many even shares counts as if it had this many. The cap
 # is sent to everybody, so it must not say how many examples any client has.
-_WEIGHT_CAP_SHARES = 4
+WEIGHT_CAP_SHARES = 4
 
 
 class GroupMember(Protocol):
@@ -237,7 +237,7 @@ def weight_cap(config: Resolved, share: int) -> int:
     learning = config.learning
     if learning.weights == "equal":
         return 0
-    return learning.weight_cap or _WEIGHT_CAP_SHARES * share
+    return learning.weight_cap or WEIGHT_CAP_SHARES * share
 
 
 def synthesis_settings(

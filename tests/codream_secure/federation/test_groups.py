@@ -3,7 +3,8 @@
 import torch
 
 from codream_secure.aggregation.plain import PlainAggregator
-from codream_secure.federation.groups import WEIGHT_CAP_SHARES, dream_groups
+from codream_secure.dreaming.group import WEIGHT_CAP_SHARES
+from codream_secure.federation.groups import dream_groups
 from codream_secure.federation.simulation import Simulation
 
 
