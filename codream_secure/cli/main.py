@@ -62,5 +62,7 @@ def entry_point() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            click.echo("interrupted; what was written is whole", err=True)
         sys.exit(EXIT_INTERRUPTED)
