@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
+from codream_secure.report.text import stderr, stdout
 from codream_secure.storage.files import replace
 from codream_secure.storage.folder_lock import claimed
 
@@ -59,11 +59,11 @@ def protocol(*, examples: int, as_json: bool) -> None:
         raise UserError(f"the audit needs Hypothesis: {INSTALL}")
     from protocols.audit import run as audits  # noqa: PLC0415 - needs Hypothesis
 
-    console = Console(quiet=as_json, highlight=False, soft_wrap=True)
+    console = stdout(quiet=as_json)
     began, results = time.perf_counter(), []
     for result in audits.run(examples):
         results.append(result)
-        console.print(_line(result))
+        console.print(_line(result), soft_wrap=True)
     failed = [result.name for result in results if result.outcome is None]
     seconds = time.perf_counter() - began
     if as_json:
@@ -74,11 +74,11 @@ def protocol(*, examples: int, as_json: bool) -> None:
     sys.exit(EXIT_CLAIM_FAILED if failed else 0)
 
 
-def _line(result: "Result") -> str:
+def _line(result: "Result") -> Text:
     if result.outcome is None:
-        return f"[red]FAILED[/]  {result.name:17} {escape(result.failure)}"
+        return Text.assemble(("FAILED", "red"), f"  {result.name:17} {result.failure}")
     counts = f"{result.outcome.examples:6,} examples {result.outcome.checks:7,} checks"
-    return f"[green]ok[/]      {result.name:17} {counts}"
+    return Text.assemble(("ok", "green"), f"      {result.name:17} {counts}")
 
 
 @audit.command(epilog=_PRIVACY_EXAMPLES)
@@ -138,7 +138,6 @@ def privacy(
         click.echo(json.dumps(result))
     else:
         from codream_secure.report.table import audit_table  # noqa: PLC0415
-        from codream_secure.report.text import stdout  # noqa: PLC0415
 
         stdout().print(audit_table(result))
     sys.exit(EXIT_CLAIM_FAILED if found.violated else 0)
@@ -154,7 +153,7 @@ def _audit(
 
     chosen = config.data
     data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
-    with LiveProgress(Console(stderr=True, quiet=quiet)) as progress:
+    with LiveProgress(stderr(quiet=quiet)) as progress:
         return everything.run(
             config,
             data,

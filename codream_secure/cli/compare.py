@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,19 +153,17 @@ def compare(
 
 def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
     """Run all cells that are not finished, print the result, and return the exit code."""
-    from rich.console import Console  # noqa: PLC0415 - as all that is slow to import
-
-    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
+    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415 - slow to import
     from codream_secure.report.page import PAGE, write_report  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     end_like_interrupt()
     code, told = 0, ""
     with (
-        LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress,
+        LiveProgress(stderr(quiet=quiet or as_json)) as progress,
         closing(Comparison(plan, folder, progress=progress)) as comparison,
     ):
         try:
@@ -191,7 +190,7 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
         console = stdout()
         console.print(comparison_table(result))
         if (folder / PAGE).is_file():
-            console.print(f"written to {folder}, the page is {PAGE}", highlight=False)
+            console.print(f"written to {folder}, the page is {PAGE}", soft_wrap=True)
     if told and not code:
         code = EXIT_INCOMPLETE if done else EXIT_BAD_INPUT
     failed = any(cell.failed for row in result.rows for cell in row.cells.values())
@@ -215,6 +214,8 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
         bytes_by_model,
         draw_crossover,
     )
+    from codream_secure.report.drawing import own_settings  # noqa: PLC0415
+    from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
     from codream_secure.storage.files import replace  # noqa: PLC0415
@@ -228,7 +229,8 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if out is not None:
         with claimed(out):
             replace(out / "sizes.json", json.dumps(found, indent=2) + "\n")
-            draw_crossover(shape, out / "crossover.png")
+            with own_settings():
+                draw_or_warn(partial(draw_crossover, shape), out / "crossover.png")
     if as_json:
         click.echo(json.dumps(found))
     elif not quiet:

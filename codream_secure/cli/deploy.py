@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from codream_secure.cli.exit_codes import EXIT_BAD_INPUT
 from codream_secure.errors import UserError
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -98,7 +99,7 @@ def check(*, as_json: bool, **options: object) -> None:
 
     With --app, check also that all of this fits the run.
 
-    Exit code 1: something is wrong; its line says what it is and how to fix it.
+    Exit code 2: something is wrong; its line says what it is and how to fix it.
     """
     from codream_secure.flower.operations.check import check_site  # noqa: PLC0415
 
@@ -108,7 +109,7 @@ def check(*, as_json: bool, **options: object) -> None:
     else:
         for what, holds, told in found:
             click.echo(f"{'ok    ' if holds else 'WRONG '} {what}: {told}")
-    sys.exit(0 if all(holds for _, holds, _ in found) else 1)
+    sys.exit(0 if all(holds for _, holds, _ in found) else EXIT_BAD_INPUT)
 
 
 @deploy.command()

@@ -66,7 +66,6 @@ def headline(run: "RecordedRun") -> dict[str, Any]:
 
 
 def _print(found: "list[RecordedRun]", folder: Path) -> None:
-    from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from codream_secure.report.text import (  # noqa: PLC0415
@@ -95,5 +94,5 @@ def _print(found: "list[RecordedRun]", folder: Path) -> None:
             none if run.epsilon is None else f"{run.epsilon:.3g}",
             str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
         )
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     stdout().print(table)

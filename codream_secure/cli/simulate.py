@@ -129,17 +129,15 @@ def _simulate(
     quiet: bool,
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
-    from rich.console import Console  # noqa: PLC0415
-
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
     from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
     end_like_interrupt()
-    told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
+    told = stderr(quiet=quiet or as_json)
     with LiveProgress(told) as progress:
         try:
             simulation, folder = begin(progress)
@@ -164,7 +162,7 @@ def _simulate(
         console = stdout()
         console.print(summary_table(summary))
         if (folder.path / SUMMARY).is_file():
-            console.print(f"written to {folder.path}", highlight=False)
+            console.print(f"written to {folder.path}", soft_wrap=True)
     return EXIT_INCOMPLETE if unwritten and not code else code
 
 

@@ -17,6 +17,7 @@ from codream_secure._version import __version__
 from codream_secure.errors import WriteError
 from codream_secure.report import charts
 from codream_secure.report.disclosure import Disclosure, learned
+from codream_secure.report.drawing import own_settings
 from codream_secure.report.groups import Group, differing, group
 from codream_secure.report.page_answer import Headline, accuracy, answer, epsilon, reach
 from codream_secure.report.text import UNKNOWN, number, percent, size
@@ -95,7 +96,8 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Headline:
     notes += [
         f"No result of {name}: {why}" for folder in folders for name, why in missing(folder).items()
     ]
-    text, told = _render(read_all(folders), command, notes)
+    with own_settings():
+        text, told = _render(read_all(folders), command, notes)
     replace(path, text)
     return told
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.config.methods import CLASS_ROWS, parse_method
@@ -169,9 +169,9 @@ def audit_table(result: Mapping[str, Any]) -> Table:
     """Return the findings of `codream-secure audit privacy`."""
     title = f"privacy audit, {result['shadows']} shadows, {result['seconds']:.0f} seconds"
     table = Table("part", "what", "found", "claimed", "", title=title)
-    marks = {True: "[green]holds[/]", False: "[red]REFUTED[/]", None: ""}
+    marks = {True: Text("holds", "green"), False: Text("REFUTED", "red"), None: Text()}
     for row in result["findings"]:
-        cells = [escape(row[name]) for name in ("part", "what", "found", "claimed")]
+        cells = [row[name] for name in ("part", "what", "found", "claimed")]
         table.add_row(*cells, marks[row["holds"]])
     return table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.sites.wire import VERSION
+from codream_secure.sites.wire import VERSION, Images, Lesson
 from protocols.phases import ThreatModel
 from protocols.primitives.keys import SigningKey
 
@@ -30,6 +30,7 @@ class SiteSettings:
         model: its architecture, which no other party learns; None: the one that the run assigns.
         identity: its signing key, in the malicious model.
         roster: public keys of all sites, which do not come from the server.
+        node: number of the Flower node that it runs on.
 
     Raises:
         UserError: only one of ``identity`` and ``roster`` is given.
@@ -42,6 +43,7 @@ class SiteSettings:
     model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
+    node: int = 0
 
     def __post_init__(self) -> None:
         """Refuse half of what the malicious model needs: the site would run in the weaker one."""
@@ -70,8 +72,9 @@ class Session(msgspec.Struct, frozen=True):
     """A run as a site remembers it; a record in the site's folder.
 
     ``rounds``: how many rounds the site has learned from. ``begun``: whether it has trained before
-    the first one. ``history``: digest of all messages that told it something, see `sites.history`.
-    ``received``: how many these were (`Learn` and `Images`); in the record it is named "heard".
+    the first one. ``history``: digest of the session's record, see `sites.history`.
+    ``received``: how many items of the record these were; in the folder it is named "heard".
+    ``last``: the last step that the record lists.
     """
 
     session: bytes
@@ -83,6 +86,24 @@ class Session(msgspec.Struct, frozen=True):
     begun: bool = True
     history: bytes = b""
     received: int = msgspec.field(name="heard", default=0)
+    last: int = -1
+
+    def has_learned(self, message: Lesson) -> bool:
+        """Return whether the site has learned from a message already.
+
+        Raises:
+            RequestRefused: an earlier round comes first.
+        """
+        if isinstance(message, Images):
+            return self.begun
+        if message.round > self.rounds + 1:
+            raise RequestRefused(f"round {self.rounds + 1} comes first")
+        return message.round <= self.rounds
+
+    @property
+    def agreed(self) -> tuple[object, ...]:
+        """What the site agreed to when the session began; it must not change."""
+        return self.session, self.options, self.spec, self.identities, self.terms
 
 
 def check_version(version: int) -> None:

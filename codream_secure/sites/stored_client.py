@@ -2,7 +2,7 @@
 
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.durable import DurableClient, Reply, last_step
-from protocols.client.states import Party
+from protocols.client.states import Party, Prepared, Running
 from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
 from protocols.params import Task
@@ -95,6 +95,17 @@ class StoredClient:
         if self._on_disk and self._name not in self._folder.names():
             raise LocalProtocolError("the batch is over: its record was erased")
         return self._durable
+
+    @property
+    def running(self) -> Running | None:
+        """Where the client stands inside a step; None outside of one."""
+        state = self._durable.state
+        return state.current if isinstance(state, Prepared) else None
+
+    @property
+    def roster(self) -> tuple[int, ...]:
+        """The clients of the session."""
+        return self._party.batch.roster
 
     def _erase_all_but(self, wanted: set[str]) -> None:
         for name in _batches(self._folder):

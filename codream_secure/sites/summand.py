@@ -18,11 +18,14 @@ class Contribution(NamedTuple):
         inputs: by section.
         repaired: how many numbers were not finite, or missing.
         faults: errors of the computation, a line each. They may quote private data.
+        state: what answering changes, pending until the step is known to be finished; empty:
+            nothing (see `sites.pending`).
     """
 
     inputs: Inputs
     repaired: int = 0
     faults: tuple[str, ...] = ()
+    state: bytes = b""
 
 
 Compute = Callable[[], Contribution]

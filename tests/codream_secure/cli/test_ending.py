@@ -52,7 +52,16 @@ def test_properties_of_the_command_line_at_length():
 
 def test_before_the_first_round_a_signal_is_one_sentence(tmp_path):
     command = [sys.executable, "-m", "codream_secure", "simulate", "--clients", "3", "--quiet"]
-    command += ["--models", "linear", "--warmup-epochs", "1", "--dream-steps", "100000", "--out", str(tmp_path / "run")]
+    command += [
+        "--models",
+        "linear",
+        "--warmup-epochs",
+        "1",
+        "--dream-steps",
+        "100000",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
     while time.monotonic() < until and not (tmp_path / "run/config.toml").exists():
