@@ -124,6 +124,8 @@ def compare(
     **options: object,
 ) -> None:
     """Run several methods on the same data, at equal cost, and compare them."""
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
+
     given = given_settings(options, config_file)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
