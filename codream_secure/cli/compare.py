@@ -1,6 +1,5 @@
 """`codream-secure compare`: several methods over the same data and seeds, in one table."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -13,11 +12,12 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options
+from codream_secure.cli.options import given_settings, run_options, tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
 from codream_secure.runs.comparison_folder import compare_command
+from codream_secure.runs.formats import compact, pretty
 from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def compare(
     **options: object,
 ) -> None:
     """Run several methods on the same data, at equal cost, and compare them."""
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
+
     given = given_settings(options, config_file)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
@@ -147,6 +149,8 @@ def compare(
         trials=trials,
         target=target,
     )
+    if not (quiet or as_json):
+        tell_classes(Config.from_options(given).data.dataset)
     folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 
@@ -209,15 +213,12 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.round_bytes import (  # noqa: PLC0415
-        Shape,
-        bytes_by_model,
-        draw_crossover,
-    )
+    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
     from codream_secure.report.drawing import own_settings  # noqa: PLC0415
     from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.sizes_format import Shape  # noqa: PLC0415
     from codream_secure.storage.files import replace  # noqa: PLC0415
     from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
@@ -225,14 +226,14 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
-    found = bytes_by_model(shape)
+    found = round_sizes(shape)
     if out is not None:
         with claimed(out):
-            replace(out / "sizes.json", json.dumps(found, indent=2) + "\n")
+            replace(out / "sizes.json", pretty(found))
             with own_settings():
                 draw_or_warn(partial(draw_crossover, shape), out / "crossover.png")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(compact(found))
     elif not quiet:
         stdout().print(sizes_table(found))
 

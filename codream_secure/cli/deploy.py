@@ -174,7 +174,7 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
     for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, _leave)
-    with Local(**options, more=_pairs(settings), quiet=as_json) as running:  # type: ignore[arg-type]
+    with Local(**options, more=_pairs(settings)) as running:  # type: ignore[arg-type]
         summary = running.run()
     click.echo(json.dumps(summary) if as_json else _told(summary, running.out))
 

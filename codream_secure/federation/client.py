@@ -269,10 +269,6 @@ class Client:
         found = self._attempt(lambda: none if (a := self.measure()) is None else _hits(a)) or none
         return {"accuracy": found["accuracy"].astype(np.uint32)}
 
-    def has_answered(self, broadcast: bytes) -> bool:
-        """Tell whether a request was answered in this session."""
-        return digest(broadcast) in self._answered
-
     def state(self) -> ClientState:
         """Return the client's part of a checkpoint, without the teacher, which is copied anew."""
         return ClientState(

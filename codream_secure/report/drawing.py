@@ -7,7 +7,12 @@ is not installed, would end a run after its work. `pyplot` is never imported.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import matplotlib as mpl
+from codream_secure.errors import UserError
+
+try:
+    import matplotlib as mpl
+except (OSError, UnicodeDecodeError):  # of a matplotlibrc, which importing it reads
+    raise UserError("the matplotlibrc here is no text or unreadable; remove it") from None
 
 
 @contextmanager

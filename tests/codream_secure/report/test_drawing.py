@@ -59,3 +59,24 @@ def test_a_backend_that_matplotlib_does_not_know(write_run, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("simulate", "--clients", "3", "--rounds", "1", "--out", "it"),
+        ("compare", "--out", "it"),
+        ("compare", "--sizes", "--out", "it"),
+        ("report", "one"),
+    ],
+    ids=" ".join,
+)
+def test_a_matplotlibrc_that_is_no_text_is_told_before_the_work(command, write_run, tmp_path):
+    write_run("one")
+    (tmp_path / "matplotlibrc").write_bytes(b"font.size: \xff\xfe\n")
+    words = [sys.executable, "-m", "codream_secure", *command]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    told = done.stderr.splitlines()[-1]
+    assert told == "error: the matplotlibrc here is no text or unreadable; remove it"
+    assert not (tmp_path / "it").exists()
