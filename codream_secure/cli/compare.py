@@ -23,6 +23,7 @@ from codream_secure.storage.folder_lock import new_folder
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
 
+_WEIGHT = click.FloatRange(0, 1e6)
 _EXAMPLES = """\b
 Examples:
   codream-secure compare --methods codream,fedavg,fedavg-secure --clients 10
@@ -72,13 +73,13 @@ Examples:
 )
 @click.option(
     "--fed-lr",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 100, min_open=True),
     default=0.03,
     show_default=True,
     help="step size of the baselines' SGD; tuning starts from it",
 )
-@click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
-@click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
+@click.option("--prox", type=_WEIGHT, default=0.01, show_default=True, help="FedProx's mu")
+@click.option("--moon-weight", type=_WEIGHT, default=1.0, show_default=True, help="MOON's mu")
 @click.option(
     "--messenger",
     default="lenet5",

@@ -115,7 +115,9 @@ def _run(words: list[str], *, debug: bool) -> int:
         click.echo(f"error: {_one_line(error)}", err=True)
     except click.ClickException as error:
         error.show()
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__ or error, KeyboardInterrupt):
+            click.echo("interrupted; what was written is whole", err=True)
         code = EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last place: what comes here is our fault
         if crash.out_of_memory(error):

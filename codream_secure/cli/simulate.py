@@ -156,8 +156,10 @@ def _simulate(
             with undisturbed():
                 summary = summarise(simulation)
                 unwritten = _finish(simulation, folder, summary)
-    for line in dict.fromkeys(filter(None, (why, unwritten))):
-        click.echo(line, err=True)
+    if why:
+        click.echo(why, err=True)
+    if unwritten and not why.startswith("error"):
+        click.echo(unwritten, err=True)
     if as_json:
         click.echo(compact(summary))
     elif not quiet:

@@ -9,7 +9,7 @@ On the left the user made the split. On the right one fifth of each class become
 the files whose names have the smallest SHA-256 digests. So the split depends on the names alone.
 Classes are numbered in the order of their names. Names that begin with a dot are ignored, and so
 are files whose ending is not in `ENDINGS`, and folders that this program wrote: pictures of a run
-are no data of the next one.
+are no data of the next one. Images are turned as their EXIF orientation says.
 """
 
 import hashlib
@@ -202,13 +202,14 @@ def _raise(error: OSError) -> None:
 
 def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
     """Read one image: uint8, H x W x 1 if it is grey, else H x W x 3."""
-    from PIL import Image  # noqa: PLC0415 - only needed here
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only needed here
 
     try:
         with Image.open(path) as image:
             if image.mode not in _GREY | _COLOUR:
                 raise _error(path, f"its pixels are of type {image.mode}; store 8-bit grey or RGB")
-            plain = image.convert("L" if image.mode in _GREY else "RGB")
+            turned = ImageOps.exif_transpose(image)
+            plain = turned.convert("L" if image.mode in _GREY else "RGB")
             if size is not None:
                 plain = plain.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(plain)

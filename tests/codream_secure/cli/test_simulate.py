@@ -191,7 +191,7 @@ def test_the_command_line_wins_over_the_file(run, tmp_path):
 
 BAD = [
     (["--clients", 2], "at least 3 clients"),
-    (["--clients", 1], "--clients must be at least 2"),
+    (["--clients", 1], "--clients must be from 2 to"),
     (["--threshold", 2], "--threshold must be 3 to 4"),
     (["--threshold", 5], "--threshold must be 3 to 4"),
     (["--clients", 2000], "too few"),

@@ -225,3 +225,17 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(photos):
     (photos / "cat/more").mkdir(mode=0)
     with pytest.raises(UserError, match="cannot be read"):
         load(photos)
+
+
+def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            pixels = write(tmp_path / name / f"{number}.png", size=(5, 6))
+            turned = Image.fromarray(np.rot90(pixels))
+            tags = Image.Exif()
+            tags[0x0112] = 6  # a camera that was held upright
+            turned.save(tmp_path / name / f"{number}.png", exif=tags)
+    dataset = load(tmp_path)
+    assert dataset.spec == InputSpec(3, 6, 5, 2)
+    found = np.concatenate([dataset.x_train, dataset.x_test]) * 255
+    assert any(np.allclose(image, pixels.transpose(2, 0, 1), atol=1e-4) for image in found)
