@@ -322,7 +322,8 @@ def test_a_tenth_of_the_clients_failing_leaves_most_steps_under_a_lying_server(r
     "options",
     [
         ("--method", "codream-fast", "--latent", "8", "--meta", "fomaml"),
-        ("--adaptive", "kl", "--local-steps", "2", "--weights", "examples"),
+        ("--adaptive", "kl", "--local-steps", "2"),
+        ("--weights", "examples"),
         ("--no-collaboration",),
     ],
     ids=str,
