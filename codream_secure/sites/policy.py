@@ -38,6 +38,10 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         min_cohort: the fewest sites in a sum.
         max_clients: the most sites of a session.
         rejoin: malicious model: whether a site that missed a step may take part in the next one.
+        returns: how often, in a session without rejoin, a cohort may grow again.
+        small_differences: how many sums of a session may differ by one site from an earlier one
+            about similar pixels (malicious model).
+        similar_pixels: pixels are similar if they differ by less than this, root mean square.
         sessions_per_day, sessions_total: how many sessions may begin.
         sessions: sessions, in hex, that are admitted beyond these two numbers.
         kinds: kinds of sums; None: all that the site's app has.
@@ -71,6 +75,9 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_cohort: Annotated[int, Meta(ge=2, le=MAX_CLIENTS)] = 3
     max_clients: Annotated[int, Meta(ge=2, le=MAX_CLIENTS)] = 1000
     rejoin: bool = False
+    returns: _Count = 20
+    small_differences: _Count = 10
+    similar_pixels: Annotated[float, Meta(ge=0, le=255)] = 8.0
     sessions_per_day: _Count = 10
     sessions_total: _Count = 100
     sessions: tuple[_SessionName, ...] = ()

@@ -18,9 +18,9 @@ import msgspec
 
 from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance, contents, pending, site_log
-from codream_secure.sites.history import asked, beginning, name_of
-from codream_secure.sites.party import batch_of, party_of
-from codream_secure.sites.pending import Follower
+from codream_secure.sites.following import Following
+from codream_secure.sites.history import beginning, name_of
+from codream_secure.sites.party import party_of
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
@@ -173,6 +173,7 @@ class Site:
             case Deliver():
                 return client.open_bundles(message.delivery) or b""
             case Confirm():
+                self._following.confirm(client, message.survivors)
                 answer = client.confirm(message.survivors)
                 pending.note(self._folder, client)
                 return answer
@@ -206,26 +207,12 @@ class Site:
         return Answer(masked, report=report or b"")
 
     def _follow(self, missed: Sequence[Listed], step: int | None, public: bytes = b"") -> bytes:
-        """Take in what the site has missed of the record, and settle its pending step.
-
-        Args:
-            missed: entries of the record.
-            step: that is asked; None: the site is to learn something.
-            public: what is asked, bound to the whole record.
-
-        Returns:
-            The request in ``public``.
-        """
-        follower = self._follower
-        found = follower.follow(self._current, missed, step)
-        request = b"" if step is None else asked(found.session.history, public)
-        follower.settle(found, step, self._remember)
-        return request
+        """Follow the record; see `Following.follow`."""
+        return self._following.follow(missed, step, public, self._remember)
 
     @property
-    def _follower(self) -> Follower:
-        batch = batch_of(self._current, Batch(0, 1))
-        return Follower(self._folder, batch, self._settings.client)
+    def _following(self) -> Following:
+        return Following(self._settings, self._site_policy, self._folder, self._current)
 
     def _contribution(self, message: Ask, request: bytes) -> tuple[Task, Compute]:
         """Check a request; return what is summed, and what computes the site's input (D1, D5).
@@ -246,6 +233,7 @@ class Site:
 
         if now != last:
             contents.admit(self._folder, summand.content(request))
+            self._following.admit(message)
 
         def compute() -> Contribution:
             if now == last:  # the process died before its answer was stored
