@@ -28,6 +28,7 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
+from codream_secure.sites.contents import WEIGHED
 from codream_secure.sites.pending import STATE
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
@@ -36,8 +37,8 @@ from codream_secure.storage.state_folder import StateFolder
 from protocols.params import Task
 
 _SEED_SIZE = 32
-# Records of a session: that the weight was told, and its name among the metrics.
-_WEIGHED, _WEIGHT_KEY = "weighed", "weight-key"
+# A record of a session: the weight's name among the metrics.
+_WEIGHT_KEY = "weight-key"
 
 
 def secure_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -83,9 +84,9 @@ class _Summand:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         check_numbers(request, self.policy)
         self._check_weight_key(request.keys[2], folder)
-        weighed = folder.load(_WEIGHED)
+        weighed = folder.load(WEIGHED)
         if request.weigh and weighed not in {None, hashlib.sha256(broadcast).digest()}:
-            raise RequestRefused("the weight was told once in this session (D2)")
+            raise RequestRefused("the weight was told once; again only after `deploy forget` (D2)")
         return task_of(request, broadcast, step)
 
     def content(self, broadcast: bytes) -> bytes:
@@ -94,7 +95,7 @@ class _Summand:
     def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         request = decode_request(broadcast)
         if request.weigh:
-            folder.save(_WEIGHED, hashlib.sha256(broadcast).digest())
+            folder.save(WEIGHED, hashlib.sha256(broadcast).digest())
         faults = []
         before = _encoded(self.context.state)
         # Steps that are known to be finished have moved the state; Flower may not know it yet.

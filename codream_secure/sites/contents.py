@@ -16,6 +16,8 @@ from codream_secure.sites import site_log
 from codream_secure.storage.state_folder import StateFolder
 
 RECORD: Final = "contents"
+# That an app's weight was told: once, over all sessions (D2).
+WEIGHED: Final = "weighed"
 MOST = 100_000
 _HASH, _NUMBER = 32, 8
 _SIZE = _HASH + _NUMBER
@@ -77,4 +79,5 @@ def forget(path: Path) -> int:
     with StateFolder.existing(path) as folder:
         held = len(folder.load(RECORD) or b"") // _SIZE
         folder.erase(RECORD)
+        folder.erase(WEIGHED)
     return held

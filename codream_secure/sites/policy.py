@@ -48,6 +48,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         datasets: what a run may name as its public dataset; None: any.
         models: architectures that a run may give to the site.
         epsilon, delta: what all sessions together may spend; an epsilon of None: no limit.
+        answer_every: over machines an answer leaves at the next multiple of so many seconds.
         max_vector: the most numbers in one answer.
         max_bits: of one number in an answer.
         min_clip, max_clip: of every section of an answer.
@@ -86,6 +87,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     models: tuple[_Name, ...] = MODEL_NAMES
     epsilon: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    answer_every: Annotated[float, Meta(ge=0, le=3600)] = 1.0
     max_vector: Annotated[int, Meta(ge=1, le=MAX_LENGTH)] = 1_000_000
     max_bits: Annotated[int, Meta(ge=1, le=MAX_INPUT.bit_length())] = 20
     min_clip: _Clip = CLIP_MIN
