@@ -1,6 +1,7 @@
 """One run from its first round to its last file, for the command line and for Python alike."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,9 +103,12 @@ def carry_out(
         interrupted = True
     summary = summarise(simulation)
     if folder is not None:
-        folder.finish(simulation, summary)
-        draw_pictures(simulation, folder.path)
-        write_report(folder.path)
+        with closing(folder):
+            folder.complete(simulation)
+            folder.write_models(simulation)
+            draw_pictures(simulation, folder.path)
+            folder.write_summary(summary)
+            write_report(folder.path)
     return Ended(summary, tuple(rows), interrupted)
 
 

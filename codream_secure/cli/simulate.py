@@ -11,7 +11,7 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options
+from codream_secure.cli.options import given_settings, run_options, tell_classes
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -83,7 +83,10 @@ def simulate(
             raise UserError("--out cannot be used with --resume: results go where the run began")
         begin = partial(_go_on, given, resume, checkpoint_every)
     else:
-        begin = partial(_start, resolve(Config.from_options(given)), out, checkpoint_every)
+        config = resolve(Config.from_options(given))
+        if not (quiet or as_json):
+            tell_classes(config.data.dataset)
+        begin = partial(_start, config, out, checkpoint_every)
     sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
 
 
@@ -129,17 +132,16 @@ def _simulate(
     quiet: bool,
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
-    from rich.console import Console  # noqa: PLC0415
-
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not after the work
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
     from codream_secure.runs.summary import summarise  # noqa: PLC0415
 
     end_like_interrupt()
-    told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
+    told = stderr(quiet=quiet or as_json)
     with LiveProgress(told) as progress:
         try:
             simulation, folder = begin(progress)
@@ -154,15 +156,17 @@ def _simulate(
             with undisturbed():
                 summary = summarise(simulation)
                 unwritten = _finish(simulation, folder, summary)
-    for line in dict.fromkeys(filter(None, (why, unwritten))):
-        click.echo(line, err=True)
+    if why:
+        click.echo(why, err=True)
+    if unwritten and not why.startswith("error"):
+        click.echo(unwritten, err=True)
     if as_json:
         click.echo(compact(summary))
     elif not quiet:
         console = stdout()
         console.print(summary_table(summary))
         if (folder.path / SUMMARY).is_file():
-            console.print(f"written to {folder.path}", highlight=False)
+            console.print(f"written to {folder.path}", soft_wrap=True)
     return EXIT_INCOMPLETE if unwritten and not code else code
 
 

@@ -245,7 +245,7 @@ class Federation:
             self._learner(c, local, "client"),
             self.scale,
             derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
-            AnswerRules.of(self.config),
+            AnswerRules.of(self.config, self.spec, self.share),
             releases=self.label_plan.share(c) if self.label_plan else None,
             statistics=self._statistics(c, local),
             examples=len(rows),

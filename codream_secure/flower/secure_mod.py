@@ -6,7 +6,6 @@ The server uses `SecureGrid`. ``--node-config`` needs ``client`` and ``state``, 
 model ``identity`` and ``roster``, as in `flower.client_app`.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 
@@ -28,7 +27,7 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
-from codream_secure.sites.contents import WEIGHED
+from codream_secure.sites import weights
 from codream_secure.sites.pending import STATE
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
@@ -37,8 +36,6 @@ from codream_secure.storage.state_folder import StateFolder
 from protocols.params import Task
 
 _SEED_SIZE = 32
-# A record of a session: the weight's name among the metrics.
-_WEIGHT_KEY = "weight-key"
 
 
 def secure_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -51,7 +48,7 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
     body = body_of(message.content)
     if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
-    settings = site_settings(context.node_config, learns=False)
+    settings = site_settings(context.node_config, node=context.node_id, learns=False)
     policy = SitePolicy.beside(settings.folder)
     with Site(settings, _Summand(message, context, call_next, policy)) as site:
         answer = site.handle_bytes(body)
@@ -83,10 +80,9 @@ class _Summand:
         if self.message.metadata.message_type != wanted:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         check_numbers(request, self.policy)
-        self._check_weight_key(request.keys[2], folder)
-        weighed = folder.load(WEIGHED)
-        if request.weigh and weighed not in {None, hashlib.sha256(broadcast).digest()}:
-            raise RequestRefused("the weight was told once; again only after `deploy forget` (D2)")
+        weights.check(folder, request.keys[2], None if request.evaluate else request.weight_cap)
+        if request.weigh:
+            weights.check_untold(folder, broadcast)
         return task_of(request, broadcast, step)
 
     def content(self, broadcast: bytes) -> bytes:
@@ -95,7 +91,7 @@ class _Summand:
     def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         request = decode_request(broadcast)
         if request.weigh:
-            folder.save(WEIGHED, hashlib.sha256(broadcast).digest())
+            weights.tell(folder, broadcast, request.weight_cap)
         faults = []
         before = _encoded(self.context.state)
         # Steps that are known to be finished have moved the state; Flower may not know it yet.
@@ -110,18 +106,6 @@ class _Summand:
         inputs, repaired, missing = client_inputs(request, arrays, metrics, os.urandom(_SEED_SIZE))
         state, self.context.state = _encoded(self.context.state), _decoded(before)
         return Contribution(inputs, repaired, (*faults, *missing), state)
-
-    @staticmethod
-    def _check_weight_key(key: str, folder: StateFolder) -> None:
-        """Refuse another name of the weight than the first one in the session.
-
-        Under another name the weight would count as a common metric, and be summed again (D2).
-        """
-        known = folder.load(_WEIGHT_KEY)
-        if known is None:
-            folder.save(_WEIGHT_KEY, key.encode())
-        elif known != key.encode():
-            raise RequestRefused("the weight had another name in this session (D2)")
 
     def _call(self, request: MeanRequest) -> RecordDict:
         """Call the app's function with what the broadcast's digest covers, and nothing else."""

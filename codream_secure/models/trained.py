@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from codream_secure.data.npz import check_images
@@ -20,6 +20,7 @@ from codream_secure.models.build import build_model
 from codream_secure.models.custom import GIVEN_PREFIX, Source, builder_of
 from codream_secure.models.evaluate import logits_of
 from codream_secure.models.layers import Norm
+from codream_secure.storage.files import replace
 
 FORMAT: Final = 1
 DESCRIPTION, WEIGHTS, CARD = "model.json", "weights.safetensors", "README.md"
@@ -122,11 +123,11 @@ class TrainedModel:
             if any(path.iterdir()):
                 raise UserError(f"{path} is not empty; name another folder for the model")
             state = self.module.state_dict()
-            save_file({k: v.contiguous().clone() for k, v in state.items()}, path / WEIGHTS)
-            (path / CARD).write_text(_card(self.description), encoding="utf-8")
+            replace(path / WEIGHTS, save({k: v.contiguous().clone() for k, v in state.items()}))
+            replace(path / CARD, _card(self.description))
             # Last: a folder without it is no model yet.
             told = msgspec.json.format(msgspec.json.encode(self.description), indent=2)
-            (path / DESCRIPTION).write_bytes(told + b"\n")
+            replace(path / DESCRIPTION, told + b"\n")
         except OSError as error:
             raise UserError(f"{path}: the model cannot be written: {error.strerror}") from None
         return path

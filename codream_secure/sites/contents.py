@@ -12,12 +12,10 @@ import msgspec
 
 from codream_secure.aggregation.requests import AskedOfClient, DreamRequest, LabelRequest
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import site_log
+from codream_secure.sites import site_log, weights
 from codream_secure.storage.state_folder import StateFolder
 
 RECORD: Final = "contents"
-# That an app's weight was told: once, over all sessions (D2).
-WEIGHED: Final = "weighed"
 MOST = 100_000
 _HASH, _NUMBER = 32, 8
 _SIZE = _HASH + _NUMBER
@@ -71,7 +69,7 @@ def admit(folder: StateFolder, content: bytes) -> None:
 
 
 def forget(path: Path) -> int:
-    """Clear the record of a site's folder; return how many requests it held.
+    """Clear what a site remembers of requests and of its weight; return how many requests.
 
     Raises:
         UserError: there is no such folder, or a process uses it.
@@ -79,5 +77,5 @@ def forget(path: Path) -> int:
     with StateFolder.existing(path) as folder:
         held = len(folder.load(RECORD) or b"") // _SIZE
         folder.erase(RECORD)
-        folder.erase(WEIGHED)
+        folder.erase(weights.RECORD)
     return held

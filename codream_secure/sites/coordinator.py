@@ -20,7 +20,7 @@ from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dreaming.group import DreamGroup
+from codream_secure.dreaming.group import DreamGroup, weight_cap
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.rounds import RoundLoop
@@ -33,6 +33,7 @@ from codream_secure.sites.history import beginning
 from codream_secure.sites.journal import Journal
 from codream_secure.sites.lessons import Lessons
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
 from codream_secure.sites.record import Record
 from codream_secure.sites.run_terms import aggregation_settings, unfit_for_machines
 from codream_secure.sites.server_state import FORMAT, RoundState, RunRecord, ServerState
@@ -102,6 +103,7 @@ class Coordinator(RoundLoop[Round]):
 
     Attributes:
         server: asks for dreams, and trains its student.
+        door: checks who a site is.
         finished: the finished rounds, those of earlier processes included.
         record: of the session; every step is bound to it.
 
@@ -135,6 +137,7 @@ class Coordinator(RoundLoop[Round]):
         plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
+        self.door = Doorkeeper(self.session, identities)
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
         self.sites = Sites(carry, settings.roster, tell, traffic=self._journal.traffic())
         self.ledger = ByteLedger(settings.roster)
@@ -157,11 +160,11 @@ class Coordinator(RoundLoop[Round]):
 
     def _new_server(self, plan: PrivacyPlan | None) -> Server:
         config, spec, scale = self.config, self._spec, self._scale
-        device = torch.device("cpu")
+        device, cap = torch.device("cpu"), weight_cap(config, self._share)
         return Server(
             config,
             self.aggregator,
-            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, 0)],
+            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, cap)],
             build_student(config, spec, device),
             plan=plan,
             per_class=self._share * config.data.clients / spec.classes,
@@ -222,26 +225,26 @@ class Coordinator(RoundLoop[Round]):
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; a site trains before it answers."""
         missing = [site for site in self.sites.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, self._hello())).items():
-            if reason := self._take_part(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
+        hello = self._hello()
+        asked = {site: msgspec.structs.replace(hello, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._take_part(site, asked[site].nonce, answer.data)
 
     def _hello(self) -> Hello:
         run = self._run
         return Hello(VERSION, run.session, run.options, run.spec, run.identities)
 
-    def _take_part(self, site: int, data: bytes) -> str:
-        """Admit a site to the session, or return why it cannot take part."""
+    def _take_part(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
             found = decode_present(data)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
-        if reason := self._unfit(site, found):
-            return reason
-        self.record.joined(site, found.received)
-        self.sites.present.add(site)
-        return ""
+            proven = self.door.admits(site, nonce, b"")
+            self.sites.admit(site, f"it sent what cannot be used: {error}", proven=proven)
+            return
+        proven = self.door.admits(site, nonce, found.proof)
+        if self.sites.admit(site, self._unfit(site, found), proven=proven):
+            self.record.joined(site, found.received)
 
     def _unfit(self, site: int, found: Present) -> str:
         """Return why a site's answer does not fit the run; empty if it does."""
@@ -252,8 +255,6 @@ class Coordinator(RoundLoop[Round]):
             return f"its data have the shape {found.spec}, not {expected}"
         if found.scaling != (self._scaling.mean, self._scaling.std):
             return "its pixels are scaled otherwise"
-        if self._identities and found.identity != self._identities[site]:
-            return "its signing key is not the one in the roster"
         return ""
 
     def _release_class_means(self) -> None:

@@ -7,9 +7,12 @@ PyTorch inside the functions that use it.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from codream_secure.aggregation.requests import AskedOfClient
 from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance, contents, site_log
+from codream_secure.sites.presence import proof_of
 from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
@@ -50,7 +53,8 @@ class DreamSite(Site):
         if isinstance(message, Begin):
             raise RequestRefused("this site takes part in runs of codream only")
         if isinstance(message, Hello):
-            return encode(self._hello(message))
+            proof = proof_of(self._settings, message.session, message.nonce)
+            return encode(msgspec.structs.replace(self._hello(message), proof=proof))
         return self._learn(message)
 
     def _learn(self, message: Lesson) -> bytes:

@@ -17,7 +17,8 @@ SIZE = 32
 
 def beginning(message: Hello | Begin) -> bytes:
     """Return the digest of a session that has begun, 32 bytes."""
-    received = msgspec.structs.astuple(message)
+    # The nonce is each site's own, and proves who it is alone.
+    received = msgspec.structs.astuple(msgspec.structs.replace(message, nonce=b""))
     encoded = msgspec.msgpack.encode(received, order="deterministic")
     return hashlib.sha256(b"codream-secure history" + encoded).digest()
 

@@ -19,6 +19,8 @@ def unfit_for_machines(config: Config) -> str:
     """
     if not (config.secure.secure and config.dream.collaboration):
         return "over machines sums are always masked, and dreams made together"
+    if config.learning.weights == "examples" and not config.learning.weight_cap:
+        return "over machines --weights examples needs --weight-cap: sites hold requests to it"
     if config.private_clients:
         return "--dp-unit client is for simulations; over machines use example"
     return ""

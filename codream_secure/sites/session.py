@@ -34,6 +34,7 @@ class SiteSettings:
         model: its architecture, which no other party learns; None: the one that the run assigns.
         identity: its signing key, in the malicious model.
         roster: public keys of all sites, which do not come from the server.
+        node: number of the Flower node that it runs on.
 
     Raises:
         UserError: only one of ``identity`` and ``roster`` is given.
@@ -46,6 +47,7 @@ class SiteSettings:
     model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()
+    node: int = 0
 
     def __post_init__(self) -> None:
         """Refuse half of what the malicious model needs: the site would run in the weaker one."""

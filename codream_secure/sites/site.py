@@ -17,12 +17,13 @@ from typing import Self
 import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
-from codream_secure.sites import allowance, contents, pending, site_log
+from codream_secure.sites import allowance, contents, pending, site_log, weights
 from codream_secure.sites.following import Following
 from codream_secure.sites.history import beginning, name_of
 from codream_secure.sites.pace import Pace
 from codream_secure.sites.party import party_of
 from codream_secure.sites.policy import SitePolicy
+from codream_secure.sites.presence import claim_of, proof_of
 from codream_secure.sites.proposals import check_task, check_terms
 from codream_secure.sites.session import (
     OWNER,
@@ -68,7 +69,7 @@ from protocols.policy import most_colluders
 _SESSION, _ASKED = "session", "asked"
 # Records that outlive sessions.
 _OF_IDENTITY = frozenset(
-    {OWNER, allowance.RECORD, site_log.RECORD, contents.RECORD, contents.WEIGHED}
+    {OWNER, allowance.RECORD, site_log.RECORD, contents.RECORD, weights.RECORD}
 )
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
@@ -172,7 +173,7 @@ class Site:
             case Ask():
                 return self._ask(message)
             case Who():
-                return Answer(str(self._settings.client).encode())
+                return Answer(encode(claim_of(self._settings, message)))
             case End():
                 end_batches(self._folder, self._current.session)
                 return Answer(b"done")
@@ -297,9 +298,8 @@ class Site:
             self._remember(wanted)
         elif self._current.agreed != wanted.agreed:
             raise RequestRefused("the session is known, with other settings")
-        own = self._settings.identity
-        received = self._current.received
-        return Joined(VERSION, self._settings.client, own.public if own else b"", received)
+        proof = proof_of(self._settings, message.session, message.nonce)
+        return Joined(VERSION, self._settings.client, proof, self._current.received)
 
     def _in_session(self, session: bytes) -> bool:
         return self._session is not None and self._session.session == session

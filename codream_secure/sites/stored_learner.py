@@ -117,13 +117,12 @@ class StoredLearner:
 
     def present(self) -> Present:
         """Return what the server may know of the site: the shape of its data, nothing in them."""
-        data, own = self._data, self._settings.identity
+        data = self._data
         return Present(
             version=VERSION,
             client=self._settings.client,
             spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
             scaling=(data.scaling.mean, data.scaling.std),
-            identity=own.public if own else b"",
             received=self.session.received,
         )
 
@@ -150,7 +149,10 @@ class StoredLearner:
         )
         check(request, task)
         if isinstance(request, DreamRequest | LabelRequest):
-            AnswerRules.of(self._config).check(request)
+            spec = InputSpec(*self.session.spec)
+            AnswerRules.of(self._config, spec, self._config.data.samples_per_client or 0).check(
+                request
+            )
         return task, lambda: self._contribution(request, broadcast, dreaming_step(message.step))
 
     def _contribution(self, request: AskedOfClient, broadcast: bytes, step: int) -> Contribution:

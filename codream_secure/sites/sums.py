@@ -8,6 +8,7 @@ import msgspec
 
 from codream_secure.sites.history import SIZE, beginning, bound
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
 from codream_secure.sites.record import Record, aborted, summed
 from codream_secure.sites.wire import (
     VERSION,
@@ -204,6 +205,7 @@ class SumServer:
 
     Attributes:
         sites: the sites, and the traffic with them.
+        door: checks who a site is.
         terms: of the session.
         step: number of the next step.
 
@@ -232,6 +234,7 @@ class SumServer:
             rejoin=rejoin,
         )
         self.sites = Sites(carry, self.terms.roster, tell)
+        self.door = Doorkeeper(self.terms.session, identities)
         self.step = 0
         self._tell, self._key_steps = tell, key_steps
         self._begin = self._beginning()
@@ -240,12 +243,10 @@ class SumServer:
     def greet(self) -> None:
         """Begin the session at every site that has not joined it."""
         missing = [site for site in self.terms.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, self._begin)).items():
-            if reason := self._unfit(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
-            else:
-                self.sites.present.add(site)
+        begin = self._begin
+        asked = {site: msgspec.structs.replace(begin, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._join(site, asked[site].nonce, answer.data)
 
     def _beginning(self) -> Begin:
         terms = self.terms
@@ -260,19 +261,24 @@ class SumServer:
             identities=terms.identities,
         )
 
-    def _unfit(self, site: int, data: bytes) -> str:
-        """Return why a site cannot take part, from its answer; empty if it can."""
+    def _join(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
-            found: Joined = decode_joined(data)
+            found = decode_joined(data)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
+            proven = self.door.admits(site, nonce, b"")
+            self.sites.admit(site, f"it sent what cannot be used: {error}", proven=proven)
+            return
+        proven = self.door.admits(site, nonce, found.proof)
+        if self.sites.admit(site, self._unfit(site, found), proven=proven):
+            self._sums.record.joined(site, found.received)
+
+    def _unfit(self, site: int, found: Joined) -> str:
+        """Return why a site cannot take part, from its answer; empty if it can."""
         if found.version != VERSION:
             return f"it speaks version {found.version}, not {VERSION}"
         if found.client != site:
             return f"it says that it is site {found.client}"
-        if self.terms.malicious and found.identity != self.terms.identities[site]:
-            return "its signing key is not the one in the roster"
-        self._sums.record.joined(site, found.received)
         return ""
 
     def sum(

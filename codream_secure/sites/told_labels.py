@@ -141,9 +141,9 @@ class LabelChecks:
     def _check_rows(self, total: FieldSum, request: LabelRequest) -> None:
         """Refuse labels whose rows cannot come from probabilities.
 
-        A client sends p - 1/2 for each of C classes, times its weight w, at most 1: a row adds up
-        to w (1 - C/2); or to 0 where its own numbers had to be repaired (SPEC 7.1). A colluder may
-        send any row of numbers within 1/2.
+        A client sends p - 1/2 for each of C classes, times its confidence w: a row adds up to
+        w (1 - C/2), with w = 1 where confidences do not count; or to 0 where its own numbers had to
+        be repaired (SPEC 7.1). A colluder may send any row of numbers within 1/2.
         """
         classes, count = request.labels.classes, total.count
         quantizer = total.quantizer("labels")
@@ -154,8 +154,5 @@ class LabelChecks:
             confidence = total.quantizer("confidence")
             weight = confidence.decode_sum(total.totals["confidence"], count) + count / 2
             slack += count * classes * confidence.resolution / 2 + self.colluders * classes / 2
-        elif request.weight_cap:
-            weight = weight * 0 + int(total.totals["weight"][0]) / request.weight_cap
-            slack += self.colluders * classes / 2
         if (rows < weight * (1 - classes / 2) - slack).any() or (rows > slack).any():
             raise RequestRefused("summed labels that are no probabilities")

@@ -37,7 +37,22 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Who(_Message, frozen=True):
-    """Asks for the site's number; the answer is the number in decimal digits."""
+    """Asks for the site's number, and for a proof of it; the answer is a `Claim`.
+
+    ``nonce``: fresh for every message, in all messages that have one; see `sites.presence`.
+    """
+
+    version: int
+    session: bytes
+    nonce: bytes
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A site's answer to `Who`; without a signing key it has no proof."""
+
+    version: int
+    client: int
+    proof: bytes = b""
 
 
 class Hello(_Message, frozen=True):
@@ -53,6 +68,7 @@ class Hello(_Message, frozen=True):
     options: dict[str, int | float | str | bool | None]
     spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...] = ()
+    nonce: bytes = b""
 
 
 class Begin(_Message, frozen=True):
@@ -66,6 +82,7 @@ class Begin(_Message, frozen=True):
     key_steps: int
     rejoin: bool = False
     identities: tuple[bytes, ...] = ()
+    nonce: bytes = b""
 
 
 class Joined(_Message, frozen=True):
@@ -73,12 +90,12 @@ class Joined(_Message, frozen=True):
 
     version: int
     client: int
-    identity: bytes = b""
+    proof: bytes = b""
     received: int = 0
 
 
 class Present(_Message, frozen=True):
-    """A site's answer to `Hello`: its number, its signing key, and the shape of its data.
+    """A site's answer to `Hello`: its number and a proof of it, and the shape of its data.
 
     ``received``: how many items of the session's record it has processed.
     """
@@ -87,7 +104,7 @@ class Present(_Message, frozen=True):
     client: int
     spec: tuple[int, int, int, int]
     scaling: tuple[tuple[float, ...], tuple[float, ...]]
-    identity: bytes = b""
+    proof: bytes = b""
     received: int = 0
 
 
@@ -251,6 +268,7 @@ _DECODER = msgspec.msgpack.Decoder(Message)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _PRESENT = msgspec.msgpack.Decoder(Present)
 _JOINED = msgspec.msgpack.Decoder(Joined)
+_CLAIM = msgspec.msgpack.Decoder(Claim)
 _T = TypeVar("_T")
 
 
@@ -267,7 +285,7 @@ def decode_with(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
         raise msgspec.DecodeError(f"malformed: {error}") from None
 
 
-def encode(message: _Message | Answer) -> bytes:
+def encode(message: _Message | Answer | Claim) -> bytes:
     """Return the bytes of a message or an answer."""
     return msgspec.msgpack.encode(message)
 
@@ -307,3 +325,12 @@ def decode_joined(data: bytes) -> Joined:
         msgspec.DecodeError: the bytes are not one.
     """
     return decode_with(_JOINED, data)
+
+
+def decode_claim(data: bytes) -> Claim:
+    """Decode the answer to `Who`.
+
+    Raises:
+        msgspec.DecodeError: the bytes are not one.
+    """
+    return decode_with(_CLAIM, data)

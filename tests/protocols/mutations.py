@@ -66,6 +66,9 @@ BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
 STEP = tests("client/step")
 SITES = ("tests/codream_secure/sites/test_answers.py",)
+CLIENT_RULES = ("tests/codream_secure/federation/test_client.py",)
+WEIGHTS = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "weight or cap")
+PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
 PENDING = "codream_secure/sites/pending.py"
 PENDING_TESTS = ("tests/codream_secure/sites/test_pending.py",)
 COHORTS = ("tests/codream_secure/sites/test_cohorts.py",)
@@ -445,6 +448,32 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
+    # Weights count once, and are told once
+    refusal("requests are the run's", "codream_secure/federation/answer_rules.py",
+            "(found := getattr(request, name)) != value", CLIENT_RULES),
+    Mutation("labels count alike", "codream_secure/federation/client.py",
+             "numbers * share if name in _WEIGHTED else numbers", "numbers * share", CLIENT_RULES),
+    refusal("one cap of weights", "codream_secure/sites/weights.py",
+            "None not in {cap, known.cap} and cap != known.cap", WEIGHTS),
+    refusal("the weight is told once", "codream_secure/sites/weights.py",
+            "told is not None and told.request != hashlib.sha256(broadcast).digest()", WEIGHTS),
+    refusal("one cap for all sessions", "codream_secure/sites/weights.py",
+            "cap and told is not None and told.cap != cap", WEIGHTS),
+    # Who a site is (SPEC 3.12)
+    Mutation("a proof is of the site's own key", "codream_secure/sites/presence.py",
+             "        except CryptoError:\n            return False",
+             "        except CryptoError:\n            pass", PRESENCE),
+    Mutation("a proof names its node", "codream_secure/sites/presence.py",
+             "presence(self.session, nonce, site, channel)",
+             'presence(self.session, nonce, site, b"")', PRESENCE),
+    Mutation("a stranger does not keep a site out", "codream_secure/sites/peers.py",
+             "if not proven:", "if False:", PRESENCE),
+    Mutation("a node proves its number", "codream_secure/flower/carrier.py",
+             "question.nonce, claim.proof, channel_of(node)):",
+             "question.nonce, claim.proof, channel_of(node)) and False:",
+             ("tests/codream_secure/flower/test_carrier.py",)),
+    Mutation("a proof binds the nonce", "protocols/signing.py",
+             'digest("presence", session, nonce,', 'digest("presence", session, b"",', PRESENCE),
     # Whether a site answers depends on nothing private
     Mutation("inputs are computed after all checks", CLIENT_STEP,
              "vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)",

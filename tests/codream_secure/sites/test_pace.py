@@ -38,7 +38,11 @@ def test_an_answer_leaves_at_the_next_multiple(monkeypatch, every, took, leaves)
 def test_every_answer_over_machines_keeps_the_pace_refusals_too(tmp_path, monkeypatch):
     there, clock = SumSites(tmp_path / "sites"), Clock(monkeypatch)
     (there.folder / FILE).write_text("answer_every = 5.0")
-    for body in (wire.encode(wire.Who()), wire.encode(wire.End()), b"no message"):
+    for body in (
+        wire.encode(wire.Who(wire.VERSION, bytes(32), bytes(32))),
+        wire.encode(wire.End()),
+        b"no message",
+    ):
         with Site(there.settings(0)) as site:
             site.handle_bytes(body)
     assert clock.slept == [5.0, 5.0, 5.0]
