@@ -145,7 +145,7 @@ def test_every_refusal_is_listed_with_the_public_fact_it_depends_on():
     assert set(refusals()) == set(listed)
 
 
-@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-6, 0.5, 1e300, float("nan")])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-6, 4.0, 1e300, float("nan")])
 def test_a_temperature_singles_no_site_out(machines, temperature):
     """The attack: softmax overflows at the site with the largest logit alone, which refused.
 
@@ -176,4 +176,4 @@ def test_a_temperature_singles_no_site_out(machines, temperature):
     list(there.coordinator(options, evaluates=False).rounds())
     assert len(refused) >= 2
     assert all(len(set(one)) == 1 for one in refused)
-    assert any(one[0] for one in refused) == (temperature != 0.5)
+    assert any(one[0] for one in refused) == (temperature != 4.0)
