@@ -65,7 +65,7 @@ class DreamSite(Site):
             return DONE  # the same message again
         learner, told = self._learner(), []
         if isinstance(message, Learn):
-            terms, follower = self._current.terms, self._follower
+            terms, follower = self._current.terms, self._following.follower
             checks = told_labels.LabelChecks(
                 batch=follower.batch,
                 colluders=terms.colluders if terms.threat_model == "malicious" else 0,
@@ -79,7 +79,7 @@ class DreamSite(Site):
                 return NEEDS + b"".join(error.names)
         self._follow(message.missed, None)
         self._remember(self._learner().learn_from(message, told))
-        self._follower.begin_again()
+        self._following.follower.begin_again()
         return DONE
 
     def _contribution(self, message: Ask, request: bytes) -> tuple[Task, Compute]:
@@ -87,6 +87,7 @@ class DreamSite(Site):
             check_task(self._site_policy, task)
             check_request(self._site_policy, asked)
             contents.admit(self._folder, contents.of_request(asked))
+            self._following.admit(message, asked)
 
         return self._learner().answer(message, request, check)
 

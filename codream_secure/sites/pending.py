@@ -64,7 +64,7 @@ def note(folder: StateFolder, client: StoredClient) -> None:
         return
     changed = msgspec.structs.replace(known, on=running.on)
     if isinstance(running, Confirmed):
-        survivors = encode_set(running.survivors, client.roster)
+        survivors = encode_set(running.survivors, client.batch.roster)
         changed = msgspec.structs.replace(changed, survivors=survivors)
     if changed != known:
         _save(folder, changed)

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites.wire import VERSION, Images, Lesson
+from codream_secure.storage.state_folder import StateFolder
 from protocols.phases import ThreatModel
 from protocols.primitives.keys import SigningKey
+
+# The record in a site's folder that says whose it is.
+OWNER: Final = "owner"
 
 if TYPE_CHECKING:
     from codream_secure.data.datasets import Dataset
@@ -104,6 +108,33 @@ class Session(msgspec.Struct, frozen=True):
     def agreed(self) -> tuple[object, ...]:
         """What the site agreed to when the session began; it must not change."""
         return self.session, self.options, self.spec, self.identities, self.terms
+
+
+class _Owner(msgspec.Struct, frozen=True, array_like=True):
+    """Whose folder it is: the site's number, and its public key if it has one."""
+
+    client: int
+    identity: bytes
+
+
+def check_owner(folder: StateFolder, settings: SiteSettings) -> None:
+    """Note whose a state folder is. What was answered and spent belongs to one identity.
+
+    Raises:
+        UserError: it is another site's.
+    """
+    own = _Owner(settings.client, settings.identity.public if settings.identity else b"")
+    kept = folder.load(OWNER)
+    known = None if kept is None else msgspec.msgpack.decode(kept, type=_Owner)
+    if known == own:
+        return
+    # A site of the semi-honest model may get its key later; it keeps what it remembers.
+    if known is not None and (known.client != own.client or known.identity):
+        whose = f"site {known.client}" if known.client != own.client else "another signing key"
+        raise UserError(
+            f"the state folder {folder.path} is that of {whose}: give each identity its own"
+        )
+    folder.save(OWNER, msgspec.msgpack.encode(own))
 
 
 def check_version(version: int) -> None:

@@ -16,17 +16,25 @@ from typing import Self
 
 import msgspec
 
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites import allowance, contents, pending, site_log, weights
-from codream_secure.sites.history import asked, beginning, name_of
-from codream_secure.sites.party import batch_of, party_of
-from codream_secure.sites.pending import Follower
+from codream_secure.sites.following import Following
+from codream_secure.sites.history import beginning, name_of
+from codream_secure.sites.pace import Pace
+from codream_secure.sites.party import party_of
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.presence import claim_of, proof_of
 from codream_secure.sites.proposals import check_task, check_terms
-from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
+from codream_secure.sites.session import (
+    OWNER,
+    Session,
+    SiteSettings,
+    Terms,
+    check_owner,
+    check_version,
+)
 from codream_secure.sites.stored_client import StoredClient, end_batches
-from codream_secure.sites.summand import Compute, Contribution, Summand
+from codream_secure.sites.summand import Compute, Contribution, Summand, noted_inputs
 from codream_secure.sites.wire import (
     NO_SESSION,
     VERSION,
@@ -60,7 +68,9 @@ from protocols.policy import most_colluders
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
 # Records that outlive sessions.
-_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD, weights.RECORD})
+_OF_IDENTITY = frozenset(
+    {OWNER, allowance.RECORD, site_log.RECORD, contents.RECORD, weights.RECORD}
+)
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
@@ -82,7 +92,7 @@ class Site:
         patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
-        UserError: the folder or the policy file beside it cannot be used.
+        UserError: the folder or the policy file beside it cannot be used, or it is another site's.
     """
 
     def __init__(
@@ -91,6 +101,11 @@ class Site:
         self._settings, self._summand = settings, summand
         self._site_policy = SitePolicy.beside(settings.folder)
         self._folder = StateFolder(settings.folder, patience=patience)
+        try:
+            check_owner(self._folder, settings)
+        except UserError:
+            self._folder.close()
+            raise
         stored = self._folder.load(_SESSION)
         self._session = None if stored is None else msgspec.msgpack.decode(stored, type=Session)
 
@@ -106,7 +121,17 @@ class Site:
         return self._folder.load(pending.STATE)
 
     def handle_bytes(self, body: bytes) -> bytes:
-        """Answer one encoded message with an encoded answer; undecodable bytes are refused."""
+        """Answer one encoded message with an encoded answer; undecodable bytes are refused.
+
+        The answer leaves at the pace of the site's policy (`sites.pace`).
+        """
+        pace = Pace(self._site_policy.answer_every)
+        began = pace.began()
+        answer = self._answer_to_bytes(body)
+        pace.wait(began)
+        return answer
+
+    def _answer_to_bytes(self, body: bytes) -> bytes:
         try:
             message = decode(body)
         except msgspec.DecodeError as error:
@@ -174,6 +199,7 @@ class Site:
             case Deliver():
                 return client.open_bundles(message.delivery) or b""
             case Confirm():
+                self._following.confirm(client, message.survivors)
                 answer = client.confirm(message.survivors)
                 pending.note(self._folder, client)
                 return answer
@@ -192,7 +218,7 @@ class Site:
         def noted() -> Inputs:
             found = compute()
             pending.computed(self._folder, task.step, name_of(request), found.state)
-            return self._noted(task.kind, found)
+            return noted_inputs(self._folder, task.kind, found)
 
         try:
             # The client calls `compute` when nothing can refuse the step any more. For a repeated
@@ -207,26 +233,12 @@ class Site:
         return Answer(masked, report=report or b"")
 
     def _follow(self, missed: Sequence[Listed], step: int | None, public: bytes = b"") -> bytes:
-        """Take in what the site has missed of the record, and settle its pending step.
-
-        Args:
-            missed: entries of the record.
-            step: that is asked; None: the site is to learn something.
-            public: what is asked, bound to the whole record.
-
-        Returns:
-            The request in ``public``.
-        """
-        follower = self._follower
-        found = follower.follow(self._current, missed, step)
-        request = b"" if step is None else asked(found.session.history, public)
-        follower.settle(found, step, self._remember)
-        return request
+        """Follow the record; see `Following.follow`."""
+        return self._following.follow(missed, step, public, self._remember)
 
     @property
-    def _follower(self) -> Follower:
-        batch = batch_of(self._current, Batch(0, 1))
-        return Follower(self._folder, batch, self._settings.client)
+    def _following(self) -> Following:
+        return Following(self._settings, self._site_policy, self._folder, self._current)
 
     def _contribution(self, message: Ask, request: bytes) -> tuple[Task, Compute]:
         """Check a request; return what is summed, and what computes the site's input (D1, D5).
@@ -247,6 +259,7 @@ class Site:
 
         if now != last:
             contents.admit(self._folder, summand.content(request))
+            self._following.admit(message)
 
         def compute() -> Contribution:
             if now == last:  # the process died before its answer was stored
@@ -256,16 +269,6 @@ class Site:
             return found
 
         return task, compute
-
-    def _noted(self, kind: str, found: Contribution) -> Inputs:
-        """Return the input, and tell the operator alone what was repaired in it."""
-        for fault in found.faults:
-            _log.error("the site's part of a sum is zero: %s", fault)
-        if found.repaired:
-            _log.warning("%d numbers of an answer count as 0 or as the clip", found.repaired)
-        repaired = bool(found.faults or found.repaired)
-        site_log.record(self._folder, kind=kind, answered=1, repaired=int(repaired))
-        return found.inputs
 
     @property
     def _own_summand(self) -> Summand:

@@ -5,7 +5,7 @@ from protocols.client.durable import DurableClient, Reply, last_step
 from protocols.client.states import Party, Prepared, Running
 from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
-from protocols.params import Task
+from protocols.params import BatchParams, Task
 from protocols.primitives.keys import Entropy
 
 # Records: one for each key batch; and the session with the last step that it answered.
@@ -103,9 +103,9 @@ class StoredClient:
         return state.current if isinstance(state, Prepared) else None
 
     @property
-    def roster(self) -> tuple[int, ...]:
-        """The clients of the session."""
-        return self._party.batch.roster
+    def batch(self) -> BatchParams:
+        """What all parties agreed on for the key batch."""
+        return self._party.batch
 
     def _erase_all_but(self, wanted: set[str]) -> None:
         for name in _batches(self._folder):

@@ -71,6 +71,7 @@ WEIGHTS = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "weight or ca
 PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
 PENDING = "codream_secure/sites/pending.py"
 PENDING_TESTS = ("tests/codream_secure/sites/test_pending.py",)
+COHORTS = ("tests/codream_secure/sites/test_cohorts.py",)
 TOLD = ("tests/codream_secure/sites/test_told_labels.py",)
 MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
 
@@ -522,6 +523,16 @@ MUTATIONS = [
              "(rows < weight * (1 - classes / 2) - slack).any() or (rows > slack).any()"),
         ]
     ),
+    refusal("cohorts: similar sums", "codream_secure/sites/cohorts.py",
+            "self._strict and known.differences >= policy.small_differences", COHORTS),
+    refusal("cohorts: they grow again so often", "codream_secure/sites/cohorts.py",
+            "refuse and shrinking and known.returns >= policy.returns", COHORTS),
+    Mutation("cohorts: other sizes are similar", "codream_secure/sites/cohorts.py",
+             "    if first.size != second.size:\n        return True",
+             "    if first.size != second.size:\n        return False", COHORTS),
+    Mutation("cohorts: survivors are compared before they are signed",
+             "codream_secure/sites/cohorts.py",
+             "            self._compare(last)\n", "", COHORTS),
     Mutation("labels need their request", "codream_secure/sites/told_labels.py",
              "            raise LacksRequestsError(lacking)",
              "            return []", TOLD),

@@ -128,6 +128,7 @@ def reply(message, content):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr("codream_secure.flower.carrier._PAUSE", 0.0)
+    monkeypatch.setattr("codream_secure.sites.pace._sleep", lambda _: None)
     # What Flower sets in the processes of a run.
     monkeypatch.setattr(TaskIdentity, "_run_id", 1)
     monkeypatch.setattr(TaskIdentity, "_node_id", 1)
@@ -761,3 +762,40 @@ def test_a_step_that_is_never_finished_leaves_an_apps_state_alone(nodes):
     assert moves == [0, 2, 3]
     # Flower stores the state of the finished steps: the last one is not known to be finished.
     assert states[victim]["momentum"]["v"] == pytest.approx(1.5 * DELTA[victim])
+
+
+def test_a_large_common_weight_singles_no_client_out(nodes, caplog):
+    """The attack: a model whose weight overflows at the client with the largest feature alone.
+
+    Before, that client refused its infinite update, and a search over the weight read the feature
+    off the refusals in 14 messages.
+    """
+    features = {0: 1.5, 1: 1.25, 2: 40.0, 3: 1.75}
+    there, heard = nodes(), []
+
+    def train(message, context):
+        site = context.node_config["client"]
+        weights = message.content["arrays"]["w"].numpy()
+        with np.errstate(over="ignore"):
+            out = np.float32(weights * np.float32(features[site]) * np.float32(1e35))
+        content = {
+            "arrays": ArrayRecord({"w": Array(out), "n": message.content["arrays"]["n"]}),
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+        return reply(message, content)
+
+    def answer(site, message):
+        app = ClientApp(mods=[secure_mod])
+        app.train()(train)
+        return app(message, there.context(site))
+
+    there.answer = answer
+    grid = secure(there)
+    for number, exponent in enumerate((0, 1, 2, 3, 3.9, 5, 20, 38)):
+        arrays = ArrayRecord({"w": Array(np.full(3, 10.0**exponent, np.float32)), "n": START["n"]})
+        grid.server.sites.refused.clear()
+        ask(grid, arrays, number)
+        heard.append(sorted(grid.server.sites.refused))
+    # Whatever is beyond the policy is refused by all alike; below it nobody refuses.
+    assert heard == [[]] * 5 + [[0, 1, 2, 3]] * 3
+    assert "count as 0 or as the clip" in caplog.text
