@@ -1,12 +1,5 @@
 """The error tree: whose fault it was, and nothing about any secret (SPEC 6.6)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from protocols.phases import Phase
-
 
 class SecAggError(Exception):
     """Base of every error this package raises on purpose."""
@@ -33,10 +26,10 @@ class RemoteProtocolError(SecAggError):
 
     Attributes:
         peer: the client at fault; None stands for the server.
-        phase: the round in which it was noticed.
+        phase: the round (`phases.Phase`) in which it was noticed.
     """
 
-    def __init__(self, peer: int | None, phase: Phase, message: str) -> None:
+    def __init__(self, peer: int | None, phase: str, message: str) -> None:
         self.peer = peer
         self.phase = phase
         who = "server" if peer is None else f"client {peer}"
@@ -51,13 +44,13 @@ class NotEnoughSurvivors(SecAggError):  # noqa: N818 - an outcome of the protoco
     """Fewer clients than the threshold are left; no sum, not even a partial one, exists.
 
     Attributes:
-        phase: the round that ended below the threshold.
+        phase: the round (`phases.Phase`) that ended below the threshold.
         alive: how many clients sent their message of that round.
         needed: the threshold.
         around: whose neighbours were counted; None if all clients were.
     """
 
-    def __init__(self, phase: Phase, alive: int, needed: int, around: int | None = None) -> None:
+    def __init__(self, phase: str, alive: int, needed: int, around: int | None = None) -> None:
         self.phase = phase
         self.alive = alive
         self.needed = needed

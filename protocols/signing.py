@@ -1,4 +1,4 @@
-"""Signing keys and signed uploads of the malicious model (SPEC 3.11, 5.1)."""
+"""Signing keys of the malicious model; they sign uploads and presence (SPEC 3.11, 3.12)."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ def check(
 
 def _statement(client: int, context: bytes, body: bytes) -> bytes:
     return digest("signed", context, u64(client), body)
+
+
+def presence(session: bytes, nonce: bytes, client: int, channel: bytes) -> bytes:
+    """Return what a client signs to prove that it is at its end of a link (SPEC 3.12).
+
+    Args:
+        session: 32 bytes.
+        nonce: of the server, fresh for this question.
+        client: id in the roster.
+        channel: the transport's name of the client's end; empty if it has none.
+    """
+    return digest("presence", session, nonce, u64(client), channel)
 
 
 @dataclass(frozen=True, slots=True)

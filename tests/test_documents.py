@@ -56,6 +56,7 @@ EXIT_CODES = {
 SLOW = {
     "codream-secure audit protocol",
     "codream-secure audit privacy",
+    "codream-secure audit privacy --only sums --only one-run",
     "codream-secure audit privacy runs/private --shadows 4",
     "codream-secure audit protocol --json",
     "codream-secure audit protocol --examples 1000",
@@ -158,10 +159,10 @@ def example_folder(tmp_path_factory):
     images, labels = (digits.images * 15.9).astype(np.uint8), digits.target
     np.savez(
         folder / "my-images.npz",
-        x_train=images[:1400],
-        y_train=labels[:1400],
-        x_test=images[1400:],
-        y_test=labels[1400:],
+        x_train=images[:400],
+        y_train=labels[:400],
+        x_test=images[1600:],
+        y_test=labels[1600:],
     )
     shutil.copy(folder / "my-images.npz", folder / "my.npz")
     for number, (image, label) in enumerate(zip(images[:300], labels, strict=False)):

@@ -1,7 +1,7 @@
 """Why the defaults are what they are: choices compared on folds of the digits' training part.
 
     python -m benchmarks.choices.digits_choices  all tables, two folds, 25 minutes on 2 cores
-    ... --quick     the bits table with one fold, half the rounds
+    ... --quick     the bits table, one fold, little of everything
     ... --only bits labels
 
 The test part is never touched. A row's name says how it differs from the defaults of
@@ -12,7 +12,7 @@ the training part, so its accuracies are lower than those of digits_accuracy.py.
 
 from typing import Any
 
-from benchmarks.shared.federations import digits, fold, mean, over_seeds
+from benchmarks.shared.federations import QUICK, digits, fold, mean, over_seeds
 from benchmarks.shared.gates import Report, progress
 from benchmarks.shared.grid import Grid
 from benchmarks.shared.script import finish, parser
@@ -146,10 +146,10 @@ def row(grid: Grid, name: str, settings: dict[str, Any], folds: int) -> dict[str
 def main() -> None:
     """Run the tables."""
     options = parser(
-        __doc__, "a first impression in 2 minutes", only=sorted(TABLES), record=False
+        __doc__, "the bits table, little of everything", only=sorted(TABLES), record=False
     ).parse_args()
     grid, folds = Grid(options.keep), 1 if options.quick else 2
-    faster = {"rounds": 2, "dream_steps": 10} if options.quick else {}
+    faster = QUICK if options.quick else {}
     everything = []
     for title in ["bits"] if options.quick else options.only or TABLES:
         progress(f"table {title}")

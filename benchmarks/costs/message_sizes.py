@@ -20,12 +20,12 @@ from benchmarks.shared.grid import Grid
 from benchmarks.shared.script import finish, parser
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.compare.round_bytes import (
-    Shape,
-    bytes_by_model,
     draw_crossover,
     dream_bytes,
     dream_formula,
+    round_sizes,
 )
+from codream_secure.runs.sizes_format import Shape
 
 PICTURE = Path(__file__).parents[2] / "docs" / "crossover.png"
 SETTINGS = (
@@ -75,12 +75,9 @@ def accuracy(grid: Grid, shape: Shape, data: Path, rounds: int) -> dict[str, Any
 def beside_others() -> str:
     """Return the sizes of all methods at the paper's setting, a model after the other."""
     words = []
-    for row in bytes_by_model(Shape())["rows"]:
-        values = {
-            name: round(megabytes(value), 2) if isinstance(value, dict) else value
-            for name, value in row.items()
-        }
-        words.append(", ".join(f"{name} {value}" for name, value in values.items()))
+    for row in round_sizes(Shape()).rows:
+        sizes = (f"{name} {size and round(size, 2)}" for name, size in row.both_ways().items())
+        words.append(f"{row.model} ({row.numbers} numbers): {', '.join(sizes)}")
     return "; ".join(words)
 
 

@@ -75,6 +75,7 @@ SEEDS: dict[Scale, tuple[int, ...]] = {"tiny": (0,), "small": (0, 1, 2), "full":
 
 # Laid over "tiny": a first look in under two minutes whose figures mean nothing.
 QUICK: Options = {
+    "samples_per_client": 30,
     "rounds": 1,
     "dreams": 8,
     "dream_steps": 1,

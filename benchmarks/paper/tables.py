@@ -100,8 +100,8 @@ def _mistake(options: argparse.Namespace) -> str:
         return "--quick goes with --scale tiny"
     if options.data and options.scale == "full":
         return "--data cannot be used with --scale full"
-    if options.record and (options.only or options.quick or options.data):
-        return "--record goes with neither --only, --quick nor --data"
+    if options.record and (options.only or options.data):
+        return "--record goes with neither --only nor --data"
     return ""
 
 

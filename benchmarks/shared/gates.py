@@ -125,6 +125,11 @@ class Report:
                 self._print_tables(Console(width=WIDTH, file=file))
         return all(gate.holds for gate in self.gates)
 
+    def unjudged(self) -> "Report":
+        """Return the report of a quick run, which computes too little for any target."""
+        note = {"quick": "too little is computed for the targets: none is judged"}
+        return dataclasses.replace(self, gates=(), notes={**self.notes, **note})
+
     def _print_tables(self, console: Console) -> None:
         console.print(table(self.title, self.rows))
         if self.gates:

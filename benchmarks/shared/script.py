@@ -31,7 +31,9 @@ def parser(
         data_folder: whether it reads .npz files of a folder.
     """
     found = argparse.ArgumentParser(description=doc.splitlines()[0])
-    found.add_argument("--quick", action="store_true", help=quick)
+    # Figures of a quick run mean nothing, so they are never recorded.
+    either = found.add_mutually_exclusive_group()
+    either.add_argument("--quick", action="store_true", help=quick)
     found.add_argument("--json", action="store_true", help="print JSON")
     found.add_argument(
         "--keep", "--out", type=Path, help="folder to keep finished cells in, and to go on in"
@@ -41,7 +43,7 @@ def parser(
     if seeds is not None:
         found.add_argument("--seeds", type=int, default=seeds, help="how many, from 0")
     if record:
-        found.add_argument("--record", action="store_true", help="also write results/")
+        either.add_argument("--record", action="store_true", help="also write results/")
     if data_folder:
         found.add_argument("--data-folder", type=Path, default=Path("data"), help=".npz files")
     return found

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 3
+VERSION = 4
 LabelKind = Literal["logits", "probabilities"]
 LabelWeighting = Literal["equal", "confidence"]
 Adversary = Literal["jsd", "kl"]
@@ -102,8 +102,9 @@ class DreamRequest(
         local: with more than one step the answer is the pseudo-gradient: how far the client's
             copy moved, in units of the gradient.
         student: for adaptive teaching; None: without R_adv.
-        weight_cap: W. A client with w examples multiplies its answer by min(w, W) / W; 0: all
-            clients count alike.
+        weight_cap: W. A client with w examples multiplies its gradients by min(w, W) / W; 0: all
+            clients count alike. Labels are never weighted: over the classes they add up to a
+            known number, so their weighted sum would tell the sum of weights.
         labels: asks for soft labels of these dreams in the same answer.
         batches: how many parallel batches of equal size the dreams are; the loss is their sum.
     """
@@ -133,9 +134,7 @@ class LabelRequest(
     """Asks for soft labels of the finished dreams.
 
     ``labels`` says how they are labelled. With a ``statistics_momentum`` above 0 clients take these
-    dreams into R_bn's running feature statistics. With a ``weight_cap``, unless confidences are
-    asked for, the clients' weights are a section of their own. All other fields are those of
-    `DreamRequest`.
+    dreams into R_bn's running feature statistics. All other fields are those of `DreamRequest`.
     """
 
     version: int
@@ -145,7 +144,6 @@ class LabelRequest(
     dreams: bytes
     labels: LabelTerms
     statistics_momentum: float = 0.0
-    weight_cap: int = 0
     batches: int = 1
 
 
@@ -272,7 +270,6 @@ def asked_labels(request: Asked) -> LabelRequest | None:
         dreams=request.dreams,
         labels=request.labels,
         statistics_momentum=request.statistics_momentum,
-        weight_cap=request.weight_cap,
         batches=request.batches,
     )
 

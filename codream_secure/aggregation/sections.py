@@ -23,9 +23,8 @@ def sections(request: Asked) -> tuple[Section, ...]:
     - dreams: ``gradient``, one value for each pixel; with a student also ``student``, one value
       for each of its logits.
     - labels: ``labels``, one value for each dream and class. Weighted by confidence, also
-      ``confidence``, one value for each dream; else, weighted by examples, also ``weight``, one
-      exact integer. Gradient steps have no ``weight``: a weight that is released at every step is
-      known from the first dropout on (D2).
+      ``confidence``, one value for each dream. Neither they nor gradient steps have a ``weight``:
+      a weight that is released at every step is known from the first dropout on (D2).
     - dreams with labels: the sections of dreams, then those of labels.
     - models: ``update``, one value for each number of the model; with a weight cap ``weight``.
     - gradients of models: ``gradient``, one noisy integer for each parameter.
@@ -58,14 +57,14 @@ def _dream_sections(request: DreamRequest) -> tuple[Section, ...]:
 
 
 def _label_sections(request: LabelRequest) -> tuple[Section, ...]:
-    asked, size, cap = request.labels, request.shape[0], request.weight_cap
+    asked, size = request.labels, request.shape[0]
     if asked.noisy is not None:
         return (_noisy_section("labels", asked.noisy),)
     maximum, length = _maximum(asked.bits), size * asked.classes
     labels = Section(name="labels", length=length, maximum=maximum, clip=asked.clip)
     if asked.weighting == "confidence":
         return (labels, Section(name="confidence", length=size, maximum=maximum, clip=0.5))
-    return (labels, _weight_section(cap)) if cap else (labels,)
+    return (labels,)
 
 
 def _model_sections(request: ModelRequest) -> tuple[Section, ...]:

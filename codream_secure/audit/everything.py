@@ -1,14 +1,14 @@
-"""All audits of one configuration, one after the other, with findings in types of JSON."""
+"""All audits of one configuration, one after the other."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from codream_secure.audit.findings import Finding
 from codream_secure.audit.inversion import Inversion, audit_inversion, resemblance
 from codream_secure.audit.membership import VICTIMS, audit_membership
 from codream_secure.audit.one_run import audit_one_run
@@ -42,15 +42,6 @@ _PRIVACY = (
 )
 
 
-class Findings(list[dict[str, Any]]):
-    """The rows of all parts; ``holds`` is None in a row where nothing was claimed."""
-
-    @property
-    def violated(self) -> list[str]:
-        """Names of the claims that the audit refutes."""
-        return [f"{row['part']}: {row['what']}" for row in self if row["holds"] is False]
-
-
 def run(
     config: Config,
     dataset: Dataset,
@@ -60,7 +51,7 @@ def run(
     folder: Path | None = None,
     start: Callable[[str, int], None] = lambda _name, _total: None,
     advance: Callable[[], None] = lambda: None,
-) -> Findings:
+) -> list[Finding]:
     """Run the audits and return what they found.
 
     Args:
@@ -73,12 +64,12 @@ def run(
         start: called when a part begins, with its title and its number of steps.
         advance: called after every step.
     """
-    found = Findings()
+    found: list[Finding] = []
     with one_core_each():
         for part in parts:
             start(PARTS[part], _steps(part, config, shadows))
             subject = _Subject(config, dataset, shadows, folder, advance)
-            found += [{"part": part, **row} for row in _rows(part, subject)]
+            found += _rows(part, subject)
     return found
 
 
@@ -99,7 +90,7 @@ class _Subject:
     advance: Callable[[], None]
 
 
-def _rows(part: str, subject: _Subject) -> Iterator[dict[str, Any]]:
+def _rows(part: str, subject: _Subject) -> Iterator[Finding]:
     if part == "sums":
         yield from _sums(subject.advance)
     elif part == "steps":
@@ -112,63 +103,67 @@ def _rows(part: str, subject: _Subject) -> Iterator[dict[str, Any]]:
         yield from _inversion(subject)
 
 
-def _sums(advance: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def _sums(advance: Callable[[], None]) -> Iterator[Finding]:
     for noise in ("skellam", "gaussian"):
         for one in audit_sums(noise):
-            yield {
-                "what": f"{noise} noise, {one.survivors} survivors",
-                "found": f"epsilon >= {one.found:.2f}, variance x {one.variance:.3f}",
-                "claimed": f"epsilon = {one.claimed:.2f}, variance x 1",
-                "holds": one.holds,
-                "figures": dataclasses.asdict(one),
-            }
+            yield Finding(
+                part="sums",
+                what=f"{noise} noise, {one.survivors} survivors",
+                found=f"epsilon >= {one.found:.2f}, variance x {one.variance:.3f}",
+                claimed=f"epsilon = {one.claimed:.2f}, variance x 1",
+                holds=one.holds,
+                figures=dataclasses.asdict(one),
+            )
         advance()
 
 
-def _steps_found(advance: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def _steps_found(advance: Callable[[], None]) -> Iterator[Finding]:
     for one in audit_steps():
-        yield {
-            "what": f"one step, {one.setting}",
-            "found": f"epsilon >= {one.found:.2f}",
-            "claimed": f"epsilon = {one.claimed:.2f}",
-            "holds": one.holds,
-            "figures": dataclasses.asdict(one),
-        }
+        yield Finding(
+            part="steps",
+            what=f"one step, {one.setting}",
+            found=f"epsilon >= {one.found:.2f}",
+            claimed=f"epsilon = {one.claimed:.2f}",
+            holds=one.holds,
+            figures=dataclasses.asdict(one),
+        )
     advance()
 
 
-def _one_run(dataset: Dataset, advance: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def _one_run(dataset: Dataset, advance: Callable[[], None]) -> Iterator[Finding]:
     images = torch.from_numpy(dataset.x_train)
     labels = torch.from_numpy(dataset.y_train)
     for epsilon in ONE_RUN_BUDGETS:
         one = audit_one_run(images - 0.5, labels, dataset.spec.classes, epsilon)
         advance()
         private = np.isfinite(epsilon)
-        yield {
-            "what": f"{one.correct} of {one.guesses} guesses right"
+        yield Finding(
+            part="one-run",
+            what=f"{one.correct} of {one.guesses} guesses right"
             + ("" if private else ", without noise"),
-            "found": f"epsilon >= {one.found:.2f}",
-            "claimed": f"epsilon = {epsilon:g}" if private else "nothing",
-            "holds": one.holds if private else None,
-            "figures": dataclasses.asdict(one) | {"claimed": epsilon if private else None},
-        }
+            found=f"epsilon >= {one.found:.2f}",
+            claimed=f"epsilon = {epsilon:g}" if private else "nothing",
+            holds=one.holds if private else None,
+            figures=dataclasses.asdict(one) | {"claimed": epsilon if private else None},
+        )
 
 
-def _membership(subject: _Subject) -> Iterator[dict[str, Any]]:
+def _membership(subject: _Subject) -> Iterator[Finding]:
     folder = subject.folder
     for name, config in _variants(subject.config):
         kept = None if folder is None else folder / name.replace(" ", "-")
         found = audit_membership(config, subject.dataset, subject.shadows, kept, subject.advance)
         for one in found:
             low, high = one.interval
-            yield {
-                "what": f"{name}: {one.victim} ({VICTIMS[one.victim]})",
-                "found": f"AUC {one.auc:.3f} ({low:.3f} to {high:.3f}), "
+            yield Finding(
+                part="membership",
+                what=f"{name}: {one.victim} ({VICTIMS[one.victim]})",
+                found=f"AUC {one.auc:.3f} ({low:.3f} to {high:.3f}), "
                 f"{100 * one.tpr:.1f} % of members at 1 % false alarms",
-                "claimed": "",
-                "holds": None,
-                "figures": dataclasses.asdict(one) | {"variant": name},
-            }
+                claimed="",
+                holds=None,
+                figures=dataclasses.asdict(one) | {"variant": name},
+            )
 
 
 def _variants(config: Config) -> Iterator[tuple[str, Config]]:
@@ -182,7 +177,7 @@ def _variants(config: Config) -> Iterator[tuple[str, Config]]:
         yield "without DP", config
 
 
-def _inversion(subject: _Subject) -> Iterator[dict[str, Any]]:
+def _inversion(subject: _Subject) -> Iterator[Finding]:
     config, dataset = subject.config, subject.dataset
     images, labels = torch.from_numpy(dataset.x_train), torch.from_numpy(dataset.y_train)
     found = audit_inversion(images, labels, dataset.spec, epsilon=config.privacy.dp_eps or 8.0)
@@ -192,13 +187,14 @@ def _inversion(subject: _Subject) -> Iterator[dict[str, Any]]:
             for one in _dream_gradients(one_config, dataset)
         ]
     for one in found:
-        yield {
-            "what": one.sent,
-            "found": f"PSNR {one.psnr:.1f} dB{', the pictures' if one.leaks else ''}",
-            "claimed": f"for free: {one.baseline:.1f} dB",
-            "holds": None,
-            "figures": dataclasses.asdict(one),
-        }
+        yield Finding(
+            part="inversion",
+            what=one.sent,
+            found=f"PSNR {one.psnr:.1f} dB{', the pictures' if one.leaks else ''}",
+            claimed=f"for free: {one.baseline:.1f} dB",
+            holds=None,
+            figures=dataclasses.asdict(one),
+        )
     subject.advance()
 
 

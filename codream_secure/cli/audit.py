@@ -7,21 +7,25 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.markup import escape
+import msgspec
+from rich.text import Text
 
+from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
+from codream_secure.cli.options import tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config, load_toml
 from codream_secure.errors import UserError
+from codream_secure.report.text import stderr, stdout
+from codream_secure.runs.formats import pretty
 from codream_secure.storage.files import replace
 from codream_secure.storage.folder_lock import claimed
+from codream_secure.storage.looking import is_file
 
 if TYPE_CHECKING:
-    from codream_secure.audit.everything import Findings
     from protocols.audit.run import Result
 
 INSTALL = "pip install 'codream-secure[audit]'"
@@ -59,11 +63,11 @@ def protocol(*, examples: int, as_json: bool) -> None:
         raise UserError(f"the audit needs Hypothesis: {INSTALL}")
     from protocols.audit import run as audits  # noqa: PLC0415 - needs Hypothesis
 
-    console = Console(quiet=as_json, highlight=False, soft_wrap=True)
+    console = stdout(quiet=as_json)
     began, results = time.perf_counter(), []
     for result in audits.run(examples):
         results.append(result)
-        console.print(_line(result))
+        console.print(_line(result), soft_wrap=True)
     failed = [result.name for result in results if result.outcome is None]
     seconds = time.perf_counter() - began
     if as_json:
@@ -74,11 +78,11 @@ def protocol(*, examples: int, as_json: bool) -> None:
     sys.exit(EXIT_CLAIM_FAILED if failed else 0)
 
 
-def _line(result: "Result") -> str:
+def _line(result: "Result") -> Text:
     if result.outcome is None:
-        return f"[red]FAILED[/]  {result.name:17} {escape(result.failure)}"
+        return Text.assemble(("FAILED", "red"), f"  {result.name:17} {result.failure}")
     counts = f"{result.outcome.examples:6,} examples {result.outcome.checks:7,} checks"
-    return f"[green]ok[/]      {result.name:17} {counts}"
+    return Text.assemble(("ok", "green"), f"      {result.name:17} {counts}")
 
 
 @audit.command(epilog=_PRIVACY_EXAMPLES)
@@ -125,36 +129,37 @@ def privacy(
     folder, began = out or run_dir, time.perf_counter()
     with nullcontext() if folder is None else claimed(folder):
         found = _audit(config, only, shadows, folder, quiet=as_json)
-        result = {
-            "findings": list(found),
-            "violated": found.violated,
-            "config": config.options(),
-            "shadows": shadows,
-            "seconds": round(time.perf_counter() - began, 1),
-        }
+        result = PrivacyAudit(
+            findings=found,
+            violated=violated(found),
+            config=config.options(),
+            shadows=shadows,
+            seconds=round(time.perf_counter() - began, 1),
+        )
         if folder is not None:
             _write(result, folder, page=folder == run_dir)
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(msgspec.json.encode(result).decode())
     else:
         from codream_secure.report.table import audit_table  # noqa: PLC0415
-        from codream_secure.report.text import stdout  # noqa: PLC0415
 
         stdout().print(audit_table(result))
-    sys.exit(EXIT_CLAIM_FAILED if found.violated else 0)
+    sys.exit(EXIT_CLAIM_FAILED if result.violated else 0)
 
 
 def _audit(
     config: Config, parts: tuple[str, ...], shadows: int, folder: Path | None, *, quiet: bool
-) -> "Findings":
+) -> list[Finding]:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from codream_secure.audit import everything  # noqa: PLC0415
     from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
 
     chosen = config.data
+    if not quiet:
+        tell_classes(chosen.dataset)
     data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
-    with LiveProgress(Console(stderr=True, quiet=quiet)) as progress:
+    with LiveProgress(stderr(quiet=quiet)) as progress:
         return everything.run(
             config,
             data,
@@ -166,9 +171,9 @@ def _audit(
         )
 
 
-def _write(result: dict[str, Any], folder: Path, *, page: bool) -> None:
+def _write(result: PrivacyAudit, folder: Path, *, page: bool) -> None:
     """Write audit.json; ``page``: the folder is a run's, whose page shows the audit."""
-    replace(folder / "audit.json", json.dumps(result, indent=2) + "\n")
+    replace(folder / "audit.json", pretty(result))
     if page:
         from codream_secure.report.page import write_report  # noqa: PLC0415
 
@@ -187,7 +192,7 @@ def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
         raise UserError(
             f"{option(min(given))} cannot be used with RUN_DIR: the run says what is attacked"
         )
-    if not (run_dir / "config.toml").is_file():
+    if not is_file(run_dir / "config.toml"):
         raise UserError(f"{run_dir} is not the folder of a run")
     options = Config.from_options(load_toml(run_dir / "config.toml")).options()
     return Config.from_options({**options, "seed": options["seed"] or 0})

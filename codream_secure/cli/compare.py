@@ -1,10 +1,10 @@
 """`codream-secure compare`: several methods over the same data and seeds, in one table."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,18 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options
+from codream_secure.cli.options import given_settings, run_options, tell_classes
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
 from codream_secure.runs.comparison_folder import compare_command
+from codream_secure.runs.formats import compact, pretty
 from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
 
+_WEIGHT = click.FloatRange(0, 1e6)
 _EXAMPLES = """\b
 Examples:
   codream-secure compare --methods codream,fedavg,fedavg-secure --clients 10
@@ -71,13 +73,13 @@ Examples:
 )
 @click.option(
     "--fed-lr",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 100, min_open=True),
     default=0.03,
     show_default=True,
     help="step size of the baselines' SGD; tuning starts from it",
 )
-@click.option("--prox", type=float, default=0.01, show_default=True, help="FedProx's mu")
-@click.option("--moon-weight", type=float, default=1.0, show_default=True, help="MOON's mu")
+@click.option("--prox", type=_WEIGHT, default=0.01, show_default=True, help="FedProx's mu")
+@click.option("--moon-weight", type=_WEIGHT, default=1.0, show_default=True, help="MOON's mu")
 @click.option(
     "--messenger",
     default="lenet5",
@@ -123,6 +125,8 @@ def compare(
     **options: object,
 ) -> None:
     """Run several methods on the same data, at equal cost, and compare them."""
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
+
     given = given_settings(options, config_file)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
@@ -146,25 +150,25 @@ def compare(
         trials=trials,
         target=target,
     )
+    if not (quiet or as_json):
+        tell_classes(Config.from_options(given).data.dataset)
     folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 
 
 def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
     """Run all cells that are not finished, print the result, and return the exit code."""
-    from rich.console import Console  # noqa: PLC0415 - as all that is slow to import
-
-    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415
+    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415 - slow to import
     from codream_secure.report.page import PAGE, write_report  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     end_like_interrupt()
     code, told = 0, ""
     with (
-        LiveProgress(Console(stderr=True, quiet=quiet or as_json)) as progress,
+        LiveProgress(stderr(quiet=quiet or as_json)) as progress,
         closing(Comparison(plan, folder, progress=progress)) as comparison,
     ):
         try:
@@ -191,7 +195,7 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
         console = stdout()
         console.print(comparison_table(result))
         if (folder / PAGE).is_file():
-            console.print(f"written to {folder}, the page is {PAGE}", highlight=False)
+            console.print(f"written to {folder}, the page is {PAGE}", soft_wrap=True)
     if told and not code:
         code = EXIT_INCOMPLETE if done else EXIT_BAD_INPUT
     failed = any(cell.failed for row in result.rows for cell in row.cells.values())
@@ -210,13 +214,12 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.round_bytes import (  # noqa: PLC0415
-        Shape,
-        bytes_by_model,
-        draw_crossover,
-    )
+    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
+    from codream_secure.report.drawing import own_settings  # noqa: PLC0415
+    from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.runs.sizes_format import Shape  # noqa: PLC0415
     from codream_secure.storage.files import replace  # noqa: PLC0415
     from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
@@ -224,13 +227,14 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})
-    found = bytes_by_model(shape)
+    found = round_sizes(shape)
     if out is not None:
         with claimed(out):
-            replace(out / "sizes.json", json.dumps(found, indent=2) + "\n")
-            draw_crossover(shape, out / "crossover.png")
+            replace(out / "sizes.json", pretty(found))
+            with own_settings():
+                draw_or_warn(partial(draw_crossover, shape), out / "crossover.png")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(compact(found))
     elif not quiet:
         stdout().print(sizes_table(found))
 

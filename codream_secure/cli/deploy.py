@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from codream_secure.cli.exit_codes import EXIT_BAD_INPUT
 from codream_secure.errors import UserError
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -98,7 +99,7 @@ def check(*, as_json: bool, **options: object) -> None:
 
     With --app, check also that all of this fits the run.
 
-    Exit code 1: something is wrong; its line says what it is and how to fix it.
+    Exit code 2: something is wrong; its line says what it is and how to fix it.
     """
     from codream_secure.flower.operations.check import check_site  # noqa: PLC0415
 
@@ -108,7 +109,7 @@ def check(*, as_json: bool, **options: object) -> None:
     else:
         for what, holds, told in found:
             click.echo(f"{'ok    ' if holds else 'WRONG '} {what}: {told}")
-    sys.exit(0 if all(holds for _, holds, _ in found) else 1)
+    sys.exit(0 if all(holds for _, holds, _ in found) else EXIT_BAD_INPUT)
 
 
 @deploy.command()
@@ -173,7 +174,7 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
     for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, _leave)
-    with Local(**options, more=_pairs(settings), quiet=as_json) as running:  # type: ignore[arg-type]
+    with Local(**options, more=_pairs(settings)) as running:  # type: ignore[arg-type]
         summary = running.run()
     click.echo(json.dumps(summary) if as_json else _told(summary, running.out))
 

@@ -9,6 +9,8 @@ import click
 
 from codream_secure.config.aliases import ALIASES, current_names, option
 from codream_secure.config.settings import Setting, described_default, load_toml, settings
+from codream_secure.data.names import DATASET_NAMES
+from codream_secure.storage.looking import is_folder
 
 Command = Callable[..., None]
 
@@ -59,3 +61,21 @@ def given_settings(options: Mapping[str, object], config_file: Path | None) -> d
     from_file = current_names(load_toml(config_file) if config_file else {}, tell)
     chosen = current_names({k: v for k, v in options.items() if v is not None}, tell)
     return from_file | chosen
+
+
+_NAMED = 20  # classes in a line
+
+
+def tell_classes(dataset: str) -> None:
+    """Say on stderr which folders are the classes of a dataset, if it is a folder of images.
+
+    Raises:
+        UserError: the folder cannot be read, or is no dataset.
+    """
+    if dataset in DATASET_NAMES or not is_folder(Path(dataset)):
+        return
+    from codream_secure.data.folders import class_names  # noqa: PLC0415 - imports NumPy
+
+    names = class_names(Path(dataset))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    click.echo(f"{len(names)} classes in {dataset}: {', '.join(names[:_NAMED])}{more}", err=True)

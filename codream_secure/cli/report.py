@@ -28,6 +28,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="print what the page says, as JSON")
 def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> None:
     """Write one page about a run or several; a comparison's folder stands for all its runs."""
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - a bad matplotlibrc is told
     from codream_secure.report.page import write_page  # noqa: PLC0415 - matplotlib is slow
     from codream_secure.runs.comparison_folder import is_comparison, is_run  # noqa: PLC0415
     from codream_secure.runs.reading import read_all  # noqa: PLC0415

@@ -25,22 +25,24 @@ def runs(folder: Path, *, as_json: bool) -> None:
     """List the runs in FOLDER (default: runs), and those of comparisons."""
     from codream_secure.runs.reading import find, read  # noqa: PLC0415
 
-    found, damaged = [], []
+    found: list[RecordedRun] = []
+    damaged: dict[Path, UserError] = {}
     for path in find(folder):
         try:
             found.append(read(path))
         except UserError as error:
-            damaged.append(error)
+            damaged[path] = error
     if as_json:
         click.echo(json.dumps([headline(run) for run in found]))
-    elif found:
-        _print(found, folder)
-    elif not damaged:
+    elif found or damaged:
+        _print(found, list(damaged), folder)
+    else:
         click.echo(f"no runs in {folder}")
-    if damaged:
-        for earlier in damaged[:-1]:
-            click.echo(f"error: {earlier}", err=True)
-        raise damaged[-1]
+    wrong = list(damaged.values())
+    for told in wrong[:-1]:
+        click.echo(f"error: {told}", err=True)
+    if wrong:
+        raise wrong[-1]
 
 
 def headline(run: "RecordedRun") -> dict[str, Any]:
@@ -65,8 +67,7 @@ def headline(run: "RecordedRun") -> dict[str, Any]:
     }
 
 
-def _print(found: "list[RecordedRun]", folder: Path) -> None:
-    from rich.markup import escape  # noqa: PLC0415
+def _print(found: "list[RecordedRun]", damaged: list[Path], folder: Path) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     from codream_secure.report.text import (  # noqa: PLC0415
@@ -95,5 +96,7 @@ def _print(found: "list[RecordedRun]", folder: Path) -> None:
             none if run.epsilon is None else f"{run.epsilon:.3g}",
             str(run.rounds_finished) + ("" if run.rounds is None else f"/{run.rounds}"),
         )
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
+    for path in damaged:
+        table.add_row(str(path.relative_to(folder)), "cannot be read", *["-"] * 8)
     stdout().print(table)

@@ -11,7 +11,7 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options
+from codream_secure.cli.options import given_settings, run_options, tell_classes
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -81,7 +81,9 @@ def simulate(
         raise UserError("--out cannot be used with --resume: results go where the run began")
     if resume is None:
         # Before anything slow is imported, so that bad options are answered at once.
-        resolve(Config.from_options(given))
+        config = resolve(Config.from_options(given))
+        if not (quiet or as_json):
+            tell_classes(config.data.dataset)
 
     def begin(progress: "Progress") -> "Begun":
         from codream_secure.api.execution import resumed, started  # noqa: PLC0415
@@ -101,17 +103,16 @@ def _simulate(
     begin: "Callable[[Progress], Begun]", *, as_json: bool, tensorboard: bool, quiet: bool
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
-    from rich.console import Console  # noqa: PLC0415
-
     from codream_secure.api.execution import carry_out  # noqa: PLC0415
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not after the work
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
-    from codream_secure.report.text import stdout  # noqa: PLC0415
+    from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     end_like_interrupt()
-    told = Console(stderr=True, quiet=quiet or as_json, highlight=False, soft_wrap=True)
+    told = stderr(quiet=quiet or as_json)
     with LiveProgress(told) as progress:
         try:
             simulation, folder = begin(progress)
@@ -133,7 +134,7 @@ def _simulate(
         console = stdout()
         console.print(summary_table(ended.summary))
         if folder and (folder.path / SUMMARY).is_file():
-            console.print(f"written to {folder.path}", highlight=False)
+            console.print(f"written to {folder.path}", soft_wrap=True)
     if ended.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_INCOMPLETE if ended.unwritten or simulation.unlabelled_rounds else 0

@@ -5,11 +5,8 @@ Every message is really encoded: models as `baselines.exchange` sends them, drea
 sizes do not depend on them.
 """
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -34,12 +31,12 @@ from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.build import build_model
 from codream_secure.report.pictures import png
+from codream_secure.runs.sizes_format import ModelSizes, RoundSizes, Shape
 from codream_secure.storage.files import replace
 from protocols.messages import MaskedInput
 from protocols.messages import encode as encode_message
 from protocols.primitives.field import PrimeField
 
-SPEC = InputSpec(3, 32, 32, 10)
 IMAGENET_VGG = "vgg11 (ImageNet)"
 MODELS = ("resnet34", "resnet18", "vgg11", IMAGENET_VGG, "wrn16-1", "wrn40-1")
 FEDAVG = ("fedavg", "fedavg-8bit", "fedavg-secure", "fedavg-secure-8bit")
@@ -56,30 +53,6 @@ PAPER_CODREAM, PAPER_FAST = 600.0, 23.5
 # R = 1), counted from its messages: 127.4 MB of generators, latents, dreams and logits.
 _OFFICIAL_FAST = 127.4
 _FULL_BYTES = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Sizes of everything that is sent in a round.
-
-    Args:
-        clients: n; a sum's field, and so its bits, grow with it.
-        dreams, batches: B dreams in each of so many batches.
-        bits: q, of one gradient coordinate.
-        label_bits: of one label.
-        dream_steps: R, of plain CoDream.
-        fast_steps: R, of fast mode, whose last step also asks for labels.
-        image: of a dream.
-    """
-
-    clients: int = 4
-    dreams: int = 256
-    batches: int = 5
-    bits: int = 2
-    label_bits: int = 8
-    dream_steps: int = 200
-    fast_steps: int = 1
-    image: InputSpec = SPEC
 
 
 def tensor_sizes(model: str, spec: InputSpec) -> list[int]:
@@ -199,8 +172,8 @@ def plain_bytes(shape: Shape) -> dict[str, int]:
     return {d: one[d] + (shape.dream_steps - 1) * (two[d] - one[d]) for d in ("up", "down")}
 
 
-def bytes_by_model(shape: Shape) -> dict[str, Any]:
-    """Return what `compare --sizes --json` prints: megabytes a round and client, both ways."""
+def round_sizes(shape: Shape) -> RoundSizes:
+    """Return what `compare --sizes --json` prints."""
     plain, fast = (
         plain_bytes(shape),
         dream_bytes(shape, fast=True, steps=shape.fast_steps),
@@ -209,20 +182,20 @@ def bytes_by_model(shape: Shape) -> dict[str, Any]:
     for model in MODELS:
         numbers = tensor_sizes(model, shape.image)
         official = 2 * _FULL_BYTES * sum(numbers)
-        row: dict[str, Any] = {"model": model, "numbers": sum(numbers)}
-        for name in FEDAVG:
-            row[name] = fedavg_bytes(numbers, parse_method(name), shape.clients)
-        row |= {"codream": plain, "codream-fast": fast}
-        row["paper: fedavg MB"] = PAPER_FEDAVG.get(model)
-        row["paper: codream MB"], row["paper: codream-fast MB"] = PAPER_CODREAM, PAPER_FAST
-        row["official: fedavg MB"] = official / 1e6
-        row["official: codream-fast MB"] = _OFFICIAL_FAST + official / 2e6
-        rows.append(row)
-    return {
-        "shape": dataclasses.asdict(shape) | {"field_bits": field_bits(shape)},
-        "rows": rows,
-        "crossover": {name: crossover(shape, parse_method(name)) for name in FEDAVG},
-    }
+        averaged = {
+            name: fedavg_bytes(numbers, parse_method(name), shape.clients) for name in FEDAVG
+        }
+        told = {
+            "paper: fedavg": PAPER_FEDAVG.get(model),
+            "paper: codream": PAPER_CODREAM,
+            "paper: codream-fast": PAPER_FAST,
+            "official: fedavg": official / 1e6,
+            "official: codream-fast": _OFFICIAL_FAST + official / 2e6,
+        }
+        ours = averaged | {"codream": plain, "codream-fast": fast}
+        rows.append(ModelSizes(model=model, numbers=sum(numbers), bytes=ours, megabytes=told))
+    found = {name: crossover(shape, parse_method(name)) for name in FEDAVG}
+    return RoundSizes(shape=shape, field_bits=field_bits(shape), rows=rows, crossover=found)
 
 
 def field_bits(shape: Shape) -> int:
@@ -288,7 +261,7 @@ def draw_crossover(shape: Shape, path: Path) -> None:
     replace(path, png(figure))
 
 
-def _line(shape: Shape, steps: np.ndarray[Any, Any], method: Method) -> Iterator[float]:
+def _line(shape: Shape, steps: NDArray[np.float64], method: Method) -> Iterator[float]:
     each = fedavg_formula(1.0, method, shape.clients)
     for count in steps:
         yield dream_formula(shape, int(count), fast=True) / each

@@ -138,6 +138,11 @@ _RULES = (
         "cannot be used with --dp-eps: how many examples a client has is private",
     ),
     Rule(
+        ("adaptive",),
+        lambda c: c.learning.weights == "equal",
+        "cannot be used with --weights examples: the student's part would tell the sum of weights",
+    ),
+    Rule(
         ("prior_correction",),
         lambda c: not c.private,
         "cannot be used with --dp-eps: class frequencies are private",

@@ -14,13 +14,18 @@ from codream_secure.data.names import DATASET_NAMES
 from codream_secure.models.names import MODEL_NAMES
 from protocols.params import MAX_INPUT, MAX_STEPS
 
-Natural = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+# Every number has both bounds, so that no run computes with what float32 or memory cannot hold.
+_MANY = 10**7
+_LARGE = 1e6
+Natural = Annotated[int, Meta(ge=0, le=_MANY)]
+Positive = Annotated[int, Meta(ge=1, le=_MANY)]
 Bits = Annotated[int, Meta(ge=1, le=16)]
 Channels = Annotated[int, Meta(ge=1, le=4096)]
 Pixels = Annotated[int, Meta(ge=1, le=1024)]
-Weight = Annotated[float, Meta(ge=0)]
-Size = Annotated[float, Meta(gt=0)]
+Weight = Annotated[float, Meta(ge=0, le=_LARGE)]
+Size = Annotated[float, Meta(gt=0, le=_LARGE)]
+StepSize = Annotated[float, Meta(gt=0, le=100)]
+Temperature = Annotated[float, Meta(ge=0.01, le=1000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]  # of a running average: at 1 it would never move
 
@@ -52,7 +57,7 @@ class DataConfig:
             "(shares of each class, sizes differ); shards:CLASSES_PER_CLIENT"
         ),
     ] = "iid"
-    clients: Annotated[int, Meta(ge=2), _help("number of clients")] = 10
+    clients: Annotated[int, Meta(ge=2, le=_MANY), _help("number of clients")] = 10
     samples_per_client: Annotated[
         Positive | None,
         _help(
@@ -116,7 +121,7 @@ class DreamConfig:
         _help("how the server moves pixels; avg: by the mean of the clients' moves"),
     ] = "adam"
     dream_lr: Annotated[
-        Size | None, _help("step size on pixels, in scaled pixels; with avg a factor")
+        StepSize | None, _help("step size on pixels, in scaled pixels; with avg a factor")
     ] = None
     local_steps: Annotated[
         int, Meta(ge=1, le=64), _help("steps of every client on its own copy of the dreams (M)")
@@ -150,13 +155,13 @@ class DreamConfig:
     l2_weight: Annotated[Weight, _help("weight of the L2 prior (at the server); 0: off")] = 0.0
     latent: Annotated[Channels, _help("fast: numbers in a latent vector")] = 64
     generator_width: Annotated[Pixels, _help("fast: channels of the generator")] = 32
-    generator_lr: Annotated[Size, _help("fast: Adam's step size on the generator")] = 5e-3
-    latent_lr: Annotated[Size, _help("fast: Adam's step size on latent vectors")] = 1.5e-2
+    generator_lr: Annotated[StepSize, _help("fast: Adam's step size on the generator")] = 5e-3
+    latent_lr: Annotated[StepSize, _help("fast: Adam's step size on latent vectors")] = 1.5e-2
     meta: Annotated[
         Literal["reptile", "fomaml"],
         _help("fast: how the meta-generator follows the generator of a batch"),
     ] = "reptile"
-    meta_lr: Annotated[Size, _help("fast: Adam's step size on the meta-generator")] = 1e-2
+    meta_lr: Annotated[StepSize, _help("fast: Adam's step size on the meta-generator")] = 1e-2
     generator_decay: Annotated[Weight, _help("fast: weight decay of the meta-generator")] = 1e-4
     generator_average: Annotated[
         Decay,
@@ -197,7 +202,7 @@ class LearningConfig:
         Literal["joint", "two-stage"],
         _help("distil and learn locally together, or one after the other"),
     ] = "joint"
-    kd_temperature: Annotated[Size, _help("distillation temperature")] = 4.0
+    kd_temperature: Annotated[Temperature, _help("distillation temperature")] = 4.0
     kd_epochs: Annotated[Natural, _help("distillation epochs over the buffer, each time")] = 20
     kd_period: Annotated[Positive, _help("distil in every k-th round; this is k")] = 1
     kd_batch: Annotated[Positive, _help("dreams in a distillation step")] = 128
@@ -210,7 +215,7 @@ class LearningConfig:
         Literal["update", "keep"],
         _help("whether dreams change BatchNorm's running statistics of clients; keep: they do not"),
     ] = "update"
-    learning_rate: Annotated[Size, _help("the optimizer's step size on models")] = 3e-3
+    learning_rate: Annotated[StepSize, _help("the optimizer's step size on models")] = 3e-3
     optimizer: Annotated[
         Literal["adam", "adamw", "sgd"],
         _help("how clients and student move their models; sgd has Nesterov momentum 0.9"),
@@ -228,7 +233,7 @@ class LearningConfig:
         Literal["cross-entropy", "balanced"],
         _help("balanced: corrected for how many examples of each class a client has"),
     ] = "cross-entropy"
-    batch: Annotated[int, Meta(ge=2), _help("local examples in a step (without DP)")] = 32
+    batch: Annotated[int, Meta(ge=2, le=_MANY), _help("local examples in a step (without DP)")] = 32
     warmup_epochs: Annotated[Natural, _help("local epochs before the first round (without DP)")] = (
         20
     )
@@ -285,7 +290,7 @@ class PrivacyConfig:
     ] = None
     dp_steps: Annotated[Positive, _help("private steps of a client in the whole run")] = 40
     dp_lr: Annotated[
-        Size | None,
+        StepSize | None,
         _help(
             "step size of private SGD (default: by its noise z, min(2, 8 / z); with class means "
             "min(1, 4 / z))"
@@ -338,7 +343,7 @@ class RunConfig:
         bool, _help("store features with the channels innermost: faster convolutions")
     ] = True
     seed: Annotated[
-        Natural | None,
+        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
         _help(
             "seed of the run (default 0). Given explicitly under DP it also seeds the noise: "
             "for experiments only"

@@ -18,6 +18,7 @@ from codream_secure.data.names import DATASET_NAMES
 from codream_secure.data.npz import Arrays, read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
+from codream_secure.storage.looking import is_folder
 
 # This constant and the rule of `_digits_test_indices` fix the split of `digits` completely.
 DIGITS_TEST_PER_CLASS: Final = 40
@@ -86,7 +87,7 @@ def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Da
             msg = f"--image-size is for folders of images; {name} has its own size, leave it out"
             raise UserError(msg)
         return _load_named(name, data_dir)
-    if Path(name).is_dir():
+    if is_folder(Path(name)):
         folder = read_folder(Path(name), image_size)
         train, test = _as_floats(folder.train), _as_floats(folder.test)
         return make_dataset(Path(name).resolve().name, train, test, class_names=folder.classes)

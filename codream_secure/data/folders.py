@@ -8,10 +8,12 @@
 On the left the user made the split. On the right one fifth of each class becomes the test part:
 the files whose names have the smallest SHA-256 digests. So the split depends on the names alone.
 Classes are numbered in the order of their names. Names that begin with a dot are ignored, and so
-are files whose ending is not in `ENDINGS`.
+are files whose ending is not in `ENDINGS`, and folders that this program wrote: pictures of a run
+are no data of the next one. Images are turned as their EXIF orientation says.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,10 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codream_secure.errors import UserError
+from codream_secure.storage.folder_lock import LOCK
 
 ENDINGS: Final = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
 TEST_PART: Final = 5  # one image in five of each class, rounded down
 
+# A run, a comparison and the table of sizes each have one of these from their first moment on.
+_OWN_FILES: Final = ("metrics.jsonl", "compare.json", "sizes.json")
+# A folder without images of its own is passed over if it has one of these names or a lock, since
+# runs go there, or one is about to.
+_OWN_NAMES: Final = frozenset(("runs", "comparisons"))
 _CLASSES_MIN: Final = 2
 _SPLIT_MIN: Final = 2
 _COLOUR_AXES: Final = 3
@@ -73,10 +81,19 @@ def read_folder(root: Path, size: int | None) -> ImageFolder:
     return ImageFolder((pixels[:cut], labels[:cut]), (pixels[cut:], labels[cut:]), classes)
 
 
+def class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the classes in a folder, by label, without reading any image.
+
+    Raises:
+        UserError: As `read_folder`, unless only the images show it.
+    """
+    return _listed(root)[2]
+
+
 def _listed(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
     """Return the files with their labels, for training and test, and the names of the classes."""
     try:
-        if not any(path.is_dir() for path in _visible(root / "train")):
+        if not _folders(root / "train"):
             return _split(root)
         if not (root / "test").is_dir():
             raise _error(
@@ -123,14 +140,26 @@ def _split(root: Path) -> tuple[_Files, _Files, tuple[str, ...]]:
     return train, test, classes
 
 
-def _visible(folder: Path) -> list[Path]:
+def _folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that may be classes: neither hidden nor this program's own."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = (path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
+    return sorted(path for path in found if not (_is_own(path) or _holds_only_own(path)))
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.is_dir()]
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_own(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _OWN_FILES)
+
+
+def _holds_only_own(folder: Path) -> bool:
+    """Tell whether a folder has no images but runs, or is about to have them."""
+    images, own = _walk(folder)
+    return not images and (own or folder.name in _OWN_NAMES or (folder / LOCK).is_file())
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -143,26 +172,44 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _images(folder: Path) -> list[Path]:
     """Return all images below a folder, in the order of their paths."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-    images = [
-        path
-        for path in found
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
+    images, _ = _walk(folder)
     if not images:
         raise _error(folder, f"it has no images; they end in {', '.join(sorted(ENDINGS))}")
     return images
 
 
+def _walk(folder: Path) -> tuple[list[Path], bool]:
+    """Return the images below a folder by their paths, and whether it met a folder of our own."""
+    images: list[Path] = []
+    own = False
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        here = Path(place)
+        visible = [name for name in folders if not _hidden(name)]
+        folders[:] = [name for name in visible if not _is_own(here / name)]
+        own |= len(folders) < len(visible)
+        images += [
+            here / name
+            for name in files
+            if not _hidden(name) and (here / name).suffix.lower() in ENDINGS
+        ]
+    return sorted(path for path in images if path.is_file()), own
+
+
+def _raise(error: OSError) -> None:
+    """Let `os.walk` pass over nothing that it cannot read: that would be other data."""
+    raise error
+
+
 def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
     """Read one image: uint8, H x W x 1 if it is grey, else H x W x 3."""
-    from PIL import Image  # noqa: PLC0415 - only needed here
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only needed here
 
     try:
         with Image.open(path) as image:
             if image.mode not in _GREY | _COLOUR:
                 raise _error(path, f"its pixels are of type {image.mode}; store 8-bit grey or RGB")
-            plain = image.convert("L" if image.mode in _GREY else "RGB")
+            turned = ImageOps.exif_transpose(image)
+            plain = turned.convert("L" if image.mode in _GREY else "RGB")
             if size is not None:
                 plain = plain.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(plain)

@@ -27,6 +27,10 @@ from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.seeds import derive_seed, generator
 from codream_secure.storage.checkpoint import GroupState
 
+# A client with more examples than this many even shares counts as if it had this many. The cap
+# is sent to everybody, so it must not say how many examples any client has.
+WEIGHT_CAP_SHARES = 4
+
 
 class GroupMember(Protocol):
     """What a group needs of a client that runs in this process."""
@@ -221,6 +225,19 @@ def _joined(released: Sequence[ClassMeans | None]) -> ClassMeans | None:
     """Return the class means that the parallel batches started from, or None."""
     found = [one for one in released if one is not None]
     return ClassMeans(torch.cat([one.classes for one in found]), found[0].means) if found else None
+
+
+def weight_cap(config: Resolved, share: int) -> int:
+    """Return W, the largest weight of a client; 0: all clients count alike.
+
+    Args:
+        config: settings of the run.
+        share: examples of a client if they were dealt evenly.
+    """
+    learning = config.learning
+    if learning.weights == "equal":
+        return 0
+    return learning.weight_cap or WEIGHT_CAP_SHARES * share
 
 
 def synthesis_settings(

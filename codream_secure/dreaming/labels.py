@@ -12,7 +12,6 @@ from codream_secure.aggregation.requests import LabelRequest, NoisyTerms, pixels
 from codream_secure.data.pixels import PixelScale
 from codream_secure.dreaming.feature_statistics import FeatureStatistics
 from codream_secure.dreaming.teacher import Teacher
-from codream_secure.errors import StepAborted
 from codream_secure.privacy.label_grid import LabelGrid, rotation
 from codream_secure.privacy.noisy_sum import noisy_sum
 
@@ -71,7 +70,7 @@ def _confidence(logits: Tensor) -> Tensor:
 
 
 def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
-    """Return the clients' (weighted) mean labels, computed from the sums of their sections.
+    """Return the clients' mean labels, computed from the sums of their sections.
 
     Args:
         answer: sums of `label_contribution` over the clients.
@@ -79,20 +78,11 @@ def label_mean(answer: FieldSum, request: LabelRequest) -> NDArray[np.float64]:
 
     Returns:
         float64, shape (B * classes,): logits, or probabilities minus 1/2.
-
-    Raises:
-        StepAborted: clients are weighted by examples, and the weights add up to zero.
     """
     if request.labels.noisy is not None:
         return _noisy_mean(answer, request, request.labels.noisy)
     if request.labels.weighting == "equal":
-        if not request.weight_cap:
-            return answer.mean("labels")
-        weight = int(answer.totals["weight"][0])
-        if not weight:
-            raise StepAborted("the clients' weights add up to nothing")
-        # A client sends its labels times weight / cap, so that they stay within the clip.
-        return answer.mean("labels") * (answer.count * request.weight_cap / weight)
+        return answer.mean("labels")
     weights = answer.count * (answer.mean("confidence") + 0.5)
     # Rounding can make the weight zero or negative where no client is confident; use at least one
     # quantization step per client.

@@ -1,11 +1,19 @@
 """Settings of a synthesis, and the loss terms that the server computes without the clients."""
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from codream_secure.aggregation.requests import Adversary, LabelKind, LabelWeighting, LocalSteps
+from codream_secure.aggregation.requests import (
+    Adversary,
+    LabelKind,
+    LabelTerms,
+    LabelWeighting,
+    LocalSteps,
+    NoisyTerms,
+)
 from codream_secure.dreaming.losses import (
     class_balance,
     class_mean_distance,
@@ -13,6 +21,28 @@ from codream_secure.dreaming.losses import (
     squared_norm,
     total_variation,
 )
+
+
+class DreamTerms(TypedDict):
+    """The fields of a `DreamRequest` that are the same in every step of a run."""
+
+    bits: int
+    entropy_weight: float
+    bn_weight: float
+    balance_weight: float
+    statistics_momentum: float
+    local: LocalSteps
+    weight_cap: int
+    batches: int
+
+
+class StudentTerms(TypedDict):
+    """The fields of a `Student` that are the same in every step of a run."""
+
+    classes: int
+    adversary: Adversary
+    weight: float
+    bits: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +89,42 @@ class SynthesisSettings:
     kd_temperature: float
     weight_cap: int
     batches: int = 1
+
+    @property
+    def of_dreams(self) -> DreamTerms:
+        """What every dream request says."""
+        return DreamTerms(
+            bits=self.bits,
+            entropy_weight=self.entropy_weight,
+            bn_weight=self.bn_weight,
+            balance_weight=self.balance_weight,
+            statistics_momentum=self.statistics_momentum,
+            local=self.local,
+            weight_cap=self.weight_cap,
+            batches=self.batches,
+        )
+
+    @property
+    def of_student(self) -> StudentTerms:
+        """What every request with the student's logits says of them."""
+        return StudentTerms(
+            classes=self.classes,
+            adversary=self.adversary,
+            weight=self.adversary_weight,
+            bits=self.adversary_bits,
+        )
+
+    def of_labels(self, noisy: NoisyTerms | None = None) -> LabelTerms:
+        """Return what every request for labels says of them; ``noisy`` under client-level DP."""
+        return LabelTerms(
+            bits=self.label_bits,
+            clip=self.label_clip if self.labels == "logits" else 0.5,
+            kind=self.labels,
+            temperature=self.kd_temperature,
+            classes=self.classes,
+            weighting=self.label_weighting,
+            noisy=noisy,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,30 +119,15 @@ class DreamSynthesis:
             dream_step=self._steps,
             shape=_shape(pixels),
             dreams=pixels.tobytes(),
-            bits=s.bits,
             clip=self._clips.values["gradient"],
-            entropy_weight=s.entropy_weight,
-            bn_weight=s.bn_weight,
-            balance_weight=s.balance_weight,
-            statistics_momentum=s.statistics_momentum,
-            local=s.local,
             student=self._student_logits(pixels),
-            weight_cap=s.weight_cap,
             labels=self._labels() if with_labels else None,
-            batches=s.batches,
+            **s.of_dreams,
         )
 
     def _labels(self) -> LabelTerms:
-        s = self._settings
-        return LabelTerms(
-            bits=s.label_bits,
-            clip=s.label_clip if s.labels == "logits" else 0.5,
-            kind=s.labels,
-            temperature=s.kd_temperature,
-            classes=s.classes,
-            weighting=s.label_weighting,
-            noisy=noisy_terms(self._label_plan.terms) if self._label_plan else None,
-        )
+        plan = self._label_plan
+        return self._settings.of_labels(noisy_terms(plan.terms) if plan else None)
 
     def label_request(self) -> LabelRequest:
         """Return the request for labels of the present dreams."""
@@ -155,7 +140,6 @@ class DreamSynthesis:
             dreams=pixels.tobytes(),
             labels=self._labels(),
             statistics_momentum=s.statistics_momentum,
-            weight_cap=s.weight_cap,
             batches=s.batches,
         )
 
@@ -245,15 +229,11 @@ class DreamSynthesis:
         """Return the student's logits at the pixels that clients will receive."""
         if self._student is None:
             return None
-        s = self._settings
         logits = self._student(self._scale.from_pixels(pixels)).cpu().numpy()
         return Student(
             logits=logits.astype("<f4").tobytes(),
-            classes=s.classes,
-            adversary=s.adversary,
-            weight=s.adversary_weight,
-            bits=s.adversary_bits,
             clip=self._clips.values["student"],
+            **self._settings.of_student,
         )
 
     def _through_student(self, request: DreamRequest, towards_logits: Tensor) -> Tensor:

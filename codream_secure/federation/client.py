@@ -40,6 +40,12 @@ from protocols.quantization import Quantizer, repairs
 SectionCodes = Mapping[str, NDArray[np.uint32]]
 # What a client contributes before it is quantized, by section.
 Values = Mapping[str, NDArray[np.floating]]
+# Sections that count by a client's examples where the request has a cap W. Weighted values have the
+# range c * weight / W but are rounded in steps of the full range c. In units of the mean the
+# variance of rounding is at most n W^2 c^2 / (L^2 (sum of weights)^2), with L the levels of the
+# quantizer (D20). With even shares of W / 4 this is 16 times the variance of equal weights; two
+# more bits make up for it.
+_WEIGHTED = frozenset({"gradient", "student"})
 _log = logging.getLogger(__name__)
 
 
@@ -198,19 +204,18 @@ class Client:
         return self._attempt(lambda: label_contribution(self.teacher, self._scale, request))
 
     def _quantized(self, values: Values, request: Request, step: int) -> SectionCodes:
-        """Weight the values of every section (D2), clip and quantize them.
+        """Weight gradients (D2), clip and quantize all sections.
 
         A section that is missing or has another length is zero, and so is a NaN (SPEC 7.1).
         """
-        cap = request.weight_cap
-        weight = min(self._examples, cap) if cap else 0
+        cap = request.weight_cap if isinstance(request, DreamRequest) else 0
+        share = min(self._examples, cap) / cap if cap else 1.0
         answer = {}
         for section in sections(request):
-            if (name := section.name) == "weight":
-                answer[name] = np.array([weight], np.uint32)
-                continue
+            name = section.name
+            numbers = self._usable(values.get(name), section.length)
             answer[name] = Quantizer(section.maximum, section.clip).encode(
-                _weighted(self._usable(values.get(name), section.length), name, weight, cap),
+                numbers * share if name in _WEIGHTED else numbers,
                 seed=self._rounding_seed,
                 step=step,
                 section=name,
@@ -264,10 +269,6 @@ class Client:
         found = self._attempt(lambda: none if (a := self.measure()) is None else _hits(a)) or none
         return {"accuracy": found["accuracy"].astype(np.uint32)}
 
-    def has_answered(self, broadcast: bytes) -> bool:
-        """Tell whether a request was answered in this session."""
-        return digest(broadcast) in self._answered
-
     def state(self) -> ClientState:
         """Return the client's part of a checkpoint, without the teacher, which is copied anew."""
         return ClientState(
@@ -300,20 +301,3 @@ def _hits(accuracy: float) -> Values:
     if not 0 <= accuracy <= 1:
         raise ValueError(f"an accuracy of {accuracy}")
     return {"accuracy": np.array([round(accuracy * EvaluateRequest.SCALE), 1.0])}
-
-
-def _weighted(
-    values: NDArray[np.floating], section: str, weight: int, cap: int
-) -> NDArray[np.floating]:
-    """Multiply a contribution by weight / cap (D2); with a cap of 0 all clients count alike.
-
-    Weighted values have the range c * weight / cap but are rounded in steps of the full range c.
-    In units of the mean the variance of rounding is at most n W^2 c^2 / (L^2 (sum of weights)^2),
-    with L the levels of the quantizer (D20). With even shares of W / 4 this is 16 times the
-    variance of equal weights; two more bits make up for it.
-    """
-    if not cap:
-        return values
-    share = weight / cap
-    # A confidence q is sent as q - 1/2; only q itself is weighted.
-    return (values + 0.5) * share - 0.5 if section == "confidence" else values * share

@@ -4,13 +4,8 @@ from codream_secure.aggregation.aggregator import Aggregator, Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.plain import PlainAggregator
 from codream_secure.aggregation.settings import AggregationSettings
-from codream_secure.config.resolved import Resolved
-from codream_secure.dreaming.group import DreamGroup
+from codream_secure.dreaming.group import DreamGroup, weight_cap
 from codream_secure.federation.members import Federation
-
-# A client with more examples than this many even shares counts as if it had this many. The cap
-# is sent to everybody, so it must not say how many examples any client has.
-WEIGHT_CAP_SHARES = 4
 
 
 def dream_groups(federation: Federation, aggregator: Aggregator) -> list[DreamGroup]:
@@ -41,7 +36,7 @@ def _group(
         federation.spec,
         federation.scale,
         federation.device,
-        _weight_cap(federation.config, federation.share),
+        weight_cap(federation.config, federation.share),
         federation.label_plan,
     )
 
@@ -51,11 +46,3 @@ def _alone(federation: Federation, client: int) -> Aggregator:
     answers = {client: federation.members[client].client.answer}
     settings = AggregationSettings(roster=(client,))
     return PlainAggregator(answers, settings, Meters(ByteLedger((client,))))
-
-
-def _weight_cap(config: Resolved, share: int) -> int:
-    """Return W, the largest weight of a client; 0: all clients count alike."""
-    learning = config.learning
-    if learning.weights == "equal":
-        return 0
-    return learning.weight_cap or WEIGHT_CAP_SHARES * share

@@ -245,11 +245,7 @@ class Federation:
             self._learner(c, local, "client"),
             self.scale,
             derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
-            AnswerRules(
-                allow_feature_statistics=not self.config.private,
-                allow_weights=not self.config.private,
-                noisy_labels_only=self.config.private_clients,
-            ),
+            AnswerRules.of(self.config, self.spec, self.share),
             releases=self.label_plan.share(c) if self.label_plan else None,
             statistics=self._statistics(c, local),
             examples=len(rows),

@@ -39,7 +39,7 @@ def secure(message: Message, context: Context) -> Message:
     body = body_of(message.content)
     if body is None:
         raise RequestRefused("not a message of a coordinator")
-    settings = site_settings(context.node_config)
+    settings = site_settings(context.node_config, node=context.node_id)
     with DreamSite(settings, patience=_PATIENCE) as site:
         answer = site.handle_bytes(body)
     return Message(content_with(answer), reply_to=message)

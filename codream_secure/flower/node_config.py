@@ -24,11 +24,14 @@ SERVER_OPTIONS = frozenset(
 _MOVED = {"max-epsilon": "epsilon", "max-delta": "delta", "rejoin": "rejoin"}
 
 
-def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteSettings:
+def site_settings(
+    config: Mapping[str, object], *, node: int = 0, learns: bool = True
+) -> SiteSettings:
     """Return a site's settings from its ``--node-config``; `flower.client_app` lists the entries.
 
     Args:
         config: the node's configuration.
+        node: Flower's number of the node, which the site's proof of presence names.
         learns: whether the entry ``data`` is needed; a site of sums alone has no data.
 
     Raises:
@@ -57,6 +60,7 @@ def site_settings(config: Mapping[str, object], *, learns: bool = True) -> SiteS
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,
         roster=roster,
+        node=node,
     )
 
 

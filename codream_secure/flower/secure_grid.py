@@ -97,6 +97,7 @@ class SecureGrid(Grid):
             key_steps=key_steps,
             tell=lambda line: log.warning("%s", line),
         )
+        self._carrier.door = self.server.door
         self._settings = {"bits": bits, "clip": clip, "metric_clip": metric_clip}
         self._metrics = {False: train_metrics, True: evaluate_metrics}
         self._weight_cap, self._weighted_by = weight_cap or 0, weighted_by_key
@@ -164,7 +165,8 @@ class SecureGrid(Grid):
             log.warning("step %d was aborted, nothing was summed: %s", request.step, error)
             if request.weigh:
                 raise UserError(
-                    "weights are told once, and this step was aborted: start the run again"
+                    "weights are told once, and this step was aborted: weigh all "
+                    "clients alike, or say `deploy forget` at every client and start again"
                 ) from error
             return []
         log.info("masked sum of %d of %d clients", len(finished.survivors), self._clients)

@@ -6,13 +6,14 @@ The server uses `SecureGrid`. ``--node-config`` needs ``client`` and ``state``, 
 model ``identity`` and ``roster``, as in `flower.client_app`.
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 
 import msgspec
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from codream_secure.errors import RequestRefused
 from codream_secure.flower.carrier import body_of, content_with
@@ -26,6 +27,8 @@ from codream_secure.flower.mean_request import (
     task_of,
 )
 from codream_secure.flower.node_config import site_settings
+from codream_secure.sites import weights
+from codream_secure.sites.pending import STATE
 from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.site import Site
 from codream_secure.sites.summand import Contribution
@@ -33,8 +36,6 @@ from codream_secure.storage.state_folder import StateFolder
 from protocols.params import Task
 
 _SEED_SIZE = 32
-# Records of a session: that the weight was told, and its name among the metrics.
-_WEIGHED, _WEIGHT_KEY = "weighed", "weight-key"
 
 
 def secure_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -47,10 +48,12 @@ def secure_mod(message: Message, context: Context, call_next: ClientAppCallable)
     body = body_of(message.content)
     if body is None:
         raise RequestRefused("this client answers under masks only: use SecureGrid at the server")
-    settings = site_settings(context.node_config, learns=False)
+    settings = site_settings(context.node_config, node=context.node_id, learns=False)
     policy = SitePolicy.beside(settings.folder)
     with Site(settings, _Summand(message, context, call_next, policy)) as site:
         answer = site.handle_bytes(body)
+        if (state := site.state) is not None:
+            context.state = _decoded(state)
     return Message(content_with(answer), reply_to=message)
 
 
@@ -77,10 +80,9 @@ class _Summand:
         if self.message.metadata.message_type != wanted:
             raise RequestRefused(f"what is asked is answered to {wanted!r} messages only")
         check_numbers(request, self.policy)
-        self._check_weight_key(request.keys[2], folder)
-        weighed = folder.load(_WEIGHED)
-        if request.weigh and weighed not in {None, hashlib.sha256(broadcast).digest()}:
-            raise RequestRefused("the weight was told once in this session (D2)")
+        weights.check(folder, request.keys[2], None if request.evaluate else request.weight_cap)
+        if request.weigh:
+            weights.check_untold(folder, broadcast)
         return task_of(request, broadcast, step)
 
     def content(self, broadcast: bytes) -> bytes:
@@ -89,8 +91,11 @@ class _Summand:
     def contribute(self, broadcast: bytes, folder: StateFolder) -> Contribution:
         request = decode_request(broadcast)
         if request.weigh:
-            folder.save(_WEIGHED, hashlib.sha256(broadcast).digest())
+            weights.tell(folder, broadcast, request.weight_cap)
         faults = []
+        before = _encoded(self.context.state)
+        # Steps that are known to be finished have moved the state; Flower may not know it yet.
+        self.context.state = _decoded(folder.load(STATE) or before)
         try:
             content = self._call(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
@@ -99,19 +104,8 @@ class _Summand:
         arrays = next(iter(content.array_records.values()), ArrayRecord())
         metrics = next(iter(content.metric_records.values()), MetricRecord())
         inputs, repaired, missing = client_inputs(request, arrays, metrics, os.urandom(_SEED_SIZE))
-        return Contribution(inputs, repaired, (*faults, *missing))
-
-    @staticmethod
-    def _check_weight_key(key: str, folder: StateFolder) -> None:
-        """Refuse another name of the weight than the first one in the session.
-
-        Under another name the weight would count as a common metric, and be summed again (D2).
-        """
-        known = folder.load(_WEIGHT_KEY)
-        if known is None:
-            folder.save(_WEIGHT_KEY, key.encode())
-        elif known != key.encode():
-            raise RequestRefused("the weight had another name in this session (D2)")
+        state, self.context.state = _encoded(self.context.state), _decoded(before)
+        return Contribution(inputs, repaired, (*faults, *missing), state)
 
     def _call(self, request: MeanRequest) -> RecordDict:
         """Call the app's function with what the broadcast's digest covers, and nothing else."""
@@ -119,3 +113,11 @@ class _Summand:
         content = RecordDict({arrays: array_record(request), config: ConfigRecord(request.config)})
         self.message.content = content
         return self.call_next(self.message, self.context).content
+
+
+def _encoded(state: RecordDict) -> bytes:
+    return bytes(recorddict_to_proto(state).SerializeToString(deterministic=True))
+
+
+def _decoded(state: bytes) -> RecordDict:
+    return recorddict_from_proto(ProtoRecordDict.FromString(state))

@@ -81,7 +81,7 @@ def _run(grid: Grid, run_config: Mapping[str, Any], folder: Path, journal: Journ
         journal=journal,
         tell=lambda line: log.warning("%s", line),
     )
-    carrier.traffic = coordinator.sites.traffic
+    carrier.traffic, carrier.door = coordinator.sites.traffic, coordinator.door
     if coordinator.finished:
         log.info("going on after round %d", coordinator.finished[-1].number)
         _write(folder, coordinator)

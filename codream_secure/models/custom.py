@@ -7,6 +7,7 @@ one without arguments, or a model.
 
 import importlib
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -153,7 +154,7 @@ def _in_current_folder(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"model {name}: {error}") from error
-    except Exception as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         text = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(f"model {name} raised {type(error).__name__}: {text}") from error
     finally:
@@ -171,6 +172,9 @@ def _function(name: str) -> Callable[[InputSpec], object]:
             raise  # the module exists, but something that it imports does not
         text = f"no module {error.name}; install it or put it into the current folder"
         raise UserError(text) from error
+    here = Path.cwd() / f"{module_name.replace('.', '/')}.py"
+    if here.is_file() and not here.samefile(getattr(module, "__file__", None) or os.devnull):
+        raise UserError(f"{here.name} has the name of another module; rename the file")
     function = getattr(module, attribute, None)
     if not callable(function):
         raise UserError(f"module {module_name} has no function {attribute}; check its name")

@@ -2,8 +2,8 @@
 
 Every epsilon comes from dp_accounting: from its PLD accountant, or in closed form where no batch
 is sampled. For noise that dp_accounting has no event for, Renyi DP (Mironov, CSF 2017) gives it:
-for Gaussian noise that is 7 to 15 % looser. The GDP accountant is refused, because it
-under-reports epsilon by up to 12 %.
+for Gaussian noise that is 7 to 15 % looser. The GDP accountant is never used, because
+it under-reports epsilon by up to 12 %.
 """
 
 import math
@@ -27,7 +27,6 @@ Unit = Literal["example", "client"]
 Accountant = Literal["pld", "rdp"]
 NoiseSource = Literal["os", "seeded"]
 
-ACCOUNTANT = "pld"
 ADJACENCY = (
     "add or remove one training example of one client; clients' data are disjoint, so the "
     "guarantee holds for each client and epsilon is the largest"
@@ -48,18 +47,6 @@ _ABOVE_ROOT = 1e-9
 _MOST_SIGNAL = 1e6
 # The bound for Skellam noise is proven for integer orders only.
 _ORDERS = np.array([*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024], dtype=np.float64)
-
-
-def check_accountant(name: str) -> None:
-    """Refuse every accountant except PLD.
-
-    Raises:
-        UserError: ``name`` is another one; the text says what is wrong with GDP.
-    """
-    if name == ACCOUNTANT:
-        return
-    reason = "; GDP under-reports by up to 12 %" if name == "gdp" else ""
-    raise UserError(f"accountant {name!r} is not accepted{reason}; use {ACCOUNTANT!r}")
 
 
 def check_budget(epsilon: float, delta: float) -> None:

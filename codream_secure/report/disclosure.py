@@ -92,11 +92,12 @@ DISCLOSURES = (
         _dreams_with(lambda chosen: chosen.label_weighting == "confidence"),
     ),
     Disclosure(
-        "with `--weights examples`: the exact sum of the survivors' weights (how many examples "
-        "they have, up to the public cap). Two such sums over sets that differ by one client tell "
-        "that client's weight (D2); equal weights are the default for that reason. Gradient steps "
-        "release no sum of weights",
-        "every batch",
+        "with `--weights examples`: every dream gradient counts times its client's weight (how "
+        "many examples it has, up to the public cap). No sum of weights is released, and labels "
+        "count alike, since weighted ones would tell it. But whoever knows a part that all "
+        "gradients have in common reads the sum of weights from them, and from two such sums over "
+        "sets that differ by one client that client's weight (D2)",
+        "every dream step",
         lambda summary: _dreams(summary) and summary.weights == "examples",
     ),
     Disclosure(

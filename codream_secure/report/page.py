@@ -14,9 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from codream_secure._version import __version__
+from codream_secure.audit.findings import PrivacyAudit
 from codream_secure.errors import WriteError
 from codream_secure.report import charts
 from codream_secure.report.disclosure import Disclosure, learned
+from codream_secure.report.drawing import own_settings
 from codream_secure.report.groups import Group, differing, group
 from codream_secure.report.page_answer import Headline, accuracy, answer, epsilon, reach
 from codream_secure.report.text import UNKNOWN, number, percent, size
@@ -95,7 +97,8 @@ def write_page(folders: Sequence[Path], path: Path, command: str) -> Headline:
     notes += [
         f"No result of {name}: {why}" for folder in folders for name, why in missing(folder).items()
     ]
-    text, told = _render(read_all(folders), command, notes)
+    with own_settings():
+        text, told = _render(read_all(folders), command, notes)
     replace(path, text)
     return told
 
@@ -279,26 +282,10 @@ def _learned(groups: Sequence[Group]) -> list[Learned]:
     return [Learned(", ".join(names), *key) for key, names in found.items()]
 
 
-class _Finding(msgspec.Struct):
-    what: str
-    found: str
-    claimed: str
-    holds: bool | None
-
-
-class _Audit(msgspec.Struct):
-    """What a page shows of audit.json."""
-
-    findings: tuple[_Finding, ...]
-    violated: tuple[str, ...]
-    shadows: int
-    seconds: float
-
-
-def _audit(folder: Path) -> _Audit | None:
+def _audit(folder: Path) -> PrivacyAudit | None:
     """Return what `codream-secure audit privacy` left in a folder, if it did."""
     try:
-        return msgspec.json.decode((folder / "audit.json").read_bytes(), type=_Audit)
+        return msgspec.json.decode((folder / "audit.json").read_bytes(), type=PrivacyAudit)
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -1,7 +1,9 @@
 """Pictures in a run folder, as PNG: who had which labels, accuracy by round, the last dreams."""
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from codream_secure.dreaming.synthesis import LabelledDreams
+from codream_secure.errors import WriteError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
+from codream_secure.report.drawing import own_settings
 from codream_secure.storage.files import replace
 
 _DOT_AREA = 250  # square points, of the largest dot
@@ -21,12 +25,36 @@ _RGB_CHANNELS = 3
 
 
 def draw_pictures(run: Run, folder: Path) -> None:
-    """Draw label counts, accuracy over rounds and the last dreams of a run into its folder."""
-    draw_labels(run.observer.label_counts, folder / "labels.png")
+    """Draw label counts, accuracy over rounds and the last dreams of a run into its folder.
+
+    A picture that fails is a warning: the results are worth more.
+
+    Raises:
+        WriteError: the disk is full, or the folder is not to be written to.
+    """
+    wanted = {"labels.png": partial(draw_labels, run.observer.label_counts)}
     if run.dreams:
-        draw_dreams(run.dreams[-1], run.config.learning.kd_temperature, folder / "dreams.png")
+        heat = run.config.learning.kd_temperature
+        wanted["dreams.png"] = partial(draw_dreams, run.dreams[-1], heat)
     if run.observer.history:
-        draw_accuracy(run.observer.history, folder / "accuracy.png")
+        wanted["accuracy.png"] = partial(draw_accuracy, run.observer.history)
+    with own_settings():
+        for name, draw in wanted.items():
+            draw_or_warn(draw, folder / name)
+
+
+def draw_or_warn(draw: Callable[[Path], None], path: Path) -> None:
+    """Draw a picture; warn if that fails.
+
+    Raises:
+        WriteError: the disk is full, or the folder is not to be written to.
+    """
+    try:
+        draw(path)
+    except WriteError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, no picture is worth a run
+        warnings.warn(f"{path} was not drawn: {error}", stacklevel=2)
 
 
 def draw_dreams(dreams: LabelledDreams, temperature: float, path: Path) -> None:

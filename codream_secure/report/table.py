@@ -1,13 +1,12 @@
 """The tables that `simulate`, `compare` and `audit privacy` print."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from codream_secure.aggregation.byte_ledger import megabytes
+from codream_secure.audit.findings import PrivacyAudit
 from codream_secure.config.methods import CLASS_ROWS, parse_method
 from codream_secure.privacy.accounting import Release
 from codream_secure.privacy.guarantee import Guarantee
@@ -15,6 +14,7 @@ from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussi
 from codream_secure.report.text import percent, size
 from codream_secure.runs.comparison_format import ComparisonResult, Means, PlanRecord
 from codream_secure.runs.formats import Bytes, Summary
+from codream_secure.runs.sizes_format import RoundSizes
 
 _Rows = list[tuple[str, str]]
 
@@ -165,14 +165,13 @@ def _time_rows(s: Summary) -> _Rows:
     return rows
 
 
-def audit_table(result: Mapping[str, Any]) -> Table:
+def audit_table(result: PrivacyAudit) -> Table:
     """Return the findings of `codream-secure audit privacy`."""
-    title = f"privacy audit, {result['shadows']} shadows, {result['seconds']:.0f} seconds"
+    title = f"privacy audit, {result.shadows} shadows, {result.seconds:.0f} seconds"
     table = Table("part", "what", "found", "claimed", "", title=title)
-    marks = {True: "[green]holds[/]", False: "[red]REFUTED[/]", None: ""}
-    for row in result["findings"]:
-        cells = [escape(row[name]) for name in ("part", "what", "found", "claimed")]
-        table.add_row(*cells, marks[row["holds"]])
+    marks = {True: Text("holds", "green"), False: Text("REFUTED", "red"), None: Text()}
+    for row in result.findings:
+        table.add_row(row.part, row.what, row.found, row.claimed, marks[row.holds])
     return table
 
 
@@ -273,15 +272,15 @@ _COLUMNS: dict[str, Callable[[Means], str]] = {
 }
 
 
-def sizes_table(found: Mapping[str, Any]) -> Table:
+def sizes_table(found: RoundSizes) -> Table:
     """Return the table of what `compare --sizes` found: megabytes a round and client, both ways."""
-    shape = found["shape"]
+    shape = found.shape
     table = Table(
         title=(
-            f"MB a round and client, both ways: n = {shape['clients']} clients, "
-            f"{shape['batches']} batches of {shape['dreams']} dreams, q = {shape['bits']} bits a "
-            f"coordinate (b = {shape['field_bits']} in a sum), R = {shape['dream_steps']} steps "
-            f"(fast {shape['fast_steps']}), M = 1"
+            f"MB a round and client, both ways: n = {shape.clients} clients, "
+            f"{shape.batches} batches of {shape.dreams} dreams, q = {shape.bits} bits a "
+            f"coordinate (b = {found.field_bits} in a sum), R = {shape.dream_steps} steps "
+            f"(fast {shape.fast_steps}), M = 1"
         ),
         title_justify="left",
         caption=_crossover(found),
@@ -290,24 +289,21 @@ def sizes_table(found: Mapping[str, Any]) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    rows = found["rows"]
     table.add_column("", no_wrap=True)
-    for row in rows:
-        table.add_column(row["model"].replace(" ", "\n"), justify="right")
-    table.add_row("numbers, million", *(f"{row['numbers'] / 1e6:.2f}" for row in rows))
-    for name in list(rows[0])[2:]:
-        values = [row[name] for row in rows]
-        shown = [megabytes(v) if isinstance(v, dict) else v for v in values]
-        table.add_row(
-            name.removesuffix(" MB").replace(": codream-fast", ": fast"),
-            *("-" if v is None else f"{v:,.1f}" for v in shown),
-        )
+    for row in found.rows:
+        table.add_column(row.model.replace(" ", "\n"), justify="right")
+    table.add_row("numbers, million", *(f"{row.numbers / 1e6:.2f}" for row in found.rows))
+    columns = [row.both_ways() for row in found.rows]
+    for name in columns[0]:
+        values = (column[name] for column in columns)
+        shown = ("-" if value is None else f"{value:,.1f}" for value in values)
+        table.add_row(name.replace(": codream-fast", ": fast"), *shown)
     return table
 
 
-def _crossover(found: Mapping[str, Any]) -> str:
+def _crossover(found: RoundSizes) -> str:
     lines = [
         f"{name}: {at['codream'] / 1e6:,.1f} M (fast {at['codream-fast'] / 1e6:,.2f} M)"
-        for name, at in found["crossover"].items()
+        for name, at in found.crossover.items()
     ]
     return "dreams are smaller for models above, against " + "; ".join(lines)

@@ -31,9 +31,21 @@ def number(value: float | None, digits: int = 1) -> str:
 _PIPED_WIDTH = 160
 
 
-def stdout() -> Console:
+def stdout(*, quiet: bool = False) -> Console:
     """Return the console of standard output, wide where nobody's window limits it."""
-    console = Console()
+    console = _console(stderr=False, quiet=quiet)
     if not console.is_terminal:
         console.width = max(console.width, _PIPED_WIDTH)
     return console
+
+
+def stderr(*, quiet: bool) -> Console:
+    """Return the console of standard error."""
+    return _console(stderr=True, quiet=quiet)
+
+
+def _console(*, stderr: bool, quiet: bool) -> Console:
+    """Return a console that prints texts as they are: a name in brackets is no style."""
+    return Console(
+        stderr=stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=stderr
+    )

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from codream_secure.errors import UserError
 from codream_secure.runs.commands import command_line
 from codream_secure.runs.comparison_format import ComparisonResult, PlanRecord
 from codream_secure.runs.files import CELLS, is_cell, read_record, text_of
 from codream_secure.runs.formats import COMPARISON, CONFIG, METRICS, SUMMARY
+from codream_secure.storage.looking import is_file, is_folder, listed
 
 # A cell that failed has the reason in this file, in place of a summary.
 FAILED = "failed.txt"
@@ -20,32 +22,70 @@ _BASELINE_OPTIONS = {
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder looks like that of a run."""
-    return (folder / CONFIG).is_file() and (folder / METRICS).is_file()
+    """Tell whether a folder looks like that of a run.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return is_file(folder / CONFIG) and is_file(folder / METRICS)
 
 
 def is_comparison(folder: Path) -> bool:
-    """Tell whether a folder holds the cells of a comparison."""
-    return (folder / CELLS).is_dir()
+    """Tell whether a folder holds the cells of a comparison.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return is_folder(folder / CELLS)
 
 
 def cells(folder: Path) -> list[Path]:
-    """Return the run folders of a comparison that are finished, by name."""
-    found = sorted((folder / CELLS).iterdir())
-    return [path for path in found if is_run(path) and (path / SUMMARY).is_file()]
+    """Return the run folders of a comparison that are finished, by name.
+
+    Raises:
+        UserError: the folder of the cells cannot be read.
+    """
+    return [path for path in listed(folder / CELLS) if not _lacks(path)]
 
 
 def missing(folder: Path) -> dict[str, str]:
-    """Return why cells of a comparison have no results, by the name of their folder."""
+    """Return why cells of a comparison have no results, by the name of their folder.
+
+    Raises:
+        UserError: the folder of the cells cannot be read.
+    """
     if not is_comparison(folder):
         return {}
-    done = set(cells(folder))
-    found: dict[str, str] = {}
-    for path in sorted(path for path in (folder / CELLS).iterdir() if path.is_dir()):
-        if path not in done:
-            failed = path / FAILED
-            found[path.name] = text_of(failed).strip() if failed.is_file() else "not finished"
-    return found
+    folders = [path for path in listed(folder / CELLS) if is_folder(path)]
+    return {path.name: why for path in folders if (why := _lacks(path))}
+
+
+def unreadable_cells(folder: Path) -> list[Path]:
+    """Return the folders of cells that may not be read.
+
+    Raises:
+        UserError: the folder of the cells cannot be read.
+    """
+    return [path for path in listed(folder / CELLS) if not _readable(path)]
+
+
+def _readable(cell: Path) -> bool:
+    try:
+        is_run(cell)
+    except UserError:
+        return False
+    return True
+
+
+def _lacks(cell: Path) -> str:
+    """Return why a cell has no result; nothing if it has one."""
+    try:
+        if is_run(cell) and is_file(cell / SUMMARY):
+            return ""
+        failed = cell / FAILED
+        return text_of(failed).strip() if is_file(failed) else "not finished"
+    except UserError as error:
+        return str(error)
 
 
 def rerun(folder: Path) -> str:

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from codream_secure.errors import UserError
 from codream_secure.runs.formats import COMPARISON, CONFIG, SUMMARY, FormatError, Summary, parse
+from codream_secure.storage.looking import is_file, unreadable
 
 CELLS = "cells"
 
@@ -14,7 +15,7 @@ _T = TypeVar("_T")
 def is_cell(folder: Path) -> bool:
     """Tell whether a run folder is that of a cell of a comparison."""
     place = folder.resolve().parent
-    return place.name == CELLS and (place.parent / COMPARISON).is_file()
+    return place.name == CELLS and is_file(place.parent / COMPARISON)
 
 
 def text_of(path: Path) -> str:
@@ -28,7 +29,7 @@ def text_of(path: Path) -> str:
     except UnicodeDecodeError:
         raise damaged(path, "it is no text") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise unreadable(path, error) from None
 
 
 def read_record(path: Path, kind: type[_T]) -> _T:
@@ -53,7 +54,7 @@ def read_summary(folder: Path) -> Summary | None:
         UserError: the file is damaged, or it was written in another format.
     """
     path = folder / SUMMARY
-    return read_record(path, Summary) if path.is_file() else None
+    return read_record(path, Summary) if is_file(path) else None
 
 
 def damaged(path: Path, reason: str) -> UserError:

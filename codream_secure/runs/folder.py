@@ -38,6 +38,7 @@ from codream_secure.storage.files import (
     unwritable,
 )
 from codream_secure.storage.folder_lock import claim, is_empty, new_folder
+from codream_secure.storage.looking import is_file, is_folder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -111,9 +112,9 @@ class RunFolder:
             UserError: it is no run's folder, it is in use, the run has finished, or it has no
                 checkpoint that can be used.
         """
-        if not path.is_dir():
+        if not is_folder(path):
             raise UserError(f"--resume {path}: there is no such folder")
-        if not (path / CONFIG).is_file() or not (path / METRICS).is_file():
+        if not is_file(path / CONFIG) or not is_file(path / METRICS):
             raise UserError(f"--resume {path}: this is not the folder of a run")
         lock = claim(path)
         try:

@@ -8,29 +8,33 @@ import msgspec
 
 from codream_secure.config.aliases import current_names
 from codream_secure.errors import UserError
-from codream_secure.runs.comparison_folder import cells, is_comparison, is_run
+from codream_secure.runs.comparison_folder import cells, is_comparison, is_run, unreadable_cells
 from codream_secure.runs.files import CELLS, damaged, is_cell, read_summary, text_of
 from codream_secure.runs.formats import CONFIG, METRICS, Row, Summary, parse_row
 from codream_secure.runs.recorded_run import ConfigFile, RecordedRun, RoundFigures, has_one_model
+from codream_secure.storage.looking import is_folder, listed
 
 
 def find(folder: Path) -> list[Path]:
     """Return the run folders in a folder, those of comparisons included.
 
+    A folder that cannot be read is among them: `read` says what is wrong with it.
+
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or it cannot be read.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(
             f"{folder}: there is no such folder; `codream-secure simulate` makes runs, "
             "or name the folder they are in"
         )
     found: list[Path] = []
-    for path in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and p.name != CELLS)):
-        if is_run(path):
+    for path in (folder, *(p for p in listed(folder) if p.name != CELLS and p.is_dir())):
+        try:
+            found += [path] if is_run(path) else []
+            found += sorted(cells(path) + unreadable_cells(path)) if is_comparison(path) else []
+        except UserError:
             found.append(path)
-        if is_comparison(path):
-            found.extend(cells(path))
     return found
 
 
@@ -62,9 +66,11 @@ def read(folder: Path) -> RecordedRun:
     Raises:
         UserError: it is no run, or a file in it is damaged or has another format.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: there is no such folder; name the folder of a run")
     if not is_run(folder):
+        if is_comparison(folder):
+            listed(folder / CELLS)  # that is what could not be read
         raise UserError(
             f"{folder}: this is not the folder of a run (it needs {CONFIG} and {METRICS}); "
             "name what `codream-secure simulate --out` wrote"

@@ -11,10 +11,12 @@ from codream_secure.aggregation.byte_ledger import Direction
 from codream_secure.aggregation.requests import VERSION, EvaluateRequest, digest, encode
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.sites.history import bound
-from codream_secure.sites.journal import Journal, StepRecord
+from codream_secure.sites.journal import Journal
 from codream_secure.sites.peers import Sites
+from codream_secure.sites.record import Record, aborted
+from codream_secure.sites.server_state import StepRecord
 from codream_secure.sites.sums import RemoteSums
-from codream_secure.sites.wire import protocol_step
+from codream_secure.sites.wire import Labels, protocol_step
 from codream_secure.storage.checkpoint import AggregatorState
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Task, Terms
@@ -32,12 +34,12 @@ class RemoteAggregator(Aggregator):
         meters: count bytes and seconds.
         session: 32 public bytes of this run.
         identities: public keys in roster order, in the malicious model.
+        record: the session's, which every sum is bound to and added to.
         journal: has the sums of an earlier process, and records those of this one.
 
     Attributes:
         begun: number of sums so far, evaluations included.
-        history: of a site that has received every message; see `sites.history`.
-        labels: the round's summed labels, encoded, in the order of its dream batches.
+        labels: the round's summed labels, in the order of its dream batches.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RemoteAggregator(Aggregator):
         *,
         session: bytes,
         identities: tuple[bytes, ...],
+        record: Record,
         journal: Journal,
     ) -> None:
         super().__init__({}, settings, meters)
@@ -59,10 +62,11 @@ class RemoteAggregator(Aggregator):
             identities=identities,
             rejoin=settings.rejoin,
         )
-        self._sites, self._journal = sites, journal
+        self._sites, self._journal, self._record = sites, journal, record
         self._sums = RemoteSums(
             sites,
             terms,
+            record,
             self._message,
             first_batch=journal.next_batch,
             note_batch=journal.note_batch,
@@ -71,9 +75,8 @@ class RemoteAggregator(Aggregator):
         self._sent: list[tuple[Phase, Direction, int, int]] = []
         self._asked: set[int] = set()
         self.begun = 0
-        self.history = b""
-        self.labels: list[bytes] = []
-        self.published = self.labels.append
+        self.labels: list[Labels] = []
+        self.published = self._note_labels
 
     @property
     def next_step(self) -> int:
@@ -121,11 +124,11 @@ class RemoteAggregator(Aggregator):
     def _numbered(self, call: Call, number: int) -> FieldSum:
         """Sum with this number of the protocol, or replay the recorded sum after a restart."""
         self._call, self._sent, self._asked = call, [], set()
-        public = bound(self.history, call.broadcast)
+        public = bound(self._record.digest, call.broadcast)
         task = replace(call.task, step=number, broadcast_digest=digest(public))
         position, self.begun = self.begun, self.begun + 1
         if known := self._journal.step(number, task.broadcast_digest):
-            return self._replayed(call, known)
+            return self._replayed(call, number, known)
         self._journal.begin_step(number, task.broadcast_digest, self._sites.traffic)
         try:
             result = self._sums.sum(
@@ -141,6 +144,14 @@ class RemoteAggregator(Aggregator):
         self._end_step(task, totals, count)
         return FieldSum(totals, count, task.sections)
 
+    def _note_labels(self, sums: bytes) -> None:
+        """Keep summed labels for what sites learn from, and the request for sites that lack it."""
+        item, call = self._record.last_step, self._call
+        if call is None:
+            raise TypeError("labels come from a call")
+        self.labels.append(Labels(item.entry.step, sums, item.proof))
+        self._journal.keep_request(item.entry.request, call.broadcast)
+
     def _end_step(self, task: Task, totals: Totals | None, count: int) -> None:
         self._journal.end_step(
             task.step,
@@ -149,13 +160,15 @@ class RemoteAggregator(Aggregator):
             count=count,
             messages=self._sent,
             traffic=self._sites.traffic,
+            listed=self._record.last_step,
         )
 
-    def _replayed(self, call: Call, known: StepRecord) -> FieldSum:
+    def _replayed(self, call: Call, number: int, known: StepRecord) -> FieldSum:
         """Return the sum that an earlier process recorded, and count its messages again."""
         for message in known.messages:
             self._message(*message)
         totals = known.sums()
+        self._record.add(known.listed or aborted(number, call.broadcast))
         if totals is None:
             raise NotEnoughSurvivors(Phase.UNMASKING, 0, self.threshold)
         return FieldSum(totals, known.count, call.task.sections)
@@ -170,5 +183,5 @@ class RemoteAggregator(Aggregator):
         # ends the round, has none.
         if site not in self._asked:
             self._asked.add(site)
-            size = len(self.history) + len(call.broadcast)
+            size = len(self._record.digest) + len(call.broadcast)
             self._meters.ledger.record("broadcast", "down", size, client=site)

@@ -12,7 +12,7 @@ import msgspec
 
 from codream_secure.aggregation.requests import AskedOfClient, DreamRequest, LabelRequest
 from codream_secure.errors import RequestRefused
-from codream_secure.sites import site_log
+from codream_secure.sites import site_log, weights
 from codream_secure.storage.state_folder import StateFolder
 
 RECORD: Final = "contents"
@@ -69,7 +69,7 @@ def admit(folder: StateFolder, content: bytes) -> None:
 
 
 def forget(path: Path) -> int:
-    """Clear the record of a site's folder; return how many requests it held.
+    """Clear what a site remembers of requests and of its weight; return how many requests.
 
     Raises:
         UserError: there is no such folder, or a process uses it.
@@ -77,4 +77,5 @@ def forget(path: Path) -> int:
     with StateFolder.existing(path) as folder:
         held = len(folder.load(RECORD) or b"") // _SIZE
         folder.erase(RECORD)
+        folder.erase(weights.RECORD)
     return held

@@ -20,7 +20,7 @@ from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.dreaming.group import DreamGroup
+from codream_secure.dreaming.group import DreamGroup, weight_cap
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.rounds import RoundLoop
@@ -29,16 +29,21 @@ from codream_secure.federation.server import Server
 from codream_secure.models.evaluate import accuracy
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.sites.aggregator import RemoteAggregator
-from codream_secure.sites.history import after, beginning
-from codream_secure.sites.journal import FORMAT, Journal, RoundState, RunRecord, ServerState
+from codream_secure.sites.history import beginning
+from codream_secure.sites.journal import Journal
+from codream_secure.sites.lessons import Lessons
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
+from codream_secure.sites.record import Record
 from codream_secure.sites.run_terms import aggregation_settings, unfit_for_machines
+from codream_secure.sites.server_state import FORMAT, RoundState, RunRecord, ServerState
 from codream_secure.sites.wire import (
     VERSION,
     End,
     Hello,
     Images,
     Learn,
+    Listed,
     Present,
     decode,
     decode_present,
@@ -98,7 +103,9 @@ class Coordinator(RoundLoop[Round]):
 
     Attributes:
         server: asks for dreams, and trains its student.
+        door: checks who a site is.
         finished: the finished rounds, those of earlier processes included.
+        record: of the session; every step is bound to it.
 
     Raises:
         UserError: the settings cannot be run over machines, or differ from those of the journal.
@@ -130,33 +137,34 @@ class Coordinator(RoundLoop[Round]):
         plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
+        self.door = Doorkeeper(self.session, identities)
         settings = aggregation_settings(self.config, evaluates=self._evaluates)
         self.sites = Sites(carry, settings.roster, tell, traffic=self._journal.traffic())
         self.ledger = ByteLedger(settings.roster)
+        self.record = Record(beginning(self._hello()))
+        self._lessons = Lessons(self.record, self.sites, self._journal.request)
         self.aggregator = RemoteAggregator(
             self.sites,
             settings,
             Meters(self.ledger),
             session=self.session,
             identities=identities,
+            record=self.record,
             journal=self._journal,
         )
         self._scale = PixelScale(scaling, torch.device("cpu"))
         self.server = self._new_server(plan)
         self.finished: list[Round] = []
-        self._told: list[Images | Learn] = []
-        self._heard: dict[int, int] = {}
-        self.aggregator.history = beginning(self._hello())
         if self._journal.state is not None:
             self._restore(self._journal.state)
 
     def _new_server(self, plan: PrivacyPlan | None) -> Server:
         config, spec, scale = self.config, self._spec, self._scale
-        device = torch.device("cpu")
+        device, cap = torch.device("cpu"), weight_cap(config, self._share)
         return Server(
             config,
             self.aggregator,
-            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, 0)],
+            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, cap)],
             build_student(config, spec, device),
             plan=plan,
             per_class=self._share * config.data.clients / spec.classes,
@@ -206,7 +214,7 @@ class Coordinator(RoundLoop[Round]):
         A site that was absent at first may come later: it is told all that it missed.
         """
         self._greet()
-        self._catch_up()
+        self._lessons.catch_up()
         finished = self._dream(number)
         self.finished.append(finished)
         self._save()
@@ -217,46 +225,26 @@ class Coordinator(RoundLoop[Round]):
     def _greet(self) -> None:
         """Begin the session at every site that is not in it; a site trains before it answers."""
         missing = [site for site in self.sites.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, self._hello())).items():
-            if reason := self._take_part(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
+        hello = self._hello()
+        asked = {site: msgspec.structs.replace(hello, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._take_part(site, asked[site].nonce, answer.data)
 
     def _hello(self) -> Hello:
         run = self._run
         return Hello(VERSION, run.session, run.options, run.spec, run.identities)
 
-    def _take_part(self, site: int, data: bytes) -> str:
-        """Admit a site to the session, or return why it cannot take part."""
+    def _take_part(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
             found = decode_present(data)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
-        if reason := self._unfit(site, found):
-            return reason
-        self._heard[site] = found.received
-        self.sites.present.add(site)
-        return ""
-
-    def _tell_sites(self, message: Images | Learn) -> int:
-        """Send what sites learn from, and bind all later requests to it (`sites.history`).
-
-        Returns:
-            How many sites have received every message so far.
-        """
-        self._told.append(message)
-        self.aggregator.history = after(self.aggregator.history, message)
-        return self._catch_up()
-
-    def _catch_up(self) -> int:
-        """Send each site the messages that it missed, in order; return how many have them all."""
-        behind = [s for s in sorted(self.sites.present) if self._heard[s] < len(self._told)]
-        while behind:
-            answered = self.sites.ask({site: self._told[self._heard[site]] for site in behind})
-            for site in answered:
-                self._heard[site] += 1
-            behind = [s for s in behind if s in answered and self._heard[s] < len(self._told)]
-        return sum(self._heard[site] >= len(self._told) for site in self.sites.present)
+            proven = self.door.admits(site, nonce, b"")
+            self.sites.admit(site, f"it sent what cannot be used: {error}", proven=proven)
+            return
+        proven = self.door.admits(site, nonce, found.proof)
+        if self.sites.admit(site, self._unfit(site, found), proven=proven):
+            self.record.joined(site, found.received)
 
     def _unfit(self, site: int, found: Present) -> str:
         """Return why a site's answer does not fit the run; empty if it does."""
@@ -267,8 +255,6 @@ class Coordinator(RoundLoop[Round]):
             return f"its data have the shape {found.spec}, not {expected}"
         if found.scaling != (self._scaling.mean, self._scaling.std):
             return "its pixels are scaled otherwise"
-        if self._identities and found.identity != self._identities[site]:
-            return "its signing key is not the one in the roster"
         return ""
 
     def _release_class_means(self) -> None:
@@ -277,15 +263,15 @@ class Coordinator(RoundLoop[Round]):
             return
         answer = self.server.release_class_means()
         if answer is None:  # sites train all the same, without class means
-            self._tell_sites(Images(b"", 0))
+            self._lessons.tell(Images(b"", 0))
         else:
             totals = answer.totals["statistics"].astype("<u4").tobytes()
-            self._tell_sites(Images(totals, answer.count))
+            self._lessons.tell(Images(totals, answer.count))
 
     def _dream(self, number: int) -> Round:
         self.aggregator.labels.clear()
         found = self.server.dream(number, lambda: None)
-        learned = self._tell_sites(Learn(number, tuple(self.aggregator.labels)))
+        learned = self._lessons.tell(Learn(number, tuple(self.aggregator.labels)))
         self.server.distil(number)
         pixels = hashlib.sha256(b"".join(one.pixels.tobytes() for one in found))
         return Round(
@@ -311,7 +297,9 @@ class Coordinator(RoundLoop[Round]):
                 group=group,
                 next_step=self.aggregator.next_step,
                 sums=self.aggregator.begun,
-                told=[encode(message) for message in self._told],
+                record=[
+                    item if isinstance(item, Listed) else encode(item) for item in self.record.items
+                ],
                 ledger=self.ledger.state(),
                 traffic=self.sites.traffic,
             )
@@ -329,11 +317,10 @@ class Coordinator(RoundLoop[Round]):
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"resume: the state does not fit this run: {error}") from None
         self.aggregator.begun = state.sums
-        for encoded in state.told:
-            message = decode(encoded)
-            if isinstance(message, Images | Learn):
-                self._told.append(message)
-                self.aggregator.history = after(self.aggregator.history, message)
+        for kept in state.record:
+            message = kept if isinstance(kept, Listed) else decode(kept)
+            if isinstance(message, Listed | Images | Learn):
+                self.record.add(message)
             if isinstance(message, Images) and message.count:
                 totals = np.frombuffer(message.totals, "<u4").astype(np.uint32)
                 self.server.decode_class_means(totals, message.count)

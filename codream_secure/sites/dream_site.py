@@ -7,14 +7,28 @@ PyTorch inside the functions that use it.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from codream_secure.aggregation.requests import AskedOfClient
 from codream_secure.errors import RequestRefused
 from codream_secure.sites import allowance, contents, site_log
+from codream_secure.sites.presence import proof_of
 from codream_secure.sites.proposals import check_options, check_request, check_task, check_terms
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.site import Site
 from codream_secure.sites.summand import Compute
-from codream_secure.sites.wire import Ask, Begin, Hello, Images, Learn, Present, encode
+from codream_secure.sites.wire import (
+    DONE,
+    NEEDS,
+    Ask,
+    Begin,
+    Hello,
+    Images,
+    Learn,
+    Lesson,
+    Present,
+    encode,
+)
 from protocols.params import Task
 
 if TYPE_CHECKING:
@@ -39,17 +53,43 @@ class DreamSite(Site):
         if isinstance(message, Begin):
             raise RequestRefused("this site takes part in runs of codream only")
         if isinstance(message, Hello):
-            return encode(self._hello(message))
-        self._remember(self._learner().learn_from(message))
-        return b"done"
+            proof = proof_of(self._settings, message.session, message.nonce)
+            return encode(msgspec.structs.replace(self._hello(message), proof=proof))
+        return self._learn(message)
 
-    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
-        def check(request: AskedOfClient, task: Task) -> None:
+    def _learn(self, message: Lesson) -> bytes:
+        """Train on what the server sends, once all of it is there."""
+        from codream_secure.sites import told_labels  # noqa: PLC0415 - PyTorch
+
+        if self._current.has_learned(message):
+            return DONE  # the same message again
+        learner, told = self._learner(), []
+        if isinstance(message, Learn):
+            terms, follower = self._current.terms, self._following.follower
+            checks = told_labels.LabelChecks(
+                batch=follower.batch,
+                colluders=terms.colluders if terms.threat_model == "malicious" else 0,
+                finished=follower.follow(self._current, message.missed, None).finished,
+                kept=learner.request,
+                policy=lambda request: check_request(self._site_policy, request),
+            )
+            try:
+                told = checks.told(message)
+            except told_labels.LacksRequestsError as error:
+                return NEEDS + b"".join(error.names)
+        self._follow(message.missed, None)
+        self._remember(self._learner().learn_from(message, told))
+        self._following.follower.begin_again()
+        return DONE
+
+    def _contribution(self, message: Ask, request: bytes) -> tuple[Task, Compute]:
+        def check(asked: AskedOfClient, task: Task) -> None:
             check_task(self._site_policy, task)
-            check_request(self._site_policy, request)
-            contents.admit(self._folder, contents.of_request(request))
+            check_request(self._site_policy, asked)
+            contents.admit(self._folder, contents.of_request(asked))
+            self._following.admit(message, asked)
 
-        return self._learner().answer(message, check)
+        return self._learner().answer(message, request, check)
 
     def _hello(self, message: Hello) -> Present:
         """Begin a run, or find that it has begun."""
@@ -59,10 +99,11 @@ class DreamSite(Site):
             if (known.options, known.spec, known.identities) != asked:
                 raise RequestRefused("the session is known, with other settings")
             return self._learner().present()
+        from codream_secure.sites.run_terms import proposed  # noqa: PLC0415 - PyTorch
         from codream_secure.sites.stored_learner import StoredLearner  # noqa: PLC0415 - PyTorch
 
         self._check_server(message, message.options.get("threat_model"))
-        session, options = StoredLearner.proposed(message)
+        session, options = proposed(message)
         check_terms(self._site_policy, session.terms)
         own_model = self._settings.model is not None
         check_options(self._site_policy, options, own_model=own_model)

@@ -74,6 +74,24 @@ class Sites:
         """Return whether a site is likely to answer if it is asked again."""
         return site not in self.unfit and self.silent.get(site, 0) < _PATIENCE
 
+    def admit(self, site: int, reason: str, *, proven: bool) -> bool:
+        """Let a site that has answered the greeting into the session; return whether it is in.
+
+        Args:
+            site: its number.
+            reason: why it cannot take part; empty if it can.
+            proven: whether the answer is the site's own. If not, it is as good as none: it must
+                not keep the site itself out.
+        """
+        if not proven:
+            self.tell(f"site {site}: the answer has no proof of the site's key in the roster")
+        elif reason:
+            self.tell(f"site {site} cannot take part: {reason}")
+            self.unfit.add(site)
+        else:
+            self.present.add(site)
+        return proven and not reason
+
     def ask(self, messages: Mapping[int, Message]) -> dict[int, Answer]:
         """Send messages, wait, and return the answers by site.
 

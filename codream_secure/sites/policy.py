@@ -38,12 +38,17 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         min_cohort: the fewest sites in a sum.
         max_clients: the most sites of a session.
         rejoin: malicious model: whether a site that missed a step may take part in the next one.
+        returns: how often, in a session without rejoin, a cohort may grow again.
+        small_differences: how many sums of a session may differ by one site from an earlier one
+            about similar pixels (malicious model).
+        similar_pixels: pixels are similar if they differ by less than this, root mean square.
         sessions_per_day, sessions_total: how many sessions may begin.
         sessions: sessions, in hex, that are admitted beyond these two numbers.
         kinds: kinds of sums; None: all that the site's app has.
         datasets: what a run may name as its public dataset; None: any.
         models: architectures that a run may give to the site.
         epsilon, delta: what all sessions together may spend; an epsilon of None: no limit.
+        answer_every: over machines an answer leaves at the next multiple of so many seconds.
         max_vector: the most numbers in one answer.
         max_bits: of one number in an answer.
         min_clip, max_clip: of every section of an answer.
@@ -71,6 +76,9 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_cohort: Annotated[int, Meta(ge=2, le=MAX_CLIENTS)] = 3
     max_clients: Annotated[int, Meta(ge=2, le=MAX_CLIENTS)] = 1000
     rejoin: bool = False
+    returns: _Count = 20
+    small_differences: _Count = 10
+    similar_pixels: Annotated[float, Meta(ge=0, le=255)] = 8.0
     sessions_per_day: _Count = 10
     sessions_total: _Count = 100
     sessions: tuple[_SessionName, ...] = ()
@@ -79,6 +87,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     models: tuple[_Name, ...] = MODEL_NAMES
     epsilon: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    answer_every: Annotated[float, Meta(ge=0, le=3600)] = 1.0
     max_vector: Annotated[int, Meta(ge=1, le=MAX_LENGTH)] = 1_000_000
     max_bits: Annotated[int, Meta(ge=1, le=MAX_INPUT.bit_length())] = 20
     min_clip: _Clip = CLIP_MIN

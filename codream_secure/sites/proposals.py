@@ -138,9 +138,9 @@ def _numbers(request: DreamRequest | LabelRequest) -> Iterator[_Number]:
     """Yield every number of a request that a computation depends on, with its bounds."""
     yield "dreams", request.shape[0], ("max_dreams",)
     yield "batches", request.batches, ("max_batches",)
-    yield "weight_cap", request.weight_cap, ("max_weight_cap",)
     yield from _between("statistics_momentum", request.statistics_momentum, "max_momentum")
     if isinstance(request, DreamRequest):
+        yield "weight_cap", request.weight_cap, ("max_weight_cap",)
         yield "clip", request.clip, _CLIP
         yield "bits", request.bits, ("max_bits",)
         yield from _between("entropy_weight", request.entropy_weight, "max_entropy_weight")

@@ -4,8 +4,12 @@ from codream_secure.aggregation.aggregator import DREAMING
 from codream_secure.aggregation.requests import EvaluateRequest
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.config.resolved import Resolved
+from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
-from codream_secure.sites.session import Terms
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.sites.history import beginning
+from codream_secure.sites.session import Session, Terms
+from codream_secure.sites.wire import Hello
 
 
 def unfit_for_machines(config: Config) -> str:
@@ -15,6 +19,8 @@ def unfit_for_machines(config: Config) -> str:
     """
     if not (config.secure.secure and config.dream.collaboration):
         return "over machines sums are always masked, and dreams made together"
+    if config.learning.weights == "examples" and not config.learning.weight_cap:
+        return "over machines --weights examples needs --weight-cap: sites hold requests to it"
     if config.private_clients:
         return "--dp-unit client is for simulations; over machines use example"
     return ""
@@ -53,3 +59,29 @@ def run_terms(config: Resolved) -> Terms:
         rejoin=settings.rejoin,
         kinds=tuple(sorted({*DREAMING, EvaluateRequest.__name__})),
     )
+
+
+def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
+    """Return the run that a server proposes, and its options with all defaults filled in.
+
+    Raises:
+        RequestRefused: a run that cannot go over machines, or no settings of a run.
+    """
+    try:
+        asked_for = Config.from_options(message.options)
+        # The server's own words are checked, before defaults fill in what it left out.
+        if reason := unfit_for_machines(asked_for):
+            raise RequestRefused(reason)
+        config = resolve(asked_for)
+        terms = run_terms(config)
+    except UserError as error:  # about the server's words alone
+        raise RequestRefused(str(error)) from None
+    session = Session(
+        session=message.session,
+        options=message.options,
+        spec=message.spec,
+        identities=message.identities,
+        terms=terms,
+        history=beginning(message),
+    )
+    return session, config.options()

@@ -10,17 +10,31 @@ needs models and data is in `sites.dream_site` and `sites.stored_learner`.
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Self
 
 import msgspec
 
-from codream_secure.errors import RequestRefused
-from codream_secure.sites import allowance, contents, site_log
+from codream_secure.errors import RequestRefused, UserError
+from codream_secure.sites import allowance, contents, pending, site_log, weights
+from codream_secure.sites.following import Following
+from codream_secure.sites.history import beginning, name_of
+from codream_secure.sites.pace import Pace
+from codream_secure.sites.party import party_of
 from codream_secure.sites.policy import SitePolicy
+from codream_secure.sites.presence import claim_of, proof_of
 from codream_secure.sites.proposals import check_task, check_terms
-from codream_secure.sites.session import Session, SiteSettings, Terms, check_version
+from codream_secure.sites.session import (
+    OWNER,
+    Session,
+    SiteSettings,
+    Terms,
+    check_owner,
+    check_version,
+)
 from codream_secure.sites.stored_client import StoredClient, end_batches
-from codream_secure.sites.summand import Compute, Contribution, Summand
+from codream_secure.sites.summand import Compute, Contribution, Summand, noted_inputs
 from codream_secure.sites.wire import (
     NO_SESSION,
     VERSION,
@@ -36,6 +50,7 @@ from codream_secure.sites.wire import (
     Images,
     Joined,
     Learn,
+    Listed,
     Message,
     Share,
     Unmask,
@@ -44,17 +59,18 @@ from codream_secure.sites.wire import (
     encode,
 )
 from codream_secure.storage.state_folder import StateFolder
-from protocols.client.states import Party
 from protocols.client.step import Inputs
 from protocols.errors import SecAggError
-from protocols.params import BatchParams, Task
-from protocols.policy import Policy, most_colluders
+from protocols.params import Task
+from protocols.policy import most_colluders
 
 # Records in the site's folder: the session, and the last step whose inputs were computed, with
 # the digest of its broadcast.
 _SESSION, _ASKED = "session", "asked"
 # Records that outlive sessions.
-_OF_IDENTITY = frozenset({allowance.RECORD, site_log.RECORD, contents.RECORD})
+_OF_IDENTITY = frozenset(
+    {OWNER, allowance.RECORD, site_log.RECORD, contents.RECORD, weights.RECORD}
+)
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
@@ -76,7 +92,7 @@ class Site:
         patience: seconds to wait for a process that still answers an earlier message.
 
     Raises:
-        UserError: the folder or the policy file beside it cannot be used.
+        UserError: the folder or the policy file beside it cannot be used, or it is another site's.
     """
 
     def __init__(
@@ -85,6 +101,11 @@ class Site:
         self._settings, self._summand = settings, summand
         self._site_policy = SitePolicy.beside(settings.folder)
         self._folder = StateFolder(settings.folder, patience=patience)
+        try:
+            check_owner(self._folder, settings)
+        except UserError:
+            self._folder.close()
+            raise
         stored = self._folder.load(_SESSION)
         self._session = None if stored is None else msgspec.msgpack.decode(stored, type=Session)
 
@@ -94,8 +115,23 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self._folder.close()
 
+    @property
+    def state(self) -> bytes | None:
+        """What the steps that are known to be finished have left; None: nothing in this session."""
+        return self._folder.load(pending.STATE)
+
     def handle_bytes(self, body: bytes) -> bytes:
-        """Answer one encoded message with an encoded answer; undecodable bytes are refused."""
+        """Answer one encoded message with an encoded answer; undecodable bytes are refused.
+
+        The answer leaves at the pace of the site's policy (`sites.pace`).
+        """
+        pace = Pace(self._site_policy.answer_every)
+        began = pace.began()
+        answer = self._answer_to_bytes(body)
+        pace.wait(began)
+        return answer
+
+    def _answer_to_bytes(self, body: bytes) -> bytes:
         try:
             message = decode(body)
         except msgspec.DecodeError as error:
@@ -137,7 +173,7 @@ class Site:
             case Ask():
                 return self._ask(message)
             case Who():
-                return Answer(str(self._settings.client).encode())
+                return Answer(encode(claim_of(self._settings, message)))
             case End():
                 end_batches(self._folder, self._current.session)
                 return Answer(b"done")
@@ -163,29 +199,48 @@ class Site:
             case Deliver():
                 return client.open_bundles(message.delivery) or b""
             case Confirm():
-                return client.confirm(message.survivors)
+                self._following.confirm(client, message.survivors)
+                answer = client.confirm(message.survivors)
+                pending.note(self._folder, client)
+                return answer
             case Unmask():
-                return client.unmask(message.data)
+                answer = client.unmask(message.data)
+                pending.note_proof(self._folder)
+                return answer
 
     def _ask(self, message: Ask) -> Answer:
         """Answer with the site's masked input."""
         client = self._client(message.batch)
         report = client.open_bundles(message.delivery) if message.delivery else None
-        task, compute = self._contribution(message)
+        request = self._follow(message.missed, message.step, message.broadcast)
+        task, compute = self._contribution(message, request)
+
+        def noted() -> Inputs:
+            found = compute()
+            pending.computed(self._folder, task.step, name_of(request), found.state)
+            return noted_inputs(self._folder, task.kind, found)
+
         try:
             # The client calls `compute` when nothing can refuse the step any more. For a repeated
             # request it sends its stored answer.
-            masked = client.masked_input(
-                message.request, task, lambda: self._noted(task.kind, compute())
-            )
+            masked = client.masked_input(message.request, task, noted)
         except SecAggError as error:
             if not report:
                 raise
             # The server must learn why: without the report it would ask the same again.
             return Answer(report=report, refused=f"{type(error).__name__}: {error}")
+        pending.note(self._folder, client)
         return Answer(masked, report=report or b"")
 
-    def _contribution(self, message: Ask) -> tuple[Task, Compute]:
+    def _follow(self, missed: Sequence[Listed], step: int | None, public: bytes = b"") -> bytes:
+        """Follow the record; see `Following.follow`."""
+        return self._following.follow(missed, step, public, self._remember)
+
+    @property
+    def _following(self) -> Following:
+        return Following(self._settings, self._site_policy, self._folder, self._current)
+
+    def _contribution(self, message: Ask, request: bytes) -> tuple[Task, Compute]:
         """Check a request; return what is summed, and what computes the site's input (D1, D5).
 
         Raises:
@@ -193,35 +248,27 @@ class Site:
                 site refuses.
         """
         summand = self._own_summand
-        task = summand.task(message.broadcast, message.step, self._folder)
+        task = summand.task(request, message.step, self._folder)
+        task = replace(task, broadcast_digest=name_of(message.broadcast))
         check_task(self._site_policy, task)
-        asked = (task.step, task.broadcast_digest)
+        now = (task.step, task.broadcast_digest)
         stored = self._folder.load(_ASKED)
         last = (-1, b"") if stored is None else msgspec.msgpack.decode(stored, type=_Asked)
-        if asked != last and task.step <= last[0]:
+        if now != last and task.step <= last[0]:
             raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
 
-        if asked != last:
-            contents.admit(self._folder, summand.content(message.broadcast))
+        if now != last:
+            contents.admit(self._folder, summand.content(request))
+            self._following.admit(message)
 
         def compute() -> Contribution:
-            if asked == last:  # the process died before its answer was stored
+            if now == last:  # the process died before its answer was stored
                 raise RequestRefused(f"the input of step {task.step} was computed before (D5)")
-            found = summand.contribute(message.broadcast, self._folder)
-            self._folder.save(_ASKED, msgspec.msgpack.encode(asked))
+            found = summand.contribute(request, self._folder)
+            self._folder.save(_ASKED, msgspec.msgpack.encode(now))
             return found
 
         return task, compute
-
-    def _noted(self, kind: str, found: Contribution) -> Inputs:
-        """Return the input, and tell the operator alone what was repaired in it."""
-        for fault in found.faults:
-            _log.error("the site's part of a sum is zero: %s", fault)
-        if found.repaired:
-            _log.warning("%d numbers of an answer count as 0 or as the clip", found.repaired)
-        repaired = bool(found.faults or found.repaired)
-        site_log.record(self._folder, kind=kind, answered=1, repaired=int(repaired))
-        return found.inputs
 
     @property
     def _own_summand(self) -> Summand:
@@ -240,17 +287,19 @@ class Site:
             rejoin=message.rejoin,
             kinds=self._own_summand.kinds,
         )
-        wanted = Session(message.session, {}, _NO_SPEC, message.identities, terms)
+        wanted = Session(
+            message.session, {}, _NO_SPEC, message.identities, terms, history=beginning(message)
+        )
         if not self._in_session(message.session):
             self._check_server(message, message.threat_model)
             check_terms(self._site_policy, terms)
             site_log.check_admission(self._folder, self._site_policy, message.session)
             self._start(wanted)
             self._remember(wanted)
-        elif self._session != wanted:
+        elif self._current.agreed != wanted.agreed:
             raise RequestRefused("the session is known, with other settings")
-        own = self._settings.identity
-        return Joined(VERSION, self._settings.client, own.public if own else b"")
+        proof = proof_of(self._settings, message.session, message.nonce)
+        return Joined(VERSION, self._settings.client, proof, self._current.received)
 
     def _in_session(self, session: bytes) -> bool:
         return self._session is not None and self._session.session == session
@@ -297,31 +346,5 @@ class Site:
 
     def _client(self, batch: Batch) -> StoredClient:
         """Return the protocol's client for a key batch, as the folder has it."""
-        session, terms = self._current, self._current.terms
-        malicious = terms.threat_model == "malicious"
-        params = BatchParams(
-            session=session.session,
-            batch=batch.number,
-            steps=batch.steps,
-            roster=tuple(range(terms.clients)),
-            threshold=terms.threshold,
-            threat_model=terms.threat_model,
-            identities=session.identities,
-        )
-        policy = Policy(
-            min_clients=terms.threshold,
-            colluders=terms.colluders,
-            max_steps=terms.key_steps,
-            kinds=frozenset(terms.kinds),
-            rejoin=terms.rejoin,
-            max_length=self._site_policy.max_vector,
-            min_clip=self._site_policy.min_clip,
-            max_clip=self._site_policy.max_clip,
-        )
-        party = Party(
-            params,
-            self._settings.client,
-            identity=self._settings.identity if malicious else None,
-            policy=policy if malicious else None,
-        )
+        party = party_of(self._settings, self._site_policy, self._current, batch)
         return StoredClient(self._folder, party, os.urandom)

@@ -29,6 +29,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             have asked.
         answered: how many sums the site answered, by kind.
         repaired, refused: how many answers it repaired, and messages it refused.
+        returns: how often sites that were out of a sum were back in a later one.
+        differences: sums that differ by one site from an earlier one about similar dreams.
         epsilon, delta: charged for the whole session; 0: without DP.
     """
 
@@ -43,6 +45,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     refused: int = 0
     epsilon: float = 0.0
     delta: float = 0.0
+    returns: int = 0
+    differences: int = 0
 
 
 def entries(folder: StateFolder) -> list[Entry]:
@@ -101,6 +105,8 @@ def record(
     answered: int = 0,
     refused: int = 0,
     repaired: int = 0,
+    returns: int = 0,
+    differences: int = 0,
 ) -> None:
     """Add to the counts of the newest session; without a session nothing is stored.
 
@@ -110,6 +116,8 @@ def record(
         answered: answers more.
         refused: refusals more.
         repaired: repaired answers more.
+        returns: cohorts more that have grown again.
+        differences: sums more that differ by one site from an earlier one.
     """
     known = entries(folder)
     if not known:
@@ -123,6 +131,8 @@ def record(
         answered=counts,
         refused=last.refused + refused,
         repaired=last.repaired + repaired,
+        returns=last.returns + returns,
+        differences=last.differences + differences,
     )
     _save(folder, [*known[:-1], changed])
 
@@ -149,10 +159,12 @@ def _told(one: Entry) -> list[str]:
     who = f"roster {one.roster[:16]}" if one.roster else "no roster, so anybody may have asked"
     sums = ", ".join(f"{kind} {count}" for kind, count in sorted(one.answered.items()))
     cost = f"epsilon {one.epsilon:g}, delta {one.delta:g}" if one.epsilon else "without DP"
+    cohorts = f"sums that differ by one site from one about similar dreams: {one.differences}"
     return [
         f"{at}  session {one.session.hex()}",
         f"  {one.model}, threshold {one.threshold} of {one.clients} sites, {who}",
         f"  answered: {sums or 'nothing'}; repaired {one.repaired}, refused {one.refused}; {cost}",
+        f"  {cohorts}; sites that came back: {one.returns}",
     ]
 
 

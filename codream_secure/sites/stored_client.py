@@ -2,10 +2,10 @@
 
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.durable import DurableClient, Reply, last_step
-from protocols.client.states import Party
+from protocols.client.states import Party, Prepared, Running
 from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
-from protocols.params import Task
+from protocols.params import BatchParams, Task
 from protocols.primitives.keys import Entropy
 
 # Records: one for each key batch; and the session with the last step that it answered.
@@ -95,6 +95,17 @@ class StoredClient:
         if self._on_disk and self._name not in self._folder.names():
             raise LocalProtocolError("the batch is over: its record was erased")
         return self._durable
+
+    @property
+    def running(self) -> Running | None:
+        """Where the client stands inside a step; None outside of one."""
+        state = self._durable.state
+        return state.current if isinstance(state, Prepared) else None
+
+    @property
+    def batch(self) -> BatchParams:
+        """What all parties agreed on for the key batch."""
+        return self._party.batch
 
     def _erase_all_but(self, wanted: set[str]) -> None:
         for name in _batches(self._folder):

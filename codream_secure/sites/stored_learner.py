@@ -1,8 +1,9 @@
 """A site's model and data: how it answers requests and learns; its state lives in its folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
+from functools import cached_property
 from typing import Self
 
 import msgspec
@@ -13,8 +14,9 @@ from codream_secure.aggregation.aggregator import Call
 from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import (
     AskedOfClient,
+    DreamRequest,
     EvaluateRequest,
-    SoftLabels,
+    LabelRequest,
     asked_labels,
     digest,
     pixels,
@@ -25,7 +27,8 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import RequestRefused, UserError
+from codream_secure.errors import RequestRefused
+from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
 from codream_secure.learning.schedule import acquisition_settings, warmup_steps
@@ -33,23 +36,31 @@ from codream_secure.models.evaluate import accuracy
 from codream_secure.privacy.class_means import ClassMeanImages
 from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.seeds import generator
-from codream_secure.sites.history import after, asked, beginning
-from codream_secure.sites.run_terms import run_terms, unfit_for_machines
+from codream_secure.sites import pending
+from codream_secure.sites.history import SIZE, after, name_of
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.summand import Compute, Contribution, whatever_happens
-from codream_secure.sites.told_labels import targets
-from codream_secure.sites.wire import VERSION, Ask, Hello, Images, Learn, Present, dreaming_step
+from codream_secure.sites.told_labels import Told
+from codream_secure.sites.wire import (
+    VERSION,
+    Ask,
+    Images,
+    Learn,
+    Lesson,
+    Present,
+    dreaming_step,
+)
 from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, encode_state
 from codream_secure.storage.state_folder import StateFolder
 from protocols.params import Task
 
-# Records in the site's folder: the state between two rounds; what answering has changed since; how
-# many private training steps are charged.
-_MODEL, _ASKED, _CHARGED = "model", "asked", "charged"
+# Records in the site's folder: the state between two rounds; names of all requests that the session
+# has had; how many private training steps are charged.
+_MODEL, _ANSWERED, _CHARGED = "model", "answered", "charged"
 # In a run without a seed: 32 secret bytes that rounding follows from, in place of the seed (SPEC
 # 7.3). A server that knew them could predict the rounding.
 _ROUNDING = "rounding"
-# The label request of each dream batch, by number: its labels come back when the round ends.
+# Requests for labels, by name: the labels come back when the round ends.
 _LABELLED = "labelled-"
 
 
@@ -78,34 +89,11 @@ class StoredLearner:
     def __init__(self, settings: SiteSettings, folder: StateFolder, session: Session) -> None:
         self.session = session
         self._settings, self._folder = settings, folder
-        self._data = _of_shape(settings.load(), InputSpec(*session.spec))
         self._config = resolve(Config.from_options(session.options))
 
-    @staticmethod
-    def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
-        """Return the run that a server proposes, and its options with all defaults filled in.
-
-        Raises:
-            RequestRefused: a run that cannot go over machines, or no settings of a run.
-        """
-        try:
-            asked_for = Config.from_options(message.options)
-            # The server's own words are checked, before defaults fill in what it left out.
-            if reason := unfit_for_machines(asked_for):
-                raise RequestRefused(reason)
-            config = resolve(asked_for)
-            terms = run_terms(config)
-        except UserError as error:  # about the server's words alone
-            raise RequestRefused(str(error)) from None
-        session = Session(
-            session=message.session,
-            options=message.options,
-            spec=message.spec,
-            identities=message.identities,
-            terms=terms,
-            history=beginning(message),
-        )
-        return session, config.options()
+    @cached_property
+    def _data(self) -> Dataset:
+        return _of_shape(self._settings.load(), InputSpec(*self.session.spec))
 
     @classmethod
     def begin(cls, settings: SiteSettings, folder: StateFolder, session: Session) -> Self:
@@ -129,52 +117,71 @@ class StoredLearner:
 
     def present(self) -> Present:
         """Return what the server may know of the site: the shape of its data, nothing in them."""
-        data, own = self._data, self._settings.identity
+        data = self._data
         return Present(
             version=VERSION,
             client=self._settings.client,
             spec=(data.spec.channels, data.spec.height, data.spec.width, data.spec.classes),
             scaling=(data.scaling.mean, data.scaling.std),
-            identity=own.public if own else b"",
             received=self.session.received,
         )
 
     def answer(
-        self, message: Ask, check: Callable[[AskedOfClient, Task], None]
+        self, message: Ask, broadcast: bytes, check: Callable[[AskedOfClient, Task], None]
     ) -> tuple[Task, Compute]:
         """Check a request; return what is summed, and what computes this site's input.
 
+        The checks see public facts alone: data and model are read only when the protocol has
+        nothing to refuse any more.
+
+        Args:
+            message: has the request.
+            broadcast: the request.
+            check: of the site's policy.
+
         Raises:
-            RequestRefused: the server and this site disagree on what the site has received, or
-                the site's policy forbids the request.
+            RequestRefused: the rules of the run or the site's policy forbid the request.
         """
-        broadcast = asked(self.session.history, message.broadcast)
         request = decode_request(broadcast)
         self._check_request(request, message.step)
         task = replace(
             Call(message.step, request, broadcast).task, broadcast_digest=digest(message.broadcast)
         )
         check(request, task)
+        if isinstance(request, DreamRequest | LabelRequest):
+            spec = InputSpec(*self.session.spec)
+            AnswerRules.of(self._config, spec, self._config.data.samples_per_client or 0).check(
+                request
+            )
+        return task, lambda: self._contribution(request, broadcast, dreaming_step(message.step))
+
+    def _contribution(self, request: AskedOfClient, broadcast: bytes, step: int) -> Contribution:
+        """Compute the site's input.
+
+        Raises:
+            RequestRefused: the process died before an answer was stored, the same was asked under
+                another number (D1), or the class means are asked for on other terms.
+        """
+        answered, name = self._folder.load(_ANSWERED) or b"", name_of(broadcast)
+        if any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE)):
+            raise RequestRefused("this broadcast was answered before in this session")
+        self._folder.save(_ANSWERED, answered + name)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
-        # A repeated request comes here too, and gets the stored answer.
-        admitted = None if client.has_answered(broadcast) else client.admit(broadcast)
         client.measure = lambda: self._accuracy(federation)
         faults: list[str] = []
+        with one_core_each():
+            # An error over private data must not show; the operator is told (`Contribution`).
+            client.failed = lambda error: faults.append(f"{type(error).__name__}: {error}")
+            inputs = client.compute(client.admit(broadcast), broadcast, step)
+        if asked_labels(request) is not None:
+            self._folder.save(_LABELLED + name.hex(), broadcast)
+        state = encode_state(_without_model(client.state()))
+        return Contribution(inputs, client.repaired, tuple(faults), state)
 
-        def compute() -> Contribution:
-            if admitted is None:  # the process died before its answer was stored
-                raise RequestRefused("this broadcast was answered before in this session")
-            with one_core_each():
-                # An error over private data must not show; the operator is told (`Contribution`).
-                client.failed = lambda error: faults.append(f"{type(error).__name__}: {error}")
-                inputs = client.compute(admitted, broadcast, dreaming_step(message.step))
-            if (labels := asked_labels(request)) is not None:
-                self._folder.save(f"{_LABELLED}{labels.batch:06}", broadcast)
-            self._save_asked(client.state())
-            return Contribution(inputs, client.repaired, tuple(faults))
-
-        return task, compute
+    def request(self, name: bytes) -> bytes | None:
+        """Return a request for labels that the site was asked in this round, by its name."""
+        return self._folder.load(_LABELLED + name.hex())
 
     def _check_request(self, request: AskedOfClient, step: int) -> None:
         """Allow one evaluation a round, and only steps that have a rounding stream of their own.
@@ -190,16 +197,20 @@ class StoredLearner:
                 f"round {request.round} is not the one that this site has finished"
             )
 
-    def learn_from(self, message: Learn | Images) -> Session:
+    def learn_from(self, message: Lesson, told: Sequence[Told] = ()) -> Session:
         """Train on what the server sends; return the session as it is then.
 
+        Args:
+            message: the next one that the site has not learned from.
+            told: the dreams and labels in it, checked.
+
         Raises:
-            RequestRefused: an earlier round comes first, or class means are not expected.
+            RequestRefused: class means are not expected.
         """
         with one_core_each():
             if isinstance(message, Images):
                 return self._begin_training(message)
-            return self._learn_round(message)
+            return self._learn_round(message, told)
 
     def _warm_up(self, federation: Federation) -> None:
         learner = federation.members[self._settings.client].client.learner
@@ -240,10 +251,10 @@ class StoredLearner:
         client = federation.members[self._settings.client].client
         state = decode_state(self._folder.load(_MODEL) or b"", _ModelState)
         client.restore(state.client)
-        stored = self._folder.load(_ASKED)
+        stored = self._folder.load(pending.STATE)
         if stored is not None:
             later = decode_state(stored, ClientState)
-            # It has no model of its own, see `_save_asked`.
+            # It has no model of its own: the model does not change within a round.
             client.restore(msgspec.structs.replace(later, learner=state.client.learner))
             client.learner.work = type(client.learner.work)(*later.learner.work)
         client.freeze_teacher()
@@ -254,32 +265,14 @@ class StoredLearner:
 
     def _save(self, state: ClientState, buffer: DreamBuffer) -> None:
         self._folder.save(_MODEL, encode_state(_ModelState(state, buffer.state())))
-        self._folder.erase(_ASKED)
+        self._folder.erase(pending.STATE)
 
-    def _save_asked(self, state: ClientState) -> None:
-        """Save what answering changes; the model does not change within a round."""
-        small = msgspec.structs.replace(state.learner, model={}, optimizer={}, data=None)
-        self._folder.save(_ASKED, encode_state(msgspec.structs.replace(state, learner=small)))
-
-    def _learn_round(self, message: Learn) -> Session:
+    def _learn_round(self, message: Learn, told: Sequence[Told]) -> Session:
         """Train on the dreams of a finished round, with their summed labels."""
-        if self.session.rounds >= message.round:
-            return self.session  # the same message again
-        if message.round != self.session.rounds + 1:
-            raise RequestRefused(f"round {self.session.rounds + 1} comes first")
         federation, buffer = self._restored()
         client = federation.members[self._settings.client].client
-        for encoded in message.labels:
-            found = msgspec.msgpack.decode(encoded, type=SoftLabels)
-            broadcast = self._folder.load(f"{_LABELLED}{found.batch:06}")
-            request = None if broadcast is None else asked_labels(decode_request(broadcast))
-            if request is None or digest(request.dreams) != found.dreams:
-                # This site missed the request, or answered an attempt that was aborted: it does
-                # not have these dreams.
-                continue
-            labelled = LabelledDreams(
-                pixels(request), targets(request, found, len(federation.roster))
-            )
+        for request, targets in told:
+            labelled = LabelledDreams(pixels(request), targets)
             for batch in labelled.split(request.batches):
                 buffer.add(federation.scale.from_pixels(batch.pixels), batch.targets)
         settings = acquisition_settings(
@@ -289,18 +282,19 @@ class StoredLearner:
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
         whatever_happens(lambda: acquire(client.learner, buffer, settings, shuffle))
         self._save(client.state(), buffer)
+        for name in self._folder.names():
+            if name.startswith(_LABELLED):
+                self._folder.erase(name)
         return msgspec.structs.replace(self._after(message), rounds=message.round)
 
-    def _after(self, message: Learn | Images) -> Session:
-        """Return the session with one more message in its history."""
+    def _after(self, message: Lesson) -> Session:
+        """Return the session with one more message in its record."""
         before = self.session
         history = after(before.history, message)
         return msgspec.structs.replace(before, history=history, received=before.received + 1)
 
     def _begin_training(self, message: Images) -> Session:
         """Train before the first dream, on class means if their sum was not aborted."""
-        if self.session.begun:
-            return self.session  # the same message again
         federation, buffer = self._restored()
         plan, settings = federation.plan, self._settings
         if plan is None or plan.class_means is None:
@@ -330,6 +324,12 @@ class StoredLearner:
         if not len(labels):
             return None
         return accuracy(model, federation.scale.examples(images, labels))
+
+
+def _without_model(state: ClientState) -> ClientState:
+    """Return what answering changes; the model does not change within a round."""
+    small = msgspec.structs.replace(state.learner, model={}, optimizer={}, data=None)
+    return msgspec.structs.replace(state, learner=small)
 
 
 def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:

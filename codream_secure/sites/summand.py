@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from codream_secure.sites import site_log
 from codream_secure.storage.state_folder import StateFolder
 from protocols.client.step import Inputs
 from protocols.params import Task
@@ -18,11 +19,14 @@ class Contribution(NamedTuple):
         inputs: by section.
         repaired: how many numbers were not finite, or missing.
         faults: errors of the computation, a line each. They may quote private data.
+        state: what answering changes, pending until the step is known to be finished; empty:
+            nothing (see `sites.pending`).
     """
 
     inputs: Inputs
     repaired: int = 0
     faults: tuple[str, ...] = ()
+    state: bytes = b""
 
 
 Compute = Callable[[], Contribution]
@@ -54,6 +58,17 @@ class Summand(Protocol):
 
         What cannot be computed is zero: a refusal would tell the server something.
         """
+
+
+def noted_inputs(folder: StateFolder, kind: str, found: Contribution) -> Inputs:
+    """Return the input, and tell the operator alone what was repaired in it."""
+    for fault in found.faults:
+        _log.error("the site's part of a sum is zero: %s", fault)
+    if found.repaired:
+        _log.warning("%d numbers of an answer count as 0 or as the clip", found.repaired)
+    repaired = bool(found.faults or found.repaired)
+    site_log.record(folder, kind=kind, answered=1, repaired=int(repaired))
+    return found.inputs
 
 
 def whatever_happens(train: Callable[[], object]) -> None:

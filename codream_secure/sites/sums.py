@@ -1,12 +1,15 @@
 """The server of secure sums over sites; it knows neither the carrier nor any learning."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import msgspec
 
+from codream_secure.sites.history import SIZE, beginning, bound
 from codream_secure.sites.peers import Carry, Sites, Tell
+from codream_secure.sites.presence import Doorkeeper, fresh_nonce
+from codream_secure.sites.record import Record, aborted, summed
 from codream_secure.sites.wire import (
     VERSION,
     Advertise,
@@ -30,7 +33,7 @@ from protocols.rounds import Direction, Part, SumRounds
 from protocols.server.step import Finished
 
 # Called for every protocol message that the server could use: phase, direction, site, bytes.
-Record = Callable[[Phase, Direction, int, int], None]
+Tap = Callable[[Phase, Direction, int, int], None]
 
 
 class RemoteSums:
@@ -42,7 +45,8 @@ class RemoteSums:
     Args:
         sites: the sites.
         terms: of the session.
-        record: called for every message that the server could use.
+        record: the session's; every step is bound to it, and added to it when it is over.
+        tap: called for every message that the server could use.
         first_batch: number of the first key batch; larger than any that the session has had (D6).
         note_batch: called before a key batch is made, with the number of the one after it. It
             must write the number down: a restarted server begins with it.
@@ -53,14 +57,15 @@ class RemoteSums:
         sites: Sites,
         terms: Terms,
         record: Record,
+        tap: Tap = lambda *_: None,
         *,
         first_batch: int = 0,
         note_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._sites, self._terms = sites, terms
+        self._sites, self._terms, self.record = sites, terms, record
         self._rounds = SumRounds(
             terms,
-            tap=lambda phase, direction, site, data: record(phase, direction, site, len(data)),
+            tap=lambda phase, direction, site, data: tap(phase, direction, site, len(data)),
             fault=self._refused,
             present=self._present,
             expected=lambda: [site for site in self._present() if sites.awaited(site)],
@@ -70,12 +75,12 @@ class RemoteSums:
             note_batch=note_batch,
         )
 
-    def sum(self, task: Task, broadcast: bytes, key_steps: int, *, next_steps: int = 0) -> Finished:
+    def sum(self, task: Task, public: bytes, key_steps: int, *, next_steps: int = 0) -> Finished:
         """Sum the sites' answers to a broadcast.
 
         Args:
-            task: what is summed; it contains the broadcast's digest.
-            broadcast: public bytes that every site receives.
+            task: what is summed; it contains the digest of `public`.
+            public: bytes that every site receives: the record's digest, then the request.
             key_steps: number of steps of the key batch that is made if none is left.
             next_steps: number of steps of the next key batch. It is made together with the last
                 step of this one, without a round trip of its own (D17); 0: it is not made.
@@ -85,8 +90,18 @@ class RemoteSums:
         """
 
         def ask(parts: Sequence[Part]) -> list[dict[int, bytes]]:
-            return self._ask(parts, task.step, broadcast)
+            return self._ask(parts, task.step, public)
 
+        request = public[SIZE:]
+        try:
+            found = self._summed(ask, task, key_steps, next_steps)
+        except NotEnoughSurvivors:
+            self.record.add(aborted(task.step, request))
+            raise
+        self.record.add(summed(task.step, request, self._terms, found))
+        return found
+
+    def _summed(self, ask: AskFunction, task: Task, key_steps: int, next_steps: int) -> Finished:
         rounds = self._rounds
         try:
             if rounds.needs_keys:
@@ -120,7 +135,7 @@ class RemoteSums:
         listed = ", ".join(map(str, sorted(sites)))
         self._sites.tell(f"shares of sites {listed} were wrong, or dealt wrong; the sum is exact")
 
-    def _ask(self, parts: Sequence[Part], step: int, broadcast: bytes) -> list[dict[int, bytes]]:
+    def _ask(self, parts: Sequence[Part], step: int, public: bytes) -> list[dict[int, bytes]]:
         """Send every site one message with all of its parts, and split the answers.
 
         A site outside the step gets only its message of the next key exchange.
@@ -134,7 +149,8 @@ class RemoteSums:
             batch, along = _batch(main), exchange.get(site)
             if main.stage == Phase.MASKED_INPUT and not isinstance(along, Share):
                 delivery = bundles.get(site, b"")
-                asked[site] = Ask(batch, step, data, broadcast, delivery, along)
+                missed = self.record.missed(site)
+                asked[site] = Ask(batch, step, data, public, delivery, along, missed)
             elif main.stage == Phase.UNMASKING and not isinstance(along, Advertise):
                 asked[site] = Unmask(batch, data, along)
             elif main.stage == Phase.CONSISTENCY:
@@ -144,6 +160,9 @@ class RemoteSums:
             else:
                 asked[site] = _key_message(main, site)
         answers = self._sites.ask(asked)
+        for site, message in asked.items():
+            if isinstance(message, Ask) and site in answers and not answers[site].refused:
+                self.record.passed(site, len(message.missed))
         return [_answers(part, main, answers) for part in parts]
 
 
@@ -186,6 +205,7 @@ class SumServer:
 
     Attributes:
         sites: the sites, and the traffic with them.
+        door: checks who a site is.
         terms: of the session.
         step: number of the next step.
 
@@ -214,14 +234,23 @@ class SumServer:
             rejoin=rejoin,
         )
         self.sites = Sites(carry, self.terms.roster, tell)
+        self.door = Doorkeeper(self.terms.session, identities)
         self.step = 0
         self._tell, self._key_steps = tell, key_steps
-        self._sums = RemoteSums(self.sites, self.terms, lambda *_: None)
+        self._begin = self._beginning()
+        self._sums = RemoteSums(self.sites, self.terms, Record(beginning(self._begin)))
 
     def greet(self) -> None:
         """Begin the session at every site that has not joined it."""
+        missing = [site for site in self.terms.roster if site not in self.sites.present]
+        begin = self._begin
+        asked = {site: msgspec.structs.replace(begin, nonce=fresh_nonce()) for site in missing}
+        for site, answer in self.sites.ask(asked).items():
+            self._join(site, asked[site].nonce, answer.data)
+
+    def _beginning(self) -> Begin:
         terms = self.terms
-        begin = Begin(
+        return Begin(
             version=VERSION,
             session=terms.session,
             clients=len(terms.roster),
@@ -231,26 +260,25 @@ class SumServer:
             rejoin=terms.rejoin,
             identities=terms.identities,
         )
-        missing = [site for site in terms.roster if site not in self.sites.present]
-        for site, answer in self.sites.ask(dict.fromkeys(missing, begin)).items():
-            if reason := self._unfit(site, answer.data):
-                self._tell(f"site {site} cannot take part: {reason}")
-                self.sites.unfit.add(site)
-            else:
-                self.sites.present.add(site)
 
-    def _unfit(self, site: int, data: bytes) -> str:
-        """Return why a site cannot take part, from its answer; empty if it can."""
+    def _join(self, site: int, nonce: bytes, data: bytes) -> None:
+        """Admit a site to the session, or say why it cannot take part."""
         try:
-            found: Joined = decode_joined(data)
+            found = decode_joined(data)
         except msgspec.DecodeError as error:
-            return f"it sent what cannot be used: {error}"
+            proven = self.door.admits(site, nonce, b"")
+            self.sites.admit(site, f"it sent what cannot be used: {error}", proven=proven)
+            return
+        proven = self.door.admits(site, nonce, found.proof)
+        if self.sites.admit(site, self._unfit(site, found), proven=proven):
+            self._sums.record.joined(site, found.received)
+
+    def _unfit(self, site: int, found: Joined) -> str:
+        """Return why a site cannot take part, from its answer; empty if it can."""
         if found.version != VERSION:
             return f"it speaks version {found.version}, not {VERSION}"
         if found.client != site:
             return f"it says that it is site {found.client}"
-        if self.terms.malicious and found.identity != self.terms.identities[site]:
-            return "its signing key is not the one in the roster"
         return ""
 
     def sum(
@@ -271,11 +299,11 @@ class SumServer:
         present, needed = len(self.sites.present), self.terms.threshold
         if present < needed:
             raise NotEnoughSurvivors(Phase.ADVERTISE_KEYS, present, needed)
-        public = broadcast(step)
+        public = bound(self._sums.record.digest, broadcast(step))
         task = Task(
             step=step,
             kind=kind,
             sections=sections,
-            broadcast_digest=hashlib.sha256(public).digest(),
+            broadcast_digest=sha256(public).digest(),
         )
         return self._sums.sum(task, public, self._key_steps)

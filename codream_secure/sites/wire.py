@@ -10,7 +10,7 @@ import msgspec
 
 from protocols.phases import ThreatModel
 
-VERSION = 2
+VERSION = 3
 # A site in no session (its folder is new, for instance) ends its refusal with these words: the
 # server greets it again.
 NO_SESSION = "no session has begun"
@@ -37,7 +37,22 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Who(_Message, frozen=True):
-    """Asks for the site's number; the answer is the number in decimal digits."""
+    """Asks for the site's number, and for a proof of it; the answer is a `Claim`.
+
+    ``nonce``: fresh for every message, in all messages that have one; see `sites.presence`.
+    """
+
+    version: int
+    session: bytes
+    nonce: bytes
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A site's answer to `Who`; without a signing key it has no proof."""
+
+    version: int
+    client: int
+    proof: bytes = b""
 
 
 class Hello(_Message, frozen=True):
@@ -53,6 +68,7 @@ class Hello(_Message, frozen=True):
     options: dict[str, int | float | str | bool | None]
     spec: tuple[int, int, int, int]
     identities: tuple[bytes, ...] = ()
+    nonce: bytes = b""
 
 
 class Begin(_Message, frozen=True):
@@ -66,27 +82,29 @@ class Begin(_Message, frozen=True):
     key_steps: int
     rejoin: bool = False
     identities: tuple[bytes, ...] = ()
+    nonce: bytes = b""
 
 
 class Joined(_Message, frozen=True):
-    """A site's answer to `Begin`."""
+    """A site's answer to `Begin`; ``received`` as in `Present`."""
 
     version: int
     client: int
-    identity: bytes = b""
+    proof: bytes = b""
+    received: int = 0
 
 
 class Present(_Message, frozen=True):
-    """A site's answer to `Hello`: its number, its signing key, and the shape of its data.
+    """A site's answer to `Hello`: its number and a proof of it, and the shape of its data.
 
-    ``received``: how many `Images` and `Learn` it has processed in this session.
+    ``received``: how many items of the session's record it has processed.
     """
 
     version: int
     client: int
     spec: tuple[int, int, int, int]
     scaling: tuple[tuple[float, ...], tuple[float, ...]]
-    identity: bytes = b""
+    proof: bytes = b""
     received: int = 0
 
 
@@ -117,13 +135,41 @@ class Deliver(_Message, frozen=True):
     delivery: bytes
 
 
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One step in the session's public record, which every later step is bound to (SPEC 6.11).
+
+    ``step``: its number. ``request``: SHA-256 of what was asked. A step that came to a sum has also
+    the protocol's context `on`, the key step, and the bitmap of its survivors; another has none.
+    """
+
+    step: int
+    request: bytes
+    on: bytes = b""
+    key: int = 0
+    survivors: bytes = b""
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Malicious model: signatures of at least t survivors on a step's survivor set."""
+
+    signers: bytes
+    signatures: tuple[bytes, ...]
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An entry of the record as it travels: its proof is checked, and not in the digest."""
+
+    entry: Entry
+    proof: Proof | None = None
+
+
 class Ask(_Message, frozen=True):
     """Round 2: asks for a masked input. ``broadcast`` says what is computed.
 
     ``delivery``: the bundles of round 1, with the first step of a key batch; in the malicious model
     only for a site that has not answered `Deliver`. ``key_exchange``:
     round 0 of the next key exchange, whose answer comes back with the masked input. This saves a
-    round trip (SPEC 6.2).
+    round trip (SPEC 6.2). ``missed``: the record's entries that the site does not have.
     """
 
     batch: Batch
@@ -132,6 +178,7 @@ class Ask(_Message, frozen=True):
     broadcast: bytes
     delivery: bytes = b""
     key_exchange: Advertise | None = None
+    missed: tuple[Listed, ...] = ()
 
 
 class Confirm(_Message, frozen=True):
@@ -149,11 +196,25 @@ class Unmask(_Message, frozen=True):
     key_exchange: Share | None = None
 
 
+class Labels(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The labels that one step summed: an encoded `SoftLabels`; the record says what was asked."""
+
+    step: int
+    sums: bytes
+    proof: Proof | None = None
+
+
 class Learn(_Message, frozen=True):
-    """Ends a round: the summed labels of its dreams. Sites have the dreams from `Ask`."""
+    """Ends a round: the summed labels of its dreams.
+
+    Sites have the dreams from `Ask`. One that lacks some answers `NEEDS` and the digests of the
+    requests, and gets these in ``requests``. ``missed`` as in `Ask`.
+    """
 
     round: int
-    labels: tuple[bytes, ...]
+    labels: tuple[Labels, ...]
+    missed: tuple[Listed, ...] = ()
+    requests: tuple[bytes, ...] = ()
 
 
 class End(_Message, frozen=True):
@@ -161,12 +222,19 @@ class End(_Message, frozen=True):
 
 
 class Images(_Message, frozen=True):
-    """The noisy sum of class means: little-endian uint32, and the number of clients in it."""
+    """The noisy sum of class means: little-endian uint32, and the number of clients in it.
+
+    ``missed`` as in `Ask`.
+    """
 
     totals: bytes
     count: int
+    missed: tuple[Listed, ...] = ()
 
 
+Lesson = Learn | Images
+# Answers to what sites learn from.
+DONE, NEEDS = b"done", b"needs "
 Message = (
     Who
     | Hello
@@ -200,6 +268,7 @@ _DECODER = msgspec.msgpack.Decoder(Message)
 _ANSWER = msgspec.msgpack.Decoder(Answer)
 _PRESENT = msgspec.msgpack.Decoder(Present)
 _JOINED = msgspec.msgpack.Decoder(Joined)
+_CLAIM = msgspec.msgpack.Decoder(Claim)
 _T = TypeVar("_T")
 
 
@@ -216,7 +285,7 @@ def decode_with(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
         raise msgspec.DecodeError(f"malformed: {error}") from None
 
 
-def encode(message: _Message | Answer) -> bytes:
+def encode(message: _Message | Answer | Claim) -> bytes:
     """Return the bytes of a message or an answer."""
     return msgspec.msgpack.encode(message)
 
@@ -256,3 +325,12 @@ def decode_joined(data: bytes) -> Joined:
         msgspec.DecodeError: the bytes are not one.
     """
     return decode_with(_JOINED, data)
+
+
+def decode_claim(data: bytes) -> Claim:
+    """Decode the answer to `Who`.
+
+    Raises:
+        msgspec.DecodeError: the bytes are not one.
+    """
+    return decode_with(_CLAIM, data)

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from codream_secure.errors import UserError
-from codream_secure.storage.files import make_folder, unwritable
+from codream_secure.storage.files import PART, make_folder, unwritable
 
 LOCK = ".lock"
 _MODE = 0o600
@@ -74,9 +74,11 @@ def new_folder(wanted: Path) -> Path:
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether a folder is not there or holds nothing but a lock.
+    """Tell whether a folder is not there or holds nothing but a lock and unfinished files.
 
     Raises:
         OSError: it cannot be read.
     """
-    return not folder.exists() or all(path.name == LOCK for path in folder.iterdir())
+    return not folder.exists() or all(
+        path.name == LOCK or path.name.endswith(PART) for path in folder.iterdir()
+    )

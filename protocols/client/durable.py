@@ -189,4 +189,6 @@ def _load(record: bytes) -> Record:
     try:
         return msgspec.msgpack.decode(record, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise LocalProtocolError("the record is damaged") from None
+        raise LocalProtocolError(
+            "the record is damaged, or of another version: its batch is lost"
+        ) from None

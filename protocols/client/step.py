@@ -35,7 +35,7 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import Task
+from protocols.params import BatchParams, Task
 from protocols.phases import Phase
 from protocols.primitives.keys import KeyPair
 from protocols.primitives.packing import pack
@@ -163,32 +163,32 @@ def confirm(party: Party, state: Prepared, current: Masked, message: SurvivorSet
     check_survivors(party, current, survivors)
     signed = Confirmed(current.key, current.on, current.held, survivors, current.non_neighbours)
     nxt = msgspec.structs.replace(state, current=signed, cohort=signed.survivors)
-    return Move(nxt, Consistency(current.key), statement(party, signed))
+    return Move(nxt, Consistency(current.key), statement(party.batch, signed))
 
 
-def statement(party: Party, current: Confirmed) -> bytes:
+def statement(batch: BatchParams, current: Confirmed) -> bytes:
     """Return the context that binds a signature to this step and this survivor set."""
-    bitmap = messages.encode_set(current.survivors, party.batch.roster)
+    bitmap = messages.encode_set(current.survivors, batch.roster)
     return context.survivors(current.on, bitmap)
 
 
-def check_proof(party: Party, current: Confirmed, message: ConsistencyProof) -> None:
+def check_proof(batch: BatchParams, current: Confirmed, message: ConsistencyProof) -> None:
     """Check that at least t clients of U3 have signed the same U3 (SPEC 6.8).
 
     Raises:
         DecodeError, RemoteProtocolError: they have not.
     """
-    signers = messages.decode_set(message.signers, party.batch.roster)
+    signers = messages.decode_set(message.signers, batch.roster)
     if len(signers) != len(message.signatures):
         raise server_fault(Phase.CONSISTENCY, "numbers of signers and of signatures differ")
     if not set(signers) <= set(current.survivors):
         raise server_fault(Phase.CONSISTENCY, "a signer is no survivor")
-    if len(signers) < party.batch.threshold:
+    if len(signers) < batch.threshold:
         raise server_fault(Phase.CONSISTENCY, "fewer signatures than the threshold")
-    body, bound = messages.encode(Consistency(current.key)), statement(party, current)
+    body, bound = messages.encode(Consistency(current.key)), statement(batch, current)
     for signer, signature in zip(signers, message.signatures, strict=True):
         try:
-            signing.check(party.batch, signer, bound, body, signature)
+            signing.check(batch, signer, bound, body, signature)
         except CryptoError as error:
             raise server_fault(Phase.CONSISTENCY, f"client {signer}: {error}") from None
 
@@ -215,9 +215,9 @@ def unmask_confirmed(
     Raises:
         DecodeError, RemoteProtocolError: the proof is not acceptable.
     """
-    check_proof(party, current, message)
+    check_proof(party.batch, current, message)
     reply = _shares(party, current, current.survivors)
-    bound = statement(party, current)
+    bound = statement(party.batch, current)
     return Move(msgspec.structs.replace(state, current=None), reply, bound)
 
 

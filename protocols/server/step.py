@@ -86,6 +86,7 @@ class CollectingShares:
     Attributes:
         dropped: the active set without U3; these clients sent no masked input.
         responders: who is asked for shares.
+        proof: malicious model: the survivors' signatures on the survivor set.
     """
 
     step: Step
@@ -94,15 +95,21 @@ class CollectingShares:
     responders: Clients
     totals: Vectors = field(repr=False)
     received: dict[int, UnmaskShares]
+    proof: ConsistencyProof | None = None
 
     @classmethod
     def of(
-        cls, step: Step, survivors: Clients, responders: Clients, totals: Vectors
+        cls,
+        step: Step,
+        survivors: Clients,
+        responders: Clients,
+        totals: Vectors,
+        proof: ConsistencyProof | None = None,
     ) -> CollectingShares:
         """Return the state before any answer."""
         alive = frozenset(survivors)
         dropped = tuple(u for u in step.active if u not in alive)
-        return cls(step, survivors, dropped, responders, totals, {})
+        return cls(step, survivors, dropped, responders, totals, {}, proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +121,16 @@ class Finished:
         survivors: the clients whose inputs are in it, ascending.
         wrong: clients whose shares were left out as wrong; the sum is right all the same. Each
             of them changed a share, or was dealt a wrong one, so nobody is barred for it.
+        key, on: which key step the sum used, and its context (SPEC 3.2).
+        proof: malicious model: the signatures of at least t survivors on the survivor set.
     """
 
     totals: Mapping[str, NDArray[np.uint32]] = field(repr=False)
     survivors: Clients
     wrong: frozenset[int] = frozenset()
+    key: int = 0
+    on: bytes = b""
+    proof: ConsistencyProof | None = None
 
 
 Online = CollectingInputs | CollectingSignatures | CollectingShares
@@ -250,7 +262,7 @@ def end_signatures(_: BatchParams, state: CollectingSignatures) -> tuple[Collect
         messages.encode_set(signers, state.step.batch.roster),
         tuple(state.received[u] for u in signers),
     )
-    nxt = CollectingShares.of(state.step, state.survivors, signers, state.totals)
+    nxt = CollectingShares.of(state.step, state.survivors, signers, state.totals, proof)
     return nxt, dict.fromkeys(signers, proof)
 
 
@@ -297,7 +309,8 @@ def end_shares(_: BatchParams, state: CollectingShares) -> tuple[Finished, Repli
         _remove_pair_masks(state, total, dropped, seeds[dropped, Kind.MASK_KEY])
     names = [section.name for section in step.task.sections]
     sums = dict(zip(names, total.reduced(), strict=True))
-    return Finished(sums, state.survivors, recovery.wrong), {}
+    wrong = recovery.wrong
+    return Finished(sums, state.survivors, wrong, step.key, step.on, state.proof), {}
 
 
 # The order in which seeds are looked for: the first that is not found is named (SPEC 3.7).

@@ -28,7 +28,7 @@ UPLOADS = {
 # Around all others in the malicious model; sent only when something is wrong.
 RARE_UPLOADS = (messages.Signed, messages.BundleReport)
 # Around all others over machines.
-SITE_UPLOADS = (wire.Answer, wire.Present, wire.Joined)
+SITE_UPLOADS = (wire.Answer, wire.Claim, wire.Present, wire.Joined)
 DOWNLOADS = (
     messages.KeyDirectory,
     messages.BundleDelivery,
@@ -45,6 +45,7 @@ DOWNLOADS = (
     broadcasts.NoisyTerms,
     broadcasts.GradientRequest,
     broadcasts.SoftLabels,
+    wire.Who,
     wire.Hello,
     wire.Begin,
     mean_request.MeanRequest,
@@ -56,6 +57,10 @@ DOWNLOADS = (
     wire.Confirm,
     wire.Unmask,
     wire.Deliver,
+    wire.Entry,
+    wire.Proof,
+    wire.Listed,
+    wire.Labels,
     wire.Learn,
     wire.Images,
 )

@@ -152,3 +152,20 @@ def test_a_site_answers_messages_of_the_protocol_without_torch(machines):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_sites_never_load_flower():
+    """Whoever carries the messages: a site or its server runs where Flower is not installed."""
+    below = [p for p in PACKAGE.rglob("*.py") if "flower" not in p.relative_to(PACKAGE).parts]
+    code = [p for p in below if p.relative_to(PACKAGE).parts[0] != "cli"]
+    assert [p for p in code if any(n.split(".")[0] == "flwr" for n in imports(p) if n)] == []
+    modules = ", ".join(
+        f"codream_secure.sites.{path.stem}" for path in (PACKAGE / "sites").glob("[a-z]*.py")
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys, {modules}\nprint('flwr' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == "False"

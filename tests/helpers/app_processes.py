@@ -54,7 +54,7 @@ class App(Local):
         super().__init__(
             clients=clients, rounds=1, dream_steps=1, dataset="none", models="none",
             threat_model="malicious" if malicious else "semi-honest", more={},
-            insecure=insecure, timeout=timeout, out=out, quiet=True,
+            insecure=insecure, timeout=timeout, out=out,
         )  # fmt: skip
         self._source, self._components = source, components
         self._settings = settings or {}

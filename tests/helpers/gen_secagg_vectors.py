@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from secagg_helpers import (
     Run,
@@ -48,7 +49,7 @@ from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
-from protocols.quantization import Quantizer
+from protocols.quantization import Quantizer, next_clip
 from protocols.signing import Credentials
 
 FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
@@ -158,6 +159,25 @@ def widths() -> dict[str, object]:
     return single(make_params(5, sections=sections, step=2**40), {22: Phase.MASKED_INPUT})
 
 
+def wide() -> dict[str, object]:
+    """Seventeen clients, so that bitmaps have three bytes; U1 is smaller than the roster."""
+    drops = {
+        13: Phase.ADVERTISE_KEYS,
+        58: Phase.ADVERTISE_KEYS,
+        22: Phase.SHARE_KEYS,
+        34: Phase.MASKED_INPUT,
+        10: Phase.UNMASKING,
+    }
+    return single(make_params(17, ("g", 3, 4), threshold=9, step=3), drops)
+
+
+def small_ring() -> dict[str, object]:
+    """U1 has k + 1 clients, so that all others are neighbours of each."""
+    params = make_params(7, ("g", 3, 4), threshold=4, step=4, ring=Ring(4, 2))
+    drops = {10: Phase.ADVERTISE_KEYS, 22: Phase.DRAW_GRAPH, 28: Phase.MASKED_INPUT}
+    return single(params, drops)
+
+
 def three_steps() -> dict[str, object]:
     """Steps of different shapes; one client drops out and comes back."""
     shapes = [[("g", 9, 2)], [("g", 1, 4), ("logits", 6, 16)], [("g", 4, 7)]]
@@ -258,6 +278,72 @@ def lost() -> dict[str, object]:
     return {**head, "steps": described, **recorder.result()}
 
 
+# What every upload must survive, by the end of its name; and what must be checked, by name.
+_DAMAGE = {
+    "prefix": "5.2 one encoding of each message",
+    "extension": "5.2 one encoding of each message",
+    "version": "5.2 a tag that is expected",
+    "long_header": "5.2 one encoding of each message",
+    "later_step": "5.2 an upload whose round is to come",
+    "unsigned": "5.2 uploads inside Signed",
+    "signature": "3.11 the signature",
+    "of_another_client": "3.11 the sender",
+    "signed_elsewhere": "3.11 the context",
+}
+_CHECKS = {
+    "low_order_key": "6.1 no key of low order",
+    "one_key_in_two_places": "6.1 all keys differ",
+    "no_key_for_the_step": "6.1 M mask keys",
+    "commitments_of_others": "6.2 the commitments that were advertised",
+    "element_not_below_p": "5.3 values below p",
+    "padding_not_zero": "5.3 unused bits are zero",
+    "vector_too_short": "5.3 the size of a vector",
+    "share_missing": "6.4 list lengths",
+    "shares_of_the_dropped": "6.4 list lengths",
+    "share_not_an_element": "3.6 elements below P",
+    "active_set_below_threshold": "6.3 |A| >= t",
+    "active_set_without_recipient": "6.3 u in A",
+    "key_step_never_made": "6.3 keys that are unspent",
+    "bit_beyond_the_roster": "5.4 unused bits are zero",
+    "survivors_below_threshold": "6.4, 6.8 |U3| >= t",
+    "survivors_without_me": "6.4, 6.8 u in U3",
+    "set_of_two_bytes": "5.4 the size of a bitmap",
+    "directory_without_keys": "6.2 list length = |U1|",
+    "directory_in_another_order": "6.2 own advertisement byte for byte",
+    "directory_of_unsigned_keys": "6.2 signatures of the advertisements",
+    "directory_with_one_key_twice": "6.2 signatures of the advertisements",
+    "directory_with_a_forged_peer": "6.2 signatures of the advertisements",
+    "lost_pair_beyond_the_roster": "5.5 k < n",
+    "lost_pair_descending": "5.5 i < k",
+    "lost_pairs_descending": "5.5 pairs ascend",
+    "lost_pair_twice": "5.5 pairs ascend",
+    "lost_pair_not_active": "6.3 both ends of a lost pair in A",
+    "too_few_holders_left": "6.3 holders of own shares in A",
+    "proof_below_threshold": "6.8 t signers",
+    "proof_in_another_order": "6.8 every signature on its own U3",
+    "proof_with_one_signature_less": "6.8 list length = |signers|",
+    "survivors_in_place_of_the_proof": "5.2 a tag that is expected",
+    "advertisement_without_nonce": "5.2 the tags of this graph",
+    "nonce_not_committed_to": "6.9 a nonce that was committed to",
+    "nonce_of_another": "6.9 a nonce that was committed to",
+    "commitments_without_me": "6.9 own commitment is there",
+    "commitment_changed": "6.9 own commitment is there",
+    "commitment_missing": "6.9 list length = |C|",
+    "nonce_changed": "6.9 every nonce is what was committed to",
+    "neighbour_missing": "6.9 an advertisement of every neighbour",
+    "neighbour_is_another": "6.9 the nonce commitment listed for the neighbour",
+    "ring_below_threshold": "6.9 |U1| >= max(t, tau + 1)",
+    "one_bundle_missing": "6.2 a bundle for every neighbour",
+    "active_set_without_neighbours": "6.3 holders of own shares in A",
+    "survivors_without_neighbours": "6.4 holders of own shares in U3",
+}
+
+
+def _check_of(name: str, phase: Phase) -> str:
+    """Return the section of SPEC.md and the rule that refuses a case."""
+    return _CHECKS.get(name) or _DAMAGE[name.removeprefix(f"{phase}_")]
+
+
 class Bad:
     """Negative cases: an honest run up to a message that must be refused.
 
@@ -280,7 +366,8 @@ class Bad:
     def _add(self, name: str, phase: Phase, receiver: str, message: Sent, error: type) -> None:
         data = message if isinstance(message, bytes) else messages.encode(message)
         case = {"phase": str(phase), "receiver": receiver, "bytes": data.hex()}
-        self.cases.append({"name": f"bad_{name}", **case, "error": error.__name__})
+        check = _check_of(name, phase)
+        self.cases.append({"name": f"bad_{name}", **case, "error": error.__name__, "check": check})
 
     def bits(self, *members: int) -> bytes:
         return messages.encode_set(members, self.params.roster)
@@ -403,6 +490,13 @@ def bad_malicious() -> dict[str, object]:
     b.down(
         "directory_with_one_key_twice", share, messages.encode(KeyDirectory(directory.members, two))
     )
+    # The server puts keys of its own in the place of a peer's; those of the recipient are intact.
+    peer = messages.decode(directory.advertisements[2], Signed, batch)
+    own = messages.decode(peer.body, Advertisement, batch)
+    keys = msgspec.structs.replace(own, channel_key=b"\x0b" + bytes(31))
+    theirs = messages.encode(Signed(messages.encode(keys), peer.signature))
+    swapped = (*directory.advertisements[:2], theirs, *directory.advertisements[3:])
+    b.down("directory_with_a_forged_peer", share, KeyDirectory(directory.members, swapped))
     few, others = b.bits(10, 13, 16), b.bits(10, 16, 19, 22)
     b.down("active_set_below_threshold", mask, StepRequest(0, few))
     everyone = b.bits(*b.params.roster)
@@ -506,7 +600,20 @@ def quantization() -> dict[str, object]:
                     "codes": codes.tolist(),
                 }
             )
-    return {"seed": seed.hex(), "cases": cases}
+    clips = []
+    for levels, clip, mean, count in [
+        (255, 1.0, [0.0, 0.0], 5),
+        (255, 1.0, [0.3, -0.2, 0.1], 5),
+        (15, 0.5, [0.5, -0.5], 100),
+        (1, 1.0, [0.9, 0.2], 3),
+        (65535, 2.0**-20, [0.0], 2),
+        (65535, 2.0**20, [9e5, -9e5], 9),
+    ]:
+        following = next_clip(Quantizer(levels, clip), np.array(mean), count)
+        clips.append(
+            {"maximum": levels, "clip": clip, "mean": mean, "count": count, "next": following}
+        )
+    return {"seed": seed.hex(), "cases": cases, "clips": clips}
 
 
 def _expanded(key: bytes, bits: int, length: int) -> list[int]:
@@ -530,6 +637,8 @@ VECTORS = {
     "quantization.json": quantization,
     "ring.json": ring,
     "ring_batch.json": ring_steps,
+    "small_ring.json": small_ring,
+    "wide.json": wide,
     "widths.json": widths,
 }
 

@@ -649,6 +649,14 @@ def quantized(values: list[float], maximum: int, clip: float, key: bytes) -> lis
     return found
 
 
+def next_clip(maximum: int, clip: float, mean: list[float], count: int) -> float:
+    """SPEC 7.4."""
+    rounding = (2 * clip / maximum) ** 2 / (4 * count)
+    spread = math.sqrt(max(0.0, sum(x * x for x in mean) / len(mean) - rounding))
+    wanted = min(max(2 * math.sqrt(count) * spread, clip / 2), 2 * clip)
+    return min(max(wanted, 2.0**-20), 2.0**20)
+
+
 # -- negative cases ----------------------------------------------------------------------------
 
 _UPLOADS = (0x10, 0x12, 0x18, 0x14, 0x19, 0x16, 0x30, 0x32)

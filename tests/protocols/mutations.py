@@ -66,6 +66,13 @@ BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
 STEP = tests("client/step")
 SITES = ("tests/codream_secure/sites/test_answers.py",)
+CLIENT_RULES = ("tests/codream_secure/federation/test_client.py",)
+WEIGHTS = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "weight or cap")
+PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
+PENDING = "codream_secure/sites/pending.py"
+PENDING_TESTS = ("tests/codream_secure/sites/test_pending.py",)
+COHORTS = ("tests/codream_secure/sites/test_cohorts.py",)
+TOLD = ("tests/codream_secure/sites/test_told_labels.py",)
 MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
 
 CLIENT = "protocols/client/session.py"
@@ -441,6 +448,32 @@ MUTATIONS = [
     # The session above (D1)
     refusal("a broadcast is answered once", "codream_secure/federation/client.py",
             "seen in self._answered", ("tests/codream_secure/federation/test_client.py",)),
+    # Weights count once, and are told once
+    refusal("requests are the run's", "codream_secure/federation/answer_rules.py",
+            "(found := getattr(request, name)) != value", CLIENT_RULES),
+    Mutation("labels count alike", "codream_secure/federation/client.py",
+             "numbers * share if name in _WEIGHTED else numbers", "numbers * share", CLIENT_RULES),
+    refusal("one cap of weights", "codream_secure/sites/weights.py",
+            "None not in {cap, known.cap} and cap != known.cap", WEIGHTS),
+    refusal("the weight is told once", "codream_secure/sites/weights.py",
+            "told is not None and told.request != hashlib.sha256(broadcast).digest()", WEIGHTS),
+    refusal("one cap for all sessions", "codream_secure/sites/weights.py",
+            "cap and told is not None and told.cap != cap", WEIGHTS),
+    # Who a site is (SPEC 3.12)
+    Mutation("a proof is of the site's own key", "codream_secure/sites/presence.py",
+             "        except CryptoError:\n            return False",
+             "        except CryptoError:\n            pass", PRESENCE),
+    Mutation("a proof names its node", "codream_secure/sites/presence.py",
+             "presence(self.session, nonce, site, channel)",
+             'presence(self.session, nonce, site, b"")', PRESENCE),
+    Mutation("a stranger does not keep a site out", "codream_secure/sites/peers.py",
+             "if not proven:", "if False:", PRESENCE),
+    Mutation("a node proves its number", "codream_secure/flower/carrier.py",
+             "question.nonce, claim.proof, channel_of(node)):",
+             "question.nonce, claim.proof, channel_of(node)) and False:",
+             ("tests/codream_secure/flower/test_carrier.py",)),
+    Mutation("a proof binds the nonce", "protocols/signing.py",
+             'digest("presence", session, nonce,', 'digest("presence", session, b"",', PRESENCE),
     # Whether a site answers depends on nothing private
     Mutation("inputs are computed after all checks", CLIENT_STEP,
              "vectors = _checked_inputs(task, inputs() if callable(inputs) else inputs)",
@@ -455,6 +488,54 @@ MUTATIONS = [
     Mutation("a missing metric is zero", "codream_secure/flower/mean.py",
              "missing.append(f\"no metric {name!r} that is one number\")",
              'raise ValueError("no metric")', MOD),
+    # The record of a session (SPEC 6.11), and what sites learn from
+    *(
+        refusal(f"record: {what}", PENDING, condition, PENDING_TESTS)
+        for what, condition in [
+            ("a step that is not over", "step is not None and entry.step >= step"),
+            ("the request", "own.on and entry.request != own.request"),
+            ("the threshold", "len(survivors) < self.batch.threshold"),
+            ("the survivors that were signed",
+             "own.survivors and entry.survivors != own.survivors"),
+            ("the sum", "own.on and entry.on != own.on"),
+            ("a step that was not answered", "not own.on"),
+            ("signatures", "self.batch.malicious and not own.proved"),
+        ]
+    ),
+    Mutation("record: steps are bound to it", "codream_secure/sites/history.py",
+             "if public[:SIZE] != history:", "if False:", TOLD),
+    Mutation("pending state waits for the record", PENDING,
+             "    _save(folder, Pending(step, request, state))",
+             "    _save(folder, Pending(step, request, state)); folder.save(STATE, state)",
+             PENDING_TESTS),
+    *(
+        refusal(f"labels: {what}", "codream_secure/sites/told_labels.py", condition, TOLD)
+        for what, condition in [
+            ("of a step of the record", "entry is None"),
+            ("signatures", "self.batch.malicious"),
+            ("as many as survivors",
+             "found.count != len(decode_set(entry.survivors, self.batch.roster))"),
+            ("as large as answers make them",
+             "int(totals[section.name].max(initial=0)) > found.count * section.maximum"),
+            ("of the dreams in the request",
+             "request is None or digest(request.dreams) != found.dreams or encode(found) != sums"),
+            ("rows of probabilities",
+             "(rows < weight * (1 - classes / 2) - slack).any() or (rows > slack).any()"),
+        ]
+    ),
+    refusal("cohorts: similar sums", "codream_secure/sites/cohorts.py",
+            "self._strict and known.differences >= policy.small_differences", COHORTS),
+    refusal("cohorts: they grow again so often", "codream_secure/sites/cohorts.py",
+            "refuse and shrinking and known.returns >= policy.returns", COHORTS),
+    Mutation("cohorts: other sizes are similar", "codream_secure/sites/cohorts.py",
+             "    if first.size != second.size:\n        return True",
+             "    if first.size != second.size:\n        return False", COHORTS),
+    Mutation("cohorts: survivors are compared before they are signed",
+             "codream_secure/sites/cohorts.py",
+             "            self._compare(last)\n", "", COHORTS),
+    Mutation("labels need their request", "codream_secure/sites/told_labels.py",
+             "            raise LacksRequestsError(lacking)",
+             "            return []", TOLD),
     refusal("shape of a request", "codream_secure/aggregation/decoding.py",
             "min(request.shape) < 1 or len(request.dreams) != math.prod(request.shape)",
             ("tests/codream_secure/test_fuzz_requests.py",)),

@@ -41,10 +41,13 @@ def test_references_inside_the_spec_resolve():
 
 
 def test_every_decision_is_somewhere_and_every_file_named_is_there():
-    text = (ROOM / "SPEC.md").read_text(encoding="utf-8")
+    place = ROOM.parent / "docs" / "protocol-decisions.md"
+    text = place.read_text(encoding="utf-8")
     rows = re.findall(r"^\| D(\d+) \|[^|]*(?:\\\|[^|]*)*\|(.*)\|$", text, flags=re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 36))
     for _, where in rows:
         for name in re.findall(r"`([\w/]+\.(?:py|md))`", where):
             assert (ROOM.parent / name).is_file(), name
+        sections_named = set(re.findall(r"(?<![\w.\d])([1-8]\.\d+)(?![\w.])", where))
+        assert sections_named <= set(sections()), where
         assert NUMBER.search(where) or "`" in where or "not in this version" in where

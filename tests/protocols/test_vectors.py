@@ -1,6 +1,7 @@
 """The recorded bytes still come out, and the independent implementation agrees with each."""
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -324,3 +325,39 @@ def test_the_reference_quantizes_alike(case):
     key = reference.rounding_key(seed, case["step"], case["section"])
     values = [float(x) for x in case["values"]]
     assert reference.quantized(values, case["maximum"], case["clip"], key) == case["codes"]
+
+
+@pytest.mark.parametrize("case", FILES["quantization.json"]["clips"], ids=lambda c: c["maximum"])
+def test_the_reference_follows_the_clip_alike(case):
+    clip = reference.next_clip(case["maximum"], case["clip"], case["mean"], case["count"])
+    assert clip == pytest.approx(case["next"], rel=1e-12)
+
+
+def test_every_negative_case_names_the_section_whose_check_refuses_it():
+    text = (FOLDER.parents[2] / "protocols" / "SPEC.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^### (\d+\.\d+) ", text, flags=re.MULTILINE))
+    for _, case in BAD:
+        named = re.match(r"(\d+\.\d+)(?:, (\d+\.\d+))* \S", case["check"])
+        assert named, case["name"]
+        assert {number for number in named.groups() if number} <= known
+
+
+def test_the_worked_values_of_the_spec_are_those_of_the_first_vector():
+    """SPEC 3.14, for client 10 of aggregation.json, by the reference."""
+    vector = FILES["aggregation.json"]
+    run, step = parties(vector), vector["steps"][0]
+    run.exchange_keys(by_client(step["drops"]))
+    run.run_step(described(step), by_client(step["inputs"]), by_client(step["drops"]))
+    values = {
+        "off0": run.off0,
+        "off1": run.off1,
+        "on": reference.on(run.b, run.off1, 0, described(step), run.active),
+        "mask-key seed": run.secrets[10].seeds[0][0],
+        "its commitment": run.commitments(10)[0],
+        "commitment of 10": reference.d("commitments", *run.commitments(10)),
+        "mask key": reference.public_of(run.mask_private(10, 0)),
+    }
+    text = (FOLDER.parents[2] / "protocols" / "SPEC.md").read_text(encoding="utf-8")
+    worked = text[text.index("### 3.14") : text.index("## 4. Masks")]
+    found = dict(re.findall(r"^([a-z][\w -]*?) +([0-9a-f]{64})$", worked, flags=re.MULTILINE))
+    assert found == {name: value.hex() for name, value in values.items()}

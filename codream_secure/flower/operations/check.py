@@ -94,7 +94,7 @@ def _model(name: str, spec: InputSpec) -> Finding:
 def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Finding]:
     """Compare a site with the run that an app folder describes."""
     try:
-        text = (app / "pyproject.toml").read_text(encoding="utf-8")
+        text = (app / "pyproject.toml").read_text(encoding="utf-8-sig")
         given = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
         options = {k.replace("-", "_"): v for k, v in given.items() if k not in SERVER_OPTIONS}
         config = resolve(Config.from_options({k: v for k, v in options.items() if v != ""}))

@@ -42,7 +42,6 @@ class Local:
         insecure: run without TLS and without keys of nodes.
         timeout: seconds for everything.
         out: new folder for logs, sites' folders, keys and results.
-        quiet: print nothing.
 
     Raises:
         UserError: Flower is not installed, the folder exists, or the SuperLink did not start.
@@ -62,7 +61,6 @@ class Local:
         insecure: bool,
         timeout: float,
         out: Path,
-        quiet: bool = False,
     ) -> None:
         if shutil.which("flower-superlink", path=search_path()) is None:
             raise UserError("Flower is not installed: pip install 'codream-secure[flower]'")
@@ -72,7 +70,7 @@ class Local:
             raise UserError(f"{len(sites)} times --site for {clients} sites: one each, or none")
         self.out = out.resolve()
         self._sites, self._runs = tuple(sites), 0
-        self._clients, self._insecure, self._quiet = clients, insecure, quiet
+        self._clients, self._insecure = clients, insecure
         self._dataset, self._malicious = dataset, threat_model == "malicious"
         self.until = time.monotonic() + timeout
         self._settings: dict[str, Any] = {

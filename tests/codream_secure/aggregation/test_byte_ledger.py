@@ -88,16 +88,19 @@ def test_one_broadcast_may_serve_the_last_step_and_the_labels(tiny):
     assert first.targets.sum(dim=1).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
 
 
-def test_labels_of_the_last_step_are_the_same_masked_and_in_the_clear(tiny):
+@pytest.mark.parametrize(
+    "more",
+    [{"weights": "examples"}, {"adaptive": "jsd", "adaptive_start": 1}],
+    ids=["w", "adaptive"],
+)
+def test_labels_of_the_last_step_are_the_same_masked_and_in_the_clear(tiny, more):
     options = {
         "method": "codream-fast",
         "label_last_step": True,
         "label_weighting": "confidence",
-        "weights": "examples",
-        "adaptive": "jsd",
-        "adaptive_start": 1,
         "dropout": 0.1,
         "clients": 6,
+        **more,
     }
     runs = [Simulation(tiny(**options, secure=secure)) for secure in (True, False)]
     for simulation in runs:

@@ -21,6 +21,7 @@ def test_the_command_says_what_it_found_and_keeps_it(run, tmp_path):
 def test_a_refuted_claim_ends_with_code_1(run, monkeypatch):
     fault = planted(noise_multiplier=lambda _: 1e-6)
     monkeypatch.setattr(everything, "audit_one_run", lambda *a: audit_one_run(*a, make=fault))
+    monkeypatch.setattr(everything, "ONE_RUN_BUDGETS", (1.0,))
     code, out, _ = run("audit", "privacy", "--only", "one-run")
     assert code == 1
     assert "REFUTED" in out

@@ -8,21 +8,21 @@ from codream_secure.audit.training import SETTINGS, audit_steps
 FULL, SAMPLED, INTEGERS = SETTINGS
 
 
+HALVED = planted(noise_multiplier=lambda o: o["noise_multiplier"] / 2)
+# Setting, fault, and trials on each side: the smaller the fault, the more it takes to find it.
 STEP_FAULTS = {
-    "noise off": (FULL, planted(noise_multiplier=lambda _: 1e-6)),
-    "sigma halved": (FULL, planted(noise_multiplier=lambda o: o["noise_multiplier"] / 2)),
-    "sigma halved, integers": (
-        INTEGERS,
-        planted(noise_multiplier=lambda o: o["noise_multiplier"] / 2),
-    ),
+    "noise off": (FULL, planted(noise_multiplier=lambda _: 1e-6), 300),
+    "sigma halved": (FULL, HALVED, 2000),
+    "sigma halved, integers": (INTEGERS, HALVED, 2000),
     # The same noise as before in real units, and a clip that no gradient reaches.
     "clip off": (
         FULL,
         planted(
             noise_multiplier=lambda o: o["noise_multiplier"] / 1e4, clip=lambda o: o["clip"] * 1e4
         ),
+        300,
     ),
-    "Poisson sampling off": (SAMPLED, planted(sampling_rate=lambda _: 1.0)),
+    "Poisson sampling off": (SAMPLED, planted(sampling_rate=lambda _: 1.0), 1000),
 }
 
 
@@ -32,6 +32,6 @@ def test_right_steps_hold():
 
 @pytest.mark.parametrize("name", STEP_FAULTS)
 def test_a_planted_fault_in_a_step_is_found(name):
-    setting, make = STEP_FAULTS[name]
-    (found,) = audit_steps(trials=2000, make=make, settings=[setting])
+    setting, make, trials = STEP_FAULTS[name]
+    (found,) = audit_steps(trials=trials, make=make, settings=[setting])
     assert not found.holds

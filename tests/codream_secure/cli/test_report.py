@@ -1,8 +1,12 @@
 """`codream-secure report` and `codream-secure runs`."""
 
+import errno
 import json
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +88,67 @@ def test_a_damaged_run_does_not_hide_the_others(run, write_run, tmp_path):
     assert "good" in out
     assert err.startswith("error: runs/torn: summary.json is damaged")
     assert err.count("\n") == 1
+
+
+def locked_away(monkeypatch, *folders):
+    """Let nothing below these folders be looked at; root may look at all, so no `chmod`."""
+    locked = [str(folder) for folder in folders]
+
+    def guarded(call):
+        def look(path, *arguments, **options):
+            name = str(Path.cwd() / path) if isinstance(path, str | os.PathLike) else ""
+            lists = call is os_listdir
+            for folder in locked:
+                if name.startswith(folder + "/") or (lists and name == folder):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+            return call(path, *arguments, **options)
+
+        return look
+
+    os_listdir = os.listdir
+    for name in ("stat", "listdir", "scandir", "open"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+
+
+def test_a_run_that_cannot_be_read_has_its_row(run, write_run, monkeypatch, tmp_path):
+    write_run("mine", folder=tmp_path / "runs")
+    locked_away(monkeypatch, write_run("theirs", folder=tmp_path / "runs"))
+    code, out, err = run("runs")
+    assert code == 2
+    (row,) = (line for line in out.splitlines() if "theirs" in line)
+    assert "cannot be read" in row
+    assert "mine" in out
+    assert err == "error: runs/theirs/config.toml: cannot be read: Permission denied\n"
+    code, out, _ = run("runs", "--json")
+    assert [one["folder"] for one in json.loads(out)] == ["runs/mine"]
+    for command in (["report"], ["simulate", "--resume"], ["simulate", "--quiet", "--dataset"]):
+        code, out, err = run(*command, "runs/theirs/x")
+        assert (code, out) == (2, "")
+        assert re.search(r"error: runs/theirs/x[/\w]*: cannot be read: Permission denied\n", err)
+
+
+def test_a_cell_that_cannot_be_read_has_its_row(run, comparison, monkeypatch):
+    locked_away(monkeypatch, comparison / "cells/fedavg-secure-seed0")
+    code, out, _ = run("runs", comparison.parent)
+    assert code == 2
+    assert "compared/cells/codream-seed0" in out
+    (row,) = (line for line in out.splitlines() if "fedavg-secure-seed0" in line)
+    assert "cannot be read" in row
+    assert run("report", comparison)[0] == 0
+    assert "fedavg-secure-seed0/config.toml: cannot be read" in (
+        (comparison / "report.html").read_text()
+    )
+
+
+def test_cells_that_cannot_be_listed_have_one_row(run, write_run, comparison, monkeypatch):
+    write_run("good", folder=comparison.parent)
+    locked_away(monkeypatch, comparison / "cells")
+    code, out, err = run("runs", comparison.parent)
+    assert code == 2
+    assert "good" in out
+    (row,) = (line for line in out.splitlines() if "compared" in line)
+    assert "cannot be read" in row
+    assert err == f"error: {comparison}/cells: cannot be read: Permission denied\n"
 
 
 def test_every_run_of_an_old_format_is_named(run, write_run, tmp_path):

@@ -1,6 +1,6 @@
 import itertools
-import json
 
+import msgspec
 import pytest
 
 from codream_secure.aggregation.byte_ledger import megabytes
@@ -11,8 +11,6 @@ from codream_secure.compare import round_bytes
 from codream_secure.compare.round_bytes import (
     FEDAVG,
     IMAGENET_VGG,
-    SPEC,
-    Shape,
     crossover,
     dream_bytes,
     dream_formula,
@@ -22,6 +20,7 @@ from codream_secure.compare.round_bytes import (
     tensor_sizes,
 )
 from codream_secure.config.methods import parse_method
+from codream_secure.runs.sizes_format import SPEC, RoundSizes, Shape
 
 
 @pytest.mark.parametrize("clients", [4, 10])
@@ -83,9 +82,16 @@ def test_the_command_prints_the_sizes(run, tmp_path, monkeypatch):
     small = ["--dreams", "4", "--dream-batches", "1", "--dream-steps", "2"]
     code, out, err = run("compare", "--sizes", *small, "--out", "sizes", "--json")
     assert (code, err) == (0, "")
-    found = json.loads(out)
-    assert [row["model"] for row in found["rows"]] == ["resnet18", "wrn40-1"]
-    assert found["rows"][0]["official: codream-fast MB"] == pytest.approx(172.1, abs=0.2)
+    found = msgspec.json.decode(out, type=RoundSizes)
+    assert (
+        msgspec.json.decode((tmp_path / "sizes/sizes.json").read_bytes(), type=RoundSizes) == found
+    )
+    assert found.shape == Shape(dreams=4, batches=1, dream_steps=2)
+    assert [row.model for row in found.rows] == ["resnet18", "wrn40-1"]
+    assert found.rows[0].megabytes["official: codream-fast"] == pytest.approx(172.1, abs=0.2)
+    both = found.rows[0].both_ways()
+    assert both["fedavg"] == sum(found.rows[0].bytes["fedavg"].values()) / 1e6
+    assert both["paper: codream"] == 600
     assert (tmp_path / "sizes/crossover.png").read_bytes().startswith(b"\x89PNG")
     code, out, _ = run("compare", "--sizes", *small)
     assert code == 0

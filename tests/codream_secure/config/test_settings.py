@@ -7,12 +7,12 @@ from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
 
 REFUSED = [
-    ({"clients": 1}, "--clients must be at least 2, not 1"),
+    ({"clients": 1}, "--clients must be from 2 to 1e+07, not 1"),
     ({"clients": True}, "--clients must be a whole number, not True"),
     ({"clients": 2.0}, "--clients must be a whole number, not 2.0"),
     ({"bits": 17}, "--bits must be from 1 to 16, not 17"),
     ({"dropout": -0.1}, "--dropout must be from 0 to 1, not -0.1"),
-    ({"dp_eps": 0}, "--dp-eps must be above 0, not 0.0"),
+    ({"dp_eps": 0}, "--dp-eps must be above 0 and at most 1e+06, not 0.0"),
     ({"dp_eps": float("inf")}, "--dp-eps must be a finite number, not inf"),
     ({"statistics_momentum": 1}, "--statistics-momentum must be at least 0 and below 1, not 1.0"),
     ({"secure": 1}, "--secure must be true or false, not 1"),

@@ -1,10 +1,13 @@
 """Folders of images."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from codream_secure.data import InputSpec, Scaling, load_dataset
+from codream_secure.data.folders import class_names
 from codream_secure.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -172,3 +175,67 @@ def test_a_folder_named_like_a_dataset_needs_a_path(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     assert load_dataset("digits", photos).spec.classes == 10
     assert load_dataset("./digits", photos).spec.classes == 2
+
+
+def own_folder(path, mark="metrics.jsonl"):
+    """Write what a run, a comparison or a table of sizes leaves, with a picture."""
+    write(path / "dreams.png", size=(90, 80))
+    (path / mark).touch()
+
+
+def test_folders_that_this_program_wrote_are_no_classes(photos):
+    before = load(photos)
+    own_folder(photos / "runs/20261129-101010-codream-photos")
+    own_folder(photos / "comparisons/1/cells/fedavg-seed0")
+    own_folder(photos / "results/deep/er")
+    own_folder(photos / "mine")
+    own_folder(photos / "compared", "compare.json")
+    own_folder(photos / "table", "sizes.json")
+    own_folder(photos / "cat/tried")
+    (photos / "next").mkdir()
+    (photos / "next/.lock").touch()
+    after = load(photos)
+    assert after.class_names == class_names(photos) == ("cat", "dog")
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        assert np.array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_folders_that_this_program_wrote_are_no_split(photos, tmp_path):
+    own_folder(photos / "train/old")
+    write(photos / "train/1.png")
+    write(photos / "train/2.png")
+    assert class_names(photos) == ("cat", "dog", "train")
+    split = tmp_path / "split"
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            write(split / part / name / "1.png")
+        own_folder(split / part / "runs/old")
+    assert load(split).class_names == ("cat", "dog")
+
+
+def test_a_class_may_be_called_runs(photos):
+    write(photos / "runs/1.png")
+    write(photos / "runs/2.png")
+    own_folder(photos / "runs/20261129-101010-codream-photos")
+    assert load(photos).class_names == ("cat", "dog", "runs")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_folder_that_cannot_be_read_is_not_passed_over(photos):
+    (photos / "cat/more").mkdir(mode=0)
+    with pytest.raises(UserError, match="cannot be read"):
+        load(photos)
+
+
+def test_images_are_turned_as_their_exif_orientation_says(tmp_path):
+    for name in ("cat", "dog"):
+        for number in range(2):
+            pixels = write(tmp_path / name / f"{number}.png", size=(5, 6))
+            turned = Image.fromarray(np.rot90(pixels))
+            tags = Image.Exif()
+            tags[0x0112] = 6  # a camera that was held upright
+            turned.save(tmp_path / name / f"{number}.png", exif=tags)
+    dataset = load(tmp_path)
+    assert dataset.spec == InputSpec(3, 6, 5, 2)
+    found = np.concatenate([dataset.x_train, dataset.x_test]) * 255
+    assert any(np.allclose(image, pixels.transpose(2, 0, 1), atol=1e-4) for image in found)

@@ -13,7 +13,6 @@ from codream_secure.data.spec import Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
 from codream_secure.dreaming.labels import label_contribution, label_mean, soft_targets
 from codream_secure.dreaming.teacher import Teacher
-from codream_secure.errors import StepAborted
 from protocols.quantization import Quantizer
 
 # A scale under which the pixel 100 + v is the value v.
@@ -97,31 +96,6 @@ def test_confident_clients_count_for_more_where_they_are_confident(kind):
     expected = (mean / 4).softmax(1) if kind == "logits" else mean
     targets = soft_targets(label_mean(summed(asked, logits), asked), asked)
     assert targets.numpy() == pytest.approx(expected.numpy(), abs=2e-3)
-
-
-@pytest.mark.parametrize("kind", ["logits", "probabilities"])
-def test_labels_weighted_by_examples_are_the_weighted_mean(kind):
-    asked = request(kind, clip=20.0 if kind == "logits" else 0.5, bits=16, weight_cap=8)
-    logits = [torch.randn(3, 4, generator=torch.Generator().manual_seed(k)) for k in range(3)]
-    weights = [1, 3, 8]
-    wanted, totals = sections(asked), {"weight": np.array([sum(weights)], np.uint32)}
-    for own, weight in zip(logits, weights, strict=True):
-        values = contribution(asked, Teacher(lambda x, own=own: own, StatisticsMemory()))
-        codes = Quantizer(wanted[0].maximum, wanted[0].clip).encode(
-            values["labels"] * weight / 8, seed=bytes([weight] * 32), step=0, section="labels"
-        )
-        totals["labels"] = totals.get("labels", 0) + codes
-    mean = label_mean(FieldSum(totals, 3, wanted), asked)
-    values = [own if kind == "logits" else (own / 4).softmax(1) - 0.5 for own in logits]
-    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    assert mean.reshape(3, 4) == pytest.approx(expected.numpy(), abs=5e-3)
-
-
-def test_weights_that_add_up_to_nothing_are_no_labels():
-    asked = request(weight_cap=8)
-    totals = {"labels": np.zeros(12, np.uint32), "weight": np.zeros(1, np.uint32)}
-    with pytest.raises(StepAborted, match="nothing"):
-        label_mean(FieldSum(totals, 3, sections(asked)), asked)
 
 
 def test_where_nobody_is_confident_the_target_stays_a_distribution():

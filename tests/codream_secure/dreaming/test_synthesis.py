@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from dream_settings import settings
 
 from codream_secure.aggregation.aggregator import FieldSum
 from codream_secure.aggregation.requests import DreamRequest, LocalSteps, pixels, student_logits
@@ -10,7 +11,7 @@ from codream_secure.aggregation.sections import sections
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.losses import class_mean_distance
-from codream_secure.dreaming.server_terms import ClassMeans, SynthesisSettings
+from codream_secure.dreaming.server_terms import ClassMeans
 from codream_secure.dreaming.sources import PixelDreams
 from codream_secure.dreaming.synthesis import Clips, DreamSynthesis
 from codream_secure.errors import StepAborted
@@ -18,31 +19,6 @@ from protocols.quantization import Quantizer
 
 SPEC = InputSpec(1, 4, 4, 3)
 SCALE = PixelScale(Scaling((0.5,), (0.5,)))
-
-
-def settings(**changes):
-    values = {
-        "classes": 3,
-        "bits": 8,
-        "entropy_weight": 1.0,
-        "bn_weight": 0.0,
-        "balance_weight": 1.0,
-        "statistics_momentum": 0.0,
-        "local": LocalSteps(),
-        "adversary": "jsd",
-        "adversary_weight": 1.0,
-        "adversary_bits": 12,
-        "label_weighting": "equal",
-        "weight_cap": 0,
-        "tv_weight": 0.0,
-        "l2_weight": 0.0,
-        "statistics_weight": 0.0,
-        "labels": "probabilities",
-        "label_bits": 12,
-        "label_clip": 20.0,
-        "kd_temperature": 4.0,
-    }
-    return SynthesisSettings(**(values | changes))
 
 
 def start(dream_lr=0.2, optimizer="adam", student=None, released=None, **changes):

@@ -18,9 +18,12 @@ from codream_secure.aggregation.requests import (
     Student,
     encode,
 )
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.dreaming.feature_statistics import StatisticsMemory
+from codream_secure.dreaming.group import synthesis_settings, weight_cap
 from codream_secure.dreaming.teacher import Teacher, dream_gradient
 from codream_secure.errors import RequestRefused
 from codream_secure.federation.answer_rules import AnswerRules
@@ -224,28 +227,101 @@ def test_a_weighted_gradient_is_scaled_and_carries_no_weight_of_its_own():
     )
 
 
-@pytest.mark.parametrize(("examples", "weight"), [(1, 1), (10, 10), (500, 10)])
-def test_the_weight_itself_is_an_exact_integer_up_to_the_cap(examples, weight):
-    asked = label_request(weight_cap=10)
-    assert weighing(examples).answer(encode(asked), step=0)["weight"].tolist() == [weight]
+@pytest.mark.parametrize("weighting", ["equal", "confidence"])
+def test_labels_are_the_same_whatever_the_number_of_examples(weighting):
+    """Over the classes labels add up to a known number: weighted, they told the sum of weights."""
+    asked = dream_request(weight_cap=1000, labels=label_request(weighting=weighting).labels)
+    few, many = (weighing(examples).answer(encode(asked), step=0) for examples in (3, 900))
+    assert (few["gradient"] != many["gradient"]).any()
+    assert few.keys() == many.keys() == {"gradient", *_of_labels(weighting)}
+    for name in _of_labels(weighting):
+        assert (few[name] == many[name]).all()
 
 
-def test_confidences_carry_the_weight_where_they_are_asked_for():
-    asked = label_request(weight_cap=10, weighting="confidence", bits=16)
-    answer = weighing(5).answer(encode(asked), step=0)
-    plain = weighing(5).answer(encode(label_request(weighting="confidence", bits=16)), step=0)
-    assert answer.keys() == {"labels", "confidence"}
-    decode = Quantizer(2**16 - 1, 0.5).decode_sum
-    assert decode(answer["confidence"], 1) + 0.5 == pytest.approx(
-        (decode(plain["confidence"], 1) + 0.5) / 2, abs=1e-4
-    )
+def _of_labels(weighting):
+    return {"labels", "confidence"} if weighting == "confidence" else {"labels"}
 
 
-def test_under_dp_the_number_of_examples_is_not_told():
-    with pytest.raises(RequestRefused, match="private"):
-        weighing(5, allow_weights=False).answer(encode(label_request(weight_cap=10)), step=0)
-    with pytest.raises(RequestRefused, match="section maximum -1"):
-        weighing(5).answer(encode(label_request(weight_cap=-1)), step=0)
+def test_the_sum_of_weights_cannot_be_read_from_labels_any_more():
+    """The reader of issue 17.5: it had 4,863 as 4,862.6 of ten clients."""
+    weights, cap = (30, 400, 77, 900, 5), 1000
+    asked = dream_request(weight_cap=cap, bits=16, labels=label_request(bits=16).labels)
+    classes = asked.labels.classes
+    size = asked.shape[0] * classes
+    quantizer = Quantizer(2**16 - 1, asked.labels.clip)
+    told = np.zeros(size)
+    for weight in weights:
+        codes = weighing(weight).answer(encode(asked), step=0)["labels"]
+        told += quantizer.decode_sum(codes.astype(np.int64), 1)
+    read = cap * told.sum() / (asked.shape[0] * (1 - classes / 2))
+    assert read == pytest.approx(cap * len(weights), rel=1e-3)  # the number of clients, no more
+
+
+CONFIG = {"models": "mlp", "dreams": 5, "dataset": "digits"}
+AGREED = InputSpec(1, 4, 4, 3)
+
+
+def agreeing(**options):
+    config = resolve(Config.from_options({**CONFIG, **options}))
+    return AnswerRules.of(config, AGREED, share=50), config
+
+
+def run_request(config, **changes):
+    """Return the request that the run's own server makes."""
+    settings = synthesis_settings(config, AGREED, weight_cap(config, 50))
+    fixed = {"version": VERSION, "round": 1, "batch": 0, "dream_step": 0, "dreams": bytes(80)}
+    values = {**fixed, "shape": (5, 1, 4, 4), "clip": 1.0, **settings.of_dreams}
+    return DreamRequest(**{**values, **changes}), settings.of_labels()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weight_cap": 200},
+        {"bits": 7},
+        {"entropy_weight": 3.0},
+        {"bn_weight": 9.0},
+        {"balance_weight": 0.5},
+        {"statistics_momentum": 0.1},
+        {"local": LocalSteps(2, 0.1)},
+        {"shape": (1, 1, 4, 4), "dreams": bytes(16)},
+        {"batches": 5},
+        {"student": Student(bytes(60), 3, "kl", 1.0, 8, 1.0)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_request_that_is_not_the_runs_is_refused(changes):
+    """A run with equal weights answered any `weight_cap`, and any other number."""
+    rules, config = agreeing()
+    request, _ = run_request(config)
+    rules.check(request)
+    with pytest.raises(RequestRefused, match="the run"):
+        rules.check(msgspec.structs.replace(request, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"temperature": 9.0}, {"bits": 3}, {"weighting": "confidence"}, {"classes": 4}]
+)
+def test_labels_that_are_not_the_runs_are_refused(changes):
+    rules, config = agreeing()
+    request, labels = run_request(config)
+    asked = LabelRequest(VERSION, 1, 0, request.shape, request.dreams, labels)
+    asked = msgspec.structs.replace(asked, statistics_momentum=request.statistics_momentum)
+    rules.check(asked)
+    with pytest.raises(RequestRefused, match="the run's"):
+        rules.check(
+            msgspec.structs.replace(asked, labels=msgspec.structs.replace(labels, **changes))
+        )
+
+
+def test_the_cap_of_weights_is_the_runs_own():
+    rules, config = agreeing(weights="examples")
+    request, _ = run_request(config)
+    assert request.weight_cap == 200  # four even shares
+    rules.check(request)
+    for cap in (0, 1, 199, 201):
+        with pytest.raises(RequestRefused, match="weight_cap"):
+            rules.check(msgspec.structs.replace(request, weight_cap=cap))
 
 
 def test_a_nearly_repeated_broadcast_is_answered_which_is_a_documented_limit():

@@ -1,12 +1,10 @@
 """What the observer measures, and which round it lets a report quote."""
 
 import numpy as np
-import pytest
 import torch
 
 from codream_secure.data.examples import Examples
 from codream_secure.federation.observer import Measurement, Observer
-from codream_secure.models.evaluate import accuracy, hits, personal_accuracy
 
 
 class Constant(torch.nn.Module):
@@ -19,23 +17,6 @@ class Constant(torch.nn.Module):
 
 def examples(labels):
     return Examples(torch.zeros(len(labels), 1, 2, 2), torch.tensor(labels))
-
-
-def test_accuracy_is_the_fraction_of_hits_and_restores_the_mode():
-    model = Constant().train()
-    found = hits(model, examples([1, 1, 0, 1, 0]), batch=2)
-    assert found.tolist() == [True, True, False, True, False]
-    assert accuracy(model, examples([1, 1, 0, 1, 0])) == pytest.approx(0.6)
-    assert model.training
-
-
-def test_personalised_accuracy_weighs_classes_as_the_client_has_them():
-    labels = np.array([0, 0, 0, 0, 1, 1, 2])
-    found = np.array([1, 0, 0, 0, 1, 0, 1], bool)
-    assert personal_accuracy(found, labels, np.array([1, 0, 0])) == 0.25
-    assert personal_accuracy(found, labels, np.array([0, 3, 1])) == pytest.approx(2.5 / 4)
-    # Of class 3 there is no test example.
-    assert personal_accuracy(found, labels, np.array([0, 2, 0, 9])) == 0.5
 
 
 def test_a_measurement_holds_one_figure_a_client_and_their_mean_on_validation():

@@ -8,9 +8,12 @@ from codream_secure.errors import UserError
 from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 
+# A convolutional network with BatchNorm that trains quickly.
+SMALL = {"models": "resnet8", "width": 8, "samples_per_client": 60}
 
-def run(config):
-    simulation = Simulation(config)
+
+def run(config, **how):
+    simulation = Simulation(config, **how)
     history = list(simulation.rounds())
     return simulation, history
 
@@ -22,18 +25,19 @@ def dreams_of(simulation):
 @pytest.mark.parametrize("models", ["resnet8", "mlp,linear"])
 @pytest.mark.parametrize("dropout", [0.0, 0.15])
 def test_masks_change_no_bit_of_dreams_labels_or_models(tiny, models, dropout):
-    masked, with_masks = run(tiny(models=models, dropout=dropout, rounds=2))
-    plain, without = run(tiny(models=models, dropout=dropout, rounds=2, secure=False))
+    options = {"models": models, "dropout": dropout, "rounds": 2, "samples_per_client": 60}
+    masked, with_masks = run(tiny(**options))
+    plain, without = run(tiny(**options, secure=False))
     assert dreams_of(masked) == dreams_of(plain)
     assert with_masks == without
     assert masked.aggregator.aborted_steps == plain.aggregator.aborted_steps
 
 
 def test_a_run_is_reproducible_from_its_seed(tiny):
-    first, again = run(tiny(models="resnet8")), run(tiny(models="resnet8"))
+    first, again = run(tiny(**SMALL)), run(tiny(**SMALL))
     assert dreams_of(first[0]) == dreams_of(again[0])
     assert first[1] == again[1]
-    other = run(tiny(models="resnet8", seed=1))
+    other = run(tiny(**SMALL, seed=1))
     assert dreams_of(first[0]) != dreams_of(other[0])
 
 
@@ -90,7 +94,7 @@ def test_several_batches_a_round(tiny):
 
 @pytest.mark.parametrize("method", ["codream", "codream-fast"])
 def test_parallel_batches_take_the_sums_of_one(tiny, method):
-    options = {"method": method, "dream_batches": 3, "dream_steps": 2, "models": "resnet8"}
+    options = {"method": method, "dream_batches": 3, "dream_steps": 2, **SMALL}
     one_by_one, _ = run(tiny(**options))
     together, history = run(tiny(**options, parallel_batches=True))
     assert one_by_one.aggregator.steps == 3 * 3
@@ -154,7 +158,7 @@ METHODS = {
 @pytest.mark.parametrize("threat_model", ["semi-honest", "malicious"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_the_same_bits_with_masks_and_without(tiny, name, threat_model):
-    options = {"models": "resnet8", "rounds": 2, "dropout": 0.1, **METHODS[name]}
+    options = {**SMALL, "rounds": 2, "dropout": 0.1, **METHODS[name]}
     masked, with_masks = run(tiny(threat_model=threat_model, **options))
     assert len(masked.dreams) > 0
     if threat_model == "semi-honest":
@@ -164,7 +168,7 @@ def test_every_method_gives_the_same_bits_with_masks_and_without(tiny, name, thr
 
 
 def test_without_collaboration_nothing_is_sent_and_nobody_shares_a_dream(tiny):
-    simulation, history = run(tiny(collaboration=False, models="resnet8", rounds=2))
+    simulation, history = run(tiny(collaboration=False, **SMALL, rounds=2))
     assert simulation.ledger.per_client("up") == simulation.ledger.per_client("down") == 0
     assert simulation.aggregator.steps == 0
     assert len(simulation.groups) == 4
@@ -249,7 +253,10 @@ def test_fast_mode_survives_a_hundred_rounds_of_very_skewed_data(tiny):
             dream_steps=2,
             kd_epochs=2,
             secure=False,
-        )
+            samples_per_client=100,
+            clients=2,
+        ),
+        compare_independent=False,
     )
     assert len(history) == 100
     assert simulation.rolled_back == 0

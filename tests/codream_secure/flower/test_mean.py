@@ -30,3 +30,26 @@ def test_the_error_of_a_mean_is_within_the_stated_variance():
     bound = 5 * 10**2 / (15**2 * sum(weights) ** 2)
     assert 0.3 * bound < error.var() < bound
     assert abs(error.mean()) < 4 * (bound / 1000) ** 0.5
+
+
+def test_a_model_that_only_weight_decay_moves_tells_the_sum_of_weights():
+    """What SECURITY.md says remains: every client's change is known, so its weight is what is left.
+
+    The server sends ones to a network that is dead; training with weight decay 0.01 and learning
+    rate 1 makes 0.99 of them, whatever the data are.
+    """
+    weights, size = (30, 400, 77, 900, 5), 4000
+    start = ArrayRecord({"w": Array(np.ones(size))})
+    request = MeanRequest(
+        version=wire.VERSION, step=3, evaluate=False, keys=("arrays", "config", "num-examples"),
+        arrays=sent_arrays(start), config={}, run_config={}, bits=20, clip=1.0, weight_cap=1000,
+    )  # fmt: skip
+    total = np.zeros(size, np.int64)
+    for client, weight in enumerate(weights):
+        arrays = ArrayRecord({"w": Array(np.full(size, 0.99))})
+        metrics = MetricRecord({"num-examples": weight})
+        inputs, *_ = client_inputs(request, arrays, metrics, bytes([client]) * 32)
+        total += inputs["update"].astype(np.int64)
+    mean = request.quantizer.decode_sum(total, len(weights)).mean()
+    read = -mean / 0.01 * request.weight_cap
+    assert abs(read - sum(weights)) < 1

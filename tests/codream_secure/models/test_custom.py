@@ -165,3 +165,17 @@ def test_what_dp_cannot_train_is_refused_before_the_run(tiny, name, says):
     assert str(caught.value).startswith(f"model mine:{name}: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("random", "def model(spec): ...", "name of another module; rename"),
+        ("leaves", "import sys; sys.exit(1)", "raised SystemExit"),
+    ],
+)
+def test_a_module_that_is_another_one_or_ends_the_program(tmp_path, monkeypatch, name, text, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(UserError, match=says):
+        build_model(f"{name}:model", InputSpec(1, 8, 8, 10), seed=0)

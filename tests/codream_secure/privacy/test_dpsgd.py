@@ -10,11 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.errors import UserError
 from codream_secure.models.build import build_model
 from codream_secure.models.names import MODEL_NAMES
 from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
-from codream_secure.privacy.dpsgd import PrivateTrainer, check_private_model, randomness
+from codream_secure.privacy.dpsgd import PrivateTrainer, randomness
 
 SPEC = InputSpec(1, 8, 8, 10)
 CLIP, BATCH, RATE = 0.5, 20, 1.0
@@ -176,40 +175,6 @@ def test_without_a_seed_no_two_runs_draw_the_same_noise():
     assert not torch.equal(update(X, Y, noise=1.0, seed=None), update(X, Y, noise=1.0, seed=None))
     states = {randomness(None).bytes(16) for _ in range(50)}
     assert len(states) == 50
-
-
-class Normalized(nn.Module):
-    def __init__(self, norm):
-        super().__init__()
-        self.norm = norm
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.head(self.norm(x).flatten(1))
-
-
-class OwnNorm(nn.BatchNorm2d):
-    pass
-
-
-@pytest.mark.parametrize(
-    "norm",
-    [
-        nn.BatchNorm2d(1),
-        nn.BatchNorm2d(1, affine=False),
-        nn.BatchNorm2d(1).requires_grad_(False),
-        OwnNorm(1),
-        nn.InstanceNorm2d(1, track_running_stats=True),
-    ],
-)
-def test_every_layer_with_batch_statistics_is_refused(norm):
-    with pytest.raises(UserError, match="'norm' keeps batch statistics"):
-        check_private_model(Normalized(norm))
-
-
-@pytest.mark.parametrize("name", MODEL_NAMES)
-def test_every_model_with_group_norm_is_accepted(name):
-    check_private_model(small(name))
 
 
 # Integers ----------------------------------------------------------------------------------------

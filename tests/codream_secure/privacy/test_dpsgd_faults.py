@@ -15,7 +15,8 @@ from codream_secure.errors import UserError
 from codream_secure.learning.learner import PrivateLearner
 from codream_secure.privacy import dpsgd
 from codream_secure.privacy.budget import BudgetExhausted, PrivacyBudget
-from codream_secure.privacy.dpsgd import PrivateTrainer, check_private_model, randomness
+from codream_secure.privacy.dpsgd import PrivateTrainer, randomness
+from codream_secure.privacy.model_checks import check_private_model
 
 CLIP, BATCH = 0.5, 16.0
 DRAW = torch.Generator().manual_seed(1)

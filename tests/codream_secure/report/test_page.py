@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from codream_secure.audit.findings import Finding, PrivacyAudit
 from codream_secure.errors import UserError
 from codream_secure.report import page as report_page
 from codream_secure.report.page import write_page
+from codream_secure.runs.formats import pretty
 
 HOSTILE = "<script>alert('$x$')</script>"
 
@@ -319,3 +321,15 @@ def test_a_page_that_fails_loses_nothing(run, tmp_path, monkeypatch):
     assert json.loads((made / "summary.json").read_text())["rounds_finished"] == 1
     assert list((made / "models").iterdir())
     assert (made / "dreams.png").exists()
+
+
+def test_the_privacy_audit_of_a_run_is_shown(write_run, page):
+    run = write_run("run")
+    told = {"what": "<b>", "found": "epsilon >= 3", "claimed": "epsilon = 2"}
+    row = Finding(part="sums", holds=False, figures={}, **told)
+    names = ["sums: <b>"]
+    audit = PrivacyAudit(findings=[row], violated=names, config={}, shadows=8, seconds=1.5)
+    (run / "audit.json").write_text(pretty(audit), encoding="utf-8")
+    _, text = page(run)
+    assert "REFUTED: sums: &lt;b&gt;" in text
+    assert "epsilon &gt;= 3" in text

@@ -136,7 +136,8 @@ def test_what_cannot_run_over_machines_is_said(machines):
 
 def test_a_server_with_another_roster_is_refused(machines):
     there = machines(malicious=True)
+    roster, there.roster = there.roster, tuple(reversed(there.roster))
     coordinator = there.coordinator({**OPTIONS, "threat_model": "malicious"})
-    coordinator._identities = tuple(reversed(there.roster))
+    there.roster = roster
     with pytest.raises(UserError, match="0 of 4 sites"):
         list(coordinator.rounds())

@@ -1,5 +1,7 @@
 """A site that dreams: the runs it begins, and what a server cannot tell it alone."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -16,15 +18,8 @@ from codream_secure.sites.session import SiteSettings
 def test_other_data_or_another_version_are_refused_by_name(machines, data):
     there = machines()
     small = data.x_train[:, :, :6, :6]
-    other = type(data)(
-        "small",
-        small,
-        data.y_train,
-        small[:10],
-        data.y_test[:10],
-        InputSpec(1, 6, 6, 10),
-        data.scaling,
-    )
+    spec = InputSpec(1, 6, 6, 10)
+    other = replace(data, x_train=small, x_test=small[:10], y_test=data.y_test[:10], spec=spec)
     real = there.settings
 
     def settings(site):

@@ -7,6 +7,7 @@ from codream_secure.sites import wire
 from codream_secure.sites.peers import Sites
 from protocols import messages
 
+WHO = wire.Who(wire.VERSION, bytes(32), bytes(32))
 REFUSED = b"\x94\xc4\x00\xc4\x00\xa1\xff\xc4\x00"  # the reason is no UTF-8
 
 
@@ -14,7 +15,7 @@ def told(data):
     """Return the sites and what they told of an answer to `Who`."""
     lines = []
     sites = Sites(lambda asked: dict.fromkeys(asked, data), (0,), lines.append)
-    assert sites.ask({0: wire.Who()}) == {}
+    assert sites.ask({0: WHO}) == {}
     return sites, lines
 
 
@@ -40,7 +41,7 @@ def test_a_site_without_a_session_is_greeted_again():
         lambda _: None,
         present={0},
     )
-    sites.ask({0: wire.Who()})
+    sites.ask({0: WHO})
     assert sites.present == set()
 
 

@@ -183,6 +183,10 @@ ELSEWHERE = {
     "sessions_per_day": "test_site_log",
     "sessions_total": "test_site_log",
     "sessions": "test_site_log",
+    "answer_every": "test_pace",
+    "returns": "test_cohorts",
+    "small_differences": "test_cohorts",
+    "similar_pixels": "test_cohorts",
 }
 
 

@@ -9,6 +9,7 @@ from machines import OPTIONS
 
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
+from codream_secure.errors import UserError
 from codream_secure.sites import wire
 from codream_secure.sites.dream_site import DreamSite
 from codream_secure.sites.session import SiteSettings
@@ -62,7 +63,7 @@ def test_an_error_that_may_quote_data_is_told_by_its_name_alone(machines, data, 
         site._session = msgspec.structs.replace(site._session, rounds=0)
         monkeypatch.setattr("codream_secure.sites.site.StoredClient.open_bundles", lambda *_: None)
         monkeypatch.setattr("codream_secure.sites.stored_learner.StoredLearner.answer", broken)
-        answer = site.handle(wire.Ask(wire.Batch(9, 1), 99, b"", b""))
+        answer = site.handle(wire.Ask(wire.Batch(9, 1), 99, b"", site._session.history))
     assert answer.refused == "ValueError; see the site's log"
 
 
@@ -104,3 +105,37 @@ def test_a_wrong_signing_key_is_refused_by_the_site_itself(machines):
     rounds = list(there.coordinator({**OPTIONS, "threat_model": "malicious"}).rounds())
     assert any("site 1" in line for line in there.told)
     assert [len(one.dreams) for one in rounds] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("client", "key", "told"), [(1, 0, "that of site 0"), (0, 1, "that of another signing key")]
+)
+def test_a_state_folder_of_another_identity_is_refused_in_one_line(machines, client, key, told):
+    """What was answered and spent belongs to one identity; in another folder it would be gone."""
+    there = machines(malicious=True)
+    with DreamSite(there.settings(0)):
+        pass
+    wrong = SiteSettings(
+        client=client,
+        folder=there.folder / "site-0",
+        load=lambda: None,
+        identity=there.keys[key],
+        roster=there.roster,
+    )
+    with pytest.raises(UserError, match=told) as caught:
+        DreamSite(wrong)
+    assert "\n" not in str(caught.value)
+    with DreamSite(there.settings(0)) as site:  # its own opens it as before
+        who = wire.Who(wire.VERSION, bytes(32), bytes(32))
+        assert not site.handle(who).refused
+
+
+def test_a_site_may_get_its_key_later(machines):
+    there = machines(malicious=True)
+    own = there.settings(0)
+    with DreamSite(SiteSettings(client=0, folder=own.folder, load=lambda: None)):
+        pass
+    with DreamSite(own):
+        pass
+    with pytest.raises(UserError, match="another signing key"):
+        DreamSite(SiteSettings(client=0, folder=own.folder, load=lambda: None))

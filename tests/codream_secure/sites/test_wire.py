@@ -18,8 +18,9 @@ BEGIN = wire.encode(wire.Begin(1, b"x", 4, 3, "semi-honest", 2)).replace(b"-hone
         (wire.decode_answer, REFUSED),
         (wire.decode_present, b"\x95" + NO_TEXT + b"\x01\x00\x90\x90"),
         (wire.decode_joined, b"\x93" + NO_TEXT + b"\x01\x00"),
+        (wire.decode_claim, b"\x93" + NO_TEXT + b"\x01\x00"),
     ],
-    ids=["a field", "a tag", "an answer", "Present", "Joined"],
+    ids=["a field", "a tag", "an answer", "Present", "Joined", "Claim"],
 )
 def test_text_that_is_no_utf_8_is_an_error_like_others(decode, data):
     with pytest.raises(msgspec.DecodeError):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from malicious_run import BATCH, ME, PARAMS, M, Run, bitmap, party
@@ -147,3 +148,11 @@ def test_erased_secrets_are_gone_from_the_record():
     assert last.message not in record
     ended = run.clients[ME].end()
     assert not any(share in ended for share in shares[2])
+
+
+def test_a_record_of_a_state_that_is_no_more_is_refused_in_one_line():
+    """Earlier versions had a state `Unmasked`; a folder may still have it."""
+    record = msgspec.msgpack.decode(Run().clients[ME].end())
+    record["state"] = {**record["state"], "type": "Unmasked"}
+    with pytest.raises(LocalProtocolError, match="of another version: its batch is lost"):
+        DurableClient(party(ME), fixed_entropy(), msgspec.msgpack.encode(record))

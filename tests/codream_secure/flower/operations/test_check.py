@@ -64,7 +64,7 @@ def test_a_certificate_of_another_authority_is_named(tls, tmp_path, run):
         "--ca", tmp_path / "other" / "ca.pem", "--json",
     )  # fmt: skip
     found = {row["what"]: row for row in json.loads(out)}
-    assert code == 1
+    assert code == 2
     assert not found["superlink"]["holds"]
     assert "TLS" in found["superlink"]["told"]
     assert found["data"]["holds"]
@@ -81,9 +81,9 @@ def test_check_looks_at_keys_and_data(keys, tmp_path, run):
 
     assert check(1, keys / "1.private")[0] == 0
     code, out, _ = check(2, keys / "1.private")
-    assert (code, "is not client 2's key" in out) == (1, True)
+    assert (code, "is not client 2's key" in out) == (2, True)
     code, out, _ = check(1, keys / "1.private", "nowhere.npz")
-    assert (code, "WRONG  data" in out) == (1, True)
+    assert (code, "WRONG  data" in out) == (2, True)
 
 
 APP = Path(__file__).parents[4] / "examples" / "flower"
@@ -104,22 +104,22 @@ def test_check_compares_a_site_with_the_run(tmp_path, run):
     assert found["model"]["holds"]
     assert "messages of version" in found["version"]["told"]
     code, found = check("--data", "six.npz", "--part")
-    assert (code, found["shape"]["holds"]) == (1, False)
+    assert (code, found["shape"]["holds"]) == (2, False)
     assert "1 x 6 x 6, 10 classes, the run's 1 x 8 x 8" in found["shape"]["told"]
     code, found = check("--data", "digits")
-    assert (code, "samples-per-client" in found["share"]["told"]) == (1, True)
+    assert (code, "samples-per-client" in found["share"]["told"]) == (2, True)
     code, found = check("--data", "digits", "--part", "--client", "5")
     assert "clients 0 to 4, not 5" in found["client"]["told"]
     code, found = check("--data", "digits", "--part", "--model", "nothing:at_all")
-    assert (code, found["model"]["holds"]) == (1, False)
+    assert (code, found["model"]["holds"]) == (2, False)
 
 
 def test_check_says_what_is_wrong_with_an_app(tmp_path, run):
     code, out, _ = run("deploy", "check", "--data", "digits", "--app", tmp_path)
-    assert (code, "is no app folder" in out) == (1, True)
+    assert (code, "is no app folder" in out) == (2, True)
     (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.config]\nclient = 3\n")
     code, out, _ = run("deploy", "check", "--data", "digits", "--app", tmp_path)
-    assert (code, "WRONG  run" in out) == (1, True)
+    assert (code, "WRONG  run" in out) == (2, True)
 
 
 def test_a_superlink_that_is_not_there_is_said(run):
@@ -127,7 +127,7 @@ def test_a_superlink_that_is_not_there_is_said(run):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code, out, _ = run("deploy", "check", "--data", "digits", "--superlink", f"127.0.0.1:{port}")
-    assert (code, "cannot be reached" in out) == (1, True)
+    assert (code, "cannot be reached" in out) == (2, True)
 
 
 def test_three_hospitals_have_the_shape_of_the_public_part(tmp_path, monkeypatch, run):

@@ -24,6 +24,7 @@ from codream_secure.flower.carrier import ACTION, Carrier, body_of, content_with
 from codream_secure.flower.node_config import read_roster, site_settings
 from codream_secure.sites import session, wire
 from codream_secure.sites.site import Site
+from codream_secure.sites.summand import Contribution
 from codream_secure.sites.sums import SumServer
 from protocols.errors import NotEnoughSurvivors
 from protocols.params import Section, Task
@@ -115,7 +116,7 @@ class Vector:
     def content(self, broadcast):
         return b""  # every step is its own
 
-    def task(self, broadcast, step):
+    def task(self, broadcast, step, folder):
         _, length = json.loads(broadcast)
         return Task(
             step=step,
@@ -124,9 +125,9 @@ class Vector:
             broadcast_digest=hashlib.sha256(broadcast).digest(),
         )
 
-    def inputs(self, broadcast, folder):
+    def contribute(self, broadcast, folder):
         step, length = json.loads(broadcast)
-        return {SECTION: vector(self._site, step, length)}
+        return Contribution({SECTION: vector(self._site, step, length)})
 
 
 @client.query(ACTION)
