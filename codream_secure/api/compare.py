@@ -1,1 +1,0 @@
-"""`compare` and `report`: several methods at equal cost, and the page about runs."""
