@@ -1,5 +1,7 @@
 """Whole tiny runs."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -279,6 +281,8 @@ def test_a_model_that_cannot_learn_from_single_dreams_is_refused_before_training
         "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, spec.classes))\n"
     )
     monkeypatch.chdir(tmp_path)
+    # Else the module that the case before imported, from a folder of its own, is found.
+    monkeypatch.delitem(sys.modules, "normalizing", raising=False)
     with pytest.raises(UserError, match=way_out):
         Simulation(tiny(models="normalizing:make", **options))
     Simulation(tiny(models="mlp", **options))
