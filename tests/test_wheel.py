@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WITHOUT_TORCH = ("click", "cryptography", "hypothesis", "msgspec", "numpy", "rich", "tomli-w")
+WITHOUT_TORCH = (
+    *("click", "cryptography", "filelock", "hypothesis", "msgspec", "numpy", "rich", "tomli-w"),
+)
 SUM = """
 import sys
 import numpy as np

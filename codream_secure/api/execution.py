@@ -10,6 +10,7 @@ from codream_secure.config.resolved import Resolved
 from codream_secure.config.settings import Config
 from codream_secure.errors import WriteError
 from codream_secure.federation.simulation import Simulation
+from codream_secure.report import drawing  # noqa: F401 - a bad matplotlibrc is told at once
 from codream_secure.report.page import write_report
 from codream_secure.report.pictures import draw_pictures
 from codream_secure.runs.folder import RunFolder

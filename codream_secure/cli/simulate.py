@@ -105,7 +105,6 @@ def _simulate(
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from codream_secure.api.execution import carry_out  # noqa: PLC0415
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
-    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not after the work
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stderr, stdout  # noqa: PLC0415

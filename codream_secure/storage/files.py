@@ -118,7 +118,8 @@ def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
         os.mkdir(part)  # noqa: PTH102
         for name, data in content.items():
             place = part / name
-            os.makedirs(place.parent, exist_ok=True)  # noqa: PTH103
+            if not place.parent.is_dir():
+                os.mkdir(place.parent)  # noqa: PTH102
             _write(place, data, os.O_WRONLY | os.O_CREAT, _MODE)
         for folder in {(part / name).parent for name in content} | {part}:
             sync(folder)

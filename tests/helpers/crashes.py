@@ -19,10 +19,10 @@ import traceback
 from pathlib import Path
 
 import msgspec
-from safetensors.torch import load_file
 
 from codream_secure.cli.main import entry_point
 from codream_secure.federation import simulation as _loads_torch  # noqa: F401
+from codream_secure.models.trained import load_model
 from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.formats import Summary, parse, parse_row
 from codream_secure.storage import files
@@ -179,10 +179,10 @@ class Matrix:
             self.expect(summary.rounds_finished >= len(rows), "the summary tells of less")
         if (folder / "models").is_dir():
             names = {path.name for path in (folder / "models").iterdir()}
-            wanted = {f"client-{c}.safetensors" for c in range(3)} | {"server.safetensors"}
+            wanted = {f"client-{c}" for c in range(3)} | {"server"}
             self.expect(names == wanted, f"models {sorted(names)}")
             for name in names:
-                load_file(folder / "models" / name)
+                load_model(folder / "models" / name)
         return rows, summary
 
 

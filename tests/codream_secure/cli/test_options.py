@@ -29,7 +29,8 @@ def test_the_folder_of_the_data_may_be_where_results_go(run, pictures):
         code, _, err = run(*command, *SMALL, "--seed" if command[0] == "simulate" else "--seeds", 0)
         assert code == 0, err
         assert err.splitlines()[0] == "2 classes in .: cat, dog"
-    students = [*pictures.glob("runs/*/models/server.*"), *pictures.glob("mine/*/models/server.*")]
+    students = [*pictures.glob("runs/*/models/server/weights.*")]
+    students += pictures.glob("mine/*/models/server/weights.*")
     assert len(students) == 3
     for path in students:
         assert {weight.shape[0] for weight in load_file(path).values()} == {2}
