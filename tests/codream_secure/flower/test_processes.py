@@ -37,7 +37,6 @@ def local(out, *, clients=3, rounds=2, more=None, **options):
         "timeout": 900.0,
         "more": SMALL | (more or {}),
         "out": out,
-        "quiet": True,
     }
     return Local(**(asked | options))
 
