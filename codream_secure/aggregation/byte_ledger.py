@@ -79,7 +79,11 @@ class ByteLedger:
     def by_round(self) -> dict[int, ByPhase]:
         """Return the same for every round; round 0 holds messages sent before the first."""
         numbers = sorted({number for number, _, _ in self._sizes})
-        return {number: self._table(number) for number in numbers}
+        return {number: self.of_round(number) for number in numbers}
+
+    def of_round(self, number: int) -> ByPhase:
+        """Return the same for one round; 0 everywhere if nothing was sent in it."""
+        return self._table(number)
 
     def _table(self, number: int | None) -> ByPhase:
         table = {phase: dict.fromkeys(map(str, _DIRECTIONS), 0) for phase in PHASES}

@@ -113,9 +113,9 @@ def carry_out(
     """
     rows = [] if folder is None else folder.rows()
     hooks = simulation.after_round
-    if folder is not None:
-        hooks.append(partial(folder.record, simulation))
     hooks.append(lambda found: rows.append(row_of(simulation, found)))
+    if folder is not None:
+        hooks.append(lambda found: folder.record(rows[-1], found))
     hooks += [partial(_tell, hook, rows) for hook in on_round]
     if folder is not None:
         hooks.append(lambda _: folder.checkpoint(simulation))

@@ -1,7 +1,7 @@
 """`codream-secure simulate`: a whole federation on this machine."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from codream_secure.cli.options import given_settings, run_options, tell_classes
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -79,24 +80,37 @@ def simulate(
     given = given_settings(options, config_file)
     if resume is not None and out is not None:
         raise UserError("--out cannot be used with --resume: results go where the run began")
-    if resume is None:
+    if resume is not None:
+        begin = partial(_go_on, given, resume, checkpoint_every)
+    else:
         # Before anything slow is imported, so that bad options are answered at once.
         config = resolve(Config.from_options(given))
         if not (quiet or as_json):
             tell_classes(config.data.dataset)
-
-    def begin(progress: "Progress") -> "Begun":
-        from codream_secure.api.execution import resumed, started  # noqa: PLC0415
-        from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
-        from codream_secure.runs.folder import default_folder  # noqa: PLC0415
-
-        make = partial(Simulation, progress=progress)
-        if resume is not None:
-            return resumed(resume, given, make, checkpoint_every)
-        new = resolve(Config.from_options(given))
-        return started(new, make, lambda: out or default_folder(new), checkpoint_every)
-
+        begin = partial(_start, config, out, checkpoint_every)
     sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
+
+
+def _start(
+    config: Resolved, out: Path | None, checkpoint_every: int | None, progress: "Progress"
+) -> "Begun":
+    """Begin a new run."""
+    from codream_secure.api.execution import started  # noqa: PLC0415
+    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
+    from codream_secure.runs.folder import default_folder  # noqa: PLC0415
+
+    make = partial(Simulation, progress=progress)
+    return started(config, make, lambda: out or default_folder(config), checkpoint_every)
+
+
+def _go_on(
+    given: Mapping[str, object], run: Path, checkpoint_every: int | None, progress: "Progress"
+) -> "Begun":
+    """Go on with a run that was interrupted."""
+    from codream_secure.api.execution import resumed  # noqa: PLC0415
+    from codream_secure.federation.simulation import Simulation  # noqa: PLC0415
+
+    return resumed(run, given, partial(Simulation, progress=progress), checkpoint_every)
 
 
 def _simulate(

@@ -7,7 +7,6 @@ spend. A method goes on round by round as long as the next round fits.
 
 import dataclasses
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -37,7 +36,7 @@ from codream_secure.runs.formats import (
     pretty,
 )
 from codream_secure.runs.reading import read_rows
-from codream_secure.runs.summary import summarise
+from codream_secure.runs.summary import row_of, summarise
 from codream_secure.storage.files import make_folder, remove, replace
 from codream_secure.storage.folder_lock import claim, is_empty
 
@@ -142,7 +141,7 @@ class Comparison:
             with closing(RunFolder.create(path)) as folder:
                 run = self._build(name, seed, factor)
                 folder.start(run)
-                run.after_round.append(partial(folder.record, run))
+                run.after_round.append(lambda found: folder.record(row_of(run, found), found))
                 for _ in self._budget(name, seed).limited(run):
                     pass
                 draw_pictures(run, path)

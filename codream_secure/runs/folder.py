@@ -206,9 +206,13 @@ class RunFolder:
         """
         self._events = open_events(self.path)
 
-    def record(self, run: Run, measurement: Measurement) -> None:
-        """Append the round that has just ended to metrics.jsonl; a hook of `Run.after_round`."""
-        row = row_of(run, measurement)
+    def record(self, row: Row, measurement: Measurement) -> None:
+        """Append the round that has just ended to metrics.jsonl.
+
+        Args:
+            row: of the round (`runs.summary.row_of`).
+            measurement: of the same round, for TensorBoard.
+        """
         append(self._metrics, compact(row) + "\n")
         if self._events:
             try:

@@ -105,7 +105,7 @@ def _protocol(run: Run) -> Protocol:
 
 def row_of(run: Run, measured: Measurement) -> Row:
     """Return the row of the round that has just ended: accuracies, and costs so far."""
-    sent = run.ledger.by_round().get(len(run.observer.history), {})
+    sent = run.ledger.of_round(len(run.observer.history))
     return Row(
         **asdict(measured),
         aborted_steps=_protocol(run).aborted_steps or 0,

@@ -117,5 +117,4 @@ def _check_shared_noise(options: Mapping[str, object], colluders: int | None) ->
 
 
 def _load(folder: StateFolder) -> list[_Spent]:
-    kept = folder.load(RECORD)
-    return [] if kept is None else msgspec.msgpack.decode(kept, type=list[_Spent])
+    return folder.load_as(RECORD, list[_Spent]) or []

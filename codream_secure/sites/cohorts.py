@@ -61,8 +61,7 @@ class Cohorts(msgspec.Struct):
 
 def load(folder: StateFolder) -> Cohorts:
     """Return what a site knows of the session's cohorts."""
-    kept = folder.load(_RECORD)
-    return Cohorts(os.urandom(32)) if kept is None else msgspec.msgpack.decode(kept, type=Cohorts)
+    return folder.load_as(_RECORD, Cohorts) or Cohorts(os.urandom(32))
 
 
 def asked_about(request: object) -> tuple[str, NDArray[np.uint8]] | None:

@@ -48,8 +48,7 @@ class Pending(msgspec.Struct, frozen=True):
 
 def load(folder: StateFolder) -> Pending:
     """Return the pending step of a site."""
-    kept = folder.load(_PENDING)
-    return Pending() if kept is None else msgspec.msgpack.decode(kept, type=Pending)
+    return folder.load_as(_PENDING, Pending) or Pending()
 
 
 def computed(folder: StateFolder, step: int, request: bytes, state: bytes) -> None:
@@ -161,8 +160,7 @@ class Follower:
 
     def finished(self) -> dict[int, Entry]:
         """Return the finished steps since the last lesson, by number."""
-        kept = self.folder.load(_FINISHED)
-        known = [] if kept is None else msgspec.msgpack.decode(kept, type=list[Entry])
+        known = self.folder.load_as(_FINISHED, list[Entry]) or []
         return {entry.step: entry for entry in known}
 
     def begin_again(self) -> None:

@@ -124,8 +124,7 @@ def check_owner(folder: StateFolder, settings: SiteSettings) -> None:
         UserError: it is another site's.
     """
     own = _Owner(settings.client, settings.identity.public if settings.identity else b"")
-    kept = folder.load(OWNER)
-    known = None if kept is None else msgspec.msgpack.decode(kept, type=_Owner)
+    known = folder.load_as(OWNER, _Owner)
     if known == own:
         return
     # A site of the semi-honest model may get its key later; it keeps what it remembers.

@@ -75,7 +75,6 @@ _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
 _log = logging.getLogger(__name__)
-_Asked = tuple[int, bytes]
 
 
 class Site:
@@ -106,8 +105,7 @@ class Site:
         except UserError:
             self._folder.close()
             raise
-        stored = self._folder.load(_SESSION)
-        self._session = None if stored is None else msgspec.msgpack.decode(stored, type=Session)
+        self._session = self._folder.load_as(_SESSION, Session)
 
     def __enter__(self) -> Self:
         return self
@@ -252,8 +250,7 @@ class Site:
         task = replace(task, broadcast_digest=name_of(message.broadcast))
         check_task(self._site_policy, task)
         now = (task.step, task.broadcast_digest)
-        stored = self._folder.load(_ASKED)
-        last = (-1, b"") if stored is None else msgspec.msgpack.decode(stored, type=_Asked)
+        last = self._folder.load_as(_ASKED, tuple[int, bytes]) or (-1, b"")
         if now != last and task.step <= last[0]:
             raise RequestRefused(f"step {task.step} after step {last[0]} (D1)")
 

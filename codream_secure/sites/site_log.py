@@ -51,8 +51,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 def entries(folder: StateFolder) -> list[Entry]:
     """Return the sessions of a site, the oldest first."""
-    kept = folder.load(RECORD)
-    return [] if kept is None else msgspec.msgpack.decode(kept, type=list[Entry])
+    return folder.load_as(RECORD, list[Entry]) or []
 
 
 def check_admission(folder: StateFolder, policy: SitePolicy, session: bytes) -> None:

@@ -6,7 +6,7 @@ a site would also tell whether its weight is above the smaller one.
 """
 
 import hashlib
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -16,7 +16,6 @@ from codream_secure.storage.state_folder import StateFolder
 # The identity's record, and the session's.
 RECORD: Final = "weights"
 _TERMS = "weight-terms"
-_Kind = TypeVar("_Kind")
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
@@ -46,12 +45,12 @@ def check(folder: StateFolder, key: str, cap: int | None) -> None:
     Raises:
         RequestRefused: the name or the cap is another one than before.
     """
-    known = _load(folder, _TERMS, _Terms) or _Terms(key, None)
+    known = folder.load_as(_TERMS, _Terms) or _Terms(key, None)
     if known.key != key:
         raise RequestRefused("the weight had another name in this session (D2)")
     if None not in {cap, known.cap} and cap != known.cap:
         raise RequestRefused(f"weight_cap {cap}: it was {known.cap} when the session began (D2)")
-    told = _load(folder, RECORD, _Told)
+    told = folder.load_as(RECORD, _Told)
     if cap and told is not None and told.cap != cap:
         raise RequestRefused(f"weight_cap {cap}: the weight was told under {told.cap} (D2){_HOW}")
     agreed = _Terms(key, known.cap if cap is None else cap)
@@ -64,7 +63,7 @@ def check_untold(folder: StateFolder, broadcast: bytes) -> None:
     Raises:
         RequestRefused: another request was told the weight.
     """
-    told = _load(folder, RECORD, _Told)
+    told = folder.load_as(RECORD, _Told)
     if told is not None and told.request != hashlib.sha256(broadcast).digest():
         raise RequestRefused(f"the weight was told once (D2){_HOW}")
 
@@ -76,8 +75,3 @@ def tell(folder: StateFolder, broadcast: bytes, cap: int) -> None:
 
 
 _HOW = "; with other data the site's operator may say `deploy forget`"
-
-
-def _load(folder: StateFolder, name: str, kind: type[_Kind]) -> _Kind | None:
-    stored = folder.load(name)
-    return None if stored is None else msgspec.msgpack.decode(stored, type=kind)

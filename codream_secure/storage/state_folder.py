@@ -6,7 +6,9 @@ secrets: only the owner can read the folder, and only one process at a time may 
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+import msgspec
 
 from codream_secure.errors import UserError
 from codream_secure.storage.files import PART, clean, replace, sync
@@ -15,6 +17,8 @@ from codream_secure.storage.folder_lock import claim
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _LOCK = "lock"
+
+_T = TypeVar("_T")
 
 
 class StateFolder:
@@ -76,6 +80,15 @@ class StateFolder:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def load_as(self, name: str, kind: type[_T]) -> _T | None:
+        """Return a record that was saved as MessagePack of a type; None if there is none.
+
+        Raises:
+            msgspec.DecodeError: it holds something else.
+        """
+        kept = self.load(name)
+        return None if kept is None else msgspec.msgpack.decode(kept, type=kind)
 
     def erase(self, name: str) -> None:
         """Remove a record if it exists. Flash memory may keep its blocks for some time."""

@@ -9,7 +9,7 @@ import torch
 from codream_secure.federation.run import Run
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runs.folder import RunFolder
-from codream_secure.runs.summary import summarise
+from codream_secure.runs.summary import row_of, summarise
 
 # What an interruption costs shows here and nowhere else in a summary.
 OF_FRESH_KEYS = ("advertise_keys", "share_keys")
@@ -31,7 +31,7 @@ def play(simulation, folder, stop_after=None):
     """Run the rounds that are left as the command line does, without its pictures."""
     with closing(folder):
         for measurement in simulation.rounds():
-            folder.record(simulation, measurement)
+            folder.record(row_of(simulation, measurement), measurement)
             folder.checkpoint(simulation)
             if measurement.round == stop_after:
                 break
