@@ -36,6 +36,8 @@ def decode_request(data: bytes) -> AskedOfClient:
     request: AskedOfClient = _decoded(_REQUEST_DECODER, data)
     if isinstance(request, DreamRequest | LabelRequest):
         _check_dreams(request)
+    elif isinstance(request, ModelRequest):
+        _check_tensors(request)
     _check_sections(request)
     return request
 

@@ -167,12 +167,14 @@ class SoftLabels(
 class ModelRequest(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="model"
 ):
-    """Asks for the update of a model after local training (FedAvg and its kin, to compare).
+    """Asks for the update of a model after local training (codream-messenger; FedAvg and its kin).
 
     ``model`` is the `digest` of the `ModelState` that clients start from; in the first round of
-    the one that a public seed gives. ``sizes`` and ``scales`` are of its tensors, in order: how
-    many numbers, and what their update is divided by before it is clipped to [-1, 1].
-    ``weight_cap`` as in `DreamRequest`, with the weights as a sum of their own.
+    the one that a public seed gives. With codream-messenger it is the digest of the common model
+    that every client has, and ``round`` counts the sums of the run from 1. ``sizes`` and ``scales``
+    are of its tensors, in order: how many numbers, and what their update is divided by before it
+    is clipped to [-1, 1]. ``weight_cap`` as in `DreamRequest`, with the weights as a sum of their
+    own.
     """
 
     version: int
@@ -218,6 +220,8 @@ class ModelState(
 ):
     """A model's numbers, in the order of its tensors, little-endian.
 
+    With codream-messenger they are what is added to the common model, and ``round`` counts sums.
+
     Attributes:
         bits: 32: float32. 8: uint8 codes, of which ``ranges`` gives least value and step a tensor.
     """
@@ -247,8 +251,8 @@ class EvaluateRequest(
 
 Request = DreamRequest | LabelRequest
 Asked = Request | ModelRequest | GradientRequest | StatisticsRequest | EvaluateRequest
-# What is asked of a client that has a part in dreams.
-AskedOfClient = Request | StatisticsRequest | EvaluateRequest
+# What is asked of a client that has a part in dreams, or in the common model beside them.
+AskedOfClient = Request | StatisticsRequest | EvaluateRequest | ModelRequest
 
 
 def encode(message: Asked | SoftLabels | ModelState) -> bytes:

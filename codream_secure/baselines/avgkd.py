@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party, frozen
 from codream_secure.baselines.clear import send
-from codream_secure.baselines.tensors import tensors_of
+from codream_secure.models.tensors import tensors_of
 
 
 class AvgKD(Baseline):

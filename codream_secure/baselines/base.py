@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange
-from codream_secure.baselines.tensors import load
 from codream_secure.data.examples import Examples
 from codream_secure.federation.members import Federation
 from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
+from codream_secure.models.tensors import load
 from codream_secure.privacy.plan import PrivacyPlan
 from codream_secure.privacy.release_plan import ReleasePlan
 from codream_secure.runtime.parallel import in_parallel

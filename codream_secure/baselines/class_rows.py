@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from codream_secure.baselines.exchange import ModelExchange
-from codream_secure.baselines.tensors import Tensors
 from codream_secure.data.examples import Examples
+from codream_secure.models.tensors import Tensors
 
 _ROWS, _OWNED = "rows", "owned"
 _BATCH = 10

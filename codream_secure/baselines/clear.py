@@ -7,7 +7,7 @@ from torch import Tensor
 
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.requests import VERSION, ModelState, encode
-from codream_secure.baselines.tensors import float_bytes
+from codream_secure.models.tensors import float_bytes
 from protocols.phases import Phase
 
 _FULL = 32

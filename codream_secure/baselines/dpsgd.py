@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from codream_secure.baselines.base import Baseline, Parties
-from codream_secure.baselines.tensors import load, tensors_of
 from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import StepAborted
+from codream_secure.models.tensors import load, tensors_of
 from codream_secure.privacy.accounting import EXAMPLES
 from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
 from codream_secure.privacy.release_plan import Released, ReleasePlan

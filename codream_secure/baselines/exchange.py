@@ -15,33 +15,36 @@ from torch import Tensor
 
 from codream_secure.aggregation.aggregator import Aggregator, AnsweringClient, FieldSum, Meters
 from codream_secure.aggregation.decoding import decode_model_request
+from codream_secure.aggregation.model_updates import (
+    FULL,
+    decoded_update,
+    first_scales,
+    model_digest,
+    packed,
+    scaled_update,
+    unpacked,
+)
 from codream_secure.aggregation.requests import (
     VERSION,
     GradientRequest,
     ModelRequest,
-    ModelState,
     digest,
     encode,
 )
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.baselines.clear import ModelUpdate
-from codream_secure.baselines.tensors import Tensors, float_bytes, to_codes, zeros
 from codream_secure.config.methods import Method
 from codream_secure.errors import RequestRefused, StepAborted
+from codream_secure.models.tensors import Tensors, float_bytes, zeros
 from codream_secure.privacy.noisy_sum import noisy_terms
 from codream_secure.privacy.release_plan import NoisyReleases
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import derive_bytes
 from protocols.phases import Phase
-from protocols.quantization import CLIP_MIN, Quantizer, next_clip
+from protocols.quantization import Quantizer
 
 # A client's work in one round: takes the client's id, returns its update.
 Compute = Callable[[int], Tensors]
-
-_FULL = 32
-# The clip is this many standard deviations. Updates have longer tails than gradients of dreams,
-# and usually enough bits for a wider range.
-_DEVIATIONS = 6.0
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class ModelExchange:
     @property
     def quantized(self) -> bool:
         """Whether updates travel as integers, which can be summed under masks."""
-        return self.method.up != _FULL
+        return self.method.up != FULL
 
     def mean_update(
         self,
@@ -110,7 +113,9 @@ class ModelExchange:
         try:
             answer = self.aggregator.sum(request)
             self.included = answer.count
-            return self._decoded(answer, request, state)
+            mean, scales = decoded_update(answer, request, state)
+            self._scales.update(scales)
+            return mean
         except StepAborted:
             self.aborted += 1
             return zeros(state)
@@ -165,34 +170,21 @@ class ModelExchange:
         Returns:
             The model as clients receive it, which is rounded if it is quantized on the way.
         """
-        tensors, ranges = [], []
-        received = {}
-        for index, (name, value) in enumerate(state.items()):
-            if self.method.down == _FULL:
-                tensors.append(float_bytes(value))
-                received[name] = value
-                continue
-            codes, low, step = to_codes(value, derive_bytes(self.seed, "down", number, index))
-            tensors.append(codes.tobytes())
-            ranges.append((low, step))
-            decoded = torch.from_numpy((low + step * codes).astype(np.float32))
-            received[name] = decoded.reshape(value.shape).to(value.device)
-        message = encode(
-            ModelState(VERSION, number, self.method.down, tuple(tensors), tuple(ranges))
-        )
-        content = sum(map(len, tensors))
+        sent = packed(number, self.method.down, self.seed, state)
+        message = encode(sent)
+        content = sum(map(len, sent.tensors))
         for client in self.settings.roster:
             self.meters.ledger.record(
                 "broadcast", "down", len(message), client=client, payload=content
             )
         self._delivered = digest(message)
-        return received
+        return unpacked(sent, state)
 
     def _request(self, number: int, state: Mapping[str, Tensor]) -> ModelRequest:
         model = self._model_digest(state)
         quantized = self.aggregator is not None
         if quantized and not self._scales:
-            self._scales = {name: _first_scale(value) for name, value in state.items()}
+            self._scales = first_scales(state)
         scales = self._scales if self._fixed is None else self._fixed
         return ModelRequest(
             version=VERSION,
@@ -207,8 +199,7 @@ class ModelExchange:
     def _model_digest(self, state: Mapping[str, Tensor]) -> bytes:
         """Return the SHA-256 digest of the model that clients start from."""
         if not self._delivered:
-            first = tuple(float_bytes(value) for value in state.values())
-            self._delivered = digest(encode(ModelState(VERSION, 0, _FULL, first)))
+            self._delivered = model_digest(state)
         return self._delivered
 
     @property
@@ -265,9 +256,7 @@ class ModelExchange:
         if self._compute is None:
             raise ValueError("no round has begun")
         update = self._compute(client)
-        pairs = zip(update.values(), request.scales, strict=True)
-        parts = [(value / scale).flatten().cpu().numpy() for value, scale in pairs]
-        values = np.concatenate(parts).astype(np.float64)
+        values = scaled_update(update, request)
         section = self._section(request)
         weight = 0
         if request.weight_cap and self.weights is not None:
@@ -292,27 +281,6 @@ class ModelExchange:
     def _section(request: ModelRequest) -> Quantizer:
         return Quantizer((1 << request.bits) - 1, 1.0)
 
-    def _decoded(
-        self, answer: FieldSum, request: ModelRequest, state: Mapping[str, Tensor]
-    ) -> Tensors:
-        flat, share = answer.mean("update"), 1.0
-        if request.weight_cap:
-            weight = int(answer.totals["weight"][0])
-            if not weight:
-                raise StepAborted("the clients' weights add up to nothing")
-            share = answer.count * request.weight_cap / weight
-        mean, begin = {}, 0
-        for (name, value), scale in zip(state.items(), request.scales, strict=True):
-            part = flat[begin : begin + value.numel()]
-            begin += value.numel()
-            quantizer = Quantizer((1 << request.bits) - 1, scale)
-            self._scales[name] = next_clip(
-                quantizer, part * scale, answer.count, deviations=_DEVIATIONS
-            )
-            decoded = torch.from_numpy((part * (scale * share)).astype(np.float32))
-            mean[name] = decoded.reshape(value.shape).to(value.device)
-        return mean
-
 
 @dataclass(frozen=True, slots=True)
 class _ExchangeClient:
@@ -323,12 +291,3 @@ class _ExchangeClient:
 
     def __call__(self, broadcast: bytes, step: int) -> dict[str, NDArray[np.uint32]]:
         return self.exchange.answer(self.client, broadcast, step)
-
-
-def _first_scale(value: Tensor) -> float:
-    """Return a first clip for the updates of a tensor: four times its root mean square, or 1.
-
-    It is computed from the public first model; later clips follow from the means of updates.
-    """
-    spread = float(value.square().mean().sqrt())
-    return max(4 * spread if spread else 1.0, CLIP_MIN)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from codream_secure.baselines.base import Correction, GlobalModel, Party, Penalty
-from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
+from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
 
 
 class FedAvg(GlobalModel):

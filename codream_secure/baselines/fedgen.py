@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from codream_secure.baselines.base import GlobalModel, Parties, frozen, last_layer
 from codream_secure.baselines.clear import send
-from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
+from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
 from codream_secure.runtime.seeds import generator
 
 _NOISE = 32

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from codream_secure.baselines.base import Baseline, Parties, features, last_layer
 from codream_secure.baselines.class_rows import ClassRows, fit, own_rows, single_rows, stacked
 from codream_secure.baselines.heads import models_with_equal_heads
-from codream_secure.baselines.tensors import load, tensors_of
+from codream_secure.models.tensors import load, tensors_of
 from codream_secure.runtime.seeds import generator
 
 

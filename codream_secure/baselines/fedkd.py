@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from codream_secure.baselines.base import Baseline, Parties, Party, last_layer, observed
 from codream_secure.baselines.heads import seeded_linear
-from codream_secure.baselines.messenger import Messenger, divergence
-from codream_secure.baselines.tensors import Tensors, add, load, tensors_of, zeros
+from codream_secure.baselines.messenger import Messenger
+from codream_secure.learning.pair import divergence
+from codream_secure.models.tensors import Tensors, add, load, tensors_of, zeros
 
 _FACTORS = (":u", ":s", ":v")
 

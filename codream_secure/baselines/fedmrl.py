@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from codream_secure.baselines.base import Baseline, Parties, Party, features, last_layer
 from codream_secure.baselines.heads import narrow, seeded_linear
 from codream_secure.baselines.messenger import Messenger
-from codream_secure.baselines.tensors import load, tensors_of
+from codream_secure.models.tensors import load, tensors_of
 
 
 class Fused(nn.Module):

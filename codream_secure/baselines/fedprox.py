@@ -4,7 +4,7 @@ from torch import nn
 
 from codream_secure.baselines.base import Correction, Party, Penalty
 from codream_secure.baselines.fedavg import FedAvg
-from codream_secure.baselines.tensors import Tensors
+from codream_secure.models.tensors import Tensors
 
 
 class FedProx(FedAvg):

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from codream_secure.baselines.base import Baseline, Parties, Party
-from codream_secure.baselines.messenger import Messenger, divergence
+from codream_secure.baselines.messenger import Messenger
+from codream_secure.learning.pair import divergence
 
 
 class FML(Baseline):

@@ -4,7 +4,7 @@ from torch import nn
 
 from codream_secure.baselines.base import Baseline, Parties, last_layer
 from codream_secure.baselines.heads import models_with_equal_heads
-from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
+from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
 
 
 class LGFedAvg(Baseline):

@@ -6,11 +6,10 @@ Method messenger, FML, FedKD and FedMRL send it, and nothing else of a client.
 import copy
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from codream_secure.baselines.base import Parties, Party
-from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
-from codream_secure.learning.learner import distillation_loss
+from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
 
 # What a client does with its copy in one round: takes the client and the copy, trained in place.
 Training = Callable[[Party, nn.Module], None]
@@ -67,15 +66,3 @@ class Messenger:
             return difference(tensors_of(local), start)
 
         return compute
-
-
-def divergence(target: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return T^2 KL(target || logits) of two models' softmax at temperature T, a scalar.
-
-    Args:
-        target: logits that take no gradient, float, shape (B, classes).
-        logits: of the model that learns, float, shape (B, classes).
-        temperature: T > 0.
-    """
-    wanted = (target.detach() / temperature).softmax(dim=1)
-    return distillation_loss(logits, wanted, temperature)

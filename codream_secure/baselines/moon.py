@@ -14,7 +14,7 @@ from codream_secure.baselines.base import (
     frozen,
 )
 from codream_secure.baselines.fedavg import FedAvg
-from codream_secure.baselines.tensors import Tensors
+from codream_secure.models.tensors import Tensors
 
 
 class Moon(FedAvg):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from codream_secure.baselines.base import GlobalModel, Parties
-from codream_secure.baselines.tensors import Tensors, add, difference, load, tensors_of
+from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
 
 _CONTROL = "control."
 

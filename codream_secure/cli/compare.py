@@ -38,7 +38,8 @@ Examples:
     "--methods",
     default="codream,codream-fast,fedavg,fedavg-secure,independent",
     show_default=True,
-    help="comma-separated: codream, codream-fast, fedmd (labelled noise), avgkd, fedgen, "
+    help="comma-separated: codream, codream-fast, codream-messenger, fedmd (labelled noise), "
+    "avgkd, fedgen, "
     "fedgh, fedtgp, independent, centralized; fedavg, fedprox, scaffold, moon, and for models of "
     "any kind fd, lg-fedavg, fml, fedkd, fedproto, fedmrl, each also with -secure (masked), -8bit "
     "or -secure-8bit as suffix",
@@ -84,8 +85,8 @@ Examples:
     "--messenger",
     default="lenet5",
     show_default=True,
-    help="architecture of the small common model that messenger, fml, fedkd and fedmrl train "
-    "beside the clients' own",
+    help="architecture of the small common model that codream-messenger, messenger, fml, fedkd and "
+    "fedmrl train beside the clients' own",
 )
 @click.option(
     "--sizes",
@@ -95,7 +96,7 @@ Examples:
     "above which dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change "
     "them with --clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
 )
-@run_options(without=("method", "seed", "label_last_step"))
+@run_options(without=("method", "seed", "label_last_step", "messenger"))
 @click.option("--config", "config_file", type=Path, help="TOML file with settings of runs")
 @click.option(
     "--out",

@@ -8,7 +8,13 @@ from typing import get_args
 import msgspec
 
 from codream_secure.baselines.base import BaselineSettings
-from codream_secure.config.combinations import FAST_ONLY, PIXELS_ONLY, inapplicable
+from codream_secure.config.combinations import (
+    FAST_ONLY,
+    MESSENGER_ONLY,
+    PIXELS_ONLY,
+    WITHOUT_MESSENGER,
+    inapplicable,
+)
 from codream_secure.config.methods import Method, parse_method
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
@@ -64,13 +70,18 @@ class Plan:
     def _options(self, method: Method, seed: int) -> dict[str, object]:
         unused = self._unused(method)
         options = {name: value for name, value in self.options.items() if name not in unused}
+        if method.family == "codream-messenger":
+            options["messenger"] = self.settings.messenger
         return options | _of(method) | {"seed": seed}
 
     def _unused(self, method: Method) -> set[str]:
         """Return the given settings that apply to other methods but not to this one."""
-        dreams = {"method": method.family} if method.family == "codream-fast" else {}
-        asked = Config.from_options({**self.options, **dreams})
-        return set(inapplicable(asked)) & set(self.options) & {*FAST_ONLY, *PIXELS_ONLY}
+        own = {"method": method.family} if method.family.startswith("codream-") else {}
+        asked = Config.from_options({**self.options, **own})
+        some = {*FAST_ONLY, *PIXELS_ONLY, *MESSENGER_ONLY}
+        if method.family == "codream-messenger":
+            some.update(WITHOUT_MESSENGER)
+        return set(inapplicable(asked)) & set(self.options) & some
 
     @property
     def reference(self) -> str:

@@ -23,6 +23,26 @@ FAST_ONLY = (
     "generator_reset",
 )
 PIXELS_ONLY = ("dream_optimizer", "dream_lr")
+MESSENGER_ONLY = (
+    "messenger",
+    "messenger_sums",
+    "messenger_steps",
+    "messenger_bits",
+    "messenger_mix",
+)
+# What only requests for gradients of dreams need, or clients that may count by examples.
+WITHOUT_MESSENGER = (
+    "bits",
+    "local_steps",
+    "local_size",
+    "adaptive",
+    "adaptive_weight",
+    "adaptive_start",
+    "adaptive_bits",
+    "parallel_batches",
+    "weights",
+    "weight_cap",
+)
 
 
 class Rule(NamedTuple):
@@ -106,6 +126,17 @@ _RULES = (
         lambda c: c.dream.method == "codream-fast",
         "needs --method codream-fast",
     ),
+    Rule(
+        MESSENGER_ONLY,
+        lambda c: c.dream.method == "codream-messenger",
+        "needs --method codream-messenger",
+    ),
+    Rule(
+        WITHOUT_MESSENGER,
+        lambda c: c.dream.method != "codream-messenger",
+        "cannot be used with --method codream-messenger: no gradient is asked for, and all clients "
+        "count alike",
+    ),
     Rule(("norm",), any_norm, "changes none of --models; leave it out"),
     Rule(
         ("label_last_step",),
@@ -114,7 +145,7 @@ _RULES = (
     ),
     Rule(
         PIXELS_ONLY,
-        lambda c: c.dream.method == "codream",
+        lambda c: c.dream.method != "codream-fast",
         "cannot be used with --method codream-fast; use --generator-lr",
     ),
     Rule(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from codream_secure.errors import UserError
 
-DREAMING = ("codream", "codream-fast", "fedmd")
+DREAMING = ("codream", "codream-fast", "codream-messenger", "fedmd")
 MODEL_AVERAGING = ("fedavg", "fedprox", "scaffold", "moon")
 # Models of any architecture; what clients send is only ever summed, so masks can hide it.
 PEERS = ("fd", "lg-fedavg", "fml", "fedkd", "fedproto", "fedmrl", "messenger")

@@ -37,6 +37,7 @@ def resolve(config: Config) -> Resolved:
     check_applicable(config)
     _check_flips(config)
     _check_private_clients(config)
+    _check_messenger(config)
     model = dataclasses.replace(config.model, models=models_of(config))
     if model.norm == "auto" and any_norm(config):
         model = dataclasses.replace(model, norm="group" if config.private_training else "batch")
@@ -97,6 +98,23 @@ def _check_private_clients(config: Config) -> None:
         raise UserError(
             "--dp-unit client needs --method codream, and --dream-optimizer adam or fedadam: "
             "dreams are made without asking clients"
+        )
+
+
+def _check_messenger(config: Config) -> None:
+    if config.dream.method != "codream-messenger":
+        return
+    if config.private:
+        raise UserError(
+            "--method codream-messenger cannot be used with --dp-eps: the common model's updates "
+            "have no noise; use --method codream"
+        )
+    if not config.dream.collaboration:
+        raise UserError("--method codream-messenger cannot be used with --no-collaboration")
+    if config.dream.dream_optimizer == "avg":
+        raise UserError(
+            "--dream-optimizer avg cannot be used with --method codream-messenger: no client moves "
+            "dreams"
         )
 
 

@@ -23,6 +23,7 @@ from codream_secure.config.concerns import (
     RunConfig,
     SecureConfig,
 )
+from codream_secure.config.messenger import MessengerConfig
 from codream_secure.errors import UserError
 from codream_secure.models.names import MODEL_NAMES, WITHOUT_NORM
 
@@ -32,6 +33,7 @@ CONCERNS: Mapping[str, type[Any]] = MappingProxyType(
         "model": ModelConfig,
         "dream": DreamConfig,
         "learning": LearningConfig,
+        "messenger": MessengerConfig,
         "secure": SecureConfig,
         "privacy": PrivacyConfig,
         "run": RunConfig,
@@ -134,6 +136,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dream: DreamConfig = field(default_factory=DreamConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
+    messenger: MessengerConfig = field(default_factory=MessengerConfig)
     secure: SecureConfig = field(default_factory=SecureConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -212,6 +215,13 @@ _PLAIN = {
     "prior_correction": 0.5,
 }
 _FAST = _PLAIN | {"dreams": 64, "dream_batches": 4, "dream_steps": 5}
+_MESSENGER = _PLAIN | {
+    "rounds": 4,
+    "dream_batches": 4,
+    "dream_steps": 40,
+    "dream_lr": 0.1,
+    "bn_weight": 1.0,
+}
 _PRIVATE = _PLAIN | {
     "rounds": 3,
     "dreams": 256,
@@ -231,11 +241,14 @@ _PRIVATE_CLIENTS = {
 }
 
 
+_BY_METHOD = {"codream": _PLAIN, "codream-fast": _FAST, "codream-messenger": _MESSENGER}
+
+
 def constants(config: Config) -> Mapping[str, float]:
     """Return the defaults of this method and this unit of privacy, by the option's name."""
     if config.private_clients:
         return _PLAIN | _PRIVATE_CLIENTS
-    fast = _FAST if config.dream.method == "codream-fast" else _PLAIN
+    fast = _BY_METHOD[config.dream.method]
     if config.learning.local_loss == "balanced":
         # These logits are corrected for class frequencies already, in training.
         fast = fast | {"prior_correction": 0.0}
@@ -252,6 +265,8 @@ def described_default(setting: Setting) -> str | None:
     text = f"{_PLAIN[name]:g}"
     if _FAST[name] != _PLAIN[name]:
         text += f", codream-fast {_FAST[name]:g}"
+    if _MESSENGER[name] != _PLAIN[name]:
+        text += f", codream-messenger {_MESSENGER[name]:g}"
     if _PRIVATE[name] != _PLAIN[name]:
         text += f", under DP {_PRIVATE[name]:g}"
     if _PRIVATE_CLIENTS.get(name, _PRIVATE[name]) != _PRIVATE[name]:

@@ -146,7 +146,7 @@ class DreamGroup:
         """Take all steps of a synthesis; return its labelled dreams, or None if aborted."""
         dream = self.config.dream
         for _ in range(dream.dream_steps - dream.label_last_step):
-            if self.label_plan:
+            if self._without_gradients:
                 synthesis.public_step()
             else:
                 synthesis.dream_step(self.aggregator)
@@ -162,8 +162,11 @@ class DreamGroup:
         if self._meta is not None:
             return  # Generator weights stay on the server, so clients could not derive its dreams.
         size = sum(source.dreams().numel() for source in sources)  # one byte a pixel
+        what = "starting noise, from a public seed"
+        if self.config.dream.method == "codream-messenger":
+            what = "dreams, from the messenger and a public seed"
         for _ in self.members:
-            self.aggregator.count_avoidable("starting noise, from a public seed", size)
+            self.aggregator.count_avoidable(what, size)
 
     def _learn_from(self, sources: Sequence[DreamSource]) -> None:
         """Take one step of the meta-generator for every batch that it started."""
@@ -204,7 +207,7 @@ class DreamGroup:
             return self._meta.batch(dream.dreams, noise, fits=dream.local_steps), None
         shape = (dream.dreams, self.spec.channels, self.spec.height, self.spec.width)
         released = None
-        if self.label_plan:
+        if self._without_gradients:
             # No client's gradient shapes these dreams, so they start with some structure of images.
             start = smooth_noise(shape, noise).to(self.device)
         elif self.images is None:
@@ -215,6 +218,10 @@ class DreamGroup:
             released = ClassMeans(classes.to(self.device), means)
         source = PixelDreams(start, self.scale, optimizer=dream.dream_optimizer, lr=dream.dream_lr)
         return source, released
+
+    @property
+    def _without_gradients(self) -> bool:
+        return bool(self.label_plan) or self.config.dream.method == "codream-messenger"
 
     @property
     def _seed(self) -> int:
@@ -266,6 +273,7 @@ def synthesis_settings(
         kd_temperature=label_temperature(config),
         weight_cap=weight_cap,
         batches=batches,
+        targeted=dream.method == "codream-messenger",
     )
 
 

@@ -5,6 +5,7 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from codream_secure.aggregation.requests import (
     Adversary,
@@ -14,6 +15,7 @@ from codream_secure.aggregation.requests import (
     LocalSteps,
     NoisyTerms,
 )
+from codream_secure.dreaming.feature_statistics import FeatureStatistics, StatisticsMemory
 from codream_secure.dreaming.losses import (
     class_balance,
     class_mean_distance,
@@ -67,6 +69,7 @@ class SynthesisSettings:
         kd_temperature: temperature at which labels are softened.
         weight_cap: largest weight of a client; 0: all clients have the same weight.
         batches: number of parallel batches that one synthesis makes.
+        targeted: the server's model alone moves the dreams, each towards a class.
     """
 
     classes: int
@@ -89,6 +92,7 @@ class SynthesisSettings:
     kd_temperature: float
     weight_cap: int
     batches: int = 1
+    targeted: bool = False
 
     @property
     def of_dreams(self) -> DreamTerms:
@@ -187,5 +191,32 @@ def student_gradient(
     leaf = dreams.detach().clone().requires_grad_()
     logits = student(leaf)
     loss = entropy_weight * entropy(logits) + balance_weight * class_balance(logits)
+    (gradient,) = torch.autograd.grad(len(leaf) * loss, leaf)
+    return gradient
+
+
+def targeted_gradient(model: nn.Module, dreams: Tensor, bn_weight: float) -> Tensor:
+    """Return the gradient of B times a public model's loss at dreams, each of a class of its own.
+
+    Dream i is of class i mod classes. The loss is the cross-entropy to it and, where the model has
+    BatchNorm, R_bn.
+
+    Args:
+        model: frozen, in eval mode.
+        dreams: scaled images, float, shape (B, C, H, W).
+        bn_weight: weight of R_bn; 0: off.
+
+    Returns:
+        Float, shape (B, C, H, W).
+
+    Source: DeepInversion, Yin et al., CVPR 2020.
+    """
+    leaf = dreams.detach().clone().requires_grad_()
+    with FeatureStatistics(model) as statistics:
+        logits = model(leaf)
+    wanted = torch.arange(len(leaf), device=leaf.device) % logits.shape[1]
+    loss = F.cross_entropy(logits, wanted)
+    if bn_weight:
+        loss = loss + bn_weight * statistics.penalty(logits, StatisticsMemory(), 0.0)
     (gradient,) = torch.autograd.grad(len(leaf) * loss, leaf)
     return gradient

@@ -24,6 +24,7 @@ from codream_secure.dreaming.server_terms import (
     SynthesisSettings,
     own_gradient,
     student_gradient,
+    targeted_gradient,
 )
 from codream_secure.dreaming.sources import DreamSource
 from codream_secure.errors import StepAborted
@@ -151,7 +152,10 @@ class DreamSynthesis:
         if self._student is None:
             return
         s, dreams = self._settings, self._source.dreams()
-        gradient = student_gradient(self._student, dreams, s.entropy_weight, s.balance_weight)
+        if s.targeted:
+            gradient = targeted_gradient(self._student, dreams, s.bn_weight)
+        else:
+            gradient = student_gradient(self._student, dreams, s.entropy_weight, s.balance_weight)
         self.rolled_back += not self._source.descend(gradient + self._own_gradient(), 1.0)
 
     def dream_step(self, aggregator: Aggregator) -> bool:

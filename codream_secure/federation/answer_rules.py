@@ -37,6 +37,7 @@ class AnswerRules:
             other rules alone hold.
         shape: of the dreams of one request in such a run, (B, C, H, W).
         adaptive: whether the run has adaptive teaching.
+        gradients: whether the run asks for gradients at all.
     """
 
     max_bits: int = 16
@@ -46,6 +47,7 @@ class AnswerRules:
     agreed: SynthesisSettings | None = None
     shape: tuple[int, int, int, int] = (0, 0, 0, 0)
     adaptive: bool = False
+    gradients: bool = True
 
     @classmethod
     def of(cls, config: Resolved, spec: InputSpec, share: int) -> Self:
@@ -64,6 +66,7 @@ class AnswerRules:
             agreed=synthesis_settings(config, spec, weight_cap(config, share), batches=batches),
             shape=(dream.dreams * batches, spec.channels, spec.height, spec.width),
             adaptive=dream.adaptive != "none",
+            gradients=dream.method != "codream-messenger",
         )
 
     def check(self, request: Request) -> None:
@@ -72,6 +75,8 @@ class AnswerRules:
         if noisy != self.noisy_labels_only:
             raise RequestRefused("labels with noise, and nothing else, go with client-level DP")
         if isinstance(request, DreamRequest):
+            if not self.gradients:
+                raise RequestRefused("this run asks for no gradients")
             if not 0 <= request.weight_cap <= MAX_INPUT:
                 raise RequestRefused(f"weight cap {request.weight_cap} is outside 0..{MAX_INPUT}")
             self._check_dreams(request)

@@ -15,6 +15,7 @@ from codream_secure.aggregation.requests import (
     EvaluateRequest,
     LabelRequest,
     LabelTerms,
+    ModelRequest,
     NoisyTerms,
     Request,
     StatisticsRequest,
@@ -28,6 +29,7 @@ from codream_secure.dreaming.labels import label_contribution
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.errors import RequestRefused
 from codream_secure.federation.answer_rules import AnswerRules
+from codream_secure.federation.messenger import OwnMessenger
 from codream_secure.learning.learner import Learner
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.label_grid import LabelGrid, rotation
@@ -63,6 +65,7 @@ class Client:
         releases: its share of noise in label sums, under client-level DP.
         examples: how many training examples it has; its weight where weights are asked for.
         adjustment: added to its teacher's logits; never given under DP (see `logit_adjustment`).
+        messenger: its copy of the common model; None: it answers no request for one.
 
     Attributes:
         teacher: the frozen copy.
@@ -84,8 +87,10 @@ class Client:
         releases: NoisyReleases | None = None,
         examples: int = 1,
         adjustment: Tensor | None = None,
+        messenger: OwnMessenger | None = None,
     ) -> None:
         self.learner = learner
+        self.messenger = messenger
         self._scale = scale
         self._rounding_seed = rounding_seed
         self._rules = rules
@@ -164,6 +169,8 @@ class Client:
                 return self._answer_statistics()
             case EvaluateRequest():
                 return self._answer_evaluation()
+            case ModelRequest():
+                return self._answer_model(request, step)
 
     def _check(self, request: AskedOfClient) -> None:
         """Raise RequestRefused for a request outside the rules, or on unknown terms."""
@@ -171,6 +178,10 @@ class Client:
             self._rules.check(request)
         elif isinstance(request, StatisticsRequest):
             self._check_terms(request)
+        elif isinstance(request, ModelRequest):
+            if self.messenger is None:
+                raise RequestRefused("no common model in this run")
+            self.messenger.check(request)
 
     def _check_terms(self, request: StatisticsRequest) -> None:
         if self._statistics is None or not self._statistics.agrees(request):
@@ -199,11 +210,19 @@ class Client:
             values |= self._labels(asked)
         return self._quantized(values, request, step)
 
+    def _answer_model(self, request: ModelRequest, step: int) -> SectionCodes:
+        """Train the client's own model and its messenger; return the messenger's change."""
+        if (messenger := self.messenger) is None:
+            raise ValueError("there is no common model")
+        return self._quantized(self._attempt(lambda: messenger.update(request)), request, step)
+
     def _labels(self, request: LabelRequest) -> Values:
         self.learner.work.inferred += request.shape[0]
         return self._attempt(lambda: label_contribution(self.teacher, self._scale, request))
 
-    def _quantized(self, values: Values, request: Request, step: int) -> SectionCodes:
+    def _quantized(
+        self, values: Values, request: Request | ModelRequest, step: int
+    ) -> SectionCodes:
         """Weight gradients (D2), clip and quantize all sections.
 
         A section that is missing or has another length is zero, and so is a NaN (SPEC 7.1).
@@ -275,6 +294,7 @@ class Client:
             learner=self.learner.state(),
             memory=self.teacher.memory.state(),
             answered=sorted(self._answered),
+            messenger=None if self.messenger is None else self.messenger.state(),
         )
 
     def restore(self, state: ClientState) -> None:
@@ -286,6 +306,10 @@ class Client:
         self.learner.restore(state.learner)
         self.teacher.memory.restore(state.memory, self._scale.low.device)
         self._answered = set(state.answered)
+        if (self.messenger is None) != (state.messenger is None):
+            raise ValueError("a client with a common model is none without")
+        if self.messenger is not None and state.messenger is not None:
+            self.messenger.restore(state.messenger)
 
 
 def _raise(error: Exception) -> None:

@@ -25,6 +25,7 @@ from codream_secure.dreaming.teacher import logit_adjustment
 from codream_secure.errors import UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.client import Client
+from codream_secure.federation.messenger import OwnMessenger
 from codream_secure.federation.observer import Observer
 from codream_secure.federation.run_models import build_student, plain_learner, run_model
 from codream_secure.learning.batches import BatchStream, local_stream
@@ -241,8 +242,9 @@ class Federation:
             validation = self.scale.examples(self._data.x_train[held_out], labels[held_out])
         local = self.scale.examples(self._data.x_train[rows], labels[rows])
         self._local[c] = local
+        learner = self._learner(c, local, "client")
         client = Client(
-            self._learner(c, local, "client"),
+            learner,
             self.scale,
             derive_bytes(self._seed, "rounding", c) if self._rounding is None else self._rounding,
             AnswerRules.of(self.config, self.spec, self.share),
@@ -250,8 +252,15 @@ class Federation:
             statistics=self._statistics(c, local),
             examples=len(rows),
             adjustment=self._adjustment(local),
+            messenger=self._messenger(c, learner),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
+
+    def _messenger(self, c: int, learner: Learner) -> OwnMessenger | None:
+        if self.config.dream.method != "codream-messenger" or not isinstance(learner, PlainLearner):
+            return None
+        common = self.model(self.config.messenger.messenger, "server")
+        return OwnMessenger(self.config, learner, common, c)
 
     def _statistics(self, c: int, local: Examples) -> OwnClassMeans | None:
         if not (self.plan and self.plan.class_means):

@@ -25,12 +25,16 @@ def plain_learner(config: Resolved, model: nn.Module, data: BatchStream | None) 
 def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> PlainLearner:
     """Build the server's student: the first architecture of the run, without local data.
 
+    With codream-messenger it is the common model.
+
     Args:
         config: resolved settings.
         spec: shape of an image and number of classes.
         device: where the model lives.
     """
     name = config.model.models.split(",")[0].strip()
+    if config.dream.method == "codream-messenger":
+        name = config.messenger.messenger
     model = run_model(config, spec, name, "server", device=device)
     check_single_dreams(config, spec, {name: model})
     return plain_learner(config, model, None)

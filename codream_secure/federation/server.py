@@ -139,7 +139,9 @@ class Server:
         has learned nothing.
         """
         dream = self._config.dream
-        if self._config.private_clients:
+        if dream.method == "codream-messenger":
+            asks = True
+        elif self._config.private_clients:
             asks = number > 1
         else:
             asks = dream.adaptive != "none" and number >= dream.adaptive_start

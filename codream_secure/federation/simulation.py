@@ -12,14 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from codream_secure.aggregation.aggregator import Aggregator
+from codream_secure.aggregation.aggregator import DREAMING, Aggregator
 from codream_secure.aggregation.plain import PlainAggregator
+from codream_secure.aggregation.requests import ModelRequest
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
+from codream_secure.federation.common_model import CommonModel, round_sums
 from codream_secure.federation.groups import dream_groups
 from codream_secure.federation.members import Member
 from codream_secure.federation.observer import Measurement
@@ -87,6 +89,7 @@ class Simulation(Run):
         by_name = {everybody.model_names[c]: m for c, m in everybody.client_models().items()}
         check_single_dreams(self.config, everybody.spec, by_name)
         self._reported_weights: dict[str, Weights] | None = None
+        self.common: CommonModel | None = None
         self.aggregator = self._aggregator(tap)
         self.groups = dream_groups(everybody, self.aggregator)
         self.server = Server(
@@ -97,6 +100,10 @@ class Simulation(Run):
             plan=everybody.plan,
             per_class=everybody.per_class,
         )
+        if self.config.dream.method == "codream-messenger":
+            self.common = CommonModel(
+                everybody, self.aggregator, self.ledger, twins=compare_independent
+            )
 
     # -- the run ---------------------------------------------------------------------------
 
@@ -115,10 +122,13 @@ class Simulation(Run):
 
     def round(self, number: int) -> Measurement:
         """Make dreams together, let everybody learn from them, and measure."""
-        with self.stopwatch.measure("dreaming"):
-            self._dream(number)
-        with self.stopwatch.measure("acquisition"):
-            self._acquire(number)
+        if self.common is not None:
+            self.common.run(number, self._progress, self.stopwatch, self.budget_spent)
+        if self._dreams_in_rounds:
+            with self.stopwatch.measure("dreaming"):
+                self._dream(number)
+            with self.stopwatch.measure("acquisition"):
+                self._acquire(number)
         measurement = self._measure(number)
         if self.observer.reported() is measurement:
             # A later round may be reported instead, or none: this is the only time to copy them.
@@ -163,6 +173,11 @@ class Simulation(Run):
             for _ in in_parallel(Member.train_twin, members):
                 self._progress.advance()
 
+    @property
+    def _dreams_in_rounds(self) -> bool:
+        """Whether rounds make dreams; with a common model they need not."""
+        return self.common is None or self.config.learning.kd_epochs > 0
+
     def _dream(self, number: int) -> None:
         dream = self.config.dream
         total = len(self.groups) * dream.syntheses * dream.sums_per_synthesis
@@ -175,6 +190,8 @@ class Simulation(Run):
         """Let clients and student learn from dreams, and the twins from local data alone."""
         everybody = self.federation
         done = self.budget_spent
+        if self.common is not None:
+            done = self.common.done(number, done)
         settings = acquisition_settings(self.config, everybody.plan, everybody.share, number, done)
         buffers = {c: group.buffer for group in self.groups for c in group.members}
 
@@ -183,7 +200,7 @@ class Simulation(Run):
             acquire(member.client.learner, buffers[member.identity], settings, shuffle)
 
         self._for_each_member(f"round {number} of {self.last_round}: knowledge acquisition", learn)
-        if self._collaborates:
+        if self._collaborates and self.common is None:
             self.server.distil(number, done)
 
     # -- checkpoints -----------------------------------------------------------------------
@@ -219,6 +236,7 @@ class Simulation(Run):
             unlabelled_rounds=self.unlabelled_rounds,
             bytes=self.ledger.state(),
             stopwatch=self.stopwatch.state(),
+            common=None if self.common is None else self.common.state(),
         )
 
     def _class_means(self) -> StatisticsState | None:
@@ -251,6 +269,10 @@ class Simulation(Run):
         for c, member in everybody.members.items():
             member.restore(state.members[c])
         self.server.restore(state.student, state.groups)
+        if (self.common is None) != (state.common is None):
+            raise ValueError("a run with a common model is none without")
+        if self.common is not None and state.common is not None:
+            self.common.restore(state.common)
         self.observer.restore(state.history)
         self._reported_weights = state.reported
         if state.last_dreams is not None:
@@ -279,7 +301,7 @@ class Simulation(Run):
 
     @property
     def method_name(self) -> str:
-        """Either "codream" or "codream-fast"."""
+        """As the option ``method`` has it."""
         return self.config.dream.method
 
     @property
@@ -325,10 +347,15 @@ class Simulation(Run):
         answers = {c: member.client.answer for c, member in self.federation.members.items()}
         sums, plan = self._sums_per_synthesis, self.federation.plan
         class_means = plan is not None and plan.class_means is not None
-        settings = self._aggregation_settings(
-            sums, self.last_round * self.config.dream.syntheses * sums + class_means
-        )
+        expected, kinds = self.last_round * self.config.dream.syntheses * sums, DREAMING
+        if self.config.dream.method == "codream-messenger":
+            # One key exchange serves a round: its averages, and the labels of its dreams.
+            sums = round_sums(self.config)
+            expected, kinds = self.last_round * sums, kinds | {ModelRequest.__name__}
+        settings = self._aggregation_settings(sums, expected + class_means)
         if self.config.secure.secure and self._collaborates:
             session = os.urandom(32)
-            return SecureAggregator(answers, settings, self._meters, session=session, tap=tap)
+            return SecureAggregator(
+                answers, settings, self._meters, session=session, tap=tap, kinds=kinds
+            )
         return PlainAggregator(answers, settings, self._meters)

@@ -121,9 +121,9 @@ class PlainLearner:
         self.local_steps = 0
         self.work = Work()
         self.rate = 1.0
-        self._data = data
+        self.data = data
         self._full_rate = learning.learning_rate
-        self._optimizer = build_optimizer(model, learning)
+        self.optimizer = build_optimizer(model, learning)
         # A learner without local data has no other source of BatchNorm statistics than dreams.
         self._keeps_statistics = learning.kd_statistics == "keep" and data is not None
         model.train()
@@ -131,7 +131,7 @@ class PlainLearner:
     def set_rate(self, share: float) -> None:
         """Take the next steps with this share of the full learning rate, 0 to 1."""
         self.rate = share
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = share * self._full_rate
 
     def frozen_copy(self) -> nn.Module:
@@ -139,11 +139,11 @@ class PlainLearner:
         return frozen_copy(self.model)
 
     def _local_loss(self) -> Tensor:
-        if self._data is None:
+        if self.data is None:
             raise ValueError("this learner has no local data")
         self.local_steps += 1
-        x, y = self._data.next()
-        return self._data.loss(self._logits(x), y)
+        x, y = self.data.next()
+        return self.data.loss(self._logits(x), y)
 
     def _logits(self, x: Tensor) -> Tensor:
         self.work.trained += len(x)
@@ -155,9 +155,9 @@ class PlainLearner:
         return distillation_loss(logits, targets, temperature)
 
     def _descend(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+        self.optimizer.step()
 
     def local_step(self) -> None:
         """Take one cross-entropy step on local data."""
@@ -177,10 +177,10 @@ class PlainLearner:
         """Return what a checkpoint stores."""
         return LearnerState(
             model=self.model.state_dict(),
-            optimizer=optimizer_state(self._optimizer),
+            optimizer=optimizer_state(self.optimizer),
             local_steps=self.local_steps,
             work=(self.work.trained, self.work.inferred),
-            data=None if self._data is None else self._data.state(),
+            data=None if self.data is None else self.data.state(),
         )
 
     def restore(self, state: LearnerState) -> None:
@@ -190,13 +190,13 @@ class PlainLearner:
             ValueError, RuntimeError: the state belongs to another model or to other data.
         """
         self.model.load_state_dict(state.model)
-        restore_optimizer(self._optimizer, state.optimizer)
+        restore_optimizer(self.optimizer, state.optimizer)
         self.local_steps = state.local_steps
         self.work = Work(*state.work)
-        if (self._data is None) != (state.data is None):
+        if (self.data is None) != (state.data is None):
             raise ValueError("a learner with data is none without")
-        if self._data is not None and state.data is not None:
-            self._data.restore(state.data)
+        if self.data is not None and state.data is not None:
+            self.data.restore(state.data)
 
 
 class PrivateLearner:

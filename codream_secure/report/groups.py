@@ -13,6 +13,7 @@ _TELLING = ("dp_eps", "partition", "clients", "models", "rounds", "dreams", "dre
 _NAMES = {
     "codream": "CoDream",
     "codream-fast": "CoDream-fast",
+    "codream-messenger": "CoDream-messenger",
     "fedavg": "FedAvg",
     "fedprox": "FedProx",
     "scaffold": "SCAFFOLD",

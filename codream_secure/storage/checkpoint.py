@@ -66,12 +66,29 @@ class LearnerState(_State, frozen=True):
     noise: NoiseState | None = None
 
 
+class MessengerState(_State, frozen=True):
+    """A client's copy of the common model, how it is trained, and the last sum it answered."""
+
+    common: Weights
+    optimizer: OptimizerState
+    draw: Tensor
+    answered: int
+
+
+class CommonState(_State, frozen=True):
+    """Clips of the next updates of the common model, by tensor, and the sums asked for so far."""
+
+    scales: dict[str, float]
+    sums: int
+
+
 class ClientState(_State, frozen=True):
     """``memory``: means and variances for R_bn, by layer. ``answered``: broadcast digests (D1)."""
 
     learner: LearnerState
     memory: list[Pair]
     answered: list[bytes]
+    messenger: MessengerState | None = None
 
 
 class MemberState(_State, frozen=True):
@@ -164,6 +181,7 @@ class RunState(_State, frozen=True):
         last_dreams: pixels, uint8, and targets of the last labelled batch, for the picture.
         statistics: None if no class means were requested.
         bytes: of encoded messages.
+        common: None if clients average no common model.
     """
 
     format: int
@@ -181,6 +199,7 @@ class RunState(_State, frozen=True):
     unlabelled_rounds: int
     bytes: LedgerState
     stopwatch: StopwatchState
+    common: CommonState | None = None
 
 
 def encode_state(state: msgspec.Struct) -> bytes:

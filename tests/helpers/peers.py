@@ -11,8 +11,8 @@ import torch
 
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.config.methods import parse_method
+from codream_secure.models.tensors import tensors_of
 
 # One step a round on all of a client's examples.
 ONE_STEP = {"samples_per_client": 30, "batch": 1000}

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from peers import ONE_STEP, SLOW_SGD, after, batch_of, build, linear_of, one_hot, softmax, stepped
 
-from codream_secure.baselines.tensors import tensors_of
+from codream_secure.models.tensors import tensors_of
 from codream_secure.runtime.seeds import generator
 
 SKEWED = {**ONE_STEP, "partition": "dirichlet:0.3", "models": "mlp"}

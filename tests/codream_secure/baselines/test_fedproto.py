@@ -16,7 +16,7 @@ from torch import nn
 
 from codream_secure.baselines.class_rows import ClassRows
 from codream_secure.baselines.fedproto import NearestPrototype
-from codream_secure.baselines.tensors import tensors_of
+from codream_secure.models.tensors import tensors_of
 
 SKEWED = {**ONE_STEP, "partition": "dirichlet:0.3", "models": "mlp"}
 

@@ -13,8 +13,8 @@ from peers import (
     stepped,
 )
 
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.errors import UserError
+from codream_secure.models.tensors import tensors_of
 
 
 def test_a_round_is_that_of_the_paper(tiny):

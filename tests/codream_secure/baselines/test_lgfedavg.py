@@ -15,8 +15,8 @@ from peers import (
 )
 
 from codream_secure.baselines.base import last_layer
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.errors import UserError
+from codream_secure.models.tensors import tensors_of
 
 
 def test_a_round_trains_features_and_averages_classifiers(tiny):

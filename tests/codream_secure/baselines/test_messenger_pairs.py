@@ -8,9 +8,9 @@ import torch
 from peers import after, build
 from torch.nn import functional as F
 
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.data.augment import cut_mixed
 from codream_secure.errors import UserError
+from codream_secure.models.tensors import tensors_of
 
 MODELS = "linear,mlp,lenet5"
 
@@ -49,7 +49,7 @@ def test_a_client_step_is_two_gradient_steps_of_two_losses(tiny, mix):
     stream = copy.deepcopy(party.batches)
     draw = torch.Generator()
     draw.set_state(pair.draw.get_state())
-    pair.step(party, run.settings)
+    pair.step()
 
     x, y = stream.next()
     local = run.federation.examples(1)

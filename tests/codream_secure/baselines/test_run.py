@@ -15,10 +15,10 @@ from codream_secure.baselines.base import BaselineSettings, Representation
 from codream_secure.baselines.clear import ModelUpdate
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.config.methods import parse_method
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.learning.batches import BatchStream
+from codream_secure.models.tensors import tensors_of
 from codream_secure.privacy.dpsgd import PrivateTrainer
 from codream_secure.privacy.integer_gradients import gradient_sum
 

@@ -6,7 +6,6 @@ import pytest
 from codream_secure.aggregation.byte_ledger import megabytes
 from codream_secure.baselines.base import BaselineSettings
 from codream_secure.baselines.run import BaselineRun
-from codream_secure.baselines.tensors import tensors_of
 from codream_secure.compare import round_bytes
 from codream_secure.compare.round_bytes import (
     FEDAVG,
@@ -20,6 +19,7 @@ from codream_secure.compare.round_bytes import (
     tensor_sizes,
 )
 from codream_secure.config.methods import parse_method
+from codream_secure.models.tensors import tensors_of
 from codream_secure.runs.sizes_format import SPEC, RoundSizes, Shape
 
 

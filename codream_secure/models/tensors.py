@@ -1,4 +1,4 @@
-"""Named tensors: a model's numbers, as the server of a baseline adds and averages them."""
+"""Named tensors: a model's numbers, as servers of averaged models add and average them."""
 
 from collections.abc import Mapping
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from codream_secure.baselines.tensors import (
+from codream_secure.models.tensors import (
     add,
     difference,
     float_bytes,
