@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from codream_secure.config.concerns import Bits, Positive, told
+from msgspec import Meta
+
+from codream_secure.config.concerns import Bits, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,18 +13,24 @@ class MessengerConfig:
     """Which common model clients average, how often, and how it and their own models learn."""
 
     messenger: Annotated[
-        str, told("codream-messenger: architecture of the small common model that clients average")
+        str,
+        Meta(
+            description="codream-messenger: architecture of the small common model that clients average"
+        ),
     ] = "lenet5"
     messenger_sums: Annotated[
-        Positive, told("codream-messenger: how often a round averages the common model")
+        Positive, Meta(description="codream-messenger: how often a round averages the common model")
     ] = 10
     messenger_steps: Annotated[
-        Positive, told("codream-messenger: local steps of both models before each average")
+        Positive,
+        Meta(description="codream-messenger: local steps of both models before each average"),
     ] = 16
     messenger_bits: Annotated[
-        Bits, told("codream-messenger: bits of a number of the common model's update")
+        Bits, Meta(description="codream-messenger: bits of a number of the common model's update")
     ] = 8
     messenger_mix: Annotated[
         bool,
-        told("codream-messenger: private models follow it on own cut-mixed pictures too"),
+        Meta(
+            description="codream-messenger: private models follow it on own cut-mixed pictures too"
+        ),
     ] = True

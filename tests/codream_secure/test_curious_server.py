@@ -42,6 +42,8 @@ DOWNLOADS = (
     broadcasts.LabelTerms,
     broadcasts.StatisticsRequest,
     broadcasts.EvaluateRequest,
+    broadcasts.ModelRequest,
+    broadcasts.ModelState,
     broadcasts.NoisyTerms,
     broadcasts.GradientRequest,
     broadcasts.SoftLabels,
@@ -116,9 +118,10 @@ def record(tiny, monkeypatch):
         if direction == "up":
             tapped.append((phase, client, data))
 
-    def run(threat_model):
+    def run(threat_model, **options):
         monkeypatch.setattr(ServerSession, "receive", receive)
-        config = tiny(rounds=2, dropout=0.1, clients=5, threat_model=threat_model)
+        given = {"rounds": 2, "dropout": 0.1, "clients": 5, "threat_model": threat_model}
+        config = tiny(**given | options)
         list(Simulation(config, tap=tap).rounds())
         assert received == [(client, data) for _, client, data in tapped]
         return tapped
@@ -141,6 +144,21 @@ def test_every_byte_the_server_receives_is_a_listed_field(record, threat_model):
     assert all(type(data) is bytes for *_, data in recorded)
     for phase, _, data in recorded:
         check_upload(phase, data, signed=threat_model == "malicious")
+
+
+def test_a_common_model_leaves_clients_masked_and_nothing_else_does(record):
+    """The server receives only listed messages; a section is as long as the update is, or labels."""
+    options = {"messenger": "linear", "messenger_sums": 2, "messenger_steps": 1, "dream_batches": 1}
+    recorded = record("malicious", method="codream-messenger", rounds=1, dropout=0.0, **options)
+    sizes = set()
+    for phase, _, data in recorded:
+        check_upload(phase, data, signed=True)
+        if phase is Phase.MASKED_INPUT:
+            body = msgspec.msgpack.decode(data, type=messages.Signed).body
+            sections = msgspec.msgpack.decode(body, type=messages.MaskedInput).sections
+            sizes.add(tuple(map(len, sections)))
+    # 64 x 10 weights and 10 biases at 8 bits, summed over 5; 6 dreams x 10 classes at 8 bits.
+    assert sizes == {(-(-650 * 11 // 8),), (-(-60 * 11 // 8),)}
 
 
 @pytest.mark.parametrize("planted", ["loss", "examples", "clip", "accuracy"])
