@@ -14,23 +14,19 @@ class MessengerConfig:
 
     messenger: Annotated[
         str,
-        Meta(
-            description="codream-messenger: architecture of the small common model that clients average"
-        ),
+        Meta(description="architecture of codream-messenger's common model"),
     ] = "lenet5"
     messenger_sums: Annotated[
-        Positive, Meta(description="codream-messenger: how often a round averages the common model")
+        Positive, Meta(description="how often a round averages the common model")
     ] = 10
     messenger_steps: Annotated[
         Positive,
-        Meta(description="codream-messenger: local steps of both models before each average"),
+        Meta(description="local steps of both models before each average"),
     ] = 16
     messenger_bits: Annotated[
-        Bits, Meta(description="codream-messenger: bits of a number of the common model's update")
+        Bits, Meta(description="bits of a number of the common model's update")
     ] = 8
     messenger_mix: Annotated[
         bool,
-        Meta(
-            description="codream-messenger: private models follow it on own cut-mixed pictures too"
-        ),
+        Meta(description="private models follow the common model on own cut-mixed pictures"),
     ] = True

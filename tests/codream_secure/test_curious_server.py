@@ -147,7 +147,7 @@ def test_every_byte_the_server_receives_is_a_listed_field(record, threat_model):
 
 
 def test_a_common_model_leaves_clients_masked_and_nothing_else_does(record):
-    """The server receives only listed messages; a section is as long as the update is, or labels."""
+    """Every upload is listed; a masked section is as long as the update, or as the labels."""
     options = {"messenger": "linear", "messenger_sums": 2, "messenger_steps": 1, "dream_batches": 1}
     recorded = record("malicious", method="codream-messenger", rounds=1, dropout=0.0, **options)
     sizes = set()

@@ -150,9 +150,7 @@ def test_no_gradient_is_answered_in_such_a_run_and_no_update_in_another(tiny, as
     client, request = asked
     dreams = DreamRequest(VERSION, 1, 0, 0, (1, 1, 8, 8), b"\0" * 64, 4, 1.0, 1.0, 0.0, 1.0)
     with pytest.raises(RequestRefused, match="no gradients"):
-        client.admit(
-            encode(DreamRequest(VERSION, 1, 0, 0, (1, 1, 8, 8), b"\0" * 64, 4, 1.0, 1, 0, 1))
-        )
+        client.admit(encode(dreams))
     other = Simulation(tiny(models="linear", samples_per_client=60)).federation.members[0].client
     with pytest.raises(RequestRefused, match="no common model"):
         other.admit(_of(request, round=1))
