@@ -4,7 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -48,6 +48,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         datasets: what a run may name as its public dataset; None: any.
         models: architectures that a run may give to the site.
         epsilon, delta: what all sessions together may spend; an epsilon of None: no limit.
+        unit: whom that limit protects: one example of the site, or the site as a whole.
         answer_every: over machines an answer leaves at the next multiple of so many seconds.
         max_vector: the most numbers in one answer.
         max_bits: of one number in an answer.
@@ -87,6 +88,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     models: tuple[_Name, ...] = MODEL_NAMES
     epsilon: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    unit: Literal["example", "client"] = "example"
     answer_every: Annotated[float, Meta(ge=0, le=3600)] = 1.0
     max_vector: Annotated[int, Meta(ge=1, le=MAX_LENGTH)] = 1_000_000
     max_bits: Annotated[int, Meta(ge=1, le=MAX_INPUT.bit_length())] = 20

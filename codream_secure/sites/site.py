@@ -316,20 +316,24 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _start(self, session: Session, *, epsilon: float = 0.0, delta: float = 0.0) -> None:
+    def _start(
+        self, session: Session, *, epsilon: float = 0.0, delta: float = 0.0, unit: str = "example"
+    ) -> None:
         """Log a session, and erase what an older one left except what belongs to the identity.
 
         Args:
             session: that begins.
             epsilon: charged for the whole session; 0: without DP.
             delta: of that epsilon.
+            unit: whom it protects, "example" or "client".
         """
         for name in self._folder.names():
             if name not in _OF_IDENTITY:
                 self._folder.erase(name)
         roster = self._settings.roster
         digest = hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
-        site_log.begin(self._folder, session, roster=digest, epsilon=epsilon, delta=delta)
+        cost = {"epsilon": epsilon, "delta": delta}
+        site_log.begin(self._folder, session, roster=digest, unit=unit, **cost)
 
     def _remember(self, session: Session) -> None:
         self._session = session

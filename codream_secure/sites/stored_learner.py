@@ -38,6 +38,7 @@ from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.sites import pending
 from codream_secure.sites.history import SIZE, after, name_of
+from codream_secure.sites.run_terms import run_label_plan
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.summand import Compute, Contribution, whatever_happens
 from codream_secure.sites.told_labels import Told
@@ -153,7 +154,29 @@ class StoredLearner:
             AnswerRules.of(self._config, spec, self._config.data.samples_per_client or 0).check(
                 request
             )
+            self._check_noisy(request, spec, broadcast)
         return task, lambda: self._contribution(request, broadcast, dreaming_step(message.step))
+
+    def _check_noisy(
+        self, request: DreamRequest | LabelRequest, spec: InputSpec, broadcast: bytes
+    ) -> None:
+        """Refuse a noisy sum on other terms than the run's, or one more than it has.
+
+        Raises:
+            RequestRefused: which of the two.
+
+        Guarantee:
+            What the site contributes is then private for it as a whole, as `label_plan` says: clip,
+            noise and number of sums follow from the settings that its `Allowance` was charged for.
+        """
+        plan = run_label_plan(self._config, spec)
+        if plan is None or request.labels is None or request.labels.noisy is None:
+            return
+        if self._has_answered(name_of(broadcast)):
+            return  # its stored answer is sent again, which is no other release
+        own = plan.share(self._settings.client)
+        plan.restore(self._charged)
+        own.check(request.labels.noisy)
 
     def _contribution(self, request: AskedOfClient, broadcast: bytes, step: int) -> Contribution:
         """Compute the site's input.
@@ -162,10 +185,10 @@ class StoredLearner:
             RequestRefused: the process died before an answer was stored, the same was asked under
                 another number (D1), or the class means are asked for on other terms.
         """
-        answered, name = self._folder.load(_ANSWERED) or b"", name_of(broadcast)
-        if any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE)):
+        name = name_of(broadcast)
+        if self._has_answered(name):
             raise RequestRefused("this broadcast was answered before in this session")
-        self._folder.save(_ANSWERED, answered + name)
+        self._folder.save(_ANSWERED, (self._folder.load(_ANSWERED) or b"") + name)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         client.measure = lambda: self._accuracy(federation)
@@ -178,6 +201,10 @@ class StoredLearner:
             self._folder.save(_LABELLED + name.hex(), broadcast)
         state = encode_state(_without_model(client.state()))
         return Contribution(inputs, client.repaired, tuple(faults), state)
+
+    def _has_answered(self, name: bytes) -> bool:
+        answered = self._folder.load(_ANSWERED) or b""
+        return any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE))
 
     def request(self, name: bytes) -> bytes | None:
         """Return a request for labels that the site was asked in this round, by its name."""
@@ -240,10 +267,16 @@ class StoredLearner:
             rounding=rounding,
         )
         if (budget := federation.budget) is not None:
-            charged = self._folder.load(_CHARGED)
-            budget.restore(int(charged or b"0"))
+            budget.restore(self._charged)
             budget.journal = lambda steps: self._folder.save(_CHARGED, str(steps).encode())
+            if (plan := federation.label_plan) is not None:
+                plan.journal_shares(budget.journal)
         return federation
+
+    @property
+    def _charged(self) -> int:
+        """Private steps, or noisy sums, that the session has been charged."""
+        return int(self._folder.load(_CHARGED) or b"0")
 
     def _restored(self) -> tuple[Federation, DreamBuffer]:
         """Return the site's part of the run and its dreams, as the folder has them."""
@@ -315,9 +348,10 @@ class StoredLearner:
 
         Guarantee:
             Under DP it is None, unless the test part belongs to the run's public dataset. Then it
-            is a function of a private model and of public data alone.
+            is a function of a private model and of public data alone. With clients as the unit it
+            is None: models are then trained without noise.
         """
-        if federation.config.private and self._settings.whole:
+        if self._config.private_clients or (self._config.private and self._settings.whole):
             return None
         model = federation.members[self._settings.client].client.learner.frozen_copy()
         images, labels = self._data.x_test, self._data.y_test

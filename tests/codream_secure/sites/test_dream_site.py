@@ -80,7 +80,10 @@ def test_what_one_site_alone_has_learned_keeps_it_out(machines):
     ("changed", "told"),
     [
         ({"secure": False}, "always masked"),
-        ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "for simulations"),
+        (
+            {"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True},
+            "needs --threat-model malicious",
+        ),
         ({"models": "os:getcwd"}, "not in this site's list models"),
     ],
 )

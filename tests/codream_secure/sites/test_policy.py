@@ -178,6 +178,7 @@ CASES = {
 ELSEWHERE = {
     "epsilon": "test_allowance",
     "delta": "test_allowance",
+    "unit": "test_run_terms",
     "max_model_value": "test_secure_mod",
     "max_config_value": "test_secure_mod",
     "sessions_per_day": "test_site_log",
