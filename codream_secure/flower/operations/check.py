@@ -95,11 +95,12 @@ def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Findin
     """Compare a site with the run that an app folder describes."""
     try:
         given = load_toml(app / "pyproject.toml")["tool"]["flwr"]["app"]["config"]
+    except (UserError, KeyError, TypeError) as error:
+        return [("run", False, f"{app} is no app folder: {error}")]
+    try:
         options = {k.replace("-", "_"): v for k, v in given.items() if k not in SERVER_OPTIONS}
         config = resolve(Config.from_options({k: v for k, v in options.items() if v != ""}))
         wanted = site_data(config.data.dataset).spec
-    except (KeyError, TypeError) as error:
-        return [("run", False, f"{app} is no app folder: {error}")]
     except UserError as error:
         return [("run", False, str(error))]
     found = [_shape(site_data(data).spec, wanted)]
