@@ -105,6 +105,8 @@ class DreamSite(Site):
 
         self._check_server(message, message.options.get("threat_model"))
         session, options, costs = proposed(message)
+        if self._settings.classes not in (None, message.spec[3]):
+            raise RequestRefused("the run has another number of classes than this site")
         check_terms(self._site_policy, session.terms)
         own_model = self._settings.model is not None
         check_options(self._site_policy, options, own_model=own_model)

@@ -70,7 +70,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_samples: examples that a run may assume at each site.
         max_width: of models.
         max_learning_rate, max_weight_decay, max_dp_lr: of training; the last one with DP.
-        max_dp_clip, max_dp_steps: of private training.
+        min_dp_clip, max_dp_clip, max_dp_steps: of private training.
     """
 
     colluders: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] | None = None
@@ -123,12 +123,13 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_learning_rate: _Size = 0.1
     max_weight_decay: _Weight = 0.1
     max_dp_lr: _Size = 10.0
+    min_dp_clip: _Size = 1e-3
     max_dp_clip: _Size = 10.0
     max_dp_steps: _Some = 1000
 
     def __post_init__(self) -> None:
         """Refuse bounds between which nothing lies."""
-        for end in ("clip", "temperature"):
+        for end in ("clip", "temperature", "dp_clip"):
             if not getattr(self, f"min_{end}") <= getattr(self, f"max_{end}"):
                 raise ValueError(f"min_{end} is above max_{end}")
 

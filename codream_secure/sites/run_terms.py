@@ -5,6 +5,7 @@ import math
 from codream_secure.aggregation.aggregator import DREAMING
 from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest
 from codream_secure.aggregation.settings import AggregationSettings, colluders
+from codream_secure.config.aliases import option
 from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -116,10 +117,11 @@ def run_costs(config: Resolved, spec: InputSpec) -> Costs | None:
 
 
 def proposed(message: Hello) -> tuple[Session, dict[str, object], Costs | None]:
-    """Return a proposed run, its options with all defaults filled in, and what it may cost.
+    """Return a proposed run, its options, and what it may cost.
 
     Raises:
-        RequestRefused: a run that cannot go over machines, or no settings of a run.
+        RequestRefused: a run that cannot go over machines, or options that are not exactly what
+            resolving them gives.
     """
     try:
         asked_for = Config.from_options(message.options)
@@ -127,6 +129,10 @@ def proposed(message: Hello) -> tuple[Session, dict[str, object], Costs | None]:
         if reason := unfit_for_machines(asked_for):
             raise RequestRefused(reason)
         config = resolve(asked_for)
+        # A rule that changes or fills in something must not hide what the server asked for.
+        for name, value in config.options().items():
+            if message.options.get(name) != value:
+                raise RequestRefused(f"{option(name)} is not what the run's settings resolve to")
         terms = run_terms(config)
         if min(message.spec) < 1:
             raise RequestRefused(f"no images have the shape {message.spec}")

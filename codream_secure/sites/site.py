@@ -74,6 +74,7 @@ _OF_IDENTITY = frozenset(
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
+_FAILED = "the site failed; see its log"
 _log = logging.getLogger(__name__)
 
 
@@ -160,11 +161,11 @@ class Site:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
             return Answer(refused=f"{type(error).__name__}: {error}"[:_LONGEST_REFUSAL])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server learns no more
-            # The text may quote private data. So may that of a UserError, which the site's own
-            # model or loader can raise. It goes to the site's own log only.
+        except Exception:  # noqa: BLE001 - whatever it is, the server learns no more
+            # The text may quote private data, and its type may depend on one example. So may those
+            # of a UserError, which the site's own model or loader can raise.
             _log.exception("no answer")
-            return Answer(refused=f"{type(error).__name__}; see the site's log")
+            return Answer(refused=_FAILED)
 
     def _handle(self, message: Message) -> Answer:
         match message:

@@ -1,5 +1,6 @@
 """A site's model and data: how it answers requests and learns; its state lives in its folder."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
@@ -27,7 +28,7 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
@@ -57,6 +58,8 @@ from protocols.params import Task
 
 # Records in the site's folder: the state between two rounds; names of all requests that the session
 # has had; how many private training steps are charged.
+_log = logging.getLogger(__name__)
+
 _MODEL, _ANSWERED, _CHARGED = "model", "answered", "charged"
 # In a run without a seed: 32 secret bytes that rounding follows from, in place of the seed (SPEC
 # 7.3). A server that knew them could predict the rounding.
@@ -94,7 +97,8 @@ class StoredLearner:
 
     @cached_property
     def _data(self) -> Dataset:
-        return _of_shape(self._settings.load(), InputSpec(*self.session.spec))
+        data = self._settings.load()
+        return _of_shape(data, InputSpec(*self.session.spec), self._settings.classes)
 
     @classmethod
     def begin(cls, settings: SiteSettings, folder: StateFolder, session: Session) -> Self:
@@ -366,15 +370,25 @@ def _without_model(state: ClientState) -> ClientState:
     return msgspec.structs.replace(state, learner=small)
 
 
-def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
+def _of_shape(data: Dataset, wanted: InputSpec, configured: int | None) -> Dataset:
     """Return the data with the run's classes; a site may have examples of only some of them.
 
+    Labels beyond the run's last class become the last class. A refusal would tell the server the
+    largest label, which may be that of one example.
+
     Raises:
-        RequestRefused: they have another shape, or classes that the run does not have.
+        RequestRefused: the images have another shape.
+        UserError: a label beyond the number of classes that the site is configured for.
     """
     own = data.spec
-    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
-        raise RequestRefused(
-            f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}"
-        )
-    return replace(data, spec=wanted)
+    if replace(own, classes=wanted.classes) != wanted:
+        _log.error("the data have the shape %s, and the run's %s", astuple(own), astuple(wanted))
+        raise RequestRefused("its images do not have the run's shape; see the site's log")
+    labels = (data.y_train, data.y_test)
+    largest = max(int(part.max(initial=0)) for part in labels)
+    if configured is not None and largest >= configured:
+        raise UserError(f"label {largest} in data that are configured for {configured} classes")
+    if largest >= wanted.classes:
+        _log.warning("labels up to %s, and the run has %s classes", largest, wanted.classes)
+    train, test = (np.minimum(part, wanted.classes - 1) for part in labels)
+    return replace(data, spec=wanted, y_train=train, y_test=test)

@@ -4,11 +4,13 @@ import math
 
 import pytest
 from machines import OPTIONS, PRIVATE
+from sum_sites import Momentum
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites import wire
 from codream_secure.sites.allowance import Allowance, Costs
 from codream_secure.sites.dream_site import DreamSite
+from codream_secure.sites.site import Site
 from codream_secure.storage.state_folder import StateFolder
 
 PRIVATE = {name: value for name, value in PRIVATE.items() if name != "seed"}
@@ -69,6 +71,20 @@ def test_no_number_gives_budget_back(tmp_path, epsilon, number):
             with pytest.raises(RequestRefused):
                 Allowance(epsilon).charge(folder, bytes(32), options, costs, colluders=None)
     assert not (tmp_path / "allowance").exists()
+
+
+def test_sums_in_the_same_folder_do_not_give_budget_back(machines):
+    """The attack: the summing app's first message erased what the dreaming app had spent."""
+    there = machines(policy="epsilon = 8.0\ndelta = 1e-4")
+    assert not hello(there, PRIVATE, bytes(32)).refused
+    before = (there.folder / "site-0" / "allowance").read_bytes()
+    begin = wire.Begin(wire.VERSION, b"2" * 32, 4, 3, "semi-honest", 4, False, (), bytes(32))
+    with Site(there.settings(0), Momentum(0)) as site:
+        for message in (begin, wire.End()):
+            assert not site.handle(message).refused
+        assert site._current.session == b"2" * 32
+    assert (there.folder / "site-0" / "allowance").read_bytes() == before
+    assert "epsilon 16" in hello(there, PRIVATE, b"1" * 32).refused
 
 
 def test_what_was_spent_without_a_limit_counts_when_there_is_one(machines):

@@ -74,7 +74,8 @@ REFUSALS = {
         "this site was told other things than the server says, or has",
     },
     "how the site was set up": {
-        "its data have the shape {}, and the run's {}",
+        "its images do not have the run's shape; see the site's log"[:60],
+        "the run has another number of classes than this site",
         "the folder has no secret for rounding: begin a new run",
         "the server has another run configuration than this client",
         "the server speaks version {} and this site {}: install the s",
@@ -85,6 +86,7 @@ REFUSALS = {
         "this site takes part in sums only",
     },
     "what the server sent": {
+        "{} is not what the run's settings resolve to",
         "a request of version {}, not {}",
         "a run of {} sites, and the roster has {}",
         "a noisy sum on terms that this client does not know",

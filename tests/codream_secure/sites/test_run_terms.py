@@ -10,13 +10,14 @@ from machines import OPTIONS
 
 from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest, encode
+from codream_secure.config.combinations import _RULES, inapplicable
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config
+from codream_secure.config.settings import Config, settings
 from codream_secure.data.spec import InputSpec
-from codream_secure.errors import UserError
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.sites import history, site_log, wire
-from codream_secure.sites.run_terms import run_costs, run_label_plan, run_terms
+from codream_secure.sites.run_terms import proposed, run_costs, run_label_plan, run_terms
 
 BY_SITE = {
     **{k: v for k, v in OPTIONS.items() if k not in ("seed", "validation")},
@@ -230,3 +231,66 @@ def test_never_the_other_way(machines):
     with pytest.raises(UserError):
         list(there.coordinator(BY_SITE | {"rounds": 1}).rounds())
     assert "bounds nothing about the site as a whole" in there.told[0]
+
+
+BASES = (
+    {},
+    {"method": "codream-fast", "models": "linear"},
+    {"dream_steps": 0},
+    {"dp_eps": 8.0},
+    {"dp_eps": 8.0, "statistics_eps": 0.0},
+    {"dp_eps": 8.0, "dp_unit": "client", "threat_model": "malicious"},
+    {"weights": "examples", "weight_cap": 100},
+    {"secure": False, "dp_eps": 8.0},
+    {"collaboration": False},
+)
+OTHER_WORDS = (0.25, 2.0, 3, True, False, 1)
+
+
+def proposal(options):
+    return proposed(wire.Hello(wire.VERSION, bytes(32), options, (1, 8, 8, 10)))
+
+
+def other_value(setting, value):
+    """Return a value that the option may have and that is not ``value``."""
+    for one in (*setting.choices, *OTHER_WORDS):
+        try:
+            found = setting.checked(one)
+        except UserError:
+            continue
+        if found not in (value, setting.default, 0):
+            return found
+    return not setting.default
+
+
+def test_a_site_refuses_options_that_break_any_rule_alone():
+    """The attack: class frequencies in answers, or a validation part, in a run with DP."""
+    known, broken = {one.name: one for one in settings()}, set()
+    for base in BASES:
+        config = resolve(Config.from_options(base))
+        options = config.options()
+        for name in inapplicable(config):
+            value = other_value(known[name], options[name])
+            with pytest.raises(RequestRefused):
+                proposal(options | {name: value})
+        broken |= {rule for rule in _RULES if not rule.applies(config)}
+    assert broken == set(_RULES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("norm", "auto"), ("models", "auto"), ("dream_lr", None)]
+)
+def test_a_site_fills_nothing_in_for_its_server(name, value):
+    options = resolve(Config.from_options({"models": "resnet8"})).options()
+    proposal(options)
+    with pytest.raises(RequestRefused, match="is not what the run's settings resolve to"):
+        proposal(options | {name: value})
+    with pytest.raises(RequestRefused, match="is not what the run's settings resolve to"):
+        proposal({k: v for k, v in options.items() if k != name})
+
+
+@pytest.mark.parametrize("change", [{"prior_correction": 1.0}, {"validation": 0.5}])
+def test_private_runs_take_no_class_frequencies_and_no_validation_part(change):
+    options = resolve(Config.from_options({"dp_eps": 8.0})).options()
+    with pytest.raises(RequestRefused, match="cannot be used with --dp-eps"):
+        proposal(options | change)
