@@ -37,7 +37,7 @@ Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 # Differential privacy. Memory of an accountant grows with epsilon; noise beyond a million times
 # the clip leaves nothing of any sum.
-Epsilon = Annotated[float, Meta(gt=0, le=1000)]
+Epsilon = Annotated[float, Meta(ge=1e-6, le=1000)]
 Delta = Annotated[float, Meta(gt=0, lt=1)]
 NoiseMultiplier = Annotated[float, Meta(ge=0.01, le=LARGE)]
 Examples = Annotated[int, Meta(ge=1, le=10**12)]

@@ -17,6 +17,7 @@ from codream_secure.config.bounds import (
     Clip,
     Decay,
     Delta,
+    Epsilon,
     Fraction,
     Natural,
     Pixels,
@@ -277,7 +278,7 @@ class SecureConfig:
 class PrivacyConfig:
     """Differential privacy."""
 
-    dp_eps: Annotated[Size | None, _help("total epsilon of a client; turns DP on")] = None
+    dp_eps: Annotated[Epsilon | None, _help("total epsilon of a client; turns DP on")] = None
     dp_unit: Annotated[
         Literal["example", "client"],
         _help("who is protected: one training example, or one client with all its data"),

@@ -224,7 +224,7 @@ BAD = [
     (["--width", 10**8], "--width must be from 1 to 4096, not 100000000"),
     (
         ["--labels", "logits", "--label-clip", 1e9],
-        "--label-clip must be above 0 and at most 1e+06, not 1000000000.0",
+        "--label-clip must be above 0 and at most 1000000, not 1000000000.0",
     ),
     (["--dropout", 1.5], "--dropout must be from 0 to 1, not 1.5"),
     (["--bits", 0], "--bits must be from 1 to 16, not 0"),

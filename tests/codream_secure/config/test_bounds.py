@@ -109,8 +109,16 @@ def test_numbers_of_the_library_have_bounds(value):
 
 @pytest.mark.parametrize(
     "given",
-    [{"bits": 2.5}, {"bits": 25}, {"threshold": 2.0}, {"threshold": 4}, {"clip": math.inf}]
-    + [{"clip": "1"}, {"clip": 0.0}, {"vectors": {c: [[1], [1, 2]] for c in range(3)}}],
+    [
+        {"bits": 2.5},
+        {"bits": 25},
+        {"threshold": 2.0},
+        {"threshold": 4},
+        {"clip": math.inf},
+        {"clip": "1"},
+        {"clip": 0.0},
+        {"vectors": {c: [[1], [1, 2]] for c in range(3)}},
+    ],
 )
 def test_numbers_of_a_secure_sum_have_bounds(given):
     vectors = {client: np.ones(2) for client in range(3)}
@@ -120,7 +128,7 @@ def test_numbers_of_a_secure_sum_have_bounds(given):
 
 @pytest.mark.parametrize("value", ["-1", "16384", "one", "1.5"])
 def test_the_number_of_a_site_has_bounds(tmp_path, value):
-    with pytest.raises(UserError, match="client=.* from 0 to 16383"):
+    with pytest.raises(UserError, match=r"client=.* from 0 to 16383"):
         site_settings({"client": value, "state": str(tmp_path), "data": "digits"})
 
 
@@ -129,14 +137,14 @@ ENDS = [
     "privacy epsilon --noise-multiplier=0.01 --steps=10000000 --sampling-rate=0.5",
     "privacy epsilon --noise-multiplier=1000000 --steps=1 --sampling-rate=1e-300 --delta=1e-300",
     "privacy noise --eps=1000 --steps=10000000",
-    "privacy noise --eps=1e-300 --steps=1",
+    "privacy noise --eps=0.000001 --steps=1",
     "privacy plan --clients=16384 --dims=1000000000000 --releases=10000000 --eps=1000",
-    "privacy plan --clients=3 --dims=1 --eps=1e-300 --agreement=1e-300",
+    "privacy plan --clients=3 --dims=1 --eps=0.000001 --agreement=1e-300",
 ]
 
 
 @pytest.mark.parametrize(
-    "words", ENDS[:2] + [pytest.param(x, marks=pytest.mark.slow) for x in ENDS[2:]]
+    "words", [*ENDS[:2], *(pytest.param(x, marks=pytest.mark.slow) for x in ENDS[2:])]
 )
 def test_both_ends_can_be_computed(words):
     """A result, or one line that says why there is none."""
