@@ -76,7 +76,7 @@ def _onnx(whole: nn.Module, example: Tensor) -> bytes:
     )
     if program is None:
         raise RuntimeError("no program came out")
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def _torchscript(whole: nn.Module, example: Tensor) -> bytes:
