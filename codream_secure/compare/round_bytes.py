@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-import torchvision
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -58,6 +57,8 @@ _FULL_BYTES = 4
 def tensor_sizes(model: str, spec: InputSpec) -> list[int]:
     """Return the number of values in every tensor of a model that FedAvg sends."""
     if model == IMAGENET_VGG:
+        import torchvision  # noqa: PLC0415 - takes seconds
+
         with torch.device("meta"):
             made: torch.nn.Module = torchvision.models.vgg11()
     else:

@@ -25,6 +25,10 @@ Pixels = Annotated[int, Meta(ge=1, le=1024)]
 Weight = Annotated[float, Meta(ge=0, le=_LARGE)]
 Size = Annotated[float, Meta(gt=0, le=_LARGE)]
 StepSize = Annotated[float, Meta(gt=0, le=100)]
+# Far from the smallest float32 numbers, whose rounding no clip bounds. Both together bound their
+# product, which is the largest step of one example.
+Clip = Annotated[float, Meta(ge=1e-4, le=1e4)]
+PrivateStepSize = Annotated[float, Meta(ge=1e-6, le=100)]
 Temperature = Annotated[float, Meta(ge=0.01, le=1000)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]  # of a running average: at 1 it would never move
@@ -283,14 +287,14 @@ class PrivacyConfig:
         bool, _help("run --dp-unit client although the predicted noise is larger than the labels")
     ] = False
     dp_delta: Annotated[float, Meta(gt=0, lt=1), _help("delta")] = 1e-5
-    dp_clip: Annotated[Size, _help("L2 clip of one example's gradient")] = 0.5
+    dp_clip: Annotated[Clip, _help("L2 clip of one example's gradient")] = 0.5
     dp_batch: Annotated[
         Positive | None,
         _help("expected examples in a private step (default: an even share, at most 512)"),
     ] = None
     dp_steps: Annotated[Positive, _help("private steps of a client in the whole run")] = 40
     dp_lr: Annotated[
-        StepSize | None,
+        PrivateStepSize | None,
         _help(
             "step size of private SGD (default: by its noise z, min(2, 8 / z); with class means "
             "min(1, 4 / z))"

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as T
 
 from codream_secure.data.pixels import PixelScale
 
@@ -108,6 +107,8 @@ def _operations(width: int) -> list[_Operation]:
     torchvision's class `RandAugment` draws from PyTorch's global generator, which clients that
     train in parallel would share: results would not follow from the seed.
     """
+    from torchvision.transforms.v2 import functional as T  # noqa: PLC0415 - takes seconds
+
     found: list[_Operation] = []
     for sign in (-1.0, 1.0):
         part = sign * _MAGNITUDE
@@ -138,10 +139,12 @@ def _affine(
     translate: tuple[int, int] = (0, 0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> _Operation:
+    from torchvision.transforms.v2.functional import affine  # noqa: PLC0415 - takes seconds
+
     # torchvision's class shears around the upper left corner, as the paper's code does.
     center = [0.0, 0.0] if any(shear) else None
     return partial(
-        T.affine,
+        affine,
         angle=angle,
         translate=list(translate),
         scale=1.0,

@@ -6,6 +6,7 @@ private examples would be a release that no privacy accounting covers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -174,12 +175,17 @@ def _as_floats(part: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> _Split:
     return pixels, labels
 
 
-def _load_digits() -> Dataset:
+@cache
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     from sklearn.datasets import load_digits  # noqa: PLC0415 - slow, and only needed here
 
-    source = load_digits()
-    images = (source.images[:, None] / 16).astype(np.float32)
-    labels = source.target.astype(np.int64)
+    return load_digits(return_X_y=True)  # type: ignore[no-any-return]
+
+
+def _load_digits() -> Dataset:
+    pixels, target = _digits()
+    images = (pixels.reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+    labels = target.astype(np.int64)
     in_test = np.zeros(len(labels), dtype=bool)
     in_test[_digits_test_indices(labels)] = True
     train, test = ((images[part], labels[part]) for part in (~in_test, in_test))

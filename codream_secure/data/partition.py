@@ -178,17 +178,18 @@ def _parse_scheme(scheme: str) -> tuple[str, float]:
 
 def _check_enough(total: int, request: _Request) -> None:
     clients, samples, least = request.clients, request.samples, request.least
+    if total // clients < least:
+        msg = (
+            f"{total} training examples are too few for {clients} clients with at least"
+            f" {least} each; use fewer clients or more data"
+        )
+        raise UserError(msg)
     if samples is None:
-        if total // clients < least:
-            msg = (
-                f"{total} training examples are too few for {clients} clients with at least"
-                f" {least} each; use fewer clients or more data"
-            )
-            raise UserError(msg)
-    elif samples < least:
+        return
+    if samples < least:
         msg = f"{samples} samples per client are too few: every client needs at least {least}"
         raise UserError(msg)
-    elif samples * clients > total:
+    if samples * clients > total:
         msg = (
             f"{samples} samples per client for {clients} clients are {samples * clients}, and"
             f" there are {total} training examples; use at most {total // clients} samples per"

@@ -5,6 +5,7 @@ The SuperNode's ``--node-config`` describes the site:
 - ``client``: its number in the roster, from 0.
 - ``state``: the folder of this site alone.
 - ``data``: an .npz file, a dataset's name, or ``module:function`` that returns a `Dataset`.
+- ``classes``: how many classes its data have; default: as many as a run says.
 - ``model``: its own architecture, a name or ``module:function``; default: the one that the run
   assigns to it.
 - ``whole`` (true): the whole training part is this site's; false: its part of the run's partition.

@@ -57,6 +57,7 @@ def site_settings(
         folder=Path(str(config["state"])),
         load=partial(site_data, str(config.get("data"))),
         model=str(config["model"]) if config.get("model") else None,
+        classes=int(str(config["classes"])) if config.get("classes") else None,
         whole=config.get("whole", True) in (True, "true", "True"),
         identity=identity,
         roster=roster,

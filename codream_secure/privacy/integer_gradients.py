@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,6 +86,8 @@ def gradient_sum(model: nn.Module, x: Tensor, y: Tensor, grid: GradientGrid) -> 
     Guarantee:
         As `GradientGrid.sum`.
     """
+    from opacus import GradSampleModule  # noqa: PLC0415 - takes seconds
+
     hooked = GradSampleModule(model.train(), loss_reduction="sum")
     try:
         total = np.zeros(grid.parameters, np.int64)

@@ -3,6 +3,7 @@
 import math
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,9 +64,18 @@ class NoisyReleases:
         Raises:
             RequestRefused: the terms are not those known, or all sums are spent.
         """
+        self.check(asked)
+        self.budget.reserve()
+
+    def check(self, asked: NoisyTerms) -> None:
+        """Refuse what `take` would refuse; nothing is charged.
+
+        Raises:
+            RequestRefused: as `take`.
+        """
         if asked != noisy_terms(self.terms):
             raise RequestRefused("a noisy sum on terms that this client does not know")
-        if not self.budget.reserve():
+        if self.budget.charged >= self.budget.total:
             raise RequestRefused(f"all {self.budget.total} noisy sums are spent")
 
     def codes(self, vector: NDArray[np.int64], step: int, request: bytes) -> NDArray[np.uint32]:
@@ -176,6 +186,11 @@ class ReleasePlan(PrivacyBudget):
         side = NoisyReleases(self.terms, PrivacyBudget(self.total), key)
         self._sides.append(side)
         return side
+
+    def journal_shares(self, journal: Callable[[int], None]) -> None:
+        """Let the clients' own budgets keep this journal, as `PrivacyBudget.journal`."""
+        for side in self._sides:
+            side.budget.journal = journal
 
     def planned(self) -> Release:
         """Return all sums of the run with the least noise that is planned."""

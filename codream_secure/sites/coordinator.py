@@ -35,7 +35,11 @@ from codream_secure.sites.lessons import Lessons
 from codream_secure.sites.peers import Carry, Sites, Tell
 from codream_secure.sites.presence import Doorkeeper, fresh_nonce
 from codream_secure.sites.record import Record
-from codream_secure.sites.run_terms import aggregation_settings, unfit_for_machines
+from codream_secure.sites.run_terms import (
+    aggregation_settings,
+    run_label_plan,
+    unfit_for_machines,
+)
 from codream_secure.sites.server_state import FORMAT, RoundState, RunRecord, ServerState
 from codream_secure.sites.wire import (
     VERSION,
@@ -103,6 +107,7 @@ class Coordinator(RoundLoop[Round]):
 
     Attributes:
         server: asks for dreams, and trains its student.
+        label_plan: the noisy sums of labels under client-level DP; None: there are none.
         door: checks who a site is.
         finished: the finished rounds, those of earlier processes included.
         record: of the session; every step is bound to it.
@@ -132,9 +137,14 @@ class Coordinator(RoundLoop[Round]):
         self._spec, self._scaling, self._share = spec, scaling, share
         self._identities, self._test, self._tell = identities, test, tell
         self._evaluates = not self.config.private if evaluates is None else evaluates
+        if self._evaluates and self.config.private_clients:
+            raise UserError(
+                "evaluate cannot be used with --dp-unit client: an accuracy has no noise"
+            )
         self._journal = journal or Journal()
         # May refuse the budget, so it comes before the journal begins a run.
         plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)
+        self.label_plan = run_label_plan(self.config, spec)
         self._run = self._journal.begin(self._record())
         self.session = self._run.session
         self.door = Doorkeeper(self.session, identities)
@@ -161,10 +171,13 @@ class Coordinator(RoundLoop[Round]):
     def _new_server(self, plan: PrivacyPlan | None) -> Server:
         config, spec, scale = self.config, self._spec, self._scale
         device, cap = torch.device("cpu"), weight_cap(config, self._share)
+        group = DreamGroup(
+            (), {}, self.aggregator, config, spec, scale, device, cap, self.label_plan
+        )
         return Server(
             config,
             self.aggregator,
-            [DreamGroup((), {}, self.aggregator, config, spec, scale, device, cap)],
+            [group],
             build_student(config, spec, device),
             plan=plan,
             per_class=self._share * config.data.clients / spec.classes,
@@ -317,6 +330,8 @@ class Coordinator(RoundLoop[Round]):
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"resume: the state does not fit this run: {error}") from None
         self.aggregator.begun = state.sums
+        if self.label_plan is not None:  # nothing else is summed; those of this round are replayed
+            self.label_plan.restore(state.sums)
         for kept in state.record:
             message = kept if isinstance(kept, Listed) else decode(kept)
             if isinstance(message, Listed | Images | Learn):

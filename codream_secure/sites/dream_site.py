@@ -4,6 +4,7 @@ Messages of the protocol alone are answered without PyTorch. So this module impo
 PyTorch inside the functions that use it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -103,30 +104,34 @@ class DreamSite(Site):
         from codream_secure.sites.stored_learner import StoredLearner  # noqa: PLC0415 - PyTorch
 
         self._check_server(message, message.options.get("threat_model"))
-        session, options = proposed(message)
+        session, options, costs = proposed(message)
+        if self._settings.classes not in (None, message.spec[3]):
+            raise RequestRefused("the run has another number of classes than this site")
         check_terms(self._site_policy, session.terms)
         own_model = self._settings.model is not None
         check_options(self._site_policy, options, own_model=own_model)
         site_log.check_admission(self._folder, self._site_policy, message.session)
-        self._charge(session, options)
-        epsilon, delta = options.get("dp_eps"), options.get("dp_delta")
-        if isinstance(epsilon, float) and isinstance(delta, float):
-            self._start(session, epsilon=epsilon, delta=delta)
-        else:
+        self._charge(session, options, costs)
+        if costs is None:
             self._start(session)
+        else:
+            of_site = math.isfinite(costs.client)
+            epsilon, unit = (costs.client, "client") if of_site else (costs.example, "example")
+            self._start(session, epsilon=epsilon, delta=costs.delta, unit=unit)
         learner = StoredLearner.begin(self._settings, self._folder, session)
         self._remember(learner.session)
         return learner.present()
 
-    def _charge(self, session: Session, options: Mapping[str, object]) -> None:
+    def _charge(
+        self, session: Session, options: Mapping[str, object], costs: allowance.Costs | None
+    ) -> None:
         """Charge the run's epsilon before anything is trained: a crash must not make it free."""
         policy = self._site_policy
-        if policy.epsilon is None:
-            return
-        allowance.Allowance(policy.epsilon, policy.delta).charge(
+        allowance.Allowance(policy.epsilon, policy.delta, policy.unit).charge(
             self._folder,
             session.session,
             options,
+            costs,
             # Without a roster nobody knows who takes part.
             colluders=session.terms.colluders if self._settings.roster else None,
         )

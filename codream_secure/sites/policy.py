@@ -4,7 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -48,6 +48,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         datasets: what a run may name as its public dataset; None: any.
         models: architectures that a run may give to the site.
         epsilon, delta: what all sessions together may spend; an epsilon of None: no limit.
+        unit: whom that limit protects: one example of the site, or the site as a whole.
         answer_every: over machines an answer leaves at the next multiple of so many seconds.
         max_vector: the most numbers in one answer.
         max_bits: of one number in an answer.
@@ -69,7 +70,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_samples: examples that a run may assume at each site.
         max_width: of models.
         max_learning_rate, max_weight_decay, max_dp_lr: of training; the last one with DP.
-        max_dp_clip, max_dp_steps: of private training.
+        min_dp_clip, max_dp_clip, max_dp_steps: of private training.
     """
 
     colluders: Annotated[int, Meta(ge=0, le=MAX_CLIENTS)] | None = None
@@ -87,6 +88,7 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     models: tuple[_Name, ...] = MODEL_NAMES
     epsilon: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     delta: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
+    unit: Literal["example", "client"] = "example"
     answer_every: Annotated[float, Meta(ge=0, le=3600)] = 1.0
     max_vector: Annotated[int, Meta(ge=1, le=MAX_LENGTH)] = 1_000_000
     max_bits: Annotated[int, Meta(ge=1, le=MAX_INPUT.bit_length())] = 20
@@ -121,12 +123,13 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_learning_rate: _Size = 0.1
     max_weight_decay: _Weight = 0.1
     max_dp_lr: _Size = 10.0
+    min_dp_clip: _Size = 1e-3
     max_dp_clip: _Size = 10.0
     max_dp_steps: _Some = 1000
 
     def __post_init__(self) -> None:
         """Refuse bounds between which nothing lies."""
-        for end in ("clip", "temperature"):
+        for end in ("clip", "temperature", "dp_clip"):
             if not getattr(self, f"min_{end}") <= getattr(self, f"max_{end}"):
                 raise ValueError(f"min_{end} is above max_{end}")
 

@@ -54,7 +54,7 @@ OPTION_BOUNDS: Mapping[str, tuple[str, ...]] = {
     "samples_per_client": ("max_samples",),
     "width": ("max_width",),
     "dp_lr": ("max_dp_lr",),
-    "dp_clip": ("max_dp_clip",),
+    "dp_clip": ("min_dp_clip", "max_dp_clip"),
     "dp_steps": ("max_dp_steps",),
 }
 

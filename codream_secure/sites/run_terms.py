@@ -1,12 +1,21 @@
 """What server and sites derive from a run's settings: can it run over machines, on what terms."""
 
+import math
+
 from codream_secure.aggregation.aggregator import DREAMING
-from codream_secure.aggregation.requests import EvaluateRequest
+from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest
 from codream_secure.aggregation.settings import AggregationSettings, colluders
-from codream_secure.config.resolved import Resolved
+from codream_secure.config.aliases import option
+from codream_secure.config.resolved import PrivateRun, Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
+from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
+from codream_secure.privacy.accounting import check_budget
+from codream_secure.privacy.client_labels import label_plan
+from codream_secure.privacy.guarantee import group_epsilon
+from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.sites.allowance import Costs
 from codream_secure.sites.history import beginning
 from codream_secure.sites.session import Session, Terms
 from codream_secure.sites.wire import Hello
@@ -21,8 +30,11 @@ def unfit_for_machines(config: Config) -> str:
         return "over machines sums are always masked, and dreams made together"
     if config.learning.weights == "examples" and not config.learning.weight_cap:
         return "over machines --weights examples needs --weight-cap: sites hold requests to it"
-    if config.private_clients:
-        return "--dp-unit client is for simulations; over machines use example"
+    if config.private_clients and config.secure.threat_model != "malicious":
+        return (
+            "--dp-unit client needs --threat-model malicious over machines: without a roster a "
+            "server invents the clients whose noise is counted"
+        )
     return ""
 
 
@@ -34,7 +46,9 @@ def aggregation_settings(config: Resolved, *, evaluates: bool) -> AggregationSet
         evaluates: whether sites are asked for accuracies, once a round.
     """
     secure, dream = config.secure, config.dream
-    per_round = dream.syntheses * dream.sums_per_synthesis + evaluates
+    # Clients as the unit: labels alone are summed.
+    sums = 1 if config.private_clients else dream.sums_per_synthesis
+    per_round = dream.syntheses * sums + evaluates
     class_means = bool(config.private_training and config.privacy.statistics_eps)
     return AggregationSettings(
         roster=tuple(range(config.data.clients)),
@@ -50,6 +64,10 @@ def aggregation_settings(config: Resolved, *, evaluates: bool) -> AggregationSet
 def run_terms(config: Resolved) -> Terms:
     """Return the terms on which a site takes part in the run's sums."""
     settings = aggregation_settings(config, evaluates=True)
+    kinds = {*DREAMING, EvaluateRequest.__name__}
+    if config.private_clients:
+        # Nothing else has noise: models are trained without, so that an accuracy would leak.
+        kinds = {LabelRequest.__name__}
     return Terms(
         clients=len(settings.roster),
         threshold=settings.needed,
@@ -57,15 +75,53 @@ def run_terms(config: Resolved) -> Terms:
         colluders=colluders(settings),
         key_steps=settings.key_steps,
         rejoin=settings.rejoin,
-        kinds=tuple(sorted({*DREAMING, EvaluateRequest.__name__})),
+        kinds=tuple(sorted(kinds)),
     )
 
 
-def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
-    """Return the run that a server proposes, and its options with all defaults filled in.
+def run_label_plan(config: Resolved, spec: InputSpec) -> ReleasePlan | None:
+    """Return the plan of a run's noisy labels; None unless clients are the unit of its privacy.
 
     Raises:
-        RequestRefused: a run that cannot go over machines, or no settings of a run.
+        UserError: no noise fits the budget, or it would drown the labels.
+
+    Guarantee:
+        As `label_plan`. Server and sites compute it from the same public settings, so a site knows
+        the clip, the noise and the number of sums before it is asked for one, and answers under
+        no others.
+    """
+    if isinstance(config, PrivateRun) and config.private_clients:
+        return label_plan(config, spec)
+    return None
+
+
+def run_costs(config: Resolved, spec: InputSpec) -> Costs | None:
+    """Return what a run may cost a site, by unit; None without DP.
+
+    Raises:
+        UserError: epsilon or delta is out of range, or as `run_label_plan`.
+
+    Guarantee:
+        With clients as the unit, the neighbour of a site is one that contributes zeros. So one
+        example of the site changes twice as much at most: once to zeros and once back. That is the
+        epsilon of two units together. One example as the unit bounds nothing about a site.
+    """
+    if not isinstance(config, PrivateRun):
+        return None
+    epsilon, delta = config.privacy.dp_eps, config.privacy.dp_delta
+    check_budget(epsilon, delta)
+    plan = run_label_plan(config, spec)
+    if plan is None:
+        return Costs(epsilon, math.inf, delta)
+    return Costs(group_epsilon((plan.planned(),), delta, 2), epsilon, delta)
+
+
+def proposed(message: Hello) -> tuple[Session, dict[str, object], Costs | None]:
+    """Return a proposed run, its options, and what it may cost.
+
+    Raises:
+        RequestRefused: a run that cannot go over machines, or options that are not exactly what
+            resolving them gives.
     """
     try:
         asked_for = Config.from_options(message.options)
@@ -73,9 +129,20 @@ def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
         if reason := unfit_for_machines(asked_for):
             raise RequestRefused(reason)
         config = resolve(asked_for)
+        # A rule that changes or fills in something must not hide what the server asked for.
+        for name, value in config.options().items():
+            if message.options.get(name) != value:
+                raise RequestRefused(f"{option(name)} is not what the run's settings resolve to")
         terms = run_terms(config)
+        if min(message.spec) < 1:
+            raise RequestRefused(f"no images have the shape {message.spec}")
+        costs = run_costs(config, InputSpec(*message.spec))
     except UserError as error:  # about the server's words alone
         raise RequestRefused(str(error)) from None
+    if message.identities and len(message.identities) != terms.clients:
+        raise RequestRefused(
+            f"a run of {terms.clients} sites, and the roster has {len(message.identities)}"
+        )
     session = Session(
         session=message.session,
         options=message.options,
@@ -84,4 +151,4 @@ def proposed(message: Hello) -> tuple[Session, dict[str, object]]:
         terms=terms,
         history=beginning(message),
     )
-    return session, config.options()
+    return session, config.options(), costs

@@ -31,6 +31,8 @@ class SiteSettings:
             otherwise its part of the partition that the run names (a demonstration with public
             data).
         whole: see ``load``.
+        classes: how many its data have; None: as many as the run says. A run with another number
+            is refused before any data are read.
         model: its architecture, which no other party learns; None: the one that the run assigns.
         identity: its signing key, in the malicious model.
         roster: public keys of all sites, which do not come from the server.
@@ -44,6 +46,7 @@ class SiteSettings:
     folder: Path
     load: "Callable[[], Dataset]"
     whole: bool = False
+    classes: int | None = None
     model: str | None = None
     identity: SigningKey | None = None
     roster: tuple[bytes, ...] = ()

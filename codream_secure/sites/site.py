@@ -74,6 +74,7 @@ _OF_IDENTITY = frozenset(
 _NO_SPEC = (0, 0, 0, 0)  # a session of sums alone has no images
 # A refusal is one line in the server's log.
 _LONGEST_REFUSAL = 500
+_FAILED = "the site failed; see its log"
 _log = logging.getLogger(__name__)
 
 
@@ -160,11 +161,11 @@ class Site:
             return self._handle(message)
         except (RequestRefused, SecAggError) as error:
             return Answer(refused=f"{type(error).__name__}: {error}"[:_LONGEST_REFUSAL])
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server learns no more
-            # The text may quote private data. So may that of a UserError, which the site's own
-            # model or loader can raise. It goes to the site's own log only.
+        except Exception:  # noqa: BLE001 - whatever it is, the server learns no more
+            # The text may quote private data, and its type may depend on one example. So may those
+            # of a UserError, which the site's own model or loader can raise.
             _log.exception("no answer")
-            return Answer(refused=f"{type(error).__name__}; see the site's log")
+            return Answer(refused=_FAILED)
 
     def _handle(self, message: Message) -> Answer:
         match message:
@@ -316,20 +317,24 @@ class Site:
         if message.identities != (settings.roster if settings.identity else ()):
             raise RequestRefused("the server's list of public keys is not this site's roster")
 
-    def _start(self, session: Session, *, epsilon: float = 0.0, delta: float = 0.0) -> None:
+    def _start(
+        self, session: Session, *, epsilon: float = 0.0, delta: float = 0.0, unit: str = "example"
+    ) -> None:
         """Log a session, and erase what an older one left except what belongs to the identity.
 
         Args:
             session: that begins.
             epsilon: charged for the whole session; 0: without DP.
             delta: of that epsilon.
+            unit: whom it protects, "example" or "client".
         """
         for name in self._folder.names():
             if name not in _OF_IDENTITY:
                 self._folder.erase(name)
         roster = self._settings.roster
         digest = hashlib.sha256(b"".join(roster)).hexdigest() if roster else ""
-        site_log.begin(self._folder, session, roster=digest, epsilon=epsilon, delta=delta)
+        cost = {"epsilon": epsilon, "delta": delta}
+        site_log.begin(self._folder, session, roster=digest, unit=unit, **cost)
 
     def _remember(self, session: Session) -> None:
         self._session = session

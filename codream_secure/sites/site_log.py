@@ -32,6 +32,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         returns: how often sites that were out of a sum were back in a later one.
         differences: sums that differ by one site from an earlier one about similar dreams.
         epsilon, delta: charged for the whole session; 0: without DP.
+        unit: whom epsilon protects, "example" or "client".
     """
 
     session: bytes
@@ -47,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     delta: float = 0.0
     returns: int = 0
     differences: int = 0
+    unit: str = "example"
 
 
 def entries(folder: StateFolder) -> list[Entry]:
@@ -81,6 +83,7 @@ def begin(
     roster: str = "",
     epsilon: float = 0.0,
     delta: float = 0.0,
+    unit: str = "example",
 ) -> None:
     """Store that a session begins; arguments as the attributes of `Entry`."""
     terms = session.terms
@@ -93,6 +96,7 @@ def begin(
         roster=roster,
         epsilon=epsilon,
         delta=delta,
+        unit=unit,
     )
     _save(folder, [*entries(folder), new])
 
@@ -157,7 +161,9 @@ def _told(one: Entry) -> list[str]:
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one.began))
     who = f"roster {one.roster[:16]}" if one.roster else "no roster, so anybody may have asked"
     sums = ", ".join(f"{kind} {count}" for kind, count in sorted(one.answered.items()))
-    cost = f"epsilon {one.epsilon:g}, delta {one.delta:g}" if one.epsilon else "without DP"
+    cost = "without DP"
+    if one.epsilon:
+        cost = f"epsilon {one.epsilon:g} of one {one.unit}, delta {one.delta:g}"
     cohorts = f"sums that differ by one site from one about similar dreams: {one.differences}"
     return [
         f"{at}  session {one.session.hex()}",

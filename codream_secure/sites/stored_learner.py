@@ -1,5 +1,6 @@
 """A site's model and data: how it answers requests and learns; its state lives in its folder."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, replace
@@ -27,7 +28,7 @@ from codream_secure.data.datasets import Dataset
 from codream_secure.data.spec import InputSpec
 from codream_secure.dreaming.buffer import DreamBuffer
 from codream_secure.dreaming.synthesis import LabelledDreams
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.members import Federation
 from codream_secure.learning.acquisition import acquire, learn_images
@@ -38,6 +39,7 @@ from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.sites import pending
 from codream_secure.sites.history import SIZE, after, name_of
+from codream_secure.sites.run_terms import run_label_plan
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.summand import Compute, Contribution, whatever_happens
 from codream_secure.sites.told_labels import Told
@@ -56,6 +58,8 @@ from protocols.params import Task
 
 # Records in the site's folder: the state between two rounds; names of all requests that the session
 # has had; how many private training steps are charged.
+_log = logging.getLogger(__name__)
+
 _MODEL, _ANSWERED, _CHARGED = "model", "answered", "charged"
 # In a run without a seed: 32 secret bytes that rounding follows from, in place of the seed (SPEC
 # 7.3). A server that knew them could predict the rounding.
@@ -93,7 +97,8 @@ class StoredLearner:
 
     @cached_property
     def _data(self) -> Dataset:
-        return _of_shape(self._settings.load(), InputSpec(*self.session.spec))
+        data = self._settings.load()
+        return _of_shape(data, InputSpec(*self.session.spec), self._settings.classes)
 
     @classmethod
     def begin(cls, settings: SiteSettings, folder: StateFolder, session: Session) -> Self:
@@ -153,7 +158,29 @@ class StoredLearner:
             AnswerRules.of(self._config, spec, self._config.data.samples_per_client or 0).check(
                 request
             )
+            self._check_noisy(request, spec, broadcast)
         return task, lambda: self._contribution(request, broadcast, dreaming_step(message.step))
+
+    def _check_noisy(
+        self, request: DreamRequest | LabelRequest, spec: InputSpec, broadcast: bytes
+    ) -> None:
+        """Refuse a noisy sum on other terms than the run's, or one more than it has.
+
+        Raises:
+            RequestRefused: which of the two.
+
+        Guarantee:
+            What the site contributes is then private for it as a whole, as `label_plan` says: clip,
+            noise and number of sums follow from the settings that its `Allowance` was charged for.
+        """
+        plan = run_label_plan(self._config, spec)
+        if plan is None or request.labels is None or request.labels.noisy is None:
+            return
+        if self._has_answered(name_of(broadcast)):
+            return  # its stored answer is sent again, which is no other release
+        own = plan.share(self._settings.client)
+        plan.restore(self._charged)
+        own.check(request.labels.noisy)
 
     def _contribution(self, request: AskedOfClient, broadcast: bytes, step: int) -> Contribution:
         """Compute the site's input.
@@ -162,10 +189,10 @@ class StoredLearner:
             RequestRefused: the process died before an answer was stored, the same was asked under
                 another number (D1), or the class means are asked for on other terms.
         """
-        answered, name = self._folder.load(_ANSWERED) or b"", name_of(broadcast)
-        if any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE)):
+        name = name_of(broadcast)
+        if self._has_answered(name):
             raise RequestRefused("this broadcast was answered before in this session")
-        self._folder.save(_ANSWERED, answered + name)
+        self._folder.save(_ANSWERED, (self._folder.load(_ANSWERED) or b"") + name)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         client.measure = lambda: self._accuracy(federation)
@@ -178,6 +205,10 @@ class StoredLearner:
             self._folder.save(_LABELLED + name.hex(), broadcast)
         state = encode_state(_without_model(client.state()))
         return Contribution(inputs, client.repaired, tuple(faults), state)
+
+    def _has_answered(self, name: bytes) -> bool:
+        answered = self._folder.load(_ANSWERED) or b""
+        return any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE))
 
     def request(self, name: bytes) -> bytes | None:
         """Return a request for labels that the site was asked in this round, by its name."""
@@ -240,10 +271,16 @@ class StoredLearner:
             rounding=rounding,
         )
         if (budget := federation.budget) is not None:
-            charged = self._folder.load(_CHARGED)
-            budget.restore(int(charged or b"0"))
+            budget.restore(self._charged)
             budget.journal = lambda steps: self._folder.save(_CHARGED, str(steps).encode())
+            if (plan := federation.label_plan) is not None:
+                plan.journal_shares(budget.journal)
         return federation
+
+    @property
+    def _charged(self) -> int:
+        """Private steps, or noisy sums, that the session has been charged."""
+        return int(self._folder.load(_CHARGED) or b"0")
 
     def _restored(self) -> tuple[Federation, DreamBuffer]:
         """Return the site's part of the run and its dreams, as the folder has them."""
@@ -315,9 +352,10 @@ class StoredLearner:
 
         Guarantee:
             Under DP it is None, unless the test part belongs to the run's public dataset. Then it
-            is a function of a private model and of public data alone.
+            is a function of a private model and of public data alone. With clients as the unit it
+            is None: models are then trained without noise.
         """
-        if federation.config.private and self._settings.whole:
+        if self._config.private_clients or (self._config.private and self._settings.whole):
             return None
         model = federation.members[self._settings.client].client.learner.frozen_copy()
         images, labels = self._data.x_test, self._data.y_test
@@ -332,15 +370,25 @@ def _without_model(state: ClientState) -> ClientState:
     return msgspec.structs.replace(state, learner=small)
 
 
-def _of_shape(data: Dataset, wanted: InputSpec) -> Dataset:
+def _of_shape(data: Dataset, wanted: InputSpec, configured: int | None) -> Dataset:
     """Return the data with the run's classes; a site may have examples of only some of them.
 
+    Labels beyond the run's last class become the last class. A refusal would tell the server the
+    largest label, which may be that of one example.
+
     Raises:
-        RequestRefused: they have another shape, or classes that the run does not have.
+        RequestRefused: the images have another shape.
+        UserError: a label beyond the number of classes that the site is configured for.
     """
     own = data.spec
-    if replace(own, classes=wanted.classes) != wanted or own.classes > wanted.classes:
-        raise RequestRefused(
-            f"its data have the shape {astuple(own)}, and the run's {astuple(wanted)}"
-        )
-    return replace(data, spec=wanted)
+    if replace(own, classes=wanted.classes) != wanted:
+        _log.error("the data have the shape %s, and the run's %s", astuple(own), astuple(wanted))
+        raise RequestRefused("its images do not have the run's shape; see the site's log")
+    labels = (data.y_train, data.y_test)
+    largest = max(int(part.max(initial=0)) for part in labels)
+    if configured is not None and largest >= configured:
+        raise UserError(f"label {largest} in data that are configured for {configured} classes")
+    if largest >= wanted.classes:
+        _log.warning("labels up to %s, and the run has %s classes", largest, wanted.classes)
+    train, test = (np.minimum(part, wanted.classes - 1) for part in labels)
+    return replace(data, spec=wanted, y_train=train, y_test=test)

@@ -1,5 +1,6 @@
 """What tests of the learning side share: tiny federations that run in a second."""
 
+import os
 import sys
 from functools import partial
 
@@ -28,6 +29,12 @@ TINY = {
 def _one_thread():
     with one_core_each():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """No test cuts the power; what a failing `fsync` does is tested by exchanging it again."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

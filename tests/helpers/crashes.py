@@ -9,6 +9,7 @@ there on. Every try is a fork of one process that has imported everything, which
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -21,11 +22,15 @@ from pathlib import Path
 import msgspec
 
 from codream_secure.cli.main import entry_point
-from codream_secure.federation import simulation as _loads_torch  # noqa: F401
 from codream_secure.models.trained import load_model
 from codream_secure.runs.comparison_format import ComparisonResult
 from codream_secure.runs.formats import Summary, parse, parse_row
 from codream_secure.storage import files
+
+# What commands import within functions, imported before any fork: each would take seconds for it.
+for _name in ("api.execution", "compare.comparison", "report.page", "report.progress"):
+    importlib.import_module(f"codream_secure.{_name}")
+importlib.import_module("sklearn.datasets")
 
 CALLS = ("open", "write", "fsync", "ftruncate", "replace", "rename", "mkdir", "unlink")
 SIGNALS = {"kill": signal.SIGKILL} | {

@@ -63,6 +63,7 @@ def test_links_of_both_pages_lead_somewhere():
             assert "://" in target or (folder / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_prints_what_it_says():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     (printed,) = re.findall(r"It prints[^`]*```\n(.*?)```", PAGE, flags=re.DOTALL)

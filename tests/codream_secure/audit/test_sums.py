@@ -38,7 +38,13 @@ def test_right_sums_hold_for_every_number_of_survivors(noise):
     assert found[0].claimed == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("fault", [halved, missing_share, same_noise_everywhere])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        missing_share,
+        *(pytest.param(f, marks=pytest.mark.slow) for f in (halved, same_noise_everywhere)),
+    ],
+)
 def test_a_planted_fault_in_the_noise_of_sums_is_found(fault):
     assert not any(one.holds for one in audit_sums("skellam", repeats=4, codes=fault))
 

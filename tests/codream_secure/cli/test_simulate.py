@@ -18,7 +18,7 @@ from codream_secure.runs.formats import Summary
 TINY = [
     "simulate",
     *("--clients", "4", "--rounds", "1", "--models", "linear", "--seed", "0"),
-    *("--dreams", "4", "--dream-steps", "1", "--kd-epochs", "1"),
+    *("--dreams", "4", "--dream-steps", "1", "--kd-epochs", "1", "--samples-per-client", "40"),
 ]
 
 SUMMARY_KEYS = set(Summary.__struct_fields__) - {"step_size_factor"}
@@ -220,7 +220,7 @@ BAD = [
     (["--dp-eps", 8, "--warmup-epochs", 3], "--warmup-epochs cannot be used with --dp-eps"),
     (["--dp-eps", 8, "--validation", 0.2], "--validation cannot be used with --dp-eps"),
     (["--dp-clip", 1], "--dp-clip needs --dp-eps"),
-    (["--dp-eps", 8, "--dp-batch", 9999], "--dp-batch can be at most 349"),
+    (["--dp-eps", 8, "--dp-batch", 9999], "--dp-batch can be at most 40"),
     (["--width", 10**8], "--width must be from 1 to 4096, not 100000000"),
     (
         ["--labels", "logits", "--label-clip", 1e9],

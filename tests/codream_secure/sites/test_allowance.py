@@ -1,12 +1,16 @@
 """A site's own limit on epsilon, whatever its server asks for."""
 
+import math
+
 import pytest
 from machines import OPTIONS, PRIVATE
+from sum_sites import Momentum
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.sites import wire
-from codream_secure.sites.allowance import Allowance
+from codream_secure.sites.allowance import Allowance, Costs
 from codream_secure.sites.dream_site import DreamSite
+from codream_secure.sites.site import Site
 from codream_secure.storage.state_folder import StateFolder
 
 PRIVATE = {name: value for name, value in PRIVATE.items() if name != "seed"}
@@ -49,26 +53,58 @@ def test_a_known_session_with_other_terms_or_after_another_is_charged_again(mach
 
 
 @pytest.mark.parametrize("number", [-1e6, 0.0, float("nan"), float("inf"), True, "8"])
-def test_numbers_that_are_none_are_refused(tmp_path, number):
-    options = {"dp_eps": number, "dp_delta": 1e-5, "dp_unit": "example", "statistics_eps": 0}
-    with StateFolder(tmp_path) as folder, pytest.raises(RequestRefused):
-        Allowance(1.0 if number is not True else 0.5).charge(
-            folder, bytes(32), options, colluders=None
-        )
+def test_numbers_that_are_none_are_refused(machines, number):
+    there = machines(policy="epsilon = 0.5" if number is True else "epsilon = 1.0")
+    run = there.coordinator(PRIVATE)._run
+    message = wire.Hello(wire.VERSION, bytes(32), run.options | {"dp_eps": number}, run.spec, ())
+    with DreamSite(there.settings(0)) as site:
+        assert site.handle(message).refused
+    assert not (there.folder / "site-0" / "allowance").exists()
+
+
+@pytest.mark.parametrize("epsilon", [None, 1.0])
+@pytest.mark.parametrize("number", [-1e6, 0.0, math.nan, math.inf])
+def test_no_number_gives_budget_back(tmp_path, epsilon, number):
+    options = {"dp_unit": "example", "statistics_eps": 0}
+    with StateFolder(tmp_path) as folder:
+        for costs in (Costs(number, math.inf, 1e-5), Costs(0.5, math.inf, number)):
+            with pytest.raises(RequestRefused):
+                Allowance(epsilon).charge(folder, bytes(32), options, costs, colluders=None)
     assert not (tmp_path / "allowance").exists()
 
 
+def test_sums_in_the_same_folder_do_not_give_budget_back(machines):
+    """The attack: the summing app's first message erased what the dreaming app had spent."""
+    there = machines(policy="epsilon = 8.0\ndelta = 1e-4")
+    assert not hello(there, PRIVATE, bytes(32)).refused
+    before = (there.folder / "site-0" / "allowance").read_bytes()
+    begin = wire.Begin(wire.VERSION, b"2" * 32, 4, 3, "semi-honest", 4, False, (), bytes(32))
+    with Site(there.settings(0), Momentum(0)) as site:
+        for message in (begin, wire.End()):
+            assert not site.handle(message).refused
+        assert site._current.session == b"2" * 32
+    assert (there.folder / "site-0" / "allowance").read_bytes() == before
+    assert "epsilon 16" in hello(there, PRIVATE, b"1" * 32).refused
+
+
+def test_what_was_spent_without_a_limit_counts_when_there_is_one(machines):
+    there = machines()
+    assert not hello(there, PRIVATE, bytes(32)).refused
+    (there.folder / "policy.toml").write_text("epsilon = 10.0\ndelta = 1e-4")
+    assert "epsilon 16" in hello(there, PRIVATE, b"1" * 32).refused
+
+
 def test_class_means_need_a_roster_and_noise_for_its_liars(tmp_path):
-    options = {"dp_eps": 1.0, "dp_delta": 1e-5, "dp_unit": "example", "statistics_eps": 0.5}
-    allowance = Allowance(10.0, 1e-3)
+    options = {"dp_unit": "example", "statistics_eps": 0.5}
+    allowance, costs = Allowance(10.0, 1e-3), Costs(1.0, math.inf, 1e-5)
     with StateFolder(tmp_path) as folder:
         for colluders, chosen in ((None, None), (2, 1), (2, "x")):
+            asked = options | {"noise_colluders": chosen}
             with pytest.raises(RequestRefused):
-                allowance.charge(
-                    folder, bytes(32), options | {"noise_colluders": chosen}, colluders=colluders
-                )
-        allowance.charge(folder, bytes(32), options | {"noise_colluders": 2}, colluders=2)
-        allowance.charge(folder, b"1" * 32, options, colluders=2)
+                allowance.charge(folder, bytes(32), asked, costs, colluders=colluders)
+        asked = options | {"noise_colluders": 2}
+        allowance.charge(folder, bytes(32), asked, costs, colluders=2)
+        allowance.charge(folder, b"1" * 32, options, costs, colluders=2)
 
 
 def test_deltas_add_up_too(machines):

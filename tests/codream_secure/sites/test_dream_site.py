@@ -31,7 +31,7 @@ def test_other_data_or_another_version_are_refused_by_name(machines, data):
     there.settings = settings
     rounds = list(there.coordinator(OPTIONS).rounds())
     assert [len(one.dreams) for one in rounds] == [1, 1]
-    assert any("site 3" in line and "shape (1, 6, 6, 10)" in line for line in there.told)
+    assert any("site 3" in line and "not have the run's shape" in line for line in there.told)
 
 
 SHOWN = {
@@ -80,7 +80,10 @@ def test_what_one_site_alone_has_learned_keeps_it_out(machines):
     ("changed", "told"),
     [
         ({"secure": False}, "always masked"),
-        ({"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}, "for simulations"),
+        (
+            {"dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True},
+            "needs --threat-model malicious",
+        ),
         ({"models": "os:getcwd"}, "not in this site's list models"),
     ],
 )
@@ -94,6 +97,41 @@ def test_a_site_does_not_rely_on_its_server_s_own_checks(machines, changed, told
     assert told in answer.refused
 
 
+@pytest.mark.parametrize("largest", [5, 9, 11])
+def test_labels_beyond_the_run_s_classes_change_no_answer(machines, data, caplog, largest):
+    """The attack: a site refused runs of fewer classes than its largest label, of one example."""
+    there = machines()
+    labels = np.minimum(data.y_train, 5)
+    labels[7] = largest
+    spec = replace(data.spec, classes=largest + 1)
+    there.data = replace(data, y_train=labels, y_test=np.minimum(data.y_test, 5), spec=spec)
+    run = there.coordinator(OPTIONS)._run
+    message = wire.Hello(wire.VERSION, bytes(32), run.options, (1, 8, 8, 8), ())
+    with DreamSite(there.settings(0)) as site:
+        answer = site.handle(message)
+    assert not answer.refused
+    assert wire.decode_present(answer.data).spec == (1, 8, 8, 8)
+    assert ("labels up to" in caplog.text) == (largest > 7)
+
+
+def test_a_site_that_knows_its_classes_refuses_others_before_it_reads_data(machines):
+    there = machines()
+    run = there.coordinator(OPTIONS)._run
+    settings = replace(there.settings(0), classes=7, load=lambda: pytest.fail("data were read"))
+    with DreamSite(settings) as site:
+        answer = site.handle(wire.Hello(wire.VERSION, bytes(32), run.options, run.spec, ()))
+    assert "another number of classes" in answer.refused
+
+
+def test_a_label_beyond_the_configured_classes_stays_in_the_site_s_log(machines, caplog):
+    there = machines()
+    run = there.coordinator(OPTIONS)._run
+    with DreamSite(replace(there.settings(0), classes=7)) as site:
+        answer = site.handle(wire.Hello(wire.VERSION, bytes(32), run.options, (1, 8, 8, 7), ()))
+    assert answer.refused == "the site failed; see its log"
+    assert "label 9 in data that are configured for 7 classes" in caplog.text
+
+
 def test_own_data_needs_a_public_number(machines, data, tmp_path, caplog):
     options = {k: v for k, v in OPTIONS.items() if k != "samples_per_client"}
     resolved = resolve(Config.from_options(options)).options()
@@ -102,6 +140,6 @@ def test_own_data_needs_a_public_number(machines, data, tmp_path, caplog):
     ) as site:
         answer = site.handle(wire.Hello(wire.VERSION, bytes(32), resolved, (1, 8, 8, 10)))
     # The text may quote data; it is in the site's own log.
-    assert answer.refused == "UserError; see the site's log"
+    assert answer.refused == "the site failed; see its log"
     assert "--samples-per-client" in caplog.text
     assert np.isfinite(data.x_train).all()

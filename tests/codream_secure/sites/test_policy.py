@@ -173,11 +173,13 @@ CASES = {
     "max_weight_decay": (0.01, [option("weight_decay", 0.1)]),
     "max_dp_lr": (0.5, [option("dp_lr", 1.0, PRIVATE)]),
     "max_dp_clip": (0.2, [option("dp_clip", 0.5, PRIVATE)]),
+    "min_dp_clip": (0.6, [option("dp_clip", 0.5, PRIVATE)]),
     "max_dp_steps": (10, [option("dp_steps", 40, PRIVATE)]),
 }
 ELSEWHERE = {
     "epsilon": "test_allowance",
     "delta": "test_allowance",
+    "unit": "test_run_terms",
     "max_model_value": "test_secure_mod",
     "max_config_value": "test_secure_mod",
     "sessions_per_day": "test_site_log",

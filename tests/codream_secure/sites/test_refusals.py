@@ -25,6 +25,7 @@ FILES = (
     "federation/client.py",
     "federation/answer_rules.py",
     "aggregation/decoding.py",
+    "privacy/release_plan.py",
 )
 # By the public fact: how each text begins; {} stands for what it quotes.
 REFUSALS = {
@@ -37,7 +38,8 @@ REFUSALS = {
         "the sum differs by fewer than {} sites from one about simila",
         "this site does not allow rejoining: rejoin = true in its pol",
         "this site takes part under differential privacy only: --dp-e",
-        "this site's limit is about one example: --dp-unit example",
+        "this site has spent epsilon for examples alone, which bounds",
+        "this site's limit is about the whole site: --dp-unit client",
         "threshold {} of {} is too low: this site counts on up to {} ",
         "with a seed the server knows this site's noise: leave it out",
         "with this run the site would have spent {} {}, and it allows",
@@ -48,6 +50,7 @@ REFUSALS = {
     },
     "what this site was asked before": {
         "NO_SESSION",
+        "all {} noisy sums are spent",
         "an earlier session asked the same of this site (D1); a run t",
         "no class means are due",
         "round {} comes first",
@@ -71,7 +74,8 @@ REFUSALS = {
         "this site was told other things than the server says, or has",
     },
     "how the site was set up": {
-        "its data have the shape {}, and the run's {}",
+        "its images do not have the run's shape; see the site's log"[:60],
+        "the run has another number of classes than this site",
         "the folder has no secret for rounding: begin a new run",
         "the server has another run configuration than this client",
         "the server speaks version {} and this site {}: install the s",
@@ -82,7 +86,10 @@ REFUSALS = {
         "this site takes part in sums only",
     },
     "what the server sent": {
+        "{} is not what the run's settings resolve to",
         "a request of version {}, not {}",
+        "a run of {} sites, and the roster has {}",
+        "a noisy sum on terms that this client does not know",
         "a scale is not positive and finite",
         "clip {} is outside [{}, {}]",
         "evaluations have odd steps, and nothing else has",
@@ -92,6 +99,7 @@ REFUSALS = {
         "labels with noise on terms that this client does not know",
         "labels with noise, and nothing else, go with client-level DP",
         "local steps of size {}",
+        "no images have the shape {}",
         "no masked input can answer this: {}",
         "not a canonical request of this version",
         "not a request: {}",

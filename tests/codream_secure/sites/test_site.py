@@ -64,7 +64,7 @@ def test_an_error_that_may_quote_data_is_told_by_its_name_alone(machines, data, 
         monkeypatch.setattr("codream_secure.sites.site.StoredClient.open_bundles", lambda *_: None)
         monkeypatch.setattr("codream_secure.sites.stored_learner.StoredLearner.answer", broken)
         answer = site.handle(wire.Ask(wire.Batch(9, 1), 99, b"", site._session.history))
-    assert answer.refused == "ValueError; see the site's log"
+    assert answer.refused == "the site failed; see its log"
 
 
 @pytest.mark.parametrize(
