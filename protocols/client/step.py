@@ -201,7 +201,8 @@ def check_proof(batch: BatchParams, current: Confirmed, message: ConsistencyProo
         raise server_fault(Phase.CONSISTENCY, "a signer is no survivor")
     if current.chosen and not set(signers) <= set(current.chosen):
         raise server_fault(Phase.CONSISTENCY, "a signer holds no shares of this client")
-    if len(signers) < (batch.share_threshold if current.chosen else batch.threshold):
+    needed = batch.share_threshold if current.chosen else batch.threshold
+    if len(signers) < needed:
         raise server_fault(Phase.CONSISTENCY, "fewer signatures than the threshold")
     body, bound = messages.encode(Consistency(current.key)), statement(batch, current)
     for signer, signature in zip(signers, message.signatures, strict=True):

@@ -132,7 +132,7 @@ MUTATIONS = [
     refusal(
         "signers within U3", CLIENT_STEP, "not set(signers) <= set(current.survivors)", MALICIOUS
     ),
-    refusal("signatures count", CLIENT_STEP, "len(signers) < (batch.share_threshold if current.chosen else batch.threshold)", MALICIOUS),
+    refusal("signatures count", CLIENT_STEP, "len(signers) < needed", MALICIOUS),
     Mutation(
         "signatures of a proof", CLIENT_STEP,
         "signing.check(batch, signer, bound, body, signature)", "pass", MALICIOUS,
@@ -432,8 +432,8 @@ MUTATIONS = [
     refusal("neighbours within U1", DIRECTORIES,
             "not set(neighbours) <= set(members) - {party.client}", CHOSEN_BAD),
     Mutation("self in U1", DIRECTORIES,
-            'if party.client not in members:\n        raise server_fault(Phase.SHARE_KEYS, "own keys',
-            'if False:\n        raise server_fault(Phase.SHARE_KEYS, "own keys', CHOSEN_BAD),
+            "_check_number(batch, members)\n    if party.client not in members:\n        raise",
+            "_check_number(batch, members)\n    if False:\n        raise", CHOSEN_BAD),
     refusal("as many advertisements as neighbours", DIRECTORIES,
             "len(neighbours) != len(message.advertisements)", CHOSEN_BAD),
     Mutation("keys repeat among chosen", OFFLINE,
