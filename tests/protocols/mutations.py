@@ -73,6 +73,7 @@ WEIGHTS = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "weight or ca
 PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
 PENDING = "codream_secure/sites/pending.py"
 PENDING_TESTS = ("tests/codream_secure/sites/test_pending.py",)
+UNIT = ("tests/codream_secure/sites/test_run_terms.py",)
 COHORTS = ("tests/codream_secure/sites/test_cohorts.py",)
 TOLD = ("tests/codream_secure/sites/test_told_labels.py",)
 MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
@@ -556,15 +557,55 @@ MUTATIONS = [
         ]
     ),
     refusal("cohorts: similar sums", "codream_secure/sites/cohorts.py",
-            "self._strict and known.differences >= policy.small_differences", COHORTS),
+            "self._strict and count >= policy.small_differences", COHORTS),
     refusal("cohorts: they grow again so often", "codream_secure/sites/cohorts.py",
             "refuse and shrinking and known.returns >= policy.returns", COHORTS),
     Mutation("cohorts: other sizes are similar", "codream_secure/sites/cohorts.py",
-             "    if first.size != second.size:\n        return True",
-             "    if first.size != second.size:\n        return False", COHORTS),
+             "        if one.size != new.size:\n            return True",
+             "        if one.size != new.size:\n            continue", COHORTS),
+    Mutation("cohorts: a sum that comes nearer counts", "codream_secure/sites/cohorts.py",
+             "all(_distance(one, s) > distance for s in same)", "not same", COHORTS),
+    Mutation("cohorts: a site that is back counts", "codream_secure/sites/cohorts.py",
+             "_is_larger(new, one) or all(", "all(", COHORTS),
     Mutation("cohorts: survivors are compared before they are signed",
              "codream_secure/sites/cohorts.py",
-             "            self._compare(last)\n", "", COHORTS),
+             "self._save(self._compared(changed, last.returns))", "self._save(changed)", COHORTS),
+    refusal("contents: an earlier session", "codream_secure/sites/contents.py",
+            "kept[start + _HASH : start + _SIZE] != number",
+            ("tests/codream_secure/sites/test_contents.py",)),
+    # Clients as the unit of privacy
+    *(
+        refusal(f"unit: {what}", f"codream_secure/{file}.py", condition, (*UNIT, "-k", word))
+        for what, file, condition, word in [
+            ("the terms are the site's own", "privacy/release_plan",
+             "asked != noisy_terms(self.terms)", "other_terms"),
+            ("sums are counted", "privacy/release_plan",
+             "self.budget.charged >= self.budget.total", "one_sum_more"),
+            ("the malicious model", "sites/run_terms",
+             'config.private_clients and config.secure.threat_model != "malicious"', "roster"),
+            ("as many sites as the roster", "sites/run_terms",
+             "message.identities and len(message.identities) != terms.clients", "inflated"),
+            ("noise for the colluders", "sites/allowance",
+             "chosen is not None and not (isinstance(chosen, int) and chosen >= colluders)",
+             "inflated"),
+            ("a run of this unit", "sites/allowance",
+             'self.unit == "client" and options.get("dp_unit") != "client"', "inflated"),
+            ("no seed", "sites/allowance", 'options.get("seed") is not None', "inflated"),
+            ("sessions add up", "sites/allowance", "not total <= most", "sessions"),
+            ("never the other way", "sites/allowance",
+             "of_site and any(one.client is None for one in spent)", "other_way"),
+        ]
+    ),
+    Mutation("unit: labels alone", "codream_secure/sites/run_terms.py",
+             "        kinds = {LabelRequest.__name__}", "        pass",
+             (*UNIT, "-k", "accuracies or counts_for")),
+    Mutation("unit: an example changes twice as much", "codream_secure/sites/run_terms.py",
+             "group_epsilon((plan.planned(),), delta, 2)", "epsilon", (*UNIT, "-k", "counts_for")),
+    Mutation("unit: charges outlive a process", "codream_secure/sites/stored_learner.py",
+             "plan.journal_shares(budget.journal)", "pass", (*UNIT, "-k", "one_sum_more")),
+    Mutation("unit: an answer is given again", "codream_secure/sites/stored_learner.py",
+             "        if self._has_answered(name_of(broadcast)):\n            return  #",
+             "        if False:\n            return  #", (*UNIT, "-k", "given_again")),
     Mutation("labels need their request", "codream_secure/sites/told_labels.py",
              "            raise LacksRequestsError(lacking)",
              "            return []", TOLD),
