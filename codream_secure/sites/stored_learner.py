@@ -193,7 +193,8 @@ class StoredLearner:
         name = name_of(broadcast)
         if self._has_answered(name):
             raise RequestRefused("this broadcast was answered before in this session")
-        self._folder.save(_ANSWERED, (self._folder.load(_ANSWERED) or b"") + name)
+        answered = self._folder.load(_ANSWERED) or b""
+        self._folder.extend(_ANSWERED, name, len(answered) // SIZE * SIZE)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         client.measure = lambda: self._accuracy(federation)
