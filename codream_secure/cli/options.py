@@ -12,6 +12,7 @@ from codream_secure.config.aliases import ALIASES, current_names, option
 from codream_secure.config.bounds import bounds_of, checked
 from codream_secure.config.settings import Setting, described_default, settings
 from codream_secure.data.names import DATASET_NAMES
+from codream_secure.errors import UserError
 from codream_secure.storage.looking import is_folder
 from codream_secure.storage.toml import load_toml
 
@@ -45,7 +46,8 @@ class Number(click.ParamType):  # type: ignore[type-arg]
         try:
             return checked(number, self.kind, self._allowed, self.bounds)
         except ValueError as error:
-            self.fail(f"{value} must be {error}", param, ctx)
+            name = param.opts[0] if param else "it"
+            raise UserError(f"{name} must be {error}, not {number}") from None
 
 
 def number(*names: str, of: Any, told: str, **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401
