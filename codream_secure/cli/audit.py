@@ -17,13 +17,14 @@ from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
 from codream_secure.cli.options import tell_classes
 from codream_secure.config.aliases import option
-from codream_secure.config.settings import Config, load_toml
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.report.text import stderr, stdout
 from codream_secure.runs.formats import pretty
 from codream_secure.storage.files import replace
 from codream_secure.storage.folder_lock import claimed
 from codream_secure.storage.looking import is_file
+from codream_secure.storage.toml import load_toml
 
 if TYPE_CHECKING:
     from protocols.audit.run import Result

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from codream_secure.config.aliases import ALIASES, current_names, option
-from codream_secure.config.settings import Setting, described_default, load_toml, settings
+from codream_secure.config.settings import Setting, described_default, settings
 from codream_secure.data.names import DATASET_NAMES
 from codream_secure.storage.looking import is_folder
+from codream_secure.storage.toml import load_toml
 
 Command = Callable[..., None]
 

@@ -1,12 +1,10 @@
 """All settings of a run as the user chose them; each option; defaults that depend on others."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
@@ -180,20 +178,6 @@ class Config:
     def private_clients(self) -> bool:
         """Whether the unit of privacy is one client, so that labels alone are released."""
         return self.private and self.privacy.dp_unit == "client"
-
-
-def load_toml(path: Path) -> dict[str, object]:
-    """Read options from a TOML file.
-
-    Raises:
-        UserError: the file is missing or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # a BOM is no content
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a TOML file: {error}") from None
 
 
 # -- defaults that depend on the method and on the unit of privacy ------------------------------

@@ -134,7 +134,16 @@ def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[n
         raise _error(source, text)
     if array.size == 0:
         raise _error(source, f"{key} is empty (shape {array.shape}); both splits need images")
-    pixels = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    return as_floats(source, key, array.transpose(0, 3, 1, 2))
+
+
+def as_floats(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return pixels, uint8 or floats in [0, 1], as contiguous float32 in [0, 1].
+
+    Raises:
+        UserError: they have another type, or are out of range.
+    """
+    pixels = np.ascontiguousarray(array)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)
     if pixels.dtype.kind != "f":
@@ -142,7 +151,7 @@ def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[n
         raise _error(source, text)
     if not np.isfinite(pixels).all():
         raise _error(source, f"{key} has NaN or infinite pixels; remove or repair those images")
-    if pixels.min() < 0 or pixels.max() > 1:
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         text = (
             f"{key} has pixels from {pixels.min():g} to {pixels.max():g}; bring them to [0, 1]"
             " (divide by the greatest possible pixel, undo any normalisation) or store uint8"

@@ -114,7 +114,7 @@ def read_roster(path: Path) -> tuple[bytes, ...]:
         UserError: the file holds no roster.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["clients"]
+        found = json.loads(path.read_text(encoding="utf-8-sig"))["clients"]
         keys = tuple(bytes.fromhex(found[str(c)]) for c in range(len(found)))
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no roster; make one: deploy keys") from None

@@ -15,6 +15,7 @@ from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.integer_noise import IntegerNoise
 from codream_secure.privacy.model_checks import check_private_model
+from codream_secure.runtime.parallel import stop_if_interrupted
 from codream_secure.storage.checkpoint import NoiseState
 from protocols.primitives.keys import hkdf
 
@@ -214,6 +215,7 @@ class PrivateTrainer:
         Raises:
             BudgetExhausted: all steps are spent; nothing was computed.
         """
+        stop_if_interrupted()
         self._budget.charge()
         self.model.train()  # Opacus' hooks do nothing in evaluation mode
         drawn = torch.from_numpy(self._draw.random(len(y)) < self.sampling_rate).to(x.device)

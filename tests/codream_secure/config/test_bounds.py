@@ -2,7 +2,7 @@
 
 import pytest
 
-from codream_secure.config.settings import Config, load_toml, settings
+from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
 
 NUMBERS = [one for one in settings() if one.kind in (int, float)]
@@ -23,9 +23,3 @@ def test_a_number_has_bounds_on_both_sides(one):
 def test_what_floats_cannot_hold_is_refused(name, value):
     with pytest.raises(UserError, match="must be "):
         Config.from_options({name: value})
-
-
-def test_a_byte_order_mark_is_no_content(tmp_path):
-    path = tmp_path / "run.toml"
-    path.write_text("\ufeffrounds = 3\n", encoding="utf-8")
-    assert load_toml(path) == {"rounds": 3}
