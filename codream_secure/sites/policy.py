@@ -40,8 +40,8 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_clients: the most sites of a session.
         rejoin: malicious model: whether a site that missed a step may take part in the next one.
         returns: how often, in a session without rejoin, a cohort may grow again.
-        small_differences: how many sums of a session may differ by one site from an earlier one
-            about similar pixels (malicious model).
+        small_differences: how many sums of a session may show one site's answer by their
+            difference to an earlier one about similar pixels (malicious model).
         similar_pixels: pixels are similar if they differ by less than this, root mean square.
         sessions_per_day, sessions_total: how many sessions may begin.
         sessions: sessions, in hex, that are admitted beyond these two numbers.

@@ -16,7 +16,8 @@ from secagg_helpers import Run, fixed_entropy, make_params, rounds_of, signing_k
 from protocols import errors
 from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import AggregationParams, Ring, Section
+from protocols.graph_parameters import log2_split
+from protocols.params import AggregationParams, Chosen, Ring, Section
 from protocols.phases import Phase
 from protocols.signing import Credentials
 
@@ -43,7 +44,7 @@ def test_the_generator_says_what_would_change(tmp_path, monkeypatch, capsys):
 def test_a_third_of_the_vectors_and_more_is_negative():
     assert len(BAD) >= (len(BAD) + len(GOOD) + len(FILES["expansion.json"]["cases"])) / 3
     assert all(case["name"].startswith("bad_") for _, case in BAD)
-    for name in ("bad.json", "bad_malicious.json", "bad_ring.json"):
+    for name in ("bad.json", "bad_malicious.json", "bad_ring.json", "bad_chosen.json"):
         names = [case["name"] for _, case in BAD if _ == name]
         assert len(set(names)) == len(names)
 
@@ -77,9 +78,14 @@ def parties(vector) -> reference.Reference:
         tuple(vector["roster"]),
         vector["threshold"],
         signing,
-        vector["ring"] and (vector["ring"]["degree"], vector["ring"]["threshold"]),
+        pair_of(vector["ring"]),
+        pair_of(vector.get("chosen")),
     )
     return reference.Reference(batch, fixed_entropy(bytes.fromhex(vector["seed"])))
+
+
+def pair_of(graph) -> tuple[int, int] | None:
+    return graph and (graph["degree"], graph["threshold"])
 
 
 def ed25519(u: int) -> Ed25519PrivateKey:
@@ -140,7 +146,8 @@ def parameters(vector) -> AggregationParams:
         sections=tuple(Section(**s) for s in step["sections"]),
         threat_model=vector["threat_model"],
         identities=tuple(key.public for key in keys.values()),
-        ring=vector["ring"] and Ring(vector["ring"]["degree"], vector["ring"]["threshold"]),
+        ring=vector["ring"] and Ring(*pair_of(vector["ring"])),
+        chosen=Chosen(*pair_of(vector["chosen"])) if "chosen" in vector else None,
     )
 
 
@@ -168,7 +175,9 @@ def test_the_reference_refuses_with_the_same_error(name, case):
         inspect(case["phase"], vector["client"], data)
 
 
-@pytest.mark.parametrize("name", ["bad.json", "bad_malicious.json", "bad_ring.json"])
+@pytest.mark.parametrize(
+    "name", ["bad.json", "bad_malicious.json", "bad_ring.json", "bad_chosen.json"]
+)
 def test_the_reference_accepts_every_message_of_the_honest_run(name):
     """Else it would refuse negative ones for nothing."""
     vector = FILES[name]
@@ -201,7 +210,7 @@ _STOPPED: dict[tuple[str, str | None], tuple[reference.Reference, dict]] = {}
 
 def stopped_before(vector, phase: str | None):
     """A run of which everything before a phase has happened, and its step."""
-    where = (vector["threat_model"] + str(vector["ring"]), phase)
+    where = (f"{vector['threat_model']} {vector['ring']} {vector.get('chosen')}", phase)
     if where not in _STOPPED:
         run, step = parties(vector), vector["steps"][0]
         run.exchange_keys({})
@@ -224,7 +233,9 @@ def batches(draw):
     ids = tuple(sorted(draw(st.sets(st.integers(0, 2**64 - 1), min_size=n, max_size=n))))
     least = 2 * n // 3 + 1 if malicious else n // 2 + 1
     threshold = draw(st.integers(least, n))
-    ring = None
+    ring = chosen = None
+    if malicious and draw(st.booleans()):
+        chosen = draw(st.sampled_from(safe_choices(n)))
     if not malicious and n >= 4 and draw(st.booleans()):
         degree = draw(st.sampled_from(range(2, n, 2)))
         ring = Ring(degree, draw(st.integers(2, degree)))
@@ -248,7 +259,13 @@ def batches(draw):
         phases = vocabulary if number == 0 else [p for p in vocabulary if p in ONLINE]
         drops = {u: draw(st.sampled_from(phases)) for u in sorted(silent)}
         steps.append((sections, drops, draw(st.integers(0, 2**32))))
-    return malicious, ids, threshold, ring, steps
+    return malicious, ids, threshold, ring or chosen, steps
+
+
+def safe_choices(n: int) -> list[Chosen]:
+    """Those that a client's policy allows if nobody is corrupt; not all is left to chance."""
+    pairs = ((k, t) for k in range(2, n) for t in range(k // 2 + 1, k + 1))
+    return [Chosen(k, t) for k, t in pairs if log2_split(n, 0, k, t) <= -40]
 
 
 ONLINE = (Phase.MASKED_INPUT, Phase.CONSISTENCY, Phase.UNMASKING)
@@ -257,7 +274,9 @@ ONLINE = (Phase.MASKED_INPUT, Phase.CONSISTENCY, Phase.UNMASKING)
 @settings(max_examples=max(25, settings.default.max_examples // 5))
 @given(batches())
 def test_both_implementations_send_the_same_bytes(case):
-    malicious, roster, threshold, ring, steps = case
+    malicious, roster, threshold, graph, steps = case
+    ring = graph if isinstance(graph, Ring) else None
+    chosen = graph if isinstance(graph, Chosen) else None
     sent: list[reference.Message] = []
     keys = {u: ed25519(u) for u in roster} if malicious else {}
     session = BatchSession(
@@ -268,9 +287,11 @@ def test_both_implementations_send_the_same_bytes(case):
         tap=lambda phase, direction, u, data: sent.append((str(phase), direction, u, data)),
         credentials=Credentials(signing_keys(roster)) if malicious else None,
         ring=ring,
+        chosen=chosen,
     )
+    numbers = graph and (graph.degree, graph.threshold)
     batch = reference.Batch(
-        bytes(32), 0, len(steps), roster, threshold, keys, ring and (ring.degree, ring.threshold)
+        bytes(32), 0, len(steps), roster, threshold, keys, ring and numbers, chosen and numbers
     )
     other = reference.Reference(batch, fixed_entropy())
     try:
