@@ -335,7 +335,7 @@ _CHECKS = {
     "set_of_two_bytes": "5.4 the size of a bitmap",
     "directory_without_keys": "6.2 list length = |U1|",
     "directory_in_another_order": "6.2 own advertisement byte for byte",
-    "directory_of_unsigned_keys": "6.2 signatures of the advertisements",
+    "directory_of_unsigned_keys": "6.2 own advertisement byte for byte",
     "directory_with_one_key_twice": "6.2 signatures of the advertisements",
     "directory_with_a_forged_peer": "6.2 signatures of the advertisements",
     "lost_pair_beyond_the_roster": "5.5 k < n",
