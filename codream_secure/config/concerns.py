@@ -320,9 +320,9 @@ class PrivacyConfig:
         ),
     ] = False
     dp_noise: Annotated[
-        Literal["skellam", "gaussian"],
+        Literal["gaussian", "skellam"],
         _help("integer noise that clients add to sums before they mask them"),
-    ] = "skellam"
+    ] = "gaussian"
     noise_colluders: Annotated[
         Natural | None,
         _help(

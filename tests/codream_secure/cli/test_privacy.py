@@ -45,7 +45,12 @@ def test_a_run_s_epsilon_is_found_again_from_what_it_released(run):
     assert [r["name"] for r in found["releases"]] == ["local training", "class means"]
     code, out, _ = run("privacy", "epsilon", "a")
     assert code == 0
-    for shown in ("local training", "Skellam", "5 together", "add or remove one training example"):
+    for shown in (
+        "local training",
+        "discrete Gaussian",
+        "5 together",
+        "add or remove one training example",
+    ):
         assert shown in out
 
 
