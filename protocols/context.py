@@ -20,9 +20,9 @@ from protocols.primitives.keys import VERSION, digest, frame, u64
 @lru_cache(maxsize=8)
 def offline(batch: BatchParams) -> bytes:
     """Return off0, 32 bytes: it binds all of `BatchParams` (SPEC 3.2)."""
-    ring = batch.ring
-    numbers = () if ring is None else (u64(ring.degree), u64(ring.threshold))
-    graph = b"complete" if ring is None else b"k-regular"
+    sparse = batch.chosen or batch.ring
+    numbers = () if sparse is None else (u64(sparse.degree), u64(sparse.threshold))
+    graph = b"k-regular" if batch.graph == "ring" else batch.graph.encode()
     agreed = frame(batch.threat_model.encode(), graph, u64(batch.threshold), *numbers)
     identities = batch.identities or (b"",) * batch.n
     members = zip(batch.roster, identities, strict=True)
@@ -52,8 +52,16 @@ def drawn(off0: bytes, committed: Mapping[int, bytes], nonces: Mapping[int, byte
     return digest("off1", off0, *lists)
 
 
+def listed(off0: bytes, members: bytes) -> bytes:
+    """Return off1 of the chosen graph, 32 bytes: it binds off0 and the bitmap of U1.
+
+    It need not bind the keys. An honest client signs one advertisement a batch, under off0.
+    """
+    return digest("off1", off0, members)
+
+
 def edge(off1: bytes, ends: Mapping[int, bytes]) -> bytes:
-    """Return the context of two neighbours on the ring, 32 bytes: off1 and both advertisements."""
+    """Return the context of two neighbours on a sparse graph: off1 and both advertisements."""
     return digest("edge", off1, *(frame(u64(u), ends[u]) for u in sorted(ends)))
 
 

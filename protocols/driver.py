@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from protocols.client.session import ClientSession
 from protocols.client.step import Inputs
 from protocols.errors import LocalProtocolError, SecAggError
-from protocols.params import AggregationParams, BatchParams, Ring, Task, Terms
+from protocols.params import AggregationParams, BatchParams, Chosen, Ring, Task, Terms
 from protocols.phases import NO_DROPS, OPEN_BUNDLES, DropSchedule, Phase, phase_of
 from protocols.primitives.keys import Entropy
 from protocols.rounds import Ask, Direction, Part, SumRounds, Tap
@@ -74,6 +74,7 @@ def run_aggregation(
         tap=tap,
         credentials=credentials,
         ring=params.ring,
+        chosen=params.chosen,
         first_batch=params.step,
     )
     session.prepare(1, [drops])
@@ -95,7 +96,10 @@ class BatchSession:
         tap: is told of every message.
         credentials: the clients' signing keys and policy; with them, the malicious model is run.
         ring: the k-regular graph, drawn anew for every batch (`graph_parameters.ring_parameters`, M
-            of the longest one); None is the complete graph. A ConfigError in the malicious model.
+            of the longest one). A ConfigError in the malicious model.
+        chosen: the graph that clients choose, anew for every batch
+            (`graph_parameters.chosen_parameters`), for the malicious model. Without it and without
+            a ring the graph is complete.
         first_batch: the number of the first batch.
     """
 
@@ -109,6 +113,7 @@ class BatchSession:
         tap: Tap | None = None,
         credentials: Credentials | None = None,
         ring: Ring | None = None,
+        chosen: Chosen | None = None,
         first_batch: int = 0,
     ) -> None:
         self._terms = Terms(
@@ -118,6 +123,7 @@ class BatchSession:
             threat_model="semi-honest" if credentials is None else "malicious",
             identities=() if credentials is None else credentials.identities(roster),
             ring=ring,
+            chosen=chosen,
             rejoin=credentials is not None and credentials.policy.rejoin,
         )
         self._entropy = entropy or SYSTEM

@@ -1,13 +1,14 @@
-"""How many neighbours are enough: parameters of sparse graphs, from tail bounds (SPEC 8.7)."""
+"""How many neighbours are enough: parameters of sparse graphs, from tail bounds (SPEC 8.7, 8.8)."""
 
 from __future__ import annotations
 
 import enum
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from protocols.errors import ConfigError
-from protocols.params import MAX_CLIENTS, MIN_CLIENTS, Ring
+from protocols.params import MAX_CLIENTS, MIN_CLIENTS, Chosen, Ring
 
 MAX_SECURITY = 256
 
@@ -120,6 +121,130 @@ def ring_parameters(
     raise ConfigError(
         f"no ring of {n} clients, {bad} corrupt and {quiet} dropping out, is safe: {model} server"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenParameters:
+    """k and τ of the chosen graph, and bounds on the probabilities of three failures (SPEC 8.8).
+
+    Attributes:
+        k: how many others every client chooses.
+        t: how many of k shares rebuild a secret.
+        corrupt, dropouts: numbers of clients that were counted as such.
+        log2_split: log2 P[a part of the clients can be summed alone, or an input can be opened].
+        log2_stuck: log2 P[some client has fewer than t live holders]; the step is lost.
+        log2_flooded: log2 P[some honest client is chosen by more than 3k, all corrupt ones among
+            them]; it is out of the batch.
+    """
+
+    k: int
+    t: int
+    corrupt: int
+    dropouts: int
+    log2_split: float
+    log2_stuck: float
+    log2_flooded: float
+
+    @property
+    def chosen(self) -> Chosen:
+        """The two numbers that sessions take."""
+        return Chosen(self.k, self.t)
+
+
+def chosen_parameters(
+    n: int,
+    *,
+    corrupt: float = 0.05,
+    dropouts: float = 0.05,
+    sigma: int = 40,
+    eta: int = 30,
+    steps: int = 1,
+) -> ChosenParameters:
+    """Return the smallest k, and for it the smallest τ, of a safe graph that clients choose.
+
+    Args:
+        n: clients of the roster, 3..16384.
+        corrupt: fraction of them that may collude with the server, below 1/3; the number is rounded
+            up. All of them may choose the same client.
+        dropouts: fraction that may drop out by chance. A server may call dropped whom it likes.
+        sigma: a part can be summed alone with probability at most 2^-sigma a batch.
+        eta: each of the two other failures has probability at most 2^-eta a batch.
+        steps: M of the batch.
+
+    Raises:
+        ConfigError: an argument is out of range, or no such graph is safe.
+
+    Source: Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead,
+        CCS 2020, section 4; the conditions are those of SPEC 8.8.
+    """
+    _check_fractions(corrupt, dropouts)
+    _check_numbers(n, sigma, eta, steps)
+    if corrupt >= 1 / 3 - _ROUNDING:
+        raise ConfigError("a third corrupt has no sparse graph: use the complete graph (SPEC 8.8)")
+    bad, quiet = (math.ceil(fraction * n - _ROUNDING) for fraction in (corrupt, dropouts))
+    union = math.log2(n) + math.log2(steps)
+    quiets = 1
+    for k in range(2, n):
+        while union + _log2_tail(n - 1, quiet, k, quiets) > -eta:
+            quiets += 1
+        t, flooded = k + 1 - quiets, _log2_flooded(n, bad, k)
+        if 2 * t <= k or flooded > -eta or log2_split(n, bad, k, t) > -sigma:
+            continue
+        t = _smallest_threshold(n, bad, k, sigma)
+        stuck = union + _log2_tail(n - 1, quiet, k, k + 1 - t)
+        split = log2_split(n, bad, k, t)
+        return ChosenParameters(k, t, bad, quiet, split, stuck, flooded)
+    raise ConfigError(
+        f"no sparse graph of {n} clients bears {bad} corrupt and {quiet} silent: use the complete "
+        "graph (SPEC 8.8)"
+    )
+
+
+def _smallest_threshold(n: int, corrupt: int, k: int, sigma: int) -> int:
+    """Return the smallest τ that is safe, if k is; it loses the fewest steps."""
+    every = range(k // 2 + 1, k + 1)  # the bound falls as τ grows
+    return next(t for t in every if log2_split(n, corrupt, k, t) <= -sigma)
+
+
+@lru_cache(maxsize=64)
+def log2_split(n: int, corrupt: int, k: int, t: int) -> float:
+    """Return log2 of the bound on P[not (P)] of SPEC 1.6, by the union over all sets of SPEC 8.8.
+
+    Args:
+        n: clients of the roster.
+        corrupt: n_C, how many of them are.
+        k: how many others each client chooses.
+        t: τ.
+    """
+    honest, total = n - corrupt, -math.inf
+    for size in range(1, honest // 2 + 1):
+        marked = min(size - 1 + corrupt, n - 1)
+        all_inside = size * _log2_tail(n - 1, marked, k, 2 * t - k)
+        total = _log2_sum(total, _log_choose(honest, size) / math.log(2) + all_inside)
+        if total > 0:
+            return 0.0
+    return total
+
+
+def _log2_flooded(n: int, corrupt: int, k: int) -> float:
+    """Return log2 of a bound on P[more than 3k choose some honest client]."""
+    honest, chance = n - corrupt, k / (n - 1)
+    least = 3 * k - corrupt + 1  # honest clients that choose one, each alone
+    if least > honest:
+        return -math.inf
+    if least <= honest * chance:
+        return 0.0
+    # Above the mean the terms of a binomial tail fall: the first one, and the ratio after it.
+    term = _log_choose(honest, least) + least * math.log(chance)
+    term += (honest - least) * math.log1p(-chance) if chance < 1 else 0.0
+    ratio = (honest - least) / (least + 1) * chance / (1 - chance) if chance < 1 else 0.0
+    return math.log2(n) + (term - math.log1p(-ratio)) / math.log(2)
+
+
+def _log2_sum(a: float, b: float) -> float:
+    """Return log2(2^a + 2^b)."""
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log2(1 + 2.0 ** (low - high))
 
 
 def _check_fractions(corrupt: float, dropouts: float) -> None:

@@ -2,7 +2,8 @@
 
 "Up" goes from a client to the server, "down" from the server to a client. In the malicious model
 every upload is inside a `Signed`. The encoding is a MessagePack array [tag, field, ...]. The high
-four bits of the tag are the format version, 1; in messages that only the ring has they are 3.
+four bits of the tag are the format version, 1; in messages that only the ring has they are 3, only
+the chosen graph 4.
 Messages hold no sender and no session: the contexts bind those into every key (SPEC 1.3).
 """
 
@@ -76,8 +77,22 @@ class RingDirectory(Message, frozen=True, tag=0x33):
     advertisements: tuple[bytes, ...]
 
 
+class ChosenAdvertisement(Advertisement, frozen=True, tag=0x40):
+    """Round 0, up, chosen: an Advertisement and the bitmap of the clients that the sender chose."""
+
+    chosen: bytes
+
+
+class ChosenDirectory(Message, frozen=True, tag=0x41):
+    """Round 0, down, chosen: who advertised (U1), the neighbours, and their advertisements."""
+
+    members: bytes
+    neighbours: bytes
+    advertisements: tuple[bytes, ...]
+
+
 class ShareBundles(Message, frozen=True, tag=0x12):
-    """Round 1, up: a commitment per seed, and a bundle of sealed shares per neighbour in U1."""
+    """Round 1, up: a commitment per seed, and a bundle of sealed shares per holder."""
 
     commitments: tuple[Digest, ...]
     bundles: tuple[bytes, ...]
@@ -142,7 +157,7 @@ class Consistency(Message, frozen=True, tag=0x19):
 
 
 class ConsistencyProof(Message, frozen=True, tag=0x1A):
-    """Consistency round, down: at least t signatures on one U3, in roster order of the signers."""
+    """Consistency round, down: enough signatures on one U3, in roster order of the signers."""
 
     signers: bytes
     signatures: tuple[Signature, ...]
@@ -167,6 +182,8 @@ UPLOADS: tuple[type[Upload], ...] = (
     UnmaskShares,
 )
 RING_UPLOADS: tuple[type[Upload], ...] = (RingAdvertisement, Nonce, *UPLOADS[1:])
+CHOSEN_UPLOADS: tuple[type[Upload], ...] = (ChosenAdvertisement, *UPLOADS[1:])
+_UPLOADS_OF = {"complete": UPLOADS, "ring": RING_UPLOADS, "chosen": CHOSEN_UPLOADS}
 
 _M = TypeVar("_M", bound=Message)
 _HEADER = 5  # the longest MessagePack header of an array or a byte string
@@ -212,7 +229,7 @@ def decode_upload(data: bytes, batch: BatchParams, *tasks: Task) -> Upload:
         DecodeError: as `decode`, or the tag is not one of an upload.
     """
     # The header of these arrays is one byte and so is the tag: the tag is the second byte.
-    for kind in UPLOADS if batch.ring is None else RING_UPLOADS:
+    for kind in _UPLOADS_OF[batch.graph]:
         if data[1:2] == bytes([_tag(kind)]):
             return decode(data, kind, batch, *tasks)
     raise DecodeError("unknown message tag")
@@ -239,13 +256,14 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
     Every MessagePack header counts with its longest form, so the bound is a little too large.
     """
     n = batch.n
-    near = n if batch.ring is None else batch.ring.degree
+    to, source, near = _most_peers(batch)
     bitmap = _HEADER + (n + 7) // 8
     advertisement = 2 * (_HEADER + KEY_SIZE) + batch.steps * (_HEADER + KEY_SIZE)
     on_ring = advertisement + _HEADER + DIGEST_SIZE
-    bundles = near * (_HEADER + bundle_size(batch))
+    bundle = _HEADER + bundle_size(batch)
     if kind is Signed:
-        return _SIGNED + max(max_size(upload, batch, *tasks) for upload in UPLOADS)
+        uploads = _UPLOADS_OF[batch.graph]
+        return _SIGNED + max(max_size(upload, batch, *tasks) for upload in uploads)
     bodies = {
         Advertisement: advertisement,
         RingAdvertisement: on_ring,
@@ -253,23 +271,35 @@ def max_size(kind: type[Message], batch: BatchParams, *tasks: Task) -> int:
         NonceCommitments: bitmap + n * (_HEADER + DIGEST_SIZE),
         Nonce: _HEADER + NONCE_SIZE,
         RingDirectory: bitmap + n * (_HEADER + NONCE_SIZE) + near * (5 * _HEADER + on_ring),
-        ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + bundles,
-        BundleDelivery: bitmap + bundles,
+        ChosenAdvertisement: advertisement + bitmap,
+        ChosenDirectory: 2 * bitmap + near * (_SIGNED + 5 * _HEADER + advertisement + bitmap),
+        ShareBundles: 2 * batch.steps * (_HEADER + DIGEST_SIZE) + to * bundle,
+        BundleDelivery: bitmap + source * bundle,
         BundleReport: bitmap,
         StepRequest: bitmap + most_lost(batch) * _PAIR,
         MaskedInput: max((_vectors_size(task, n) for task in tasks), default=0),
         SurvivorSet: bitmap,
         Consistency: 0,
         ConsistencyProof: bitmap + n * (_HEADER + SIGNATURE_SIZE),
-        UnmaskShares: near * (_HEADER + SHARE_SIZE),
+        UnmaskShares: source * (_HEADER + SHARE_SIZE),
     }
     return 4 * _HEADER + bodies[kind]
 
 
 def most_lost(batch: BatchParams) -> int:
     """Return how many pairs can be lost while everybody keeps enough holders (SPEC 5.2)."""
-    holders = batch.n if batch.ring is None else batch.ring.degree
-    return batch.n * (holders - batch.share_threshold) // 2
+    holders, _, _ = _most_peers(batch)
+    ends = 1 if batch.graph == "chosen" else 2  # a pair there can cost one of its ends nothing
+    return batch.n * (holders - batch.share_threshold) // ends
+
+
+def _most_peers(batch: BatchParams) -> tuple[int, int, int]:
+    """Return the most holders of a client, clients it holds shares of, and neighbours."""
+    if batch.chosen is not None:
+        k, choosers = batch.chosen.degree, batch.chosen.most_choosers
+        return k, choosers, k + choosers
+    near = batch.n if batch.ring is None else batch.ring.degree
+    return near, near, near
 
 
 def _vectors_size(task: Task, n: int) -> int:

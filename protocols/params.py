@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from protocols.errors import ConfigError
 from protocols.phases import ThreatModel
 from protocols.primitives.field import PrimeField
+
+GraphName = Literal["complete", "ring", "chosen"]
 
 DIGEST_SIZE = 32
 IDENTITY_SIZE = 32
@@ -92,6 +94,35 @@ class Ring:
         _check_range("threshold of a neighbourhood", self.threshold, 2, self.degree)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The graph that clients choose themselves, of the malicious model (SPEC 1.4, 8.8).
+
+    `graph_parameters.chosen_parameters` finds safe values. A client's policy checks them.
+
+    Attributes:
+        degree: k, how many others every client chooses; they hold its shares.
+        threshold: τ, shares that rebuild a seed, and holders that must stay; k//2 + 1..k.
+
+    Raises:
+        ConfigError: a value is out of range. With 2τ <= k, half of the holders could open one of a
+            client's seeds and the other half the other one.
+    """
+
+    degree: int
+    threshold: int
+
+    def __post_init__(self) -> None:
+        _check_range("clients that each chooses", self.degree, 2, MAX_CLIENTS - 1)
+        least = self.degree // 2 + 1
+        _check_range("threshold of the chosen", self.threshold, least, self.degree)
+
+    @property
+    def most_choosers(self) -> int:
+        """How many may choose one client; whoever is chosen by more refuses (SPEC 6.2)."""
+        return 3 * self.degree
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Agreed:
     """What all parties agree on for a whole session; the base of three classes (SPEC 2.1).
@@ -103,8 +134,9 @@ class _Agreed:
         threat_model: what the clients assume about the server.
         identities: malicious model: the clients' Ed25519 public keys in roster order, all
             different. Every client knows them by other means than the server. Else empty.
-        ring: the k-regular graph, semi-honest model only; its degree is even or n - 1. None is
-            the complete graph.
+        ring: the k-regular graph, semi-honest model only; its degree is even or n - 1.
+        chosen: the graph that clients choose, malicious model only. Without this and without a
+            ring the graph is complete.
     """
 
     session: bytes
@@ -113,11 +145,19 @@ class _Agreed:
     threat_model: ThreatModel = "semi-honest"
     identities: tuple[bytes, ...] = ()
     ring: Ring | None = None
+    chosen: Chosen | None = None
 
     @property
     def n(self) -> int:
         """Roster size."""
         return len(self.roster)
+
+    @property
+    def graph(self) -> GraphName:
+        """Which of the three graphs this is (SPEC 1.4)."""
+        if self.chosen is not None:
+            return "chosen"
+        return "complete" if self.ring is None else "ring"
 
     @property
     def malicious(self) -> bool:
@@ -136,7 +176,7 @@ class BatchParams(_Agreed):
     Args:
         batch: never reused in the session, whatever happened to it; 0..2^64 - 1.
         steps: M, the number of steps that keys are made for; 1..1024.
-        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
+        session, roster, threshold, threat_model, identities, ring, chosen: see `_Agreed`.
 
     Raises:
         ConfigError: a value is out of range, or two of them do not fit each other.
@@ -157,11 +197,13 @@ class BatchParams(_Agreed):
         _check_range("threshold", self.threshold, self.n // 2 + 1, self.n)
         self._check_identities()
         self._check_ring()
+        self._check_chosen()
 
     @property
     def share_threshold(self) -> int:
         """τ: how many shares rebuild a seed, and how many of their holders must stay (SPEC 1.4)."""
-        return self.threshold if self.ring is None else self.ring.threshold
+        sparse = self.chosen or self.ring
+        return self.threshold if sparse is None else sparse.threshold
 
     def identity(self, client: int) -> bytes:
         """Return the public key that everybody knows of a member of the roster."""
@@ -186,6 +228,14 @@ class BatchParams(_Agreed):
         if degree >= self.n or (degree % 2 and degree != self.n - 1):
             raise ConfigError(f"a ring of {self.n} clients has no neighbourhoods of {degree}")
 
+    def _check_chosen(self) -> None:
+        if self.chosen is None:
+            return
+        if not self.malicious or self.ring is not None:
+            raise ConfigError("chosen neighbours are for the malicious model, in place of a ring")
+        if self.chosen.degree >= self.n:
+            raise ConfigError(f"of {self.n} clients none can choose {self.chosen.degree} others")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms(_Agreed):
@@ -193,7 +243,7 @@ class Terms(_Agreed):
 
     Args:
         rejoin: malicious model: whether a client that missed a step may be back in the next one.
-        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
+        session, roster, threshold, threat_model, identities, ring, chosen: see `_Agreed`.
     """
 
     rejoin: bool = False
@@ -245,7 +295,7 @@ class AggregationParams(_Agreed):
 
     Args:
         step, kind, sections, broadcast_digest: see `Task`.
-        session, roster, threshold, threat_model, identities, ring: see `_Agreed`.
+        session, roster, threshold, threat_model, identities, ring, chosen: see `_Agreed`.
 
     Raises:
         ConfigError: see `BatchParams` and `Task`, or a sum could wrap in a 32-bit field.

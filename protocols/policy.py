@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocols.errors import PolicyError
+from protocols.graph_parameters import log2_split
 from protocols.params import MAX_INPUT, MAX_LENGTH, MAX_STEPS, MIN_CLIENTS, BatchParams, Task
 from protocols.phases import ThreatModel
 from protocols.quantization import CLIP_MAX, CLIP_MIN
@@ -31,6 +32,8 @@ class Policy:
         max_clip: the largest clip of a section.
         kinds: the kinds of sums that are allowed; None allows all.
         first_step: the smallest step number. Steps below it have been answered before.
+        sigma: on the graph that clients choose, a part of them can be summed alone with a
+            probability of at most 2^-sigma a batch, with n_C corrupt clients (SPEC 8.8).
         rejoin: whether a client that missed a step may be back in the next one of the batch.
     """
 
@@ -46,6 +49,7 @@ class Policy:
     kinds: frozenset[str] | None = None
     first_step: int = 0
     rejoin: bool = False
+    sigma: int = 40
 
     def check_batch(self, batch: BatchParams) -> None:
         """Check the parameters that are known before keys are made.
@@ -61,6 +65,10 @@ class Policy:
             raise PolicyError("threshold leaves too few honest clients in a sum")
         if batch.n < self.min_clients:
             raise PolicyError(f"{batch.n} clients, {self.min_clients} needed")
+        if batch.chosen is not None:
+            k, t = batch.chosen.degree, batch.chosen.threshold
+            if log2_split(batch.n, self.colluders, k, t) > -self.sigma:
+                raise PolicyError(f"{k} chosen, {t} needed: too few against {self.colluders}")
 
     def check_members(self, batch: BatchParams, members: int) -> None:
         """Check |U1|, the number of clients that hold shares.

@@ -27,10 +27,11 @@ from codream_secure.compare import comparison
 from codream_secure.config.combinations import inapplicable
 from codream_secure.config.methods import parse_method
 from codream_secure.config.rules import resolve
-from codream_secure.config.settings import Config, load_toml
+from codream_secure.config.settings import Config
 from codream_secure.data import DATASET_NAMES, InputSpec
 from codream_secure.models.build import build_model
 from codream_secure.models.names import MODEL_NAMES
+from codream_secure.storage.toml import load_toml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

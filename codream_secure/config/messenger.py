@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from codream_secure.config.concerns import Bits, Positive
+from codream_secure.config.bounds import Bits, Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from codream_secure.data.downloads import CLASSES, download
 from codream_secure.data.folders import read_folder
 from codream_secure.data.names import DATASET_NAMES
-from codream_secure.data.npz import Arrays, read_npz
+from codream_secure.data.npz import Arrays, as_floats, read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
 from codream_secure.storage.looking import is_folder
@@ -90,7 +90,7 @@ def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Da
         return _load_named(name, data_dir)
     if is_folder(Path(name)):
         folder = read_folder(Path(name), image_size)
-        train, test = _as_floats(folder.train), _as_floats(folder.test)
+        train, test = _floats(name, "training", folder.train), _floats(name, "test", folder.test)
         return make_dataset(Path(name).resolve().name, train, test, class_names=folder.classes)
     msg = (
         f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)}, a path ending in .npz or a"
@@ -103,7 +103,8 @@ def _load_named(name: str, data_dir: Path) -> Dataset:
     if name == "digits":
         return _load_digits()
     if name in CLASSES:
-        train, test = map(_as_floats, download(name, data_dir))
+        parts = download(name, data_dir)
+        train, test = _floats(name, "training", parts[0]), _floats(name, "test", parts[1])
         return make_dataset(name, train, test, class_names=_numbers(CLASSES[name]))
     return dataset_of(Path(name).name, read_npz(Path(name)))
 
@@ -155,8 +156,6 @@ def _check_parts(name: str, train: _Split, test: _Split, classes: int) -> None:
         elif labels.min() < 0 or labels.max() >= classes:
             found = f"from {labels.min()} to {labels.max()}"
             text = f"its {part} labels go {found}, not 0 to {classes - 1}"
-        elif not np.isfinite(images).all() or images.min() < 0 or images.max() > 1:
-            text = f"its {part} images have pixels that are no numbers or out of range"
         else:
             continue
         raise UserError(f"{name}: {text}; replace its files")
@@ -168,11 +167,9 @@ def _check_parts(name: str, train: _Split, test: _Split, classes: int) -> None:
         )
 
 
-def _as_floats(part: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> _Split:
-    images, labels = part
-    pixels = np.ascontiguousarray(images).astype(np.float32)
-    pixels /= np.float32(255)
-    return pixels, labels
+def _floats(name: str, part: str, found: tuple[NDArray[Any], NDArray[np.int64]]) -> _Split:
+    images, labels = found
+    return as_floats(name, f"its {part} part", images), labels
 
 
 @cache

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from codream_secure.errors import UserError
 
-_Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
+_Split = tuple[NDArray[Any], NDArray[np.int64]]  # the pixels have the type of the file
 
 
 class _Source(NamedTuple):
@@ -64,7 +64,8 @@ def download(name: str, data_dir: Path) -> tuple[_Split, _Split]:
         data_dir: Folder of the files; missing ones are put there.
 
     Returns:
-        Training and test part: images, uint8 N x C x H x W, and labels, int64 N.
+        Training and test part: images, N x C x H x W as the files have them (uint8; a file of
+        PathMNIST that was put there may hold floats), and labels, int64 N.
 
     Raises:
         UserError: A download failed, files cannot be read, or medmnist is needed and missing.

@@ -72,8 +72,9 @@ def read_folder(root: Path, size: int | None) -> ImageFolder:
         UserError: There are fewer than two classes, a class is empty, the two parts do not fit
             together, or an image cannot be read or has another size than the first.
     """
+    shape = None if size is None else (size, size)
     train, test, classes = _listed(root)
-    images = _same_channels([_read(path, size) for path, _ in train + test])
+    images = _same_channels([read_image(path, shape) for path, _ in train + test])
     _check_sizes(root, [path for path, _ in train + test], images)
     pixels = np.stack(images).transpose(0, 3, 1, 2)
     labels = np.array([label for _, label in train + test], dtype=np.int64)
@@ -148,6 +149,44 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in found if not (_is_own(path) or _holds_only_own(path)))
 
 
+def read_image(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """Read one image: uint8, H x W x 1 if it is grey, else H x W x 3.
+
+    Args:
+        path: of the file.
+        size: height and width to resize it to (bilinear); None: it keeps its own.
+
+    Raises:
+        UserError: it cannot be read, or has pixels of another type.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415 - only needed here
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _GREY | _COLOUR:
+                raise _error(path, f"its pixels are of type {image.mode}; store 8-bit grey or RGB")
+            turned = ImageOps.exif_transpose(image)
+            plain = turned.convert("L" if image.mode in _GREY else "RGB")
+            if size is not None:
+                plain = plain.resize(size[::-1], Image.Resampling.BILINEAR)
+            pixels = np.asarray(plain)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _error(path, "it is not a readable image; repair or remove it") from error
+    return pixels if pixels.ndim == _COLOUR_AXES else pixels[..., None]
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return all images below a folder, in the order of their paths.
+
+    Raises:
+        UserError: it has none, or cannot be read.
+    """
+    try:
+        return _images(folder)
+    except OSError as error:
+        raise _error(folder, f"cannot be read ({error.strerror})") from error
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".")
 
@@ -198,24 +237,6 @@ def _walk(folder: Path) -> tuple[list[Path], bool]:
 def _raise(error: OSError) -> None:
     """Let `os.walk` pass over nothing that it cannot read: that would be other data."""
     raise error
-
-
-def _read(path: Path, size: int | None) -> NDArray[np.uint8]:
-    """Read one image: uint8, H x W x 1 if it is grey, else H x W x 3."""
-    from PIL import Image, ImageOps  # noqa: PLC0415 - only needed here
-
-    try:
-        with Image.open(path) as image:
-            if image.mode not in _GREY | _COLOUR:
-                raise _error(path, f"its pixels are of type {image.mode}; store 8-bit grey or RGB")
-            turned = ImageOps.exif_transpose(image)
-            plain = turned.convert("L" if image.mode in _GREY else "RGB")
-            if size is not None:
-                plain = plain.resize((size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(plain)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _error(path, "it is not a readable image; repair or remove it") from error
-    return pixels if pixels.ndim == _COLOUR_AXES else pixels[..., None]
 
 
 def _same_channels(images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:

@@ -3,7 +3,7 @@
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from codream_secure.errors import UserError
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
+_IMAGES: Final = ("images", "x_test")
 MAX_CHANNELS: Final = 4
 MAX_CLASSES: Final = 65_536
 
@@ -57,7 +58,17 @@ def read_npz(path: Path) -> Arrays:
         UserError: The file is missing or is not a readable `.npz` file, or an array is missing
             or has the wrong shape, type or values.
     """
-    return check_arrays(path, _read_arrays(path))
+    return check_arrays(path, _read_arrays(path, lambda _: KEYS))
+
+
+def read_images(path: Path) -> NDArray[Any]:
+    """Return the images in a file, unchecked: its array `images`, else `x_test`.
+
+    Raises:
+        UserError: The file is missing or is not a readable `.npz` file, or has neither array.
+    """
+    keys = _read_arrays(path, lambda names: [k for k in _IMAGES if k in names][:1] or _IMAGES[:1])
+    return next(iter(keys.values()))
 
 
 def check_arrays(source: Path | str, raw: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -93,7 +104,10 @@ def _error(source: Path | str, text: str) -> UserError:
     return UserError(f"{source}: {text}")
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _read_arrays(
+    path: Path, wanted: Callable[[Collection[str]], Sequence[str]]
+) -> dict[str, NDArray[Any]]:
+    """Return arrays of a file; `wanted` chooses their names from those that are there."""
     try:
         # Opened here, so that the file is closed even if numpy fails while it reads.
         with path.open("rb") as stream:
@@ -101,11 +115,12 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 raise _error(path, "not a complete .npz file; write it with numpy.savez")
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as archive:
-                missing = [key for key in KEYS if key not in archive]
+                keys = wanted(archive.files)
+                missing = [key for key in keys if key not in archive]
                 if missing:
-                    text = f"no array {', '.join(missing)}; it must hold {', '.join(KEYS)}"
+                    text = f"no array {', '.join(missing)}; it must hold {', '.join(keys)}"
                     raise _error(path, text)
-                return {key: np.asarray(archive[key]) for key in KEYS}
+                return {key: np.asarray(archive[key]) for key in keys}
     except FileNotFoundError as error:
         raise _error(path, "no such file; check the path given as dataset") from error
     except MemoryError as error:
@@ -134,7 +149,16 @@ def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[n
         raise _error(source, text)
     if array.size == 0:
         raise _error(source, f"{key} is empty (shape {array.shape}); both splits need images")
-    pixels = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    return as_floats(source, key, array.transpose(0, 3, 1, 2))
+
+
+def as_floats(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Return pixels, uint8 or floats in [0, 1], as contiguous float32 in [0, 1].
+
+    Raises:
+        UserError: they have another type, or are out of range.
+    """
+    pixels = np.ascontiguousarray(array)
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32) / np.float32(255)
     if pixels.dtype.kind != "f":
@@ -142,7 +166,7 @@ def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[n
         raise _error(source, text)
     if not np.isfinite(pixels).all():
         raise _error(source, f"{key} has NaN or infinite pixels; remove or repair those images")
-    if pixels.min() < 0 or pixels.max() > 1:
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 1):
         text = (
             f"{key} has pixels from {pixels.min():g} to {pixels.max():g}; bring them to [0, 1]"
             " (divide by the greatest possible pixel, undo any normalisation) or store uint8"

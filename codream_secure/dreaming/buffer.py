@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codream_secure.data.augment import Augmentation, augmented
+from codream_secure.runtime.parallel import stop_if_interrupted
 
 
 class DreamBuffer:
@@ -47,6 +48,7 @@ class DreamBuffer:
         for _ in range(count):
             order = torch.randperm(len(dreams), generator=shuffle).to(dreams.device)
             for rows in torch.split(order, _sizes(len(order), batch)):
+                stop_if_interrupted()
                 yield augmented(dreams[rows], augmentation, shuffle), targets[rows]
 
 

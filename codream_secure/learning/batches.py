@@ -11,6 +11,7 @@ from codream_secure.config.concerns import LearningConfig
 from codream_secure.data.augment import augmented_locally
 from codream_secure.data.examples import Examples
 from codream_secure.data.pixels import PixelScale
+from codream_secure.runtime.parallel import stop_if_interrupted
 from codream_secure.storage.checkpoint import StreamState
 
 # Changes a minibatch of scaled images, with a generator on the CPU.
@@ -65,7 +66,8 @@ class BatchStream:
         self._position = 0
 
     def next(self) -> tuple[Tensor, Tensor]:
-        """Return examples and labels of the next minibatch."""
+        """Return examples and labels of the next minibatch; a signal ends training here."""
+        stop_if_interrupted()
         # A smaller last minibatch is left out: BatchNorm statistics of two images are noise.
         if self._position + self.size > len(self._order):
             order = torch.randperm(len(self._x), generator=self._shuffle)

@@ -15,6 +15,7 @@ from codream_secure.privacy.budget import PrivacyBudget
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.integer_noise import IntegerNoise
 from codream_secure.privacy.model_checks import check_private_model
+from codream_secure.runtime.parallel import stop_if_interrupted
 from codream_secure.storage.checkpoint import NoiseState
 from protocols.primitives.keys import hkdf
 
@@ -90,8 +91,8 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
         One example moves the sum by at most ``grid.l2``, exactly. The noise is discrete Gaussian
         with a variance of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of
         each step's own; its sampler is exact up to the distance that `IntegerNoise` states. At
-        full batch a step costs no more than the Gaussian mechanism does by RDP (Canonne, Kamath,
-        Steinke 2020, Theorem 4).
+        full batch a step costs what `accounting.training_mechanism` says. Proof:
+        docs/accounting.md.
     """
 
     def __init__(
@@ -214,6 +215,7 @@ class PrivateTrainer:
         Raises:
             BudgetExhausted: all steps are spent; nothing was computed.
         """
+        stop_if_interrupted()
         self._budget.charge()
         self.model.train()  # Opacus' hooks do nothing in evaluation mode
         drawn = torch.from_numpy(self._draw.random(len(y)) < self.sampling_rate).to(x.device)

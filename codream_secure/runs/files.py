@@ -19,13 +19,13 @@ def is_cell(folder: Path) -> bool:
 
 
 def text_of(path: Path) -> str:
-    """Return the text of a file.
+    """Return the text of a file, without the byte order mark that an editor may have put there.
 
     Raises:
         UserError: it cannot be read, or it is no text.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise damaged(path, "it is no text") from None
     except OSError as error:

@@ -10,7 +10,7 @@ import msgspec
 from filelock import FileLock
 
 from codream_secure.config.rules import resolve, to_toml
-from codream_secure.config.settings import Config, load_toml
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
@@ -39,6 +39,7 @@ from codream_secure.storage.files import (
 )
 from codream_secure.storage.folder_lock import claim, is_empty, new_folder
 from codream_secure.storage.looking import is_file, is_folder
+from codream_secure.storage.toml import load_toml
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter

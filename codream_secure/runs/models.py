@@ -31,6 +31,8 @@ def _described(run: Run, name: str) -> Description:
     # The server's model has the first architecture, as client 0.
     client = None if name == SERVER else int(name.removeprefix("client-"))
     reported, guarantee = run.observer.reported(), run.guarantee()
+    if guarantee is not None and guarantee.unit == "client" and client is not None:
+        guarantee = None  # a client's own model is trained on its own data without noise
     accuracy = None
     if reported is not None:
         accuracy = reported.server if client is None else reported.clients[client]

@@ -53,19 +53,22 @@ def admit(folder: StateFolder, content: bytes) -> None:
     key = hashlib.sha256(content).digest()
     # The number is the site's own. A server could choose a session's name twice.
     number = len(site_log.entries(folder)).to_bytes(_NUMBER, "big")
-    for start in range(0, len(kept), _SIZE):
-        if kept[start : start + _HASH] == key:
-            if kept[start + _HASH : start + _SIZE] != number:
-                raise RequestRefused(
-                    "an earlier session asked the same of this site (D1); a run that repeats "
-                    "another, with the same seed, needs `deploy forget` of the site's operator"
-                )
-            return
-    if len(kept) >= MOST * _SIZE:
+    whole = len(kept) // _SIZE * _SIZE  # a process that died left part of an entry
+    start = kept.find(key)
+    while start % _SIZE and start >= 0:
+        start = kept.find(key, start + 1)
+    if 0 <= start < whole:
+        if kept[start + _HASH : start + _SIZE] != number:
+            raise RequestRefused(
+                "an earlier session asked the same of this site (D1); a run that repeats "
+                "another, with the same seed, needs `deploy forget` of the site's operator"
+            )
+        return
+    if whole >= MOST * _SIZE:
         raise RequestRefused(
             f"this site remembers {MOST} requests and forgets none by itself: `deploy forget`"
         )
-    folder.save(RECORD, kept + key + number)
+    folder.extend(RECORD, key + number, whole)
 
 
 def forget(path: Path) -> int:

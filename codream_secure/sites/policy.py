@@ -1,7 +1,6 @@
 """A site's own policy: the bounds that its operator sets, in ``policy.toml`` beside its folder."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,6 +10,8 @@ from msgspec import Meta
 
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.models.names import MODEL_NAMES
+from codream_secure.storage.looking import is_file, is_folder
+from codream_secure.storage.toml import load_toml
 from protocols.params import MAX_CLIENTS, MAX_INPUT, MAX_LENGTH, MAX_STEPS
 from protocols.quantization import CLIP_MAX, CLIP_MIN
 
@@ -39,8 +40,8 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         max_clients: the most sites of a session.
         rejoin: malicious model: whether a site that missed a step may take part in the next one.
         returns: how often, in a session without rejoin, a cohort may grow again.
-        small_differences: how many sums of a session may differ by one site from an earlier one
-            about similar pixels (malicious model).
+        small_differences: how many sums of a session may show one site's answer by their
+            difference to an earlier one about similar pixels (malicious model).
         similar_pixels: pixels are similar if they differ by less than this, root mean square.
         sessions_per_day, sessions_total: how many sessions may begin.
         sessions: sessions, in hex, that are admitted beyond these two numbers.
@@ -141,15 +142,8 @@ class SitePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             UserError: the file cannot be read, has an unknown entry, or a value out of range.
         """
         path = path_of(folder)
-        try:
-            entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return cls()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not a TOML file: {error}") from None
-        return cls.of(entries, str(path))
+        there = is_file(path) or is_folder(path)
+        return cls.of(load_toml(path), str(path)) if there else cls()
 
     @classmethod
     def of(cls, entries: Mapping[str, object], source: str = FILE) -> Self:

@@ -39,6 +39,7 @@ from codream_secure.runtime.parallel import one_core_each
 from codream_secure.runtime.seeds import generator
 from codream_secure.sites import pending
 from codream_secure.sites.history import SIZE, after, name_of
+from codream_secure.sites.kept_model import keep_model
 from codream_secure.sites.run_terms import run_label_plan
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.summand import Compute, Contribution, whatever_happens
@@ -192,7 +193,8 @@ class StoredLearner:
         name = name_of(broadcast)
         if self._has_answered(name):
             raise RequestRefused("this broadcast was answered before in this session")
-        self._folder.save(_ANSWERED, (self._folder.load(_ANSWERED) or b"") + name)
+        answered = self._folder.load(_ANSWERED) or b""
+        self._folder.extend(_ANSWERED, name, len(answered) // SIZE * SIZE)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         client.measure = lambda: self._accuracy(federation)
@@ -319,10 +321,16 @@ class StoredLearner:
         shuffle = generator(seed, "acquisition", message.round, self._settings.client)
         whatever_happens(lambda: acquire(client.learner, buffer, settings, shuffle))
         self._save(client.state(), buffer)
+        # Whatever goes wrong with the folder that stays, the site has learned and answers so.
+        whatever_happens(lambda: self._keep_model(federation, message.round))
         for name in self._folder.names():
             if name.startswith(_LABELLED):
                 self._folder.erase(name)
         return msgspec.structs.replace(self._after(message), rounds=message.round)
+
+    def _keep_model(self, federation: Federation, number: int) -> None:
+        site = self._settings
+        keep_model(federation, site.client, site.folder, number, self._accuracy(federation))
 
     def _after(self, message: Lesson) -> Session:
         """Return the session with one more message in its record."""

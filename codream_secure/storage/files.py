@@ -71,16 +71,45 @@ def append(path: Path, line: str) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _MODE)
+    _extend(path, line.encode(), None, _MODE)
+
+
+def extend(path: Path, data: bytes, *, end: int, mode: int = _MODE) -> None:
+    """Write bytes behind the first ``end`` of a file; when this returns, they are on disk.
+
+    What a process that died left behind ``end`` is cut off. On an error the file has ``end`` bytes.
+
+    Args:
+        path: of the file, in a folder that exists; with an ``end`` of 0 it is made.
+        data: what is added.
+        end: bytes of the file that are kept.
+        mode: of a new file, before the umask.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    _extend(path, data, end, mode)
+    if not end:
         try:
-            end = os.fstat(descriptor).st_size
+            sync(path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from None
+
+
+def _extend(path: Path, data: bytes, end: int | None, mode: int) -> None:
+    """Append to the first ``end`` bytes of a file, or to all of them (None)."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+        try:
+            size = os.fstat(descriptor).st_size
+            if end is not None and end < size:
+                os.ftruncate(descriptor, end)
             try:
-                _write_all(descriptor, line.encode())
+                _write_all(descriptor, data)
                 os.fsync(descriptor)
             except BaseException:
                 with suppress(OSError):
-                    os.ftruncate(descriptor, end)
+                    os.ftruncate(descriptor, size if end is None else end)
                 raise
         finally:
             os.close(descriptor)

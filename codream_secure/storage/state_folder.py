@@ -11,12 +11,13 @@ from typing import Self, TypeVar
 import msgspec
 
 from codream_secure.errors import UserError
-from codream_secure.storage.files import PART, clean, replace, sync
+from codream_secure.storage.files import PART, clean, extend, replace, sync
 from codream_secure.storage.folder_lock import claim
 
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _LOCK = "lock"
+_LENGTH = 4  # bytes that hold the length of what was added
 
 _T = TypeVar("_T")
 
@@ -38,6 +39,7 @@ class StateFolder:
     def __init__(self, path: Path, *, patience: float = 0.0) -> None:
         self.path = path
         self.answered: dict[str, int] = {}
+        self._ends: dict[str, int] = {}  # bytes of records that are added to
         try:
             path.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             path.chmod(_FOLDER_MODE)
@@ -90,8 +92,43 @@ class StateFolder:
         kept = self.load(name)
         return None if kept is None else msgspec.msgpack.decode(kept, type=kind)
 
+    def lines(self, name: str) -> list[bytes]:
+        """Return what was added to a record with `add`, in order; empty if there is none.
+
+        What a process that died left unfinished at its end is not there: nothing was sent after it.
+        """
+        kept, at, found = self.load(name) or b"", 0, []
+        while size := int.from_bytes(kept[at : at + _LENGTH], "big"):
+            if at + _LENGTH + size > len(kept):
+                break
+            found.append(kept[at + _LENGTH : at + _LENGTH + size])
+            at += _LENGTH + size
+        self._ends[name] = at
+        return found
+
+    def add(self, name: str, data: bytes) -> None:
+        """Add to a record of `lines` without writing it again; on disk when this returns.
+
+        Args:
+            name: of the record; a plain file name.
+            data: 1 byte at least, below 2^32.
+
+        Raises:
+            WriteError: it cannot be written; the record is as before.
+        """
+        if name not in self._ends:
+            self.lines(name)
+        line = len(data).to_bytes(_LENGTH, "big") + data
+        self.extend(name, line, self._ends[name])
+        self._ends[name] += len(line)
+
+    def extend(self, name: str, data: bytes, end: int) -> None:
+        """Write bytes behind the first ``end`` of a record, see `files.extend`."""
+        extend(self.path / name, data, end=end, mode=_FILE_MODE)
+
     def erase(self, name: str) -> None:
         """Remove a record if it exists. Flash memory may keep its blocks for some time."""
+        self._ends.pop(name, None)
         (self.path / name).unlink(missing_ok=True)
         sync(self.path)
 

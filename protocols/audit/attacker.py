@@ -18,6 +18,7 @@ from protocols.errors import CryptoError
 from protocols.graph import share_points
 from protocols.messages import (
     Advertisement,
+    ChosenAdvertisement,
     KeyDirectory,
     MaskedInput,
     ShareBundles,
@@ -60,11 +61,13 @@ class Opened:
 class View:
     """What one client was shown before it shared its seeds: the context and public mask keys.
 
-    The keys are those of all members on the complete graph, of the neighbours on the ring.
+    The keys are those of all members on the complete graph, of the neighbours on the others.
+    `owners` are the clients whose shares it holds.
     """
 
     off1: bytes
     mask_keys: Mapping[int, tuple[bytes, ...]]
+    owners: frozenset[int]
 
 
 class ReferenceAttacker:
@@ -122,11 +125,16 @@ class ReferenceAttacker:
         self, client: int, off1: bytes, listed: Mapping[int, bytes], sent: ShareBundles
     ) -> None:
         """Record the advertisements, its own included, that a client shared its seeds for."""
-        keys = {}
+        keys, owners = {}, set(listed)
+        if self._batch.graph != "complete":
+            owners.discard(client)
         for u, data in listed.items():
             message = signing.unwrap(data, self._batch)[0]
             keys[u] = message.mask_keys if isinstance(message, Advertisement) else ()
-        self._views[client] = View(off1, keys)
+            if isinstance(message, ChosenAdvertisement):
+                chosen = messages.decode_set(message.chosen, self._batch.roster)
+                owners -= set() if client in chosen else {u}
+        self._views[client] = View(off1, keys, frozenset(owners))
         self._commitments[client] = sent.commitments
 
     def saw_input(self, client: int, request: StepRequest, task: Task, sent: MaskedInput) -> None:
@@ -154,7 +162,7 @@ class ReferenceAttacker:
             (Kind.SELF_MASK, alive, sent.self_shares),
             (Kind.MASK_KEY, dropped, sent.key_shares),
         ):
-            owners = [v for v in group if self._holds(client, v) and v not in lost]
+            owners = [v for v in group if v in self._views[client].owners and v not in lost]
             for peer, share in zip(owners, shares, strict=True):
                 self._learn(client, peer, sent.key, kind, share)
                 self.given.setdefault((client, sent.key, peer), set()).add(kind)
@@ -243,11 +251,6 @@ class ReferenceAttacker:
         near = set(sent.active).intersection(self._views[sent.client].mask_keys)
         return near - {sent.client} - sent.lost
 
-    def _holds(self, client: int, owner: int) -> bool:
-        """Whether a client was given shares of another's seeds, or keeps those of its own."""
-        own = self._batch.ring is None
-        return owner in self._views[client].mask_keys and (own or owner != client)
-
     def _hidden_peers(self, sent: Sent) -> set[int]:
         """Return the peers whose common mask with the sender is not known."""
         if self._public(sent, sent.client) in self._pairs:
@@ -274,9 +277,9 @@ class ReferenceAttacker:
 
     def _closed(self, part: list[Sent]) -> bool:
         """Tell whether all unknown masks cancel within the part, and all self masks are known."""
-        members = {sent.client for sent in part}
+        peers = {sent.client: self._peers(sent) for sent in part}
         return all(
-            self._hidden_peers(sent) <= members
+            all(sent.client in peers.get(v, ()) for v in self._hidden_peers(sent))
             and (sent.client, sent.key, Kind.SELF_MASK) in self._seeds
             for sent in part
         )

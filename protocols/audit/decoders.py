@@ -22,6 +22,8 @@ from protocols.messages import (
     Advertisement,
     BundleDelivery,
     BundleReport,
+    ChosenAdvertisement,
+    ChosenDirectory,
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
@@ -63,7 +65,7 @@ class Samples:
 def samples() -> Samples:
     """Return one message of every kind, most from a run of the malicious model with a dropout.
 
-    Messages that such a run does not send (ring, reports) are made up.
+    Messages that such a run does not send (sparse graphs, reports) are made up.
     """
     batch = some.make_batch(CLIENTS, "malicious")
     roster = batch.roster
@@ -102,6 +104,8 @@ def samples() -> Samples:
         NonceCommitments(b"\5", (b"a" * 32, b"b" * 32)),
         Nonce(b"n" * 32),
         RingDirectory(b"\3", (b"a" * 32, b"b" * 32), (b"keys",)),
+        ChosenAdvertisement(b"a" * 32, (b"b" * 32,), b"c" * 32, b"\3"),
+        ChosenDirectory(b"\7", b"\3", (b"keys", b"more")),
     )
     found |= {type(message): messages.encode(message) for message in rare}
     return Samples(params, found)

@@ -278,29 +278,31 @@ class LyingServer:
         self.signatures.setdefault(chosen, {})[client] = signature or b""
 
     def proof(self, client: int, about: Iterable[int] | bytes) -> bytes | None:
-        """Send all signatures that exist on a survivor set; the attacker gets the shares."""
-        return self._unmask(client, about if isinstance(about, bytes) else self._proof_of(about))
+        """Send the signatures that exist on a survivor set; the attacker gets the shares."""
+        data = about if isinstance(about, bytes) else self._proof_of(client, about)
+        return self._unmask(client, data)
 
     def _survivor_set(self, members: Iterable[int]) -> bytes:
-        bitmap = messages.encode_set(tuple(members), self.batch.roster)
-        return messages.encode(SurvivorSet(bitmap))
+        return messages.encode(SurvivorSet(messages.encode_set(tuple(members), self.batch.roster)))
 
     def _named(self, data: bytes) -> tuple[int, ...]:
         bitmap = messages.decode(data, SurvivorSet, self.batch).survivors
         return messages.decode_set(bitmap, self.batch.roster)
 
-    def _proof_of(self, about: Iterable[int]) -> bytes:
-        known = dict(sorted(self.signatures.get(tuple(sorted(about)), {}).items()))
+    def _proof_of(self, client: int, about: Iterable[int]) -> bytes:
+        known = self._signatures_for(client, about)
         signers = messages.encode_set(known, self.batch.roster)
         return messages.encode(ConsistencyProof(signers, tuple(known.values())))
+
+    def _signatures_for(self, _client: int, about: Iterable[int]) -> dict[int, bytes]:
+        return dict(sorted(self.signatures.get(tuple(sorted(about)), {}).items()))
 
     def _unmask(self, client: int, data: bytes) -> bytes | None:
         self.shown[client, "unmask"] = data
         reply = self._ask(client, None, lambda c: c.unmask(data))
         upload = self._upload(reply)
         if isinstance(upload, UnmaskShares):
-            malicious = self.batch.malicious
-            alive = self.told_survivors[client] if malicious else self._named(data)
+            alive = self.told_survivors[client] if self.batch.malicious else self._named(data)
             self.attacker.answered(client, f"shares {upload.key}", reply or b"")
             self.attacker.saw_shares(client, self.told[client][0], alive, upload)
         return reply
@@ -344,6 +346,5 @@ class LyingServer:
             signed = messages.decode(listed[client], messages.Signed, self.batch)
             data = messages.encode(messages.Signed(data, signed.signature))
         changed = {**listed, client: data}
-        return KeyDirectory(
-            messages.encode_set(changed, self.batch.roster), tuple(changed.values())
-        )
+        members = messages.encode_set(changed, self.batch.roster)
+        return KeyDirectory(members, tuple(changed.values()))

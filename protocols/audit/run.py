@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from protocols.audit.checks import Outcome
+from protocols.audit.chosen import chosen_graph
 from protocols.audit.decoders import codec, fuzzing
 from protocols.audit.hostile import hostile_clients
 from protocols.audit.lies import policy_first, substitution
@@ -35,6 +36,7 @@ PROPERTIES: tuple[Property, ...] = (
     substitution,
     hostile_clients,
     lost_pairs,
+    chosen_graph,
     lying_server,
     semi_honest_gate,
 )

@@ -18,7 +18,14 @@ from protocols.client.states import Party
 from protocols.messages import StepRequest
 from protocols.pairs import Pairs
 from protocols.pairs import encode as encode_pairs
-from protocols.params import AggregationParams, BatchParams, Section, Task, default_threshold
+from protocols.params import (
+    AggregationParams,
+    BatchParams,
+    Chosen,
+    Section,
+    Task,
+    default_threshold,
+)
 from protocols.phases import DropSchedule, ThreatModel
 from protocols.phases import Phase as Round
 from protocols.policy import Policy
@@ -97,6 +104,7 @@ def make_batch(
     threshold: int | None = None,
     number: int = 1,
     session: bytes = bytes(32),
+    chosen: Chosen | None = None,
 ) -> BatchParams:
     """Return a batch of n clients 10, 13, 16 and so on: ids are not roster indices."""
     roster = tuple(range(10, 10 + 3 * n, 3))
@@ -109,6 +117,7 @@ def make_batch(
         threshold=default_threshold(n) if threshold is None else threshold,
         threat_model=threat_model,
         identities=tuple(key.public for key in keys.values()),
+        chosen=chosen,
     )
 
 

@@ -10,11 +10,11 @@ to the batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
-from protocols import context, masking, messages, signing
+from protocols import context, masking, messages
 from protocols.client.bundles import (
     agree,
     bundle_key,
@@ -22,6 +22,14 @@ from protocols.client.bundles import (
     open_bundle,
     seal_bundle,
     split_seeds,
+)
+from protocols.client.directories import (
+    advertisement,
+    checked_choices,
+    checked_directory,
+    checked_members,
+    checked_nonces,
+    ring_advertisement,
 )
 from protocols.client.states import (
     Advertised,
@@ -34,12 +42,13 @@ from protocols.client.states import (
     StepKeys,
     server_fault,
 )
-from protocols.errors import CryptoError, DecodeError
-from protocols.graph import Clients, least_on_ring, neighbourhood
+from protocols.graph import Clients, choose, neighbourhood
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
     BundleReport,
+    ChosenAdvertisement,
+    ChosenDirectory,
     KeyDirectory,
     Nonce,
     NonceCommitments,
@@ -54,14 +63,11 @@ from protocols.primitives import shamir
 from protocols.primitives.keys import KEY_SIZE, Entropy, KeyPair, draw
 from protocols.seeds import commit_all
 
-_A = TypeVar("_A", bound=Advertisement)
-
-
 # Round 0: advertise keys -----------------------------------------------------------------------
 
 
 def advertise_keys(party: Party, entropy: Entropy) -> Move:
-    """Draw the channel key, two seeds a step, and on the ring a nonce (SPEC 6.1, 6.9)."""
+    """Draw the channel key, two seeds a step, a nonce or whom to choose (SPEC 6.1, 6.9)."""
     channel = draw(entropy, KEY_SIZE)
     seeds = tuple(
         OwnSeeds(shamir.draw_element(entropy), shamir.draw_element(entropy))
@@ -78,14 +84,22 @@ def advertise_keys(party: Party, entropy: Entropy) -> Move:
         commit_all(commitments(party, seeds)),
     )
     nonce = b""
+    chosen: Clients = ()
     if party.batch.ring is not None:
         nonce = draw(entropy, NONCE_SIZE)
         committed = context.nonce_commitment(off0, party.client, nonce)
-        message = RingAdvertisement(
-            message.channel_key, message.mask_keys, message.commitment, committed
-        )
+        message = RingAdvertisement(*_fields(message), committed)
+    if party.batch.chosen is not None:
+        roster, k = party.batch.roster, party.batch.chosen.degree
+        chosen = choose(party.client, roster, k, draw(entropy, NONCE_SIZE))
+        message = ChosenAdvertisement(*_fields(message), messages.encode_set(chosen, roster))
     # What was sent is kept byte for byte: the directory must list exactly this (SPEC 6.2).
-    return Move(Advertised(channel, seeds, party.wrap(off0, message), nonce), message, off0)
+    nxt = Advertised(channel, seeds, party.wrap(off0, message), nonce, chosen)
+    return Move(nxt, message, off0)
+
+
+def _fields(message: Advertisement) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    return message.channel_key, message.mask_keys, message.commitment
 
 
 # Draw, ring only -------------------------------------------------------------------------------
@@ -119,13 +133,12 @@ def share_keys(party: Party, state: Advertised, message: KeyDirectory) -> Move:
         DecodeError, RemoteProtocolError: the directory is not acceptable.
         PolicyError: U1 is outside the policy.
     """
-    directory = _checked_directory(party, state, message)
+    directory = checked_directory(party, state, message)
     off1 = context.advertised(party.off0, zip(directory, message.advertisements, strict=True))
     members = tuple(directory)
     peers = neighbourhood(party.batch, party.client, members, off1)
-    shared, bundles = _share(
-        party, state, off1, {v: _Peer(directory[v], off1) for v in peers}, members
-    )
+    near = {v: _Peer(directory[v], off1) for v in peers}
+    shared, bundles = _share(party, state, off1, near, members)
     return Move(shared, bundles, off1)
 
 
@@ -136,22 +149,61 @@ def share_on_ring(party: Party, state: Drawn, message: RingDirectory) -> Move:
         DecodeError, RemoteProtocolError: the directory is not acceptable.
         PolicyError: U1 is outside the policy.
     """
-    nonces = _checked_nonces(party, state, message)
+    nonces = checked_nonces(party, state, message)
     off1 = context.drawn(party.off0, state.committed, nonces)
     members = tuple(nonces)
     peers = neighbourhood(party.batch, party.client, members, off1)
     if len(message.advertisements) != len(peers):
         raise server_fault(Phase.SHARE_KEYS, "numbers of advertisements and of neighbours differ")
     listed = dict(zip(peers, message.advertisements, strict=True))
-    directory = {v: _ring_advertisement(party, state, v, data) for v, data in listed.items()}
-    own = _advertisement(party, party.client, state.own.sent, RingAdvertisement)
+    directory = {v: ring_advertisement(party, state, v, data) for v, data in listed.items()}
+    own = advertisement(party, party.client, state.own.sent, RingAdvertisement)
     if keys_repeat((own, *directory.values())):
         raise server_fault(Phase.SHARE_KEYS, "keys repeat")
-    ends = {v: {party.client: state.own.sent, v: data} for v, data in listed.items()}
-    near = {v: _Peer(directory[v], context.edge(off1, ends[v])) for v in peers}
+    near = _peers(party, state.own, off1, listed, directory)
     others = tuple(v for v in members if v not in near)
     shared, bundles = _share(party, state.own, off1, near, peers)
     return Move(msgspec.structs.replace(shared, non_neighbours=others), bundles, off1)
+
+
+def share_chosen(party: Party, state: Advertised, message: ChosenDirectory) -> Move:
+    """Chosen graph: share all seeds with the clients that this one chose (SPEC 6.2).
+
+    Raises:
+        DecodeError, RemoteProtocolError: the directory is not acceptable.
+        PolicyError: U1 is outside the policy.
+    """
+    members, neighbours = checked_members(party, message)
+    listed = dict(zip(neighbours, message.advertisements, strict=True))
+    directory = {
+        v: advertisement(party, v, data, ChosenAdvertisement) for v, data in listed.items()
+    }
+    chosen = tuple(v for v in state.chosen if v in frozenset(members))
+    choosers = checked_choices(party, directory, chosen)
+    own = advertisement(party, party.client, state.sent, ChosenAdvertisement)
+    if keys_repeat((own, *directory.values())):
+        raise server_fault(Phase.SHARE_KEYS, "keys repeat")
+    off1 = context.listed(party.off0, message.members)
+    near = _peers(party, state, off1, listed, directory)
+    shared, bundles = _share(party, state, off1, near, chosen)
+    inbound = {v: key for v, key in shared.inbound_keys.items() if v in choosers}
+    others = tuple(v for v in members if v not in choosers)
+    shared = msgspec.structs.replace(
+        shared, inbound_keys=inbound, non_neighbours=others, chosen=chosen
+    )
+    return Move(shared, bundles, off1)
+
+
+def _peers(
+    party: Party,
+    state: Advertised,
+    off1: bytes,
+    sent: Mapping[int, bytes],
+    keys: Mapping[int, Advertisement],
+) -> dict[int, _Peer]:
+    """Return the neighbours on a sparse graph, by the advertisements as sent and as decoded."""
+    ends = {v: {party.client: state.sent, v: data} for v, data in sent.items()}
+    return {v: _Peer(keys[v], context.edge(off1, ends[v])) for v in sent}
 
 
 class _Peer(NamedTuple):
@@ -164,81 +216,19 @@ class _Peer(NamedTuple):
 def _share(
     party: Party, state: Advertised, off1: bytes, peers: Mapping[int, _Peer], holders: Clients
 ) -> tuple[Shared, ShareBundles]:
-    """Split the seeds among the holders, and seal a bundle for every neighbour."""
+    """Split the seeds among the holders, and seal a bundle for each of them that is a peer."""
     held = split_seeds(party, state.seeds, holders)
     channel = KeyPair.from_private_bytes(state.channel)
     secrets = {v: agree(channel, v, peer.keys.channel_key) for v, peer in peers.items()}
     own, edge = party.client, {v: peer.edge for v, peer in peers.items()}
-    outbound = {v: bundle_key(secrets[v], edge[v], own, v) for v in peers}
+    outbound = {v: bundle_key(secrets[v], edge[v], own, v) for v in peers if v in held}
     inbound = {v: bundle_key(secrets[v], edge[v], v, own) for v in peers}
-    bundles = tuple(seal_bundle(party, outbound[v], held[v], off1, recipient=v) for v in peers)
+    bundles = tuple(
+        seal_bundle(party, key, held[v], off1, recipient=v) for v, key in outbound.items()
+    )
     mask_keys = {v: peer.keys.mask_keys for v, peer in peers.items()}
     nxt = Shared(off1, mask_keys, inbound, state.seeds, held.get(own, ()))
     return nxt, ShareBundles(commitments(party, state.seeds), bundles)
-
-
-def _checked_directory(
-    party: Party, state: Advertised, message: KeyDirectory
-) -> dict[int, Advertisement]:
-    """Return client -> advertisement of U1, after every check of SPEC 6.2."""
-    batch = party.batch
-    members = messages.decode_set(message.members, batch.roster)
-    if len(members) < batch.threshold:
-        raise server_fault(Phase.SHARE_KEYS, "fewer keys than the threshold")
-    if len(members) != len(message.advertisements):
-        raise server_fault(Phase.SHARE_KEYS, "numbers of advertisements and of members differ")
-    listed = dict(zip(members, message.advertisements, strict=True))
-    if listed.get(party.client) != state.sent:
-        raise server_fault(Phase.SHARE_KEYS, "own keys missing or changed")
-    if party.policy is not None:
-        party.policy.check_members(batch, len(members))
-    directory = {u: _advertisement(party, u, data, Advertisement) for u, data in listed.items()}
-    if any(len(keys.mask_keys) != batch.steps for keys in directory.values()):
-        raise server_fault(Phase.SHARE_KEYS, "wrong number of mask keys")
-    # One key in two places would let a server pass one client off as another.
-    if keys_repeat(directory.values()):
-        raise server_fault(Phase.SHARE_KEYS, "keys repeat")
-    return directory
-
-
-def _checked_nonces(party: Party, state: Drawn, message: RingDirectory) -> dict[int, bytes]:
-    """Return client -> nonce of U1, after the checks of SPEC 6.9."""
-    batch = party.batch
-    members = messages.decode_set(message.members, batch.roster)
-    if len(members) < least_on_ring(batch):
-        raise server_fault(Phase.SHARE_KEYS, "fewer nonces than the threshold")
-    if len(members) != len(message.nonces):
-        raise server_fault(Phase.SHARE_KEYS, "numbers of nonces and of members differ")
-    if party.client not in members:
-        raise server_fault(Phase.SHARE_KEYS, "own nonce missing")
-    if party.policy is not None:
-        party.policy.check_members(batch, len(members))
-    nonces = dict(zip(members, message.nonces, strict=True))
-    shown = context.nonce_commitments(party.off0, nonces)
-    # A nonce chosen after the others were known would let one party choose the ring.
-    if any(state.committed.get(u) != commitment for u, commitment in shown.items()):
-        raise server_fault(Phase.SHARE_KEYS, "a nonce that nobody committed to")
-    return nonces
-
-
-def _ring_advertisement(party: Party, state: Drawn, client: int, data: bytes) -> RingAdvertisement:
-    message = _advertisement(party, client, data, RingAdvertisement)
-    if message.nonce_commitment != state.committed[client]:
-        raise server_fault(Phase.SHARE_KEYS, "advertisement of another client than the neighbour")
-    if len(message.mask_keys) != party.batch.steps:
-        raise server_fault(Phase.SHARE_KEYS, "wrong number of mask keys")
-    return message
-
-
-def _advertisement(party: Party, client: int, data: bytes, kind: type[_A]) -> _A:
-    message, body, signature = signing.unwrap(data, party.batch)
-    if not isinstance(message, kind):
-        raise DecodeError(f"not a message of kind {kind.__name__}")
-    try:
-        signing.check(party.batch, client, party.off0, body, signature)
-    except CryptoError as error:
-        raise server_fault(Phase.SHARE_KEYS, str(error)) from None
-    return message
 
 
 # After round 1: open bundles -------------------------------------------------------------------
@@ -263,11 +253,13 @@ def open_bundles(party: Party, state: Shared, message: BundleDelivery) -> Move:
         key: StepKeys(own, {u: held[u][key] for u in sorted(held)})
         for key, own in enumerate(state.seeds)
     }
-    mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in held}
     report = BundleReport(messages.encode_set(unopened, batch.roster)) if unopened else None
     known = frozenset(state.non_neighbours)
     others = tuple(u for u in sharers if u in known)
-    nxt = Prepared(state.off1, mask_keys, unused, non_neighbours=others)
+    there = held.keys() | frozenset(others)
+    mask_keys = {u: keys for u, keys in state.mask_keys.items() if u in there}
+    chosen = tuple(u for u in state.chosen if u in frozenset(sharers))
+    nxt = Prepared(state.off1, mask_keys, unused, non_neighbours=others, chosen=chosen)
     return Move(nxt, report, state.off1)
 
 

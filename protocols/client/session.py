@@ -34,6 +34,7 @@ from protocols.client.step import Compute, Inputs
 from protocols.errors import LocalProtocolError
 from protocols.messages import (
     BundleDelivery,
+    ChosenDirectory,
     ConsistencyProof,
     KeyDirectory,
     Message,
@@ -69,12 +70,11 @@ class Transition:
     takes: type[Message] | None
     handler: Callable[..., Move]
     leads_to: tuple[Place, ...]
-    only: Literal["", "ring", "complete", "malicious", "semi-honest"] = ""
+    only: Literal["", "ring", "complete", "chosen", "malicious", "semi-honest"] = ""
 
     def applies(self, batch: BatchParams) -> bool:
         """Tell whether the batch has this row."""
-        graph = "complete" if batch.ring is None else "ring"
-        return self.only in {"", graph, batch.threat_model}
+        return self.only in {"", batch.graph, batch.threat_model}
 
 
 _IN_BATCH = (Prepared, Masked, Confirmed)
@@ -89,6 +89,9 @@ TRANSITIONS = (
         Phase.SHARE_KEYS, (Advertised,), KeyDirectory, offline.share_keys, (Shared,), "complete"
     ),
     Transition(Phase.SHARE_KEYS, (Drawn,), RingDirectory, offline.share_on_ring, (Shared,), "ring"),
+    Transition(
+        Phase.SHARE_KEYS, (Advertised,), ChosenDirectory, offline.share_chosen, (Shared,), "chosen"
+    ),
     Transition(OPEN_BUNDLES, (Shared,), BundleDelivery, offline.open_bundles, (Prepared,)),
     Transition(Phase.MASKED_INPUT, _IN_BATCH, StepRequest, step.mask_input, (Masked,)),
     Transition(Phase.CONSISTENCY, (Masked,), SurvivorSet, step.confirm, (Confirmed,), "malicious"),
@@ -122,7 +125,7 @@ def find(batch: BatchParams, state: State, stage: Stage) -> Transition:
         if place in row.places:
             return row
     if not rows:
-        graph = "complete graph" if batch.ring is None else "ring"
+        graph = "ring" if batch.graph == "ring" else f"{batch.graph} graph"
         raise LocalProtocolError(f"the {graph}, {batch.threat_model}, has no step {stage}")
     needed = rows[0].places[0]
     outside = "no step waits: " if needed in _WITHIN_STEP else ""
@@ -187,10 +190,12 @@ class ClientSession:
     def share_keys(self, directory: bytes) -> bytes:
         """Round 1: return the encoded ShareBundles for the encoded KeyDirectory.
 
-        On the ring the message is a RingDirectory and comes after `draw_graph`.
+        On the ring the message is a RingDirectory and comes after `draw_graph`; on the chosen
+        graph it is a ChosenDirectory.
 
         Raises:
-            DecodeError, RemoteProtocolError: see `offline.share_keys`, `offline.share_on_ring`.
+            DecodeError, RemoteProtocolError: see `offline.share_keys`, `offline.share_on_ring`,
+                `offline.share_chosen`.
             LocalProtocolError: the call is not due.
         """
         return self.answer(Phase.SHARE_KEYS, directory)

@@ -70,12 +70,17 @@ class Start(State, frozen=True):
 
 
 class Advertised(State, frozen=True):
-    """The keys were sent. Next: the key directory; on the ring the nonce commitments."""
+    """The keys were sent. Next: the key directory; on the ring the nonce commitments.
+
+    Attributes:
+        chosen: chosen graph: whom the client chose; they are to hold its shares.
+    """
 
     channel: bytes
     seeds: tuple[OwnSeeds, ...]
     sent: bytes
     nonce: bytes = b""
+    chosen: Clients = ()
 
 
 class Drawn(State, frozen=True):
@@ -89,9 +94,10 @@ class Shared(State, frozen=True):
     """The bundles were sent and the channel secret was erased. Next: the peers' bundles.
 
     Attributes:
-        inbound_keys: neighbour -> the key of its bundle for this client.
-        own_shares: shares of the client's own seeds; empty on the ring.
-        non_neighbours: the rest of U1.
+        inbound_keys: sender -> the key of its bundle for this client.
+        own_shares: shares of the client's own seeds; complete graph only.
+        non_neighbours: the rest of U1, from whom no bundle comes.
+        chosen: chosen graph: the members of U1 that hold this client's shares.
     """
 
     off1: bytes
@@ -101,6 +107,7 @@ class Shared(State, frozen=True):
     own_shares: tuple[HeldShares, ...]
     # Stored under the name of earlier versions, so that their records stay readable.
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
+    chosen: Clients = ()
 
 
 class Masked(Secret, frozen=True, tag=True):
@@ -108,12 +115,14 @@ class Masked(Secret, frozen=True, tag=True):
 
     Attributes:
         non_neighbours: the active clients of which no shares are held.
+        chosen: chosen graph: the active clients that hold this client's shares.
     """
 
     key: int
     on: bytes
     held: dict[int, HeldShares]
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
+    chosen: Clients = ()
 
 
 class Confirmed(Secret, frozen=True, tag=True):
@@ -124,6 +133,7 @@ class Confirmed(Secret, frozen=True, tag=True):
     held: dict[int, HeldShares]
     survivors: Clients
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
+    chosen: Clients = ()
 
 
 Running = Masked | Confirmed
@@ -138,7 +148,8 @@ class Prepared(State, frozen=True):
         current: the running step; None between steps.
         last_step: the last protocol step that was answered; -1 before the first.
         cohort: who took part in the last step, as far as this client was told; None before it.
-        non_neighbours: members of U2 of which no shares are held; on the ring the client too.
+        non_neighbours: members of U2 of which no shares are held; on sparse graphs the client too.
+        chosen: chosen graph: the members of U2 that hold this client's shares.
     """
 
     off1: bytes
@@ -148,6 +159,7 @@ class Prepared(State, frozen=True):
     last_step: int = -1
     cohort: Clients | None = None
     non_neighbours: Clients = msgspec.field(default=(), name="strangers")
+    chosen: Clients = ()
 
 
 class Failed(State, frozen=True):

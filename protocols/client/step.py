@@ -65,8 +65,10 @@ def mask_input(
     if party.policy is not None:
         party.policy.check_task(task)
     active = messages.decode_set(request.active, party.batch.roster)
-    lost = _checked_lost(party, request, active)
+    peers = _checked_lost(party, request, active)
+    lost = peers.get(party.client, frozenset())
     _check_active(party, state, request.key, active, lost)
+    _check_others(party, active, peers)
     if task.step <= state.last_step:
         raise server_fault(Phase.MASKED_INPUT, "step number does not grow")
     keys = state.unused[request.key]
@@ -88,7 +90,7 @@ def mask_input(
     packed = tuple(pack(v, field.bits) for v, field in zip(total.reduced(), fields, strict=True))
     held = {u: keys.held[u] for u in active if u in keys.held and u not in lost}
     others = tuple(u for u in active if u not in held)
-    current = Masked(request.key, on, held, others)
+    current = Masked(request.key, on, held, others, _kept(state.chosen, active, lost))
     left = spend(state, request.key)
     nxt = msgspec.structs.replace(left, current=current, last_step=task.step, cohort=active)
     return Move(nxt, MaskedInput(request.key, packed), on)
@@ -112,12 +114,26 @@ def _checked_inputs(task: Task, inputs: Inputs) -> list[NDArray[np.unsignedinteg
     return [inputs[section.name] for section in task.sections]
 
 
-def _checked_lost(party: Party, request: StepRequest, active: Clients) -> frozenset[int]:
-    """Return the peers that this client has lost, after the checks of SPEC 5.5 and 6.3."""
+def _checked_lost(party: Party, request: StepRequest, active: Clients) -> dict[int, frozenset[int]]:
+    """Return client -> the peers that it has lost, after the checks of SPEC 5.5 and 6.3."""
     lost = pairs.decode(request.lost, party.batch.roster)
     if not {u for pair in lost for u in pair} <= set(active):
         raise server_fault(Phase.MASKED_INPUT, "a lost pair is not active")
-    return pairs.peers(lost).get(party.client, frozenset())
+    return pairs.peers(lost)
+
+
+def _check_others(party: Party, active: Clients, lost: Mapping[int, frozenset[int]]) -> None:
+    """Complete graph: check that every active client keeps enough holders (SPEC 6.3).
+
+    The server has to leave out those that do not. If it cut one off and listed it all the same, the
+    sum would lack a client that all others believe to be in it: rules on cohorts would see no
+    difference between two sums that differ by one client (SPEC 1.6, 8.1).
+    """
+    least = party.batch.share_threshold
+    if party.batch.graph == "complete" and any(
+        len(active) - len(others) < least for others in lost.values()
+    ):
+        raise server_fault(Phase.MASKED_INPUT, "lost pairs leave an active client too few holders")
 
 
 def _check_active(
@@ -131,16 +147,23 @@ def _check_active(
     if party.client not in active:
         raise server_fault(Phase.MASKED_INPUT, "own id is not in the active set")
     held = state.unused[key].held
+    holders = state.chosen or tuple(held)
     if not set(active) - lost <= {*held, *state.non_neighbours}:
         raise server_fault(Phase.MASKED_INPUT, "active client whose bundle was never opened")
     # With fewer, a server that breaks pairs could cut the honest clients in two (SPEC 1.6).
-    if sum(u in held and u not in lost for u in active) < party.batch.share_threshold:
+    if len(_kept(holders, active, lost)) < party.batch.share_threshold:
         raise server_fault(Phase.MASKED_INPUT, "too few active neighbours to hold shares")
     # Two sums whose cohorts differ by one client reveal its input (SPEC 8.1). So a lying server
     # must not take a client out of one step and back into the next.
     shrinking = party.policy is not None and not party.policy.rejoin
     if shrinking and state.cohort is not None and not set(active) <= set(state.cohort):
         raise server_fault(Phase.MASKED_INPUT, "a client that missed the last step is active again")
+
+
+def _kept(clients: Clients, active: Clients, lost: frozenset[int]) -> Clients:
+    """Return the clients that are active and not lost."""
+    present = frozenset(active) - lost
+    return tuple(u for u in clients if u in present)
 
 
 def _pair_key(party: Party, own: KeyPair, peer: int, public: bytes, on: bytes) -> bytes:
@@ -161,7 +184,14 @@ def confirm(party: Party, state: Prepared, current: Masked, message: SurvivorSet
     """
     survivors = messages.decode_set(message.survivors, party.batch.roster)
     check_survivors(party, current, survivors)
-    signed = Confirmed(current.key, current.on, current.held, survivors, current.non_neighbours)
+    signed = Confirmed(
+        current.key,
+        current.on,
+        current.held,
+        survivors,
+        current.non_neighbours,
+        current.chosen,
+    )
     nxt = msgspec.structs.replace(state, current=signed, cohort=signed.survivors)
     return Move(nxt, Consistency(current.key), statement(party.batch, signed))
 
@@ -173,7 +203,9 @@ def statement(batch: BatchParams, current: Confirmed) -> bytes:
 
 
 def check_proof(batch: BatchParams, current: Confirmed, message: ConsistencyProof) -> None:
-    """Check that at least t clients of U3 have signed the same U3 (SPEC 6.8).
+    """Check that enough clients of U3 have signed the same U3 (SPEC 6.8).
+
+    That is t of all; on the chosen graph, in a step, τ of those that hold this client's shares.
 
     Raises:
         DecodeError, RemoteProtocolError: they have not.
@@ -183,7 +215,10 @@ def check_proof(batch: BatchParams, current: Confirmed, message: ConsistencyProo
         raise server_fault(Phase.CONSISTENCY, "numbers of signers and of signatures differ")
     if not set(signers) <= set(current.survivors):
         raise server_fault(Phase.CONSISTENCY, "a signer is no survivor")
-    if len(signers) < batch.threshold:
+    if current.chosen and not set(signers) <= set(current.chosen):
+        raise server_fault(Phase.CONSISTENCY, "a signer holds no shares of this client")
+    needed = batch.share_threshold if current.chosen else batch.threshold
+    if len(signers) < needed:
         raise server_fault(Phase.CONSISTENCY, "fewer signatures than the threshold")
     body, bound = messages.encode(Consistency(current.key)), statement(batch, current)
     for signer, signature in zip(signers, message.signatures, strict=True):
@@ -268,5 +303,10 @@ def check_survivors(party: Party, current: Masked | Confirmed, survivors: Collec
         raise server_fault(Phase.UNMASKING, "own masked input was left out")
     if len(survivors) < party.batch.threshold:
         raise server_fault(Phase.UNMASKING, "fewer survivors than the threshold")
-    if sum(u in current.held for u in survivors) < party.batch.share_threshold:
+    if len(_holders(current).intersection(survivors)) < party.batch.share_threshold:
         raise server_fault(Phase.UNMASKING, "too few surviving neighbours to hold shares")
+
+
+def _holders(current: Masked | Confirmed) -> frozenset[int]:
+    """Return the active clients that hold shares of this client's seeds (SPEC 1.4)."""
+    return frozenset(current.chosen or current.held)

@@ -13,10 +13,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 from protocols import context, messages
 from protocols.errors import CryptoError, NotEnoughSurvivors, RemoteProtocolError
-from protocols.graph import Clients, Graph, least_on_ring
+from protocols.graph import Clients, Graph, choices, least_on_ring
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
+    ChosenAdvertisement,
+    ChosenDirectory,
     KeyDirectory,
     Message,
     Nonce,
@@ -125,13 +127,16 @@ def receive_keys(
 
     Raises:
         RemoteProtocolError: a wrong number of keys, a key that no peer could accept, or one that
-            is not in canonical form.
+            is not in canonical form; on the chosen graph a list that is not one of k others.
+        DecodeError: the list is no bitmap.
     """
     phase, (client, message, data, _) = Phase.ADVERTISE_KEYS, arrival
     check_sender(client, batch.roster, state.received, phase)
     if len(message.mask_keys) != batch.steps:
         raise RemoteProtocolError(client, phase, "wrong number of mask keys")
     keys = (message.channel_key, *message.mask_keys)
+    if isinstance(message, ChosenAdvertisement):
+        choices(batch, client, message)
     if keys_repeat((message,)) or not state.keys.isdisjoint(keys):
         raise RemoteProtocolError(client, phase, "keys repeat")
     try:
@@ -162,11 +167,35 @@ def end_keys(
         listed = tuple(advertised.nonce_commitment for advertised in keys.values())
         message = NonceCommitments(bitmap, listed)
         return CollectingNonces(keys, sent, {}), dict.fromkeys(members, message)
+    advertised = {u: state.received[u] for u in members}
+    if batch.chosen is not None:
+        return _choices(batch, advertised, sent)
     directory = KeyDirectory(bitmap, tuple(sent.values()))
     off1 = context.advertised(context.offline(batch), sent.items())
-    advertised = {u: state.received[u] for u in members}
     graph = Graph.of(batch, members, off1)
     return CollectingBundles(off1, graph, advertised, {}), dict.fromkeys(members, directory)
+
+
+def _choices(
+    batch: BatchParams, advertised: Mapping[int, Advertisement], sent: Mapping[int, bytes]
+) -> tuple[CollectingBundles, Replies]:
+    """Chosen graph: send everyone in U1 the keys of its neighbours (SPEC 6.1)."""
+    lists = {
+        u: choices(batch, u, message)
+        for u, message in advertised.items()
+        if isinstance(message, ChosenAdvertisement)
+    }
+    bitmap = messages.encode_set(lists, batch.roster)
+    off1 = context.listed(context.offline(batch), bitmap)
+    graph = Graph.of_choices(batch, lists)
+    near = {u: graph.neighbours(u) for u in lists}
+    replies = {
+        u: ChosenDirectory(
+            bitmap, messages.encode_set(peers, batch.roster), tuple(sent[v] for v in peers)
+        )
+        for u, peers in near.items()
+    }
+    return CollectingBundles(off1, graph, advertised, {}), replies
 
 
 # Draw, ring only -------------------------------------------------------------------------------
@@ -229,7 +258,7 @@ def receive_bundles(
     """
     phase, (client, message, _, _) = Phase.SHARE_KEYS, arrival
     check_sender(client, state.advertised, state.received, phase)
-    if len(message.bundles) != len(state.graph.neighbours(client)):
+    if len(message.bundles) != len(state.graph.recipients(client)):
         raise RemoteProtocolError(client, phase, "wrong number of bundles")
     if any(len(bundle) != messages.bundle_size(batch) for bundle in message.bundles):
         raise RemoteProtocolError(client, phase, "bundle of wrong size")
@@ -248,11 +277,11 @@ def end_bundles(batch: BatchParams, state: CollectingBundles) -> tuple[Idle, Rep
         NotEnoughSurvivors: |U2| below the threshold.
     """
     active = enough(batch, state.received, Phase.SHARE_KEYS)
-    neighbours = {u: state.graph.neighbours(u) for u in active}
-    sent = {u: dict(zip(neighbours[u], state.received[u].bundles, strict=True)) for u in active}
+    graph, received = state.graph, state.received
+    sent = {u: dict(zip(graph.recipients(u), received[u].bundles, strict=True)) for u in active}
     sharers = messages.encode_set(active, batch.roster)
     replies = {
-        v: BundleDelivery(sharers, tuple(sent[u][v] for u in neighbours[v] if u in sent))
+        v: BundleDelivery(sharers, tuple(sent[u][v] for u in graph.senders(v) if u in sent))
         for v in active
     }
     keys = BatchKeys(

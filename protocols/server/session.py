@@ -289,6 +289,6 @@ class ServerSession:
         phase, keys = Phase.SHARE_KEYS, self.keys
         check_sender(client, keys.sharers, self._reports, phase)
         accused = frozenset(messages.decode_set(message.unopened, self._batch.roster))
-        if not accused <= set(keys.graph.neighbours(client)).intersection(keys.sharers):
+        if not accused <= set(keys.graph.senders(client)).intersection(keys.sharers):
             raise RemoteProtocolError(client, phase, "report on a client that sent no bundle")
         self._reports[client] = accused

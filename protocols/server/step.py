@@ -8,7 +8,7 @@ Masked inputs are added as they arrive, so memory holds one running sum and no c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -18,7 +18,6 @@ from protocols import context, masking, messages, pairs
 from protocols.errors import DecodeError, NotEnoughSurvivors, RemoteProtocolError
 from protocols.graph import Clients, Graph
 from protocols.messages import (
-    Consistency,
     ConsistencyProof,
     MaskedInput,
     StepRequest,
@@ -206,7 +205,7 @@ def end_inputs(
         NotEnoughSurvivors: |U3| below the threshold, or too small around one client.
     """
     step = state.step
-    survivors = _enough_holders(step, state.received, Phase.MASKED_INPUT)
+    survivors = enough_holders(step, state.received, Phase.MASKED_INPUT)
     message = SurvivorSet(messages.encode_set(survivors, step.batch.roster))
     nxt: CollectingSignatures | CollectingShares
     if step.batch.malicious:
@@ -216,7 +215,7 @@ def end_inputs(
     return nxt, dict.fromkeys(survivors, message)
 
 
-def _enough_holders(step: Step, received: Group, phase: Phase) -> Clients:
+def enough_holders(step: Step, received: Group, phase: Phase) -> Clients:
     """Return the senders in roster order, if they can open what every active client shared.
 
     Raises:
@@ -227,43 +226,6 @@ def _enough_holders(step: Step, received: Group, phase: Phase) -> Clients:
     if left < step.batch.share_threshold:
         raise NotEnoughSurvivors(phase, left, step.batch.share_threshold, around)
     return senders
-
-
-# Consistency, malicious model ------------------------------------------------------------------
-
-
-def survivors_bound(batch: BatchParams, state: CollectingSignatures | CollectingShares) -> bytes:
-    """Return the context of answers about a survivor set (SPEC 3.11)."""
-    return _statement(state.step, state.survivors) if batch.malicious else state.step.on
-
-
-def _statement(step: Step, survivors: Clients) -> bytes:
-    """Return what the survivors sign: this step and this survivor set (SPEC 6.8)."""
-    return context.survivors(step.on, messages.encode_set(survivors, step.batch.roster))
-
-
-def receive_signature(
-    _: BatchParams, state: CollectingSignatures, arrival: Arrival[Consistency]
-) -> CollectingSignatures:
-    """Record a survivor's signature, which the session has checked (SPEC 6.8)."""
-    client = arrival.client
-    check_sender(client, state.survivors, state.received, Phase.CONSISTENCY)
-    return replace(state, received={**state.received, client: arrival.signature or b""})
-
-
-def end_signatures(_: BatchParams, state: CollectingSignatures) -> tuple[CollectingShares, Replies]:
-    """Show the signers each other's signatures (SPEC 6.8).
-
-    Raises:
-        NotEnoughSurvivors: fewer signatures than the threshold.
-    """
-    signers = enough(state.step.batch, state.received, Phase.CONSISTENCY)
-    proof = ConsistencyProof(
-        messages.encode_set(signers, state.step.batch.roster),
-        tuple(state.received[u] for u in signers),
-    )
-    nxt = CollectingShares.of(state.step, state.survivors, signers, state.totals, proof)
-    return nxt, dict.fromkeys(signers, proof)
 
 
 # Round 3: unmasking ----------------------------------------------------------------------------
@@ -298,7 +260,7 @@ def end_shares(_: BatchParams, state: CollectingShares) -> tuple[Finished, Repli
         SeedLost: no shares of a client that were tried give the seed that it committed to.
     """
     step = state.step
-    _enough_holders(step, state.received, Phase.UNMASKING)
+    enough_holders(step, state.received, Phase.UNMASKING)
     recovery = SeedRecovery(step.batch, step.keys, step.key, step.entropy)
     seeds = recovery.find(chain(*(_by_owner(state, kind) for kind in _ORDER)))
     total = masking.MaskedSum(step.task, step.batch.n, state.totals)
@@ -327,7 +289,7 @@ def _by_owner(state: CollectingShares, kind: Kind) -> Iterator[Needed]:
     lists = {u: iter(m.self_shares if own else m.key_shares) for u, m in state.received.items()}
     answered = tuple(sorted(lists))
     for owner in owners:
-        shares = {u: next(lists[u]) for u in state.step.graph.held(owner, answered)}
+        shares = {u: next(lists[u]) for u in state.step.graph.holders(owner, answered)}
         yield Needed(owner, kind, shares)
 
 

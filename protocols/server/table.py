@@ -26,7 +26,7 @@ from protocols.messages import (
 )
 from protocols.params import BatchParams
 from protocols.phases import Phase
-from protocols.server import offline, step
+from protocols.server import consistency, offline, step
 from protocols.server.offline import (
     Arrival,
     CollectingBundles,
@@ -105,15 +105,15 @@ ROUNDS: Mapping[type[Collecting], Round] = {
     CollectingSignatures: Round(
         Phase.CONSISTENCY,
         Consistency,
-        step.survivors_bound,
-        step.receive_signature,
-        step.end_signatures,
+        consistency.survivors_bound,
+        consistency.receive_signature,
+        consistency.end_signatures,
         (CollectingShares,),
     ),
     CollectingShares: Round(
         Phase.UNMASKING,
         UnmaskShares,
-        step.survivors_bound,
+        consistency.survivors_bound,
         step.receive_shares,
         step.end_shares,
         (Finished,),

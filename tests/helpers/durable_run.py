@@ -18,8 +18,8 @@ from protocols.client.states import HeldShares, KeyShare, Party, SelfShare
 from protocols.messages import UnmaskShares
 from protocols.params import BatchParams
 from protocols.policy import Policy
+from protocols.server.consistency import survivors_bound
 from protocols.server.session import ServerSession
-from protocols.server.step import survivors_bound
 
 PARAMS = malicious_params(7, threshold=5)  # clients 10, 13, 16, 19, 22, 25, 28
 

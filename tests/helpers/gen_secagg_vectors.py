@@ -24,13 +24,16 @@ from secagg_helpers import (
     signing_keys,
 )
 
-from protocols import messages, signing
+from protocols import context, messages, signing
 from protocols.client.session import ClientSession
+from protocols.client.step import statement
 from protocols.driver import BatchSession, DropSchedule, run_aggregation
 from protocols.errors import DecodeError, RemoteProtocolError
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
+    ChosenAdvertisement,
+    ChosenDirectory,
     ConsistencyProof,
     KeyDirectory,
     MaskedInput,
@@ -44,7 +47,7 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, BatchParams, Ring, Section
+from protocols.params import AggregationParams, BatchParams, Chosen, Ring, Section
 from protocols.phases import OPEN_BUNDLES, Phase, Stage
 from protocols.primitives import prg
 from protocols.primitives.field import PrimeField
@@ -78,7 +81,8 @@ class Recorder:
 
 
 def _described(params: AggregationParams, batch: int, steps: int) -> dict[str, object]:
-    ring = params.ring
+    ring, chosen = params.ring, params.chosen
+    graph = chosen and {"chosen": {"degree": chosen.degree, "threshold": chosen.threshold}}
     return {
         "seed": SEED.hex(),
         "session": params.session.hex(),
@@ -89,6 +93,7 @@ def _described(params: AggregationParams, batch: int, steps: int) -> dict[str, o
         "threat_model": params.threat_model,
         "identities": [identity.hex() for identity in params.identities],
         "ring": ring and {"degree": ring.degree, "threshold": ring.threshold},
+        **(graph or {}),
     }
 
 
@@ -134,6 +139,7 @@ def batch(steps: list[tuple[AggregationParams, Drops]]) -> dict[str, object]:
         tap=recorder,
         credentials=Credentials(signing_keys(first.roster)) if first.batch.malicious else None,
         ring=first.ring,
+        chosen=first.chosen,
     )
     session.prepare(len(steps), [DropSchedule(steps[0][1])])
     described = []
@@ -228,6 +234,25 @@ def ring_steps() -> dict[str, object]:
     )
 
 
+def chosen() -> dict[str, object]:
+    """One client advertises no keys, another one sends no masked input."""
+    params = malicious_params(12, ("g", 5, 4), threshold=7, step=42, chosen=Chosen(10, 8))
+    drops = {
+        13: Phase.ADVERTISE_KEYS,
+        22: Phase.MASKED_INPUT,
+    }
+    return single(params, drops)
+
+
+def chosen_steps() -> dict[str, object]:
+    """Two steps on one graph, in which different clients drop."""
+    params = [
+        malicious_params(9, ("g", 7, 5), threshold=5, step=8 + i, chosen=Chosen(6, 5))
+        for i in range(2)
+    ]
+    return batch([(params[0], {28: Phase.UNMASKING}), (params[1], {25: Phase.MASKED_INPUT})])
+
+
 class Tampered(BatchSession):
     """A run in which bundles are changed on their way.
 
@@ -310,7 +335,7 @@ _CHECKS = {
     "set_of_two_bytes": "5.4 the size of a bitmap",
     "directory_without_keys": "6.2 list length = |U1|",
     "directory_in_another_order": "6.2 own advertisement byte for byte",
-    "directory_of_unsigned_keys": "6.2 signatures of the advertisements",
+    "directory_of_unsigned_keys": "6.2 own advertisement byte for byte",
     "directory_with_one_key_twice": "6.2 signatures of the advertisements",
     "directory_with_a_forged_peer": "6.2 signatures of the advertisements",
     "lost_pair_beyond_the_roster": "5.5 k < n",
@@ -318,6 +343,7 @@ _CHECKS = {
     "lost_pairs_descending": "5.5 pairs ascend",
     "lost_pair_twice": "5.5 pairs ascend",
     "lost_pair_not_active": "6.3 both ends of a lost pair in A",
+    "another_client_cut_off": "6.3 holders of every member's shares in A",
     "too_few_holders_left": "6.3 holders of own shares in A",
     "proof_below_threshold": "6.8 t signers",
     "proof_in_another_order": "6.8 every signature on its own U3",
@@ -335,6 +361,24 @@ _CHECKS = {
     "ring_below_threshold": "6.9 |U1| >= max(t, tau + 1)",
     "one_bundle_missing": "6.2 a bundle for every neighbour",
     "active_set_without_neighbours": "6.3 holders of own shares in A",
+    "advertisement_without_a_choice": "5.2 the tags of this graph",
+    "too_few_chosen": "6.1 a list has k members",
+    "too_many_chosen": "6.1 a list has k members",
+    "self_chosen": "6.1 a list has not its sender",
+    "choice_of_another_roster": "5.4 the size of a bitmap",
+    "one_chosen_hidden": "6.2 everybody that u chose is among the neighbours",
+    "advertisement_missing": "6.2 list length = number of neighbours",
+    "few_members": "6.2 |U1| >= t",
+    "too_few_chosen_in_u1": "6.2 tau of those that u chose in U1",
+    "directory_without_me": "6.2 u in U1",
+    "list_changed_on_the_way": "6.2 signatures of the advertisements",
+    "list_of_a_peer_too_long": "6.2 a list has k members",
+    "neighbour_that_did_not_choose": "6.2 every other neighbour's list has u",
+    "one_key_of_two_peers": "6.2 all keys differ",
+    "active_set_without_holders": "6.3 holders of own shares in A",
+    "survivors_without_holders": "6.4, 6.8 holders of own shares in U3",
+    "too_few_holders_signed": "6.8 tau signers",
+    "signature_of_no_holder": "6.8 signers are holders",
     "survivors_without_neighbours": "6.4 holders of own shares in U3",
 }
 
@@ -508,6 +552,8 @@ def bad_malicious() -> dict[str, object]:
     without_22 = b.bits(10, 13, 16, 19)
     b.down("lost_pair_not_active", mask, StepRequest(0, without_22, ((0, 4),)))
     b.down("too_few_holders_left", mask, StepRequest(0, everyone, ((0, 1), (1, 2))))
+    cut = StepRequest(0, everyone, ((0, 2), (0, 3)))
+    b.down("another_client_cut_off", mask, cut)
     b.down("survivors_without_me", confirm, SurvivorSet(others))
     b.down("survivors_below_threshold", confirm, SurvivorSet(few))
     proof = messages.decode(b.received(unmask), ConsistencyProof, batch)
@@ -570,6 +616,130 @@ def bad_ring() -> dict[str, object]:
     return b.result()
 
 
+class BadChosen(Bad):
+    """Negative cases of the chosen graph.
+
+    Attributes:
+        own: whom the client concerned chose, of the clients other than it.
+        far: one that it did not choose.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(malicious_params(9, threshold=5, chosen=Chosen(6, 5)))
+        self.advert = self.body(self.good(Phase.ADVERTISE_KEYS))
+        self.own = messages.decode_set(self.advert.chosen, self.params.roster)
+        self.far = next(u for u in self.params.roster if u not in (ME, *self.own))
+        self.least = [u for u in self.params.roster if u not in self.own[:2]]  # too few of them
+
+    def signed(self, u: int, message: messages.Message) -> bytes:
+        off0 = context.offline(self.params.batch)
+        return signing.wrap(signing_keys(self.params.roster)[u], u, off0, message)
+
+    def body(self, data: bytes) -> ChosenAdvertisement:
+        inside = messages.decode(data, Signed, self.params.batch).body
+        return messages.decode(inside, ChosenAdvertisement, self.params.batch)
+
+    def adverts(self) -> None:
+        phase, whole, own = Phase.ADVERTISE_KEYS, self.advert, self.own
+        self.damage(phase)
+        plain = Advertisement(whole.channel_key, whole.mask_keys, whole.commitment)
+        self.up("advertisement_without_a_choice", phase, self.signed(ME, plain), DecodeError)
+        lists = {
+            "too_few_chosen": own[1:],
+            "too_many_chosen": (*own, self.far),
+            "self_chosen": (*own[1:], ME),
+        }
+        for name, listed in lists.items():
+            message = msgspec.structs.replace(whole, chosen=self.bits(*listed))
+            self.up(name, phase, self.signed(ME, message))
+        long = msgspec.structs.replace(whole, chosen=whole.chosen + b"\0")
+        self.up("choice_of_another_roster", phase, self.signed(ME, long), DecodeError)
+
+    def directories(self) -> None:
+        phase, roster, own = Phase.SHARE_KEYS, self.params.roster, self.own
+        whole = messages.decode(self.received(phase), ChosenDirectory, self.params.batch)
+        near = messages.decode_set(whole.neighbours, roster)
+        sent = dict(zip(near, whole.advertisements, strict=True))
+
+        def shown(adverts: dict[int, bytes], members: bytes = whole.members) -> ChosenDirectory:
+            ordered = {u: adverts[u] for u in sorted(adverts)}
+            return ChosenDirectory(members, self.bits(*ordered), tuple(ordered.values()))
+
+        hidden = {u: data for u, data in sent.items() if u != own[0]}
+        self.down("one_chosen_hidden", phase, shown(hidden))
+        fewer = ChosenDirectory(whole.members, whole.neighbours, whole.advertisements[1:])
+        self.down("advertisement_missing", phase, fewer)
+        self.down("few_members", phase, shown(sent, self.bits(*roster[:4])))
+        some = {u: data for u, data in sent.items() if u in self.least}
+        self.down("too_few_chosen_in_u1", phase, shown(some, self.bits(*self.least)))
+        without_me = self.bits(*(u for u in roster if u != ME))
+        self.down("directory_without_me", phase, shown(sent, without_me))
+        peer = own[0]
+        theirs, signature = (
+            self.body(sent[peer]),
+            messages.decode(sent[peer], Signed, self.params.batch).signature,
+        )
+        false = msgspec.structs.replace(theirs, chosen=self.bits(*(set(roster[:7]) - {peer})))
+        lied = messages.encode(Signed(messages.encode(false), signature))
+        self.down("list_changed_on_the_way", phase, shown({**sent, peer: lied}))
+        others = self.bits(*(u for u in roster if u not in (ME, peer)))
+        seven = msgspec.structs.replace(theirs, chosen=others)
+        self.down("list_of_a_peer_too_long", phase, shown({**sent, peer: self.signed(peer, seven)}))
+        twice = msgspec.structs.replace(theirs, channel_key=self.body(sent[own[1]]).channel_key)
+        self.down("one_key_of_two_peers", phase, shown({**sent, peer: self.signed(peer, twice)}))
+        stranger = self.body(self.before(phase).sent[self.far])
+        away = self.bits(*[u for u in roster if u not in (ME, self.far)][:6])
+        uncalled = self.signed(self.far, msgspec.structs.replace(stranger, chosen=away))
+        self.down("neighbour_that_did_not_choose", phase, shown({**sent, self.far: uncalled}))
+
+    def steps(self) -> None:
+        roster, batch = self.params.roster, self.params.batch
+        places = [(roster.index(min(ME, u)), roster.index(max(ME, u))) for u in self.own[:2]]
+        everyone, least = self.bits(*roster), self.bits(*self.least)
+        lost = StepRequest(0, everyone, tuple(sorted(places)))
+        self.down("too_few_holders_left", Phase.MASKED_INPUT, lost)
+        self.down("active_set_without_holders", Phase.MASKED_INPUT, StepRequest(0, least))
+        self.down("survivors_without_holders", Phase.CONSISTENCY, SurvivorSet(least))
+        proof = messages.decode(self.received(Phase.UNMASKING), ConsistencyProof, batch)
+        signers = messages.decode_set(proof.signers, roster)
+        four = ConsistencyProof(self.bits(*signers[:4]), proof.signatures[:4])
+        self.down("too_few_holders_signed", Phase.UNMASKING, four)
+        given = Run(self.params, Phase.CONSISTENCY).sent[self.far]
+        strange = dict(zip(signers, proof.signatures, strict=True))
+        strange[self.far] = messages.decode(given, Signed, batch).signature
+        mixed = {u: strange[u] for u in sorted(strange)}
+        more = ConsistencyProof(self.bits(*mixed), tuple(mixed.values()))
+        self.down("signature_of_no_holder", Phase.UNMASKING, more)
+
+
+def bad_chosen() -> dict[str, object]:
+    b = BadChosen()
+    b.adverts()
+    b.directories()
+    b.up("one_bundle_missing", Phase.SHARE_KEYS, _one_signed_bundle_less(b))
+    b.up("share_missing", Phase.UNMASKING, _one_signed_share_less(b))
+    b.steps()
+    return b.result()
+
+
+def _one_signed_bundle_less(b: Bad) -> bytes:
+    run = b.before(Phase.SHARE_KEYS)
+    data = messages.decode(run.answer(ME, Phase.SHARE_KEYS), Signed, b.params.batch).body
+    off1 = run.clients[ME].state.off1
+    short = messages.decode(_one_bundle_less(data, b), ShareBundles, b.params.batch)
+    return signing.wrap(signing_keys(b.params.roster)[ME], ME, off1, short)
+
+
+def _one_signed_share_less(b: Bad) -> bytes:
+    run = b.before(Phase.UNMASKING)
+    current = run.clients[ME].state.current
+    data = messages.decode(run.answer(ME, Phase.UNMASKING), Signed, b.params.batch).body
+    whole = messages.decode(data, UnmaskShares, b.params.batch)
+    short = UnmaskShares(whole.key, whole.self_shares[1:], whole.key_shares)
+    bound = statement(b.params.batch, current)
+    return signing.wrap(signing_keys(b.params.roster)[ME], ME, bound, short)
+
+
 def expansion() -> dict[str, object]:
     key = bytes(range(32))
     cases = [
@@ -627,9 +797,12 @@ def render(value: dict[str, object]) -> str:
 VECTORS = {
     "aggregation.json": aggregation,
     "bad.json": bad,
+    "bad_chosen.json": bad_chosen,
     "bad_malicious.json": bad_malicious,
     "bad_ring.json": bad_ring,
     "batch.json": three_steps,
+    "chosen.json": chosen,
+    "chosen_batch.json": chosen_steps,
     "expansion.json": expansion,
     "lost.json": lost,
     "malicious.json": malicious,

@@ -56,10 +56,12 @@ class Batch:
     threshold: int
     signing: dict[int, Ed25519PrivateKey] = field(default_factory=dict)
     ring: tuple[int, int] | None = None  # degree, threshold
+    chosen: tuple[int, int] | None = None  # k, threshold
 
     @property
     def tau(self) -> int:
-        return self.ring[1] if self.ring else self.threshold
+        sparse = self.ring or self.chosen
+        return sparse[1] if sparse else self.threshold
 
     @property
     def malicious(self) -> bool:
@@ -135,6 +137,8 @@ def off0(b: Batch) -> bytes:
     graph = [b"complete", u64(b.threshold)]
     if b.ring:
         graph = [b"k-regular", u64(b.threshold), u64(b.ring[0]), u64(b.ring[1])]
+    if b.chosen:
+        graph = [b"chosen", u64(b.threshold), u64(b.chosen[0]), u64(b.chosen[1])]
     members = [u64(u) + (identity_of(b.signing[u]) if b.malicious else b"") for u in b.roster]
     return d("off", b.session, u64(b.batch), u64(b.steps), frame(model, *graph), b"".join(members))
 
@@ -297,7 +301,7 @@ class Secrets:
 
     channel: bytes
     seeds: list[tuple[bytes, bytes]]
-    nonce: bytes
+    nonce: bytes  # chosen graph: the seed of the choice
     held: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # dealer: j: two shares
 
 
@@ -326,7 +330,20 @@ class Reference:
 
     # SPEC 1.4
 
+    def chosen_by(self, u: int) -> list[int]:
+        """Whom u chose, of the roster."""
+        assert self.b.chosen
+        seed = self.secrets[u].nonce
+        others = [v for v in self.b.roster if v != u]
+        return sorted(sorted(others, key=lambda v: d("choice", seed, u64(v)))[: self.b.chosen[0]])
+
+    def choosers(self, u: int) -> list[int]:
+        return [v for v in self.u1 if v != u and u in self.chosen_by(v)]
+
     def neighbours(self, u: int) -> list[int]:
+        if self.b.chosen:
+            near = {*self.chosen_by(u), *self.choosers(u)}
+            return [v for v in self.u1 if v in near]
         if not self.b.ring or len(self.u1) <= self.b.ring[0] + 1:
             return [v for v in self.u1 if v != u]
         order = sorted(self.u1, key=lambda v: d("ring", self.off1, u64(v)))
@@ -340,17 +357,19 @@ class Reference:
 
     def holders(self, u: int) -> list[int]:
         near = self.near(u)
+        if self.b.chosen:
+            return [v for v in near if v in self.chosen_by(u)]
         return near if self.b.ring else sorted([*near, u])
 
     def holds(self, u: int) -> list[int]:
         """Whose shares u has, in roster order."""
-        return [v for v in self.holders(u) if v in self.u2]
+        return [v for v in self.u2 if u in self.holders(v)]
 
     def point(self, u: int) -> int:
         return self.b.roster.index(u) + 1
 
     def edge(self, u: int, v: int) -> bytes:
-        if not self.b.ring:
+        if not self.b.ring and not self.b.chosen:
             return self.off1
         return d("edge", self.off1, *(frame(u64(w), self.adverts[w]) for w in sorted((u, v))))
 
@@ -387,6 +406,10 @@ class Reference:
         self.enough(first)
         if self.b.ring:
             self._draw(first, lambda u: stays(u, "draw_graph"))
+        elif self.b.chosen:
+            self.u1 = first
+            self.off1 = d("off1", self.off0, self.bits(first))
+            self.down("advertise_keys", first, self._chosen_directory)
         else:
             self.u1 = first
             entries = [frame(u64(u), self.adverts[u]) for u in self.u1]
@@ -402,7 +425,7 @@ class Reference:
             lambda u: [
                 0x13,
                 self.bits(self.u2),
-                [bundles[v][u] for v in self.neighbours(u) if v in self.u2],
+                [bundles[v][u] for v in self.u2 if u in bundles[v]],
             ],
         )
         for u in self.u2:
@@ -428,12 +451,18 @@ class Reference:
     def _advertise(self, u: int) -> None:
         channel = self.entropy(32)
         seeds = [(self._element(), self._element()) for _ in range(self.b.steps)]
-        nonce = self.entropy(32) if self.b.ring else b""
+        nonce = self.entropy(32) if self.b.ring or self.b.chosen else b""
         self.secrets[u] = Secrets(channel, seeds, nonce)
         keys: list[Item] = [public_of(self.mask_private(u, j)) for j in range(self.b.steps)]
         fields: list[Item] = [public_of(channel), keys, d("commitments", *self.commitments(u))]
         message = [0x30, *fields, self.nonce_commitment(u)] if self.b.ring else [0x10, *fields]
+        if self.b.chosen:
+            message = [0x40, *fields, self.bits(self.chosen_by(u))]
         self.adverts[u] = self.up("advertise_keys", u, message, self.off0)
+
+    def _chosen_directory(self, u: int) -> list[Item]:
+        near = self.neighbours(u)
+        return [0x41, self.bits(self.u1), self.bits(near), [self.adverts[v] for v in near]]
 
     def nonce_commitment(self, u: int) -> bytes:
         return d("nonce", self.off0, u64(u), self.secrets[u].nonce)
@@ -476,7 +505,7 @@ class Reference:
                 dealt[v].append((a, b))
         for v in holders:
             self.secrets[v].held[u] = dealt[v]
-        bundles = {v: self._bundle(u, v, dealt[v]) for v in self.neighbours(u)}
+        bundles = {v: self._bundle(u, v, dealt[v]) for v in holders if v != u}
         message: list[Item] = [0x12, list(self.commitments(u)), list(bundles.values())]
         self.up("share_keys", u, message, self.off1)
         return bundles
@@ -496,7 +525,7 @@ class Reference:
         if self.b.malicious and self.active:
             last = self.active if self.survivors is None else self.survivors
             active = [u for u in active if u in last]
-        if self.b.ring or self.lost:
+        if self.b.ring or self.b.chosen or self.lost:
             while short := [u for u in active if self.held_by(u, active) < self.b.tau]:
                 active = [u for u in active if u not in short]
         return self.enough(active)
@@ -583,10 +612,17 @@ class Reference:
         self, j: int, u3: list[int], agreed: bytes, stays: Callable[..., bool]
     ) -> list[int]:
         u4 = [u for u in u3 if stays(u, "consistency")]
-        signatures: list[Item] = [self.up("consistency", u, [0x19, j], agreed)[-64:] for u in u4]
+        signed: dict[int, Item] = {
+            u: self.up("consistency", u, [0x19, j], agreed)[-64:] for u in u4
+        }
         self.enough(u4)
-        proof: list[Item] = [0x1A, self.bits(u4), signatures]
-        self.down("consistency", u4, lambda _: proof)
+        shown = dict.fromkeys(u4, u4)
+        if self.b.chosen:
+            self._rebuildable(u4)
+            shown = {u: [v for v in u4 if v in self.holders(u)] for u in u4}
+        self.down(
+            "consistency", u4, lambda u: [0x1A, self.bits(shown[u]), [signed[v] for v in shown[u]]]
+        )
         return u4
 
     def _unmask(self, u: int, j: int, u3: list[int], agreed: bytes) -> dict[int, int]:
@@ -659,7 +695,7 @@ def next_clip(maximum: int, clip: float, mean: list[float], count: int) -> float
 
 # -- negative cases ----------------------------------------------------------------------------
 
-_UPLOADS = (0x10, 0x12, 0x18, 0x14, 0x19, 0x16, 0x30, 0x32)
+_UPLOADS = (0x10, 0x12, 0x18, 0x14, 0x19, 0x16, 0x30, 0x32, 0x40)
 _TAGS = {
     "advertise_keys": 0x10,
     "share_keys": 0x12,
@@ -686,6 +722,8 @@ _FIELDS: dict[int, list[str | int | list[int | str]]] = {
     0x31: [0, [32]],
     0x32: [32],
     0x33: [0, [32], [0]],
+    0x40: [32, [32], 32, 0],
+    0x41: [0, 0, [0]],
 }
 
 
@@ -744,11 +782,13 @@ class Inspector:
             message = decoded(body)
             self._verify(phase, sender, body, signature)
         require(message[0] in _UPLOADS, "DecodeError")
-        require(message[0] != (0x10 if b.ring else 0x30), "DecodeError")
-        tag = 0x30 if b.ring and phase == "advertise_keys" else _TAGS[phase]
-        require(message[0] == tag)
+        first = 0x40 if b.chosen else 0x30 if b.ring else 0x10
+        require(message[0] not in {0x10, 0x30, 0x40} - {first}, "DecodeError")
+        require(message[0] == (first if phase == "advertise_keys" else _TAGS[phase]))
         match phase:
             case "advertise_keys":
+                if b.chosen:
+                    self._choice(sender, message)
                 self._advertisement(message)
             case "draw_graph":
                 require(
@@ -791,13 +831,21 @@ class Inspector:
             except ValueError:
                 raise RefusedError("RemoteProtocolError") from None
 
+    def _choice(self, sender: int, message: list[Item]) -> list[int]:
+        assert self.run.b.chosen
+        assert isinstance(message[4], bytes)
+        chosen = members_of(self.run.b.roster, message[4])
+        require(len(chosen) == self.run.b.chosen[0] and sender not in chosen)
+        return chosen
+
     def _bundles(self, sender: int, message: list[Item]) -> None:
         commitments, bundles = message[1], message[2]
         assert isinstance(commitments, list)
         assert isinstance(bundles, list)
         size = 64 * self.run.b.steps + 16
         require(len(commitments) == 2 * self.run.b.steps)
-        require(len(bundles) == len(self.run.neighbours(sender)))
+        to = [v for v in self.run.holders(sender) if v != sender]
+        require(len(bundles) == len(to))
         require(all(isinstance(bundle, bytes) and len(bundle) == size for bundle in bundles))
         listed = d("commitments", *commitments)  # type: ignore[arg-type]
         require(listed == d("commitments", *self.run.commitments(sender)))
@@ -829,7 +877,7 @@ class Inspector:
         tag, *values = decoded(data)
         expected = {
             "draw_graph": 0x31,
-            "share_keys": 0x33 if b.ring else 0x11,
+            "share_keys": 0x41 if b.chosen else 0x33 if b.ring else 0x11,
             "masked_input": 0x17,
             "consistency": 0x15,
             "unmasking": 0x1A if b.malicious else 0x15,
@@ -837,8 +885,9 @@ class Inspector:
         require(tag == expected[phase], "DecodeError")
         sets = [members_of(b.roster, v) for v in values if isinstance(v, bytes)]
         members = sets[0] if sets else []
-        require(len(members) >= b.threshold)
-        if phase != "unmasking" or not b.malicious:
+        proof = phase == "unmasking" and b.malicious
+        require(len(members) >= (b.tau if proof else b.threshold))
+        if not proof:
             require(me in members)
         match phase:
             case "draw_graph":
@@ -846,6 +895,8 @@ class Inspector:
                 assert isinstance(listed, list)
                 require(len(listed) == len(members))
                 require(listed[members.index(me)] == run.nonce_commitment(me))
+            case "share_keys" if b.chosen:
+                self._chosen_directory(me, members, sets[1], values[2])
             case "share_keys" if b.ring:
                 self._ring_directory(me, members, values)
             case "share_keys":
@@ -855,6 +906,8 @@ class Inspector:
                 self._lost(me, members, values[2])
                 require(set(members) <= set(run.u2) and run.held_by(me, members) >= b.tau)
             case "unmasking" if b.malicious:
+                if b.chosen:
+                    require(set(members) <= set(run.holders(me)) & set(run.active))
                 self._proof(members, values[1])
             case _:
                 require(set(members) <= set(run.active) and run.held_by(me, members) >= b.tau)
@@ -870,6 +923,8 @@ class Inspector:
         require(all(set(pair) <= set(members) for pair in named))
         gone = {v for pair in named if me in pair for v in pair if v != me}
         require(len((set(run.holders(me)) & set(members)) - gone) >= run.b.tau)
+        for u in members if not run.b.ring and not run.b.chosen else ():
+            require(len(members) - sum(u in pair for pair in named) >= run.b.tau)
 
     def _directory(self, me: int, members: list[int], adverts: Item) -> None:
         run = self.run
@@ -902,6 +957,31 @@ class Inspector:
             assert isinstance(sent, bytes)
             message = decoded(sent)
             require(message[0] == 0x30 and message[4] == run.nonce_commitment(v))
+
+    def _chosen_directory(
+        self, me: int, members: list[int], near: list[int], adverts: Item
+    ) -> None:
+        run, b = self.run, self.run.b
+        assert isinstance(adverts, list)
+        assert b.chosen
+        mine = [v for v in run.chosen_by(me) if v in members]
+        require(set(near) <= set(members) - {me} and len(adverts) == len(near))
+        require(set(mine) <= set(near) and len(mine) >= b.tau)
+        keys: list[Item] = [public_of(run.secrets[me].channel)]
+        keys += [public_of(run.mask_private(me, j)) for j in range(b.steps)]
+        choosers = 0
+        for v, sent in zip(near, adverts, strict=True):
+            assert isinstance(sent, bytes)
+            _, body, signature = decoded(sent)
+            message = decoded(body)  # type: ignore[arg-type]
+            require(message[0] == 0x40, "DecodeError")
+            self._verify("advertise_keys", v, body, signature)  # type: ignore[arg-type]
+            chosen = self._choice(v, message)
+            require(v in mine or me in chosen)
+            choosers += me in chosen
+            require(len(message[2]) == b.steps)  # type: ignore[arg-type]
+            keys += [message[1], *message[2]]  # type: ignore[misc]
+        require(choosers <= 3 * b.chosen[0] and len(set(keys)) == len(keys))  # type: ignore[arg-type]
 
     def _proof(self, signers: list[int], signatures: Item) -> None:
         run = self.run

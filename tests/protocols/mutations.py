@@ -64,6 +64,8 @@ FAULTS = tests("faults_of_others")
 WRONG = tests("server/recovery", "primitives/decoding", "seeds")
 BLAME = tests("blame_and_limits", "seeds", "params")
 RING = tests("ring_sessions")
+CHOSEN = tests("chosen")
+CHOSEN_BAD = (*tests("vectors"), "-k", "bad_chosen or negative")
 STEP = tests("client/step")
 SITES = ("tests/codream_secure/sites/test_answers.py",)
 CLIENT_RULES = ("tests/codream_secure/federation/test_client.py",)
@@ -71,12 +73,16 @@ WEIGHTS = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "weight or ca
 PRESENCE = ("tests/codream_secure/sites/test_presence.py",)
 PENDING = "codream_secure/sites/pending.py"
 PENDING_TESTS = ("tests/codream_secure/sites/test_pending.py",)
+UNIT = ("tests/codream_secure/sites/test_run_terms.py",)
 COHORTS = ("tests/codream_secure/sites/test_cohorts.py",)
 TOLD = ("tests/codream_secure/sites/test_told_labels.py",)
 MOD = ("tests/codream_secure/flower/test_secure_mod.py", "-k", "look_alike")
 
 CLIENT = "protocols/client/session.py"
 OFFLINE = "protocols/client/offline.py"
+DIRECTORIES = "protocols/client/directories.py"
+CONSISTENCY = "protocols/server/consistency.py"
+GRAPH = "protocols/graph.py"
 SERVER = "protocols/server/session.py"
 CLIENT_STEP = "protocols/client/step.py"
 CLIENT_STATES = "protocols/client/states.py"
@@ -127,10 +133,10 @@ MUTATIONS = [
     refusal(
         "signers within U3", CLIENT_STEP, "not set(signers) <= set(current.survivors)", MALICIOUS
     ),
-    refusal("signatures count", CLIENT_STEP, "len(signers) < party.batch.threshold", MALICIOUS),
+    refusal("signatures count", CLIENT_STEP, "len(signers) < needed", MALICIOUS),
     Mutation(
         "signatures of a proof", CLIENT_STEP,
-        "signing.check(party.batch, signer, bound, body, signature)", "pass", MALICIOUS,
+        "signing.check(batch, signer, bound, body, signature)", "pass", MALICIOUS,
     ),
     Mutation(
         "a signed U3 is the next cohort", CLIENT_STEP,
@@ -166,25 +172,25 @@ MUTATIONS = [
         "policy on batches", CLIENT_STATES, "self.policy.check_batch(self.batch)", "pass", MALICIOUS
     ),
     Mutation(
-        "policy on share holders", OFFLINE,
+        "policy on share holders", DIRECTORIES,
         "        party.policy.check_members(batch, len(members))\n    directory",
         "        pass\n    directory", MALICIOUS,
     ),
-    refusal("|U1| at the client", OFFLINE, "len(members) < batch.threshold", MACHINES),
+    refusal("|U1| at the client", DIRECTORIES, "len(members) < batch.threshold", MACHINES),
     refusal(
-        "as many advertisements as members", OFFLINE,
+        "as many advertisements as members", DIRECTORIES,
         "len(members) != len(message.advertisements)", MACHINES,
     ),
     refusal(
-        "own advertisement present", OFFLINE, "listed.get(party.client) != state.sent", MACHINES
+        "own advertisement present", DIRECTORIES, "listed.get(party.client) != state.sent", MACHINES
     ),
     refusal(
-        "number of mask keys at the client", OFFLINE,
+        "number of mask keys at the client", DIRECTORIES,
         "any(len(keys.mask_keys) != batch.steps for keys in directory.values())", MACHINES,
     ),
-    refusal("keys repeat at the client", OFFLINE, "keys_repeat(directory.values())", MACHINES),
+    refusal("keys repeat at the client", DIRECTORIES, "keys_repeat(directory.values())", MACHINES),
     Mutation(
-        "advertisements are signed", OFFLINE,
+        "advertisements are signed", DIRECTORIES,
         "signing.check(party.batch, client, party.off0, body, signature)", "pass", MALICIOUS,
     ),
     refusal("|U2| at the client", OFFLINE, "len(sharers) < party.batch.threshold", MACHINES),
@@ -221,7 +227,7 @@ MUTATIONS = [
     Mutation("low order at the server", SERVER_OFFLINE, "_PROBE.agree(public)", "pass", MACHINES),
     refusal(
         "number of bundles", SERVER_OFFLINE,
-        "len(message.bundles) != len(state.graph.neighbours(client))", MACHINES,
+        "len(message.bundles) != len(state.graph.recipients(client))", MACHINES,
     ),
     refusal(
         "size of bundles", SERVER_OFFLINE,
@@ -417,21 +423,52 @@ MUTATIONS = [
     Mutation("clipping", "protocols/quantization.py",
              "np.clip(values, -self.clip, self.clip, out=values)", "pass", QUANTIZER),
     # The ring (SPEC 6.9)
+    # The graph that clients choose
+    refusal("everybody chosen is a neighbour", DIRECTORIES,
+            "not set(chosen) <= set(directory)", CHOSEN_BAD),
+    refusal("enough chosen in U1", DIRECTORIES, "len(chosen) < graph.threshold", CHOSEN_BAD),
+    refusal("neighbours chose or were chosen", DIRECTORIES,
+            "not set(directory) <= choosers.union(chosen)", CHOSEN_BAD),
+    refusal("3k choosers at most", DIRECTORIES, "len(choosers) > graph.most_choosers", CHOSEN),
+    refusal("neighbours within U1", DIRECTORIES,
+            "not set(neighbours) <= set(members) - {party.client}", CHOSEN_BAD),
+    Mutation("self in U1", DIRECTORIES,
+            "_check_number(batch, members)\n    if party.client not in members:\n        raise",
+            "_check_number(batch, members)\n    if False:\n        raise", CHOSEN_BAD),
+    refusal("as many advertisements as neighbours", DIRECTORIES,
+            "len(neighbours) != len(message.advertisements)", CHOSEN_BAD),
+    Mutation("keys repeat among chosen", OFFLINE,
+             "choosers = checked_choices(party, directory, chosen)\n    own = advertisement("
+             "party, party.client, state.sent, ChosenAdvertisement)\n    if keys_repeat(",
+             "choosers = checked_choices(party, directory, chosen)\n    own = advertisement("
+             "party, party.client, state.sent, ChosenAdvertisement)\n    if False and keys_repeat(",
+             CHOSEN_BAD),
+    refusal("a list names k others", GRAPH,
+            "batch.chosen is None or len(chosen) != batch.chosen.degree or client in chosen",
+            CHOSEN_BAD),
+    refusal("signers are holders", CLIENT_STEP,
+            "current.chosen and not set(signers) <= set(current.chosen)", CHOSEN),
+    refusal("the policy on chosen", POLICY,
+            "log2_split(batch.n, self.colluders, k, t) > -self.sigma", CHOSEN),
     refusal("nonce was committed to, server", SERVER_OFFLINE,
             "found != state.advertised[client].nonce_commitment", RING),
-    refusal("nonces were committed to, client", OFFLINE,
+    refusal("nonces were committed to, client", DIRECTORIES,
             "any(state.committed.get(u) != commitment for u, commitment in shown.items())", RING),
     refusal("own commitment is listed", OFFLINE, "committed.get(party.client) != own", RING),
-    refusal("keys are the neighbour's", OFFLINE,
+    refusal("keys are the neighbour's", DIRECTORIES,
             "message.nonce_commitment != state.committed[client]", RING),
     refusal("enough active neighbours", CLIENT_STEP,
-            "sum(u in held and u not in lost for u in active) < party.batch.share_threshold",
+            "len(_kept(holders, active, lost)) < party.batch.share_threshold",
             (*RING, *LOST)),
     refusal("enough surviving neighbours", CLIENT_STEP,
-            "sum(u in current.held for u in survivors) < party.batch.share_threshold", RING),
+            "len(_holders(current).intersection(survivors)) < party.batch.share_threshold", RING),
     # Pairs that lost each other (SPEC 6.2, 6.3)
     Mutation("own lost peers hold no shares", CLIENT_STEP,
-             "u in held and u not in lost for u in active", "u in held for u in active", LOST),
+             "present = frozenset(active) - lost", "present = frozenset(active)", LOST),
+    refusal("nobody is cut off unseen", CLIENT_STEP,
+            'party.batch.graph == "complete" and any(\n'
+            "        len(active) - len(others) < least for others in lost.values()\n    )",
+            (*tests("audit/lying"), "-k", "unseen")),
     Mutation("no share of a lost peer is given", CLIENT_STEP,
              "if u in keys.held and u not in lost}", "if u in keys.held}", LOST),
     refusal("lost pairs are active", CLIENT_STEP,
@@ -524,15 +561,55 @@ MUTATIONS = [
         ]
     ),
     refusal("cohorts: similar sums", "codream_secure/sites/cohorts.py",
-            "self._strict and known.differences >= policy.small_differences", COHORTS),
+            "self._strict and count >= policy.small_differences", COHORTS),
     refusal("cohorts: they grow again so often", "codream_secure/sites/cohorts.py",
             "refuse and shrinking and known.returns >= policy.returns", COHORTS),
     Mutation("cohorts: other sizes are similar", "codream_secure/sites/cohorts.py",
-             "    if first.size != second.size:\n        return True",
-             "    if first.size != second.size:\n        return False", COHORTS),
+             "        if one.size != new.size:\n            return True",
+             "        if one.size != new.size:\n            continue", COHORTS),
+    Mutation("cohorts: a sum that comes nearer counts", "codream_secure/sites/cohorts.py",
+             "all(_distance(one, s) > distance for s in same)", "not same", COHORTS),
+    Mutation("cohorts: a site that is back counts", "codream_secure/sites/cohorts.py",
+             "_is_larger(new, one) or all(", "all(", COHORTS),
     Mutation("cohorts: survivors are compared before they are signed",
              "codream_secure/sites/cohorts.py",
-             "            self._compare(last)\n", "", COHORTS),
+             "self._save(self._compared(changed, last.returns))", "self._save(changed)", COHORTS),
+    refusal("contents: an earlier session", "codream_secure/sites/contents.py",
+            "kept[start + _HASH : start + _SIZE] != number",
+            ("tests/codream_secure/sites/test_contents.py",)),
+    # Clients as the unit of privacy
+    *(
+        refusal(f"unit: {what}", f"codream_secure/{file}.py", condition, (*UNIT, "-k", word))
+        for what, file, condition, word in [
+            ("the terms are the site's own", "privacy/release_plan",
+             "asked != noisy_terms(self.terms)", "other_terms"),
+            ("sums are counted", "privacy/release_plan",
+             "self.budget.charged >= self.budget.total", "one_sum_more"),
+            ("the malicious model", "sites/run_terms",
+             'config.private_clients and config.secure.threat_model != "malicious"', "roster"),
+            ("as many sites as the roster", "sites/run_terms",
+             "message.identities and len(message.identities) != terms.clients", "inflated"),
+            ("noise for the colluders", "sites/allowance",
+             "chosen is not None and not (isinstance(chosen, int) and chosen >= colluders)",
+             "inflated"),
+            ("a run of this unit", "sites/allowance",
+             'self.unit == "client" and options.get("dp_unit") != "client"', "inflated"),
+            ("no seed", "sites/allowance", 'options.get("seed") is not None', "inflated"),
+            ("sessions add up", "sites/allowance", "not total <= most", "sessions"),
+            ("never the other way", "sites/allowance",
+             "of_site and any(one.client is None for one in spent)", "other_way"),
+        ]
+    ),
+    Mutation("unit: labels alone", "codream_secure/sites/run_terms.py",
+             "        kinds = {LabelRequest.__name__}", "        pass",
+             (*UNIT, "-k", "accuracies or counts_for")),
+    Mutation("unit: an example changes twice as much", "codream_secure/sites/run_terms.py",
+             "group_epsilon((plan.planned(),), delta, 2)", "epsilon", (*UNIT, "-k", "counts_for")),
+    Mutation("unit: charges outlive a process", "codream_secure/sites/stored_learner.py",
+             "plan.journal_shares(budget.journal)", "pass", (*UNIT, "-k", "one_sum_more")),
+    Mutation("unit: an answer is given again", "codream_secure/sites/stored_learner.py",
+             "        if self._has_answered(name_of(broadcast)):\n            return  #",
+             "        if False:\n            return  #", (*UNIT, "-k", "given_again")),
     Mutation("labels need their request", "codream_secure/sites/told_labels.py",
              "            raise LacksRequestsError(lacking)",
              "            return []", TOLD),

@@ -16,7 +16,8 @@ from secagg_helpers import Run, fixed_entropy, make_params, rounds_of, signing_k
 from protocols import errors
 from protocols.driver import BatchSession, DropSchedule
 from protocols.errors import NotEnoughSurvivors
-from protocols.params import AggregationParams, Ring, Section
+from protocols.graph_parameters import log2_split
+from protocols.params import AggregationParams, Chosen, Ring, Section
 from protocols.phases import Phase
 from protocols.signing import Credentials
 
@@ -43,7 +44,7 @@ def test_the_generator_says_what_would_change(tmp_path, monkeypatch, capsys):
 def test_a_third_of_the_vectors_and_more_is_negative():
     assert len(BAD) >= (len(BAD) + len(GOOD) + len(FILES["expansion.json"]["cases"])) / 3
     assert all(case["name"].startswith("bad_") for _, case in BAD)
-    for name in ("bad.json", "bad_malicious.json", "bad_ring.json"):
+    for name in ("bad.json", "bad_malicious.json", "bad_ring.json", "bad_chosen.json"):
         names = [case["name"] for _, case in BAD if _ == name]
         assert len(set(names)) == len(names)
 
@@ -77,9 +78,14 @@ def parties(vector) -> reference.Reference:
         tuple(vector["roster"]),
         vector["threshold"],
         signing,
-        vector["ring"] and (vector["ring"]["degree"], vector["ring"]["threshold"]),
+        pair_of(vector["ring"]),
+        pair_of(vector.get("chosen")),
     )
     return reference.Reference(batch, fixed_entropy(bytes.fromhex(vector["seed"])))
+
+
+def pair_of(graph) -> tuple[int, int] | None:
+    return graph and (graph["degree"], graph["threshold"])
 
 
 def ed25519(u: int) -> Ed25519PrivateKey:
@@ -140,8 +146,72 @@ def parameters(vector) -> AggregationParams:
         sections=tuple(Section(**s) for s in step["sections"]),
         threat_model=vector["threat_model"],
         identities=tuple(key.public for key in keys.values()),
-        ring=vector["ring"] and Ring(vector["ring"]["degree"], vector["ring"]["threshold"]),
+        ring=vector["ring"] and Ring(*pair_of(vector["ring"])),
+        chosen=Chosen(*pair_of(vector["chosen"])) if "chosen" in vector else None,
     )
+
+
+# What our code says when the check that a case names fires, and no other one.
+FIRED = {
+    "3.11 the context": "signature is not valid",
+    "3.11 the sender": "signature is not valid",
+    "3.11 the signature": "signature is not valid",
+    "3.6 elements below P": "not an encoding of a field element",
+    "5.2 a tag that is expected": "unknown message tag|not a (Signed|ConsistencyProof)",
+    "5.2 an upload whose round is to come": "message of a later round",
+    "5.2 one encoding of each message": r"encoding is not canonical|unknown message tag|not a \w+$",
+    "5.2 the tags of this graph": "unknown message tag",
+    "5.2 uploads inside Signed": "not a Signed",
+    "5.3 the size of a vector": "packed vector of wrong size",
+    "5.3 unused bits are zero": "padding bits are not zero",
+    "5.3 values below p": "a masked element is not in the field",
+    "5.4 the size of a bitmap": "not a bitmap over the roster",
+    "5.4 unused bits are zero": "not a bitmap over the roster",
+    "5.5 i < k": "not a list of pairs of the roster",
+    "5.5 k < n": "not a list of pairs of the roster",
+    "5.5 pairs ascend": "not a list of pairs of the roster",
+    "6.1 M mask keys": "wrong number of mask keys",
+    "6.1 a list has k members": "list of wrong length, or of itself",
+    "6.1 a list has not its sender": "list of wrong length, or of itself",
+    "6.1 all keys differ": "keys repeat",
+    "6.1 no key of low order": "a key has low order",
+    "6.2 a bundle for every neighbour": "wrong number of bundles",
+    "6.2 a list has k members": "list of wrong length, or of itself",
+    "6.2 all keys differ": "keys repeat",
+    "6.2 every other neighbour's list has u": "a neighbour that neither chose nor was chosen",
+    "6.2 everybody that u chose is among the neighbours": "that was chosen is no neighbour",
+    "6.2 list length = number of neighbours": "numbers of advertisements and of neighbours differ",
+    "6.2 list length = |U1|": "numbers of advertisements and of members differ",
+    "6.2 own advertisement byte for byte": "own keys missing or changed",
+    "6.2 signatures of the advertisements": "signature is not valid",
+    "6.2 tau of those that u chose in U1": "too few of the chosen advertised keys",
+    "6.2 the commitments that were advertised": "commitments are not those advertised",
+    "6.2 u in U1": "own keys missing or changed",
+    "6.2 |U1| >= t": "fewer keys than the threshold",
+    "6.3 both ends of a lost pair in A": "a lost pair is not active",
+    "6.3 holders of every member's shares in A": "leave an active client too few holders",
+    "6.3 holders of own shares in A": "too few active neighbours to hold shares",
+    "6.3 keys that are unspent": "keys of this step are spent or were never made",
+    "6.3 u in A": "own id is not in the active set",
+    "6.3 |A| >= t": "active set below the threshold",
+    "6.4 holders of own shares in U3": "too few surviving neighbours to hold shares",
+    "6.4 list lengths": "wrong number of shares",
+    "6.4, 6.8 holders of own shares in U3": "too few surviving neighbours to hold shares",
+    "6.4, 6.8 u in U3": "own masked input was left out",
+    "6.4, 6.8 |U3| >= t": "fewer survivors than the threshold",
+    "6.8 every signature on its own U3": "consistency: client .*: signature is not valid",
+    "6.8 list length = |signers|": "numbers of signers and of signatures differ",
+    "6.8 signers are holders": "a signer holds no shares of this client",
+    "6.8 t signers": "fewer signatures than the threshold",
+    "6.8 tau signers": "fewer signatures than the threshold",
+    "6.9 a nonce that was committed to": "nonce is not what was committed to",
+    "6.9 an advertisement of every neighbour": "numbers of advertisements and of neighbours differ",
+    "6.9 every nonce is what was committed to": "a nonce that nobody committed to",
+    "6.9 list length = |C|": "numbers of commitments and of members differ",
+    "6.9 own commitment is there": "own commitment missing or changed",
+    "6.9 the nonce commitment listed for the neighbour": "of another client than the neighbour",
+    "6.9 |U1| >= max(t, tau + 1)": "fewer nonces than the threshold",
+}
 
 
 @pytest.mark.parametrize(("name", "case"), BAD, ids=str_or_name)
@@ -153,7 +223,7 @@ def test_negative_vectors_fail_where_they_must(name, case):
     if phase == Phase.MASKED_INPUT:
         run.begin()
     run.replies[me] = data
-    with pytest.raises(getattr(errors, case["error"])) as caught:
+    with pytest.raises(getattr(errors, case["error"]), match=FIRED[case["check"]]) as caught:
         _ = run.server.receive(me, data) if case["receiver"] == "server" else run.answer(me, phase)
     assert type(caught.value).__name__ == case["error"]
 
@@ -168,7 +238,9 @@ def test_the_reference_refuses_with_the_same_error(name, case):
         inspect(case["phase"], vector["client"], data)
 
 
-@pytest.mark.parametrize("name", ["bad.json", "bad_malicious.json", "bad_ring.json"])
+@pytest.mark.parametrize(
+    "name", ["bad.json", "bad_malicious.json", "bad_ring.json", "bad_chosen.json"]
+)
 def test_the_reference_accepts_every_message_of_the_honest_run(name):
     """Else it would refuse negative ones for nothing."""
     vector = FILES[name]
@@ -201,7 +273,7 @@ _STOPPED: dict[tuple[str, str | None], tuple[reference.Reference, dict]] = {}
 
 def stopped_before(vector, phase: str | None):
     """A run of which everything before a phase has happened, and its step."""
-    where = (vector["threat_model"] + str(vector["ring"]), phase)
+    where = (f"{vector['threat_model']} {vector['ring']} {vector.get('chosen')}", phase)
     if where not in _STOPPED:
         run, step = parties(vector), vector["steps"][0]
         run.exchange_keys({})
@@ -224,7 +296,9 @@ def batches(draw):
     ids = tuple(sorted(draw(st.sets(st.integers(0, 2**64 - 1), min_size=n, max_size=n))))
     least = 2 * n // 3 + 1 if malicious else n // 2 + 1
     threshold = draw(st.integers(least, n))
-    ring = None
+    ring = chosen = None
+    if malicious and draw(st.booleans()):
+        chosen = draw(st.sampled_from(safe_choices(n)))
     if not malicious and n >= 4 and draw(st.booleans()):
         degree = draw(st.sampled_from(range(2, n, 2)))
         ring = Ring(degree, draw(st.integers(2, degree)))
@@ -248,7 +322,13 @@ def batches(draw):
         phases = vocabulary if number == 0 else [p for p in vocabulary if p in ONLINE]
         drops = {u: draw(st.sampled_from(phases)) for u in sorted(silent)}
         steps.append((sections, drops, draw(st.integers(0, 2**32))))
-    return malicious, ids, threshold, ring, steps
+    return malicious, ids, threshold, ring or chosen, steps
+
+
+def safe_choices(n: int) -> list[Chosen]:
+    """Those that a client's policy allows if nobody is corrupt; not all is left to chance."""
+    pairs = ((k, t) for k in range(2, n) for t in range(k // 2 + 1, k + 1))
+    return [Chosen(k, t) for k, t in pairs if log2_split(n, 0, k, t) <= -40]
 
 
 ONLINE = (Phase.MASKED_INPUT, Phase.CONSISTENCY, Phase.UNMASKING)
@@ -257,7 +337,9 @@ ONLINE = (Phase.MASKED_INPUT, Phase.CONSISTENCY, Phase.UNMASKING)
 @settings(max_examples=max(25, settings.default.max_examples // 5))
 @given(batches())
 def test_both_implementations_send_the_same_bytes(case):
-    malicious, roster, threshold, ring, steps = case
+    malicious, roster, threshold, graph, steps = case
+    ring = graph if isinstance(graph, Ring) else None
+    chosen = graph if isinstance(graph, Chosen) else None
     sent: list[reference.Message] = []
     keys = {u: ed25519(u) for u in roster} if malicious else {}
     session = BatchSession(
@@ -268,9 +350,11 @@ def test_both_implementations_send_the_same_bytes(case):
         tap=lambda phase, direction, u, data: sent.append((str(phase), direction, u, data)),
         credentials=Credentials(signing_keys(roster)) if malicious else None,
         ring=ring,
+        chosen=chosen,
     )
+    numbers = graph and (graph.degree, graph.threshold)
     batch = reference.Batch(
-        bytes(32), 0, len(steps), roster, threshold, keys, ring and (ring.degree, ring.threshold)
+        bytes(32), 0, len(steps), roster, threshold, keys, ring and numbers, chosen and numbers
     )
     other = reference.Reference(batch, fixed_entropy())
     try:
@@ -336,6 +420,7 @@ def test_the_reference_follows_the_clip_alike(case):
 def test_every_negative_case_names_the_section_whose_check_refuses_it():
     text = (FOLDER.parents[2] / "protocols" / "SPEC.md").read_text(encoding="utf-8")
     known = set(re.findall(r"^### (\d+\.\d+) ", text, flags=re.MULTILINE))
+    assert set(FIRED) == {case["check"] for _, case in BAD}
     for _, case in BAD:
         named = re.match(r"(\d+\.\d+)(?:, (\d+\.\d+))* \S", case["check"])
         assert named, case["name"]

@@ -3,7 +3,6 @@
 import platform
 import socket
 import ssl
-import tomllib
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from codream_secure.errors import UserError
 from codream_secure.flower.node_config import SERVER_OPTIONS, read_key, read_roster, site_data
 from codream_secure.sites.policy import SitePolicy, path_of
 from codream_secure.sites.wire import VERSION
+from codream_secure.storage.toml import load_toml
 from protocols.primitives.keys import SigningKey
 
 TESTED = ("1.41", "1.42")
@@ -94,13 +94,13 @@ def _model(name: str, spec: InputSpec) -> Finding:
 def _run(app: Path, data: str, client: int | None, *, part: bool) -> list[Finding]:
     """Compare a site with the run that an app folder describes."""
     try:
-        text = (app / "pyproject.toml").read_text(encoding="utf-8-sig")
-        given = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+        given = load_toml(app / "pyproject.toml")["tool"]["flwr"]["app"]["config"]
+    except (UserError, KeyError, TypeError) as error:
+        return [("run", False, f"{app} is no app folder: {error}")]
+    try:
         options = {k.replace("-", "_"): v for k, v in given.items() if k not in SERVER_OPTIONS}
         config = resolve(Config.from_options({k: v for k, v in options.items() if v != ""}))
         wanted = site_data(config.data.dataset).spec
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-        return [("run", False, f"{app} is no app folder: {error}")]
     except UserError as error:
         return [("run", False, str(error))]
     found = [_shape(site_data(data).spec, wanted)]

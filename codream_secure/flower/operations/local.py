@@ -154,7 +154,7 @@ class Local:
         return self.out / "tls" / "ca.pem"
 
     def _node_config(self, client: int) -> str:
-        site = f'client={client} state="{self.out}/site-{client}" '
+        site = f'client={client} state="{self.out}/site-{client}/state" '
         site += self._sites[client] if self._sites else f'data="{self._dataset}" whole=false'
         if self._malicious:
             keys = self.out / "keys"

@@ -1,6 +1,7 @@
 """`simulate` does what the command line does, and gives models to keep."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from torch import nn
 
 import codream_secure as cs
 from codream_secure.cli.main import cli
+from codream_secure.learning.learner import PlainLearner
 from codream_secure.runs.formats import compact, parse_row
 
 SMALL = {"rounds": 2, "dreams": 8, "dream_steps": 2, "warmup_epochs": 2, "kd_epochs": 1}
@@ -120,6 +122,36 @@ def test_an_interrupted_run_goes_on_and_ends_alike(data, tmp_path):
     again = cs.simulate(data, resume=out)
     assert [row.clients for row in again.rounds] == [row.clients for row in whole.rounds]
     assert again.summary.resumed == 1
+
+
+@pytest.mark.parametrize("step", ["local_step", "joint_step"])
+def test_a_signal_ends_training_within_a_step_and_loses_no_round(data, tmp_path, monkeypatch, step):
+    """Training that would take for ever from the second round on is interrupted."""
+    options = {**SMALL, "models": "linear", "clients": 3, "seed": 2, "local_epochs": 1}
+    whole = cs.simulate(data, **options)
+    out, rounds = tmp_path / "cut", []
+    real = getattr(PlainLearner, step)
+
+    def endless(self, *args):
+        real(self, *args)
+        if rounds:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+        while rounds:
+            self.data.next()
+
+    monkeypatch.setattr(PlainLearner, step, endless)
+    monkeypatch.setattr(PlainLearner, "data", property(lambda self: self._data), raising=False)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cs.simulate(data, out=out, checkpoint_every=1, on_round=rounds.append, **options)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    monkeypatch.undo()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == len(rounds) == 1
+    again = cs.simulate(data, resume=out)
+    assert [row.clients for row in again.rounds] == [row.clients for row in whole.rounds]
 
 
 class Cut:

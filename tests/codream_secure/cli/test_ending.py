@@ -41,9 +41,8 @@ def test_every_call_of_the_file_layer_may_be_the_last(command):
     assert "0 findings" in run_helper("crashes.py", command, "all", "1", "0", seconds=7200)
 
 
-@pytest.mark.slow
 def test_properties_of_the_command_line():
-    run_helper("command_properties.py", "8", seconds=300)
+    run_helper("command_properties.py", "1", seconds=300)
 
 
 @pytest.mark.slow
@@ -51,18 +50,12 @@ def test_properties_of_the_command_line_at_length():
     run_helper("command_properties.py", "600", "1", seconds=7200)
 
 
-def test_before_the_first_round_a_signal_is_one_sentence(tmp_path):
+@pytest.mark.parametrize(
+    "long", ["--warmup-epochs=100000", pytest.param("--dream-steps=100000", marks=pytest.mark.slow)]
+)
+def test_before_the_first_round_a_signal_is_one_sentence(tmp_path, long):
     command = [sys.executable, "-m", "codream_secure", "simulate", "--clients", "3", "--quiet"]
-    command += [
-        "--models",
-        "linear",
-        "--warmup-epochs",
-        "1",
-        "--dream-steps",
-        "100000",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    command += ["--models", "linear", "--warmup-epochs", "1", long, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
     while time.monotonic() < until and not (tmp_path / "run/config.toml").exists():

@@ -10,10 +10,12 @@ import threading
 import time
 
 import msgspec
+import numpy as np
 import pytest
 from app_processes import restart_node
 
 from codream_secure.config.settings import Config
+from codream_secure.data.datasets import load_dataset
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.flower.operations.local import Local
@@ -52,7 +54,18 @@ def processes_gone(running):
 
 
 def test_short_run_over_tls_gives_the_dreams_of_a_simulation(tmp_path):
-    with local(tmp_path / "run", rounds=1) as running:
+    # Every message starts a process: one that need not load scikit-learn for its digits, which
+    # takes as long as PyTorch, and few of them.
+    data = load_dataset("digits", tmp_path)
+    arrays = {
+        "x_train": data.x_train[:200, 0],
+        "y_train": data.y_train[:200],
+        "x_test": data.x_test[:, 0],
+        "y_test": data.y_test,
+    }
+    np.savez(tmp_path / "images.npz", **arrays)
+    dataset = str(tmp_path / "images.npz")
+    with local(tmp_path / "run", rounds=1, dream_steps=1, dataset=dataset) as running:
         started = list(running.processes.values())
         summary = running.run()
         started += list(running.processes.values())

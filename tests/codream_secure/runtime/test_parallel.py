@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from codream_secure.runtime.parallel import in_parallel, one_core_each
+from codream_secure.runtime.parallel import in_parallel, one_core_each, stop_if_interrupted
 
 
 def test_results_come_in_the_order_of_the_items_whichever_ends_first():
@@ -38,3 +38,23 @@ def test_torch_has_one_thread_inside_and_its_own_number_again_outside():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_whoever_is_interrupted_ends_the_threads_at_their_next_step():
+    running, steps = threading.Event(), []
+
+    def train(item):
+        if item == 0 and (os.cpu_count() or 1) > 1:
+            assert running.wait(30)
+            raise KeyboardInterrupt  # as a signal does in the thread that waits
+        for step in range(10**9):
+            running.set()
+            stop_if_interrupted()
+            steps.append(step)
+
+    if (os.cpu_count() or 1) > 1:
+        with pytest.raises(KeyboardInterrupt):
+            list(in_parallel(train, range(2)))  # would not end otherwise
+        assert running.is_set()
+    stop_if_interrupted()  # nothing remains in this thread
+    assert list(in_parallel(lambda item: stop_if_interrupted() or item, range(3))) == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from machines import OPTIONS
@@ -75,9 +76,59 @@ def test_similar_pixels_with_one_site_less_are_refused(rules, pixels, kind, coho
 def test_so_many_are_allowed_over_restarts_and_a_repetition_counts_once(rules):
     rules(small_differences=1).admit(0, ALL, ("dreams", PIXELS))
     for _ in range(2):
-        rules(small_differences=1).admit(1, WITHOUT_4, ("dreams", PIXELS))
+        rules(small_differences=1).admit(1, WITHOUT_4, ("dreams", near(3)))
     with pytest.raises(RequestRefused, match="for the 2th time"):
-        rules(small_differences=1).admit(2, WITHOUT_4, ("dreams", near(3)))
+        rules(small_differences=1).admit(2, WITHOUT_4, ("dreams", PIXELS))
+
+
+def walk(number):
+    """Return the dreams of a step that moves on from `PIXELS`, by 2 root mean square each."""
+    way = np.sign(np.random.default_rng(9).normal(size=PIXELS.size))
+    return np.clip(128 + 2 * number * way, 0, 255).astype(np.uint8)
+
+
+def test_a_dropout_counts_once_though_all_later_dreams_are_similar(rules):
+    """Before, each later step counted: honest runs with one dropout used all ten up."""
+    found = rules(small_differences=1)
+    for step in range(12):
+        found.admit(step, ALL if step < 6 else WITHOUT_4, ("dreams", walk(step)))
+    assert found._known.differences == 1
+    assert rules()._known.differences == 1
+
+
+def test_a_server_that_goes_back_without_the_site_counts_each_time(rules):
+    """The attack: every answer of a site that is out is asked for again, without the site."""
+    found = rules(small_differences=3)
+    for step in range(6):
+        found.admit(step, ALL, ("dreams", walk(step)))
+    for back in range(3):
+        found.admit(6 + back, WITHOUT_4, ("dreams", walk(5 - back)))
+    with pytest.raises(RequestRefused, match="for the 4th time"):
+        found.admit(9, WITHOUT_4, ("dreams", walk(2)))
+
+
+def test_each_answer_of_a_site_that_is_back_counts(rules):
+    found = rules(rejoin=True, small_differences=2)
+    found.admit(0, WITHOUT_4, ("dreams", walk(0)))
+    found.admit(1, ALL, ("dreams", walk(1)))
+    found.admit(2, ALL, ("dreams", walk(2)))
+    with pytest.raises(RequestRefused, match="for the 3th time"):
+        found.admit(3, ALL, ("dreams", walk(3)))
+
+
+def test_a_step_is_added_to_the_record_which_is_not_written_again(rules, tmp_path):
+    found, record = rules(), tmp_path / "site" / "cohorts"
+    found.admit(0, ALL, ("dreams", PIXELS))
+    first = record.read_bytes()
+    found.admit(1, ALL, ("dreams", near(40)))
+    assert record.read_bytes().startswith(first)
+    assert len(record.read_bytes()) < 3 * len(first)
+    for torn in (b"\0\0\1\0half of a step", b"\0" * 9):
+        record.write_bytes(first + torn)
+        again = rules()
+        assert [s.step for s in again._known.sums] == [0]
+        again.admit(5, WITHOUT_4, ("dreams", PIXELS))
+        assert [s.step for s in rules()._known.sums] == [0, 5]
 
 
 def test_a_dropout_is_seen_before_the_survivors_are_signed(rules):
@@ -172,6 +223,46 @@ def test_what_remains_is_bounded_by_noise_alone(monkeypatch):
         neighbours.append(found[1])
     assert min(same) > 0.9999
     assert np.median(neighbours) == pytest.approx(0.6, abs=0.2)
+
+
+@pytest.mark.slow
+def test_sums_that_are_not_counted_sharpen_an_answer_that_is_out(monkeypatch):
+    """What the rule leaves: the mean of more sums around an earlier one, from as far as the first.
+
+    Sums from just beyond `similar_pixels`, which no rule counts, do as well. SECURITY prints it.
+    """
+    asked, original = [], Client.compute
+
+    def compute(self, request, broadcast, step):
+        if isinstance(request, DreamRequest) and request.dream_step == 4:
+            asked.append((self, request))
+        return original(self, request, broadcast, step)
+
+    monkeypatch.setattr(Client, "compute", compute)
+    config = Config.from_options({**LEAK, "seed": 0, "bits": 12, "dream_steps": 5, "dreams": 8})
+    list(Simulation(config, compare_independent=False).rounds())
+    steps, draw = itertools.count(100), np.random.default_rng(1)
+    (victim, request), *others = asked
+    middle = np.frombuffer(request.dreams, np.uint8).astype(float)
+
+    def gradient(client, pixels):
+        moved = np.clip(np.round(pixels), 0, 255).astype(np.uint8).tobytes()
+        changed = msgspec.structs.replace(request, dreams=moved)
+        codes = client._answer_dreams(changed, next(steps))["gradient"]
+        return 2 * codes.astype(float) / ((1 << request.bits) - 1) - 1
+
+    def without(pixels):
+        return sum(gradient(client, pixels) for client, _ in others)
+
+    own = gradient(victim, middle)
+    everybody = own + without(middle)
+    for distance, alone, together in ((4, 0.945, 0.985), (8, 0.87, 0.975)):
+        way = [draw.normal(0, distance, middle.size) for _ in range(4)]
+        around = [without(middle + sign * one) for one in way for sign in (1, -1)]
+        first = np.corrcoef(everybody - around[0], own)[0, 1]
+        mean = np.corrcoef(everybody - np.mean(around, axis=0), own)[0, 1]
+        assert first == pytest.approx(alone, abs=0.06)
+        assert mean == pytest.approx(together, abs=0.02)
 
 
 LEAK = {

@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from machines import OPTIONS, PRIVATE
 
 from codream_secure.aggregation.decoding import decode_request
 from codream_secure.aggregation.requests import VERSION, EvaluateRequest, LabelRequest, encode
 from codream_secure.config.settings import Config
 from codream_secure.data.spec import InputSpec
-from codream_secure.errors import RequestRefused
+from codream_secure.errors import RequestRefused, WriteError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.sites import history, wire
+from codream_secure.models.trained import load_model
+from codream_secure.sites import history, kept_model, wire
 from codream_secure.sites.dream_site import DreamSite
+from codream_secure.sites.kept_model import model_folder
 from codream_secure.sites.stored_learner import _ModelState
 from codream_secure.storage.checkpoint import decode_state
 
@@ -138,3 +141,46 @@ def test_evaluations_are_of_the_finished_round_alone(machines):
             ask = wire.Ask(wire.Batch(9, 1), step, b"", request)
             with pytest.raises(RequestRefused):
                 learner.answer(ask, request, lambda *_: None)
+
+
+def test_a_site_keeps_a_model_that_predicts_beside_its_state(machines, data):
+    there = machines()
+    list(there.coordinator({**OPTIONS, "rounds": 1}).rounds())
+    model = load_model(there.folder / "site-1-model")
+    with DreamSite(there.settings(1)) as site:
+        learner = site._learner()
+        federation, _ = learner._restored()
+    expected = federation.members[1].client.learner.frozen_copy()
+    with torch.no_grad():
+        scaled = federation.scale.scale(torch.from_numpy(data.x_test))
+        logits = expected(scaled).numpy()
+    assert model.predict(data.x_test).tolist() == logits.argmax(1).tolist()
+    told = model.description.training
+    assert (told.round, told.clients, told.epsilon) == (1, 4, None)
+    assert told.test_accuracy == pytest.approx((logits.argmax(1) == data.y_test).mean())
+
+
+def test_the_card_of_a_private_run_has_its_epsilon_and_no_accuracy_of_private_data(machines):
+    there = machines()
+    list(there.coordinator(PRIVATE).rounds())
+    told = load_model(there.folder / "site-0-model").description.training
+    assert (told.epsilon, told.unit) == (8.0, "example")
+
+
+@pytest.mark.parametrize("error", [WriteError("full"), RuntimeError("a fault")])
+def test_a_model_that_cannot_be_kept_changes_no_answer(machines, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(kept_model, "replace_folder", fail)
+    there = machines()
+    rounds = there.coordinator({**OPTIONS, "rounds": 1}).rounds()
+    assert [one.learned for one in rounds] == [4]
+    assert not (there.folder / "site-0-model").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "model"), [("site-0/state", "site-0/model"), ("lib/0", "lib/0-model")]
+)
+def test_the_model_lies_beside_the_state(tmp_path, state, model):
+    assert model_folder(tmp_path / state) == tmp_path / model

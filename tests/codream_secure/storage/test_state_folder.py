@@ -1,5 +1,6 @@
 """Records on disk: whole or not at all, and one process at a time."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from codream_secure.errors import UserError
+from codream_secure.errors import UserError, WriteError
 from codream_secure.storage.state_folder import StateFolder
 
 
@@ -29,6 +30,32 @@ def test_an_unfinished_record_is_gone_when_the_folder_is_opened(tmp_path, monkey
     assert list(tmp_path.glob("record.*.part"))
     StateFolder(tmp_path).close()
     assert not list(tmp_path.glob("record.*.part"))
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_what_is_added_is_there_and_a_failure_leaves_the_record_as_it_was(
+    tmp_path, monkeypatch, call
+):
+    with StateFolder(tmp_path / "state") as folder:
+        for line in (b"one", b"two" * 100):
+            folder.add("log", line)
+        before = folder.load("log")
+
+        def fails(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fails)
+            with pytest.raises(WriteError, match="make room"):
+                folder.add("log", b"three")
+        assert folder.load("log") == before
+        folder.add("log", b"four")
+        assert (tmp_path / "state" / "log").stat().st_mode & 0o777 == 0o600
+    with StateFolder(tmp_path / "state") as folder:
+        assert folder.lines("log") == [b"one", b"two" * 100, b"four"]
+        folder.erase("log")
+        folder.add("log", b"five")
+        assert folder.lines("log") == [b"five"]
 
 
 def test_two_processes_cannot_use_one_folder(tmp_path):
