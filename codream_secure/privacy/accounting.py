@@ -44,6 +44,8 @@ REPORT_GRID = 1e-4
 # Time and memory of the PLD accountant grow with epsilon; far below this bound epsilon protects
 # nobody any more.
 _LARGEST_EPSILON = 1000.0
+# Above this bound by Renyi DP, which is then nearly tight, PLD would take memory without end.
+_BEYOND_USE = 2 * _LARGEST_EPSILON
 # dp_accounting finds the root of the closed form to 1e-12. A thousand times as much is added, so
 # that the result is an upper bound.
 _ABOVE_ROOT = 1e-9
@@ -131,6 +133,10 @@ def dpsgd_epsilon(
         raise UserError(f"the number of private steps cannot be {steps}")
     if steps == 0:
         return 0.0
+    if sampling_rate < 1:
+        made = [training(noise_multiplier, sampling_rate, steps)]
+        if (bound := rdp_epsilon(divergences(made), delta)) > _BEYOND_USE:
+            return bound
     return epsilon_of([dpsgd_event(noise_multiplier, sampling_rate, steps)], delta, grid=grid)
 
 
@@ -226,7 +232,7 @@ def privacy_cost(
         return PrivacyCost(0.0, "pld", 0.0)
     rdp = rdp_epsilon(divergences(made), delta)
     events = [release.mechanism.event(release.steps) for release in made]
-    if any(event is None for event in events):
+    if rdp > _BEYOND_USE or any(event is None for event in events):
         return PrivacyCost(rdp, "rdp", rdp)
     # The events' probabilities are within e^slack of the releases': delta(epsilon) of these is at
     # most e^slack times delta(epsilon - 2 slack) of those.
