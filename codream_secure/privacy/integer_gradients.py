@@ -56,7 +56,8 @@ class GradientGrid:
 
         Guarantee:
             Given the gradients of the others, adding or removing one example changes the result
-            by at most ``l2`` in the Euclidean norm. An example whose gradient is not finite counts as zero.
+            by at most ``l2`` in the Euclidean norm. An example whose gradient is
+            not finite counts as zero.
         """
         rows = torch.cat([g.detach().flatten(1) for g in gradients], dim=1).double()
         norms = torch.linalg.vector_norm(rows, dim=1)
