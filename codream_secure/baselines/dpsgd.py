@@ -41,7 +41,8 @@ class DistributedDpSgd(Baseline):
 
     Guarantee:
         At most ``dp_steps`` sums over clients are released, each with the noise of `ReleasePlan`;
-        one example changes a sum by at most the clip. Everything else is post-processing.
+        one example changes a sum by at most the clip, up to floating point (`gradient_sum`).
+        Everything else is post-processing.
     """
 
     def __init__(self, parties: Parties) -> None:

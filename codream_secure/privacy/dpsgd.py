@@ -88,11 +88,11 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer with gradients and noise in integers.
 
     Guarantee:
-        One example moves the sum by at most ``grid.l2``, exactly. The noise is discrete Gaussian
-        with a variance of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of
-        each step's own; its sampler is exact up to the distance that `IntegerNoise` states. At
-        full batch a step costs what `accounting.training_mechanism` says. Proof:
-        docs/accounting.md.
+        One example moves the sum by at most ``grid.l2``, up to floating point (as in
+        `integer_gradients.gradient_sum`). The noise is discrete Gaussian with a variance of at
+        least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of each step's
+        own; its sampler is exact up to the distance that `IntegerNoise` states. At full batch a
+        step costs what `accounting.training_mechanism` says. Proof: docs/accounting.md.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""Sums of per-example gradients in integers, so that one example's share is bounded exactly.
+"""Sums of per-example gradients in integers, so that one example's own share is bounded exactly.
 
 Each clipped gradient is truncated towards zero. That makes no coordinate larger, so that rounding
-adds nothing to the norm: one example changes the sum by at most the clip, in units of the grid,
-whatever floating-point errors occur before.
+adds nothing to the norm of one example's integers. The *other* examples' gradients are the same
+only up to floating point: with one more example in a chunk the CPU may take another kernel, and
+truncation turns a last bit into a whole step (once a sum moved by 1123.0, where the bound is 1110).
 """
 
 import math
@@ -54,8 +55,9 @@ class GradientGrid:
             int64, shape (parameters,), in the order given.
 
         Guarantee:
-            Adding or removing one example changes the result by at most ``l2`` in the Euclidean
-            norm. An example whose gradient is not finite counts as zero.
+            Given the gradients of the others, adding or removing one example changes the result
+            by at most ``l2`` in the Euclidean norm. An example whose gradient is
+            not finite counts as zero.
         """
         rows = torch.cat([g.detach().flatten(1) for g in gradients], dim=1).double()
         norms = torch.linalg.vector_norm(rows, dim=1)
@@ -86,7 +88,8 @@ def gradient_sum(model: nn.Module, x: Tensor, y: Tensor, grid: GradientGrid) -> 
         int64, shape (grid.parameters,).
 
     Guarantee:
-        As `GradientGrid.sum`.
+        As `GradientGrid.sum`, up to floating point: an example may change the last bits of the
+        gradients of others in its chunk.
     """
     from opacus import GradSampleModule  # noqa: PLC0415 - takes seconds
 

@@ -42,7 +42,7 @@ def test_every_call_of_the_file_layer_may_be_the_last(command):
 
 
 def test_properties_of_the_command_line():
-    run_helper("command_properties.py", "1", seconds=300)
+    run_helper("command_properties.py", "2", seconds=300)
 
 
 @pytest.mark.slow
