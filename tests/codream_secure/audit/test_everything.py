@@ -32,7 +32,7 @@ def test_a_refuted_claim_ends_with_code_1(run, monkeypatch):
     [
         (("nowhere",), "is not the folder of a run"),
         (("nowhere", "--clients", "5"), "cannot be used with RUN_DIR"),
-        (("--dp-eps", "-1"), "--dp-eps must be above 0"),
+        (("--dp-eps", "-1"), "--dp-eps must be from 0.000001 to 1000"),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, told):
