@@ -12,6 +12,7 @@ from machines import OPTIONS
 from codream_secure.models.build import build_model
 from codream_secure.sites import wire
 from protocols import messages
+from protocols.primitives.keys import SigningKey
 
 RUN = {**OPTIONS, "rounds": 1, "dreams": 4, "dream_steps": 1, "models": "linear"}
 SITE = 1
@@ -47,14 +48,18 @@ def changed(data, what, draw):
         x = np.zeros_like(x)
     elif what == "one class":
         x, y = (part[data.y_train == 3][:12] for part in (data.x_train, data.y_train))
-    elif what == "two examples":
-        x, y = x[:2], y[:2]
+    elif what in {"two examples", "one example"}:
+        few = 1 + (what == "two examples")
+        x, y = x[:few], y[:few]
     return replace(data, x_train=x, y_train=y, x_test=data.x_test[:20], y_test=data.y_test[:20])
 
 
-def session(machines, data, monkeypatch, folder, *, what="usual"):
+def session(machines, data, monkeypatch, folder, *, what="usual", malicious=False):
     """Run a session; return what the sites answered, masked inputs by their sizes alone."""
-    there = machines()
+    there = machines(malicious=malicious)
+    if malicious:
+        there.keys = [SigningKey.from_private_bytes(bytes([9 + site] * 32)) for site in range(4)]
+        there.roster = tuple(key.public for key in there.keys)
     there.folder = there.folder.with_name(folder)
     real, own = there.settings, changed(data, what, np.random.default_rng(0))
     there.settings = lambda site: replace(
@@ -82,9 +87,10 @@ def session(machines, data, monkeypatch, folder, *, what="usual"):
     there.carry, there.asked = one_by_one, None
     secrets = itertools.count()
     entropy = SimpleNamespace(urandom=lambda n: next(secrets).to_bytes(n, "big"))
-    for module in ("site", "coordinator"):
+    for module in ("site", "coordinator", "presence"):
         monkeypatch.setattr(f"codream_secure.sites.{module}.os", entropy)
-    rounds = list(there.coordinator(RUN).rounds())
+    model = {"threat_model": "malicious" if malicious else "semi-honest"}
+    rounds = list(there.coordinator(RUN | model).rounds())
     assert [one.learned for one in rounds] == [4]
     assert not there.running.sites.refused
     return answers
@@ -92,13 +98,34 @@ def session(machines, data, monkeypatch, folder, *, what="usual"):
 
 def seen(asked, answer):
     if isinstance(asked, wire.Ask):
-        masked = msgspec.msgpack.decode(answer.data, type=messages.MaskedInput)
+        masked = msgspec.msgpack.decode(inside(answer.data), type=messages.MaskedInput)
         return masked.key, *map(len, masked.sections), answer.report, answer.key_exchange
-    return type(asked).__name__, answer
+    return type(asked).__name__, msgspec.structs.replace(answer, data=inside(answer.data))
+
+
+def inside(data):
+    """Return a message without its signature.
+
+    It is over the masked sections, or over the step's request, which follows from earlier sums.
+    """
+    try:
+        return msgspec.msgpack.decode(data, type=messages.Signed).body
+    except msgspec.DecodeError:
+        return data
 
 
 # A model of a wrong shape, or one that raises, is a user-defined one.
-PRIVATE = ["random", "constant", "one class", "two examples", "nan", "raises", "wrong shape"]
+PRIVATE = ["random", "constant", "one class", "two examples", "one example"]
+PRIVATE += ["nan", "raises", "wrong shape"]
+
+
+def test_in_the_malicious_model_they_look_alike_too(machines, data, monkeypatch):
+    """Survivor sets, the record and its proofs included."""
+    usual = session(machines, data, monkeypatch, "usual", malicious=True)
+    assert {answer[0] for _, answer in usual if isinstance(answer[0], str)} >= {"Confirm", "Unmask"}
+    for what in ("constant", "one example", "raises"):
+        found = session(machines, data, monkeypatch, what, what=what, malicious=True)
+        assert found == usual, what
 
 
 def test_sessions_over_different_private_data_look_alike(machines, data, monkeypatch, caplog):

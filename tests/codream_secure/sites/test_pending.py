@@ -52,6 +52,32 @@ def test_with_dropouts_in_every_phase_sums_are_the_clear_ones(there, malicious):
     assert not running.server.sites.refused
 
 
+@pytest.mark.parametrize("malicious", [False, True])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("kind", [wire.Advertise, wire.Share])
+def test_with_dropouts_in_a_key_exchange_sums_are_the_clear_ones(there, kind, when, malicious):
+    """A site that lost an exchange is out for its keys, and back with the next ones."""
+    running, away, lost = there(malicious=malicious, key_steps=2), 3, []
+
+    def fault(site, message):
+        riding = getattr(message, "key_exchange", None)
+        if site == away and len(lost) < 3 and (isinstance(message, kind) or riding is not None):
+            lost.append(message)
+            return when
+        return None
+
+    running.fault = fault
+    found = []
+    for number in range(6):
+        totals, survivors = running.sum(f"step {number}".encode())
+        assert (totals == running.expected(survivors)).all()
+        assert len(survivors) >= SITES - 1
+        found.append(away in survivors)
+    assert len(lost) == 3
+    assert found[-1]
+    assert not running.server.sites.refused
+
+
 def primed(running, request, *, victim):
     """The attack: ask the victim alone, and never finish the step."""
     running.fault = lambda site, message: (
