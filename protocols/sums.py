@@ -131,6 +131,11 @@ def _summed(
 ) -> tuple[NDArray[Any], int]:
     """Return the sum, and how many clients are in it."""
     entropy = entropy or SYSTEM
+    for name, whole in (("bits", bits), ("threshold", threshold)):
+        if whole is not None and not isinstance(whole, int | np.integer):
+            raise ConfigError(f"{name} must be a whole number, not {whole!r}")
+    if clip is not None and not isinstance(clip, int | float | np.number):
+        raise ConfigError(f"clip must be a number, not {clip!r}")
     arrays = _checked(vectors)
     if not set(silent) <= set(arrays):
         raise ConfigError("silent names a client that has no vector; leave it out")
@@ -170,7 +175,10 @@ def _checked(vectors: Mapping[int, ArrayLike]) -> dict[int, NDArray[Any]]:
     """Return the vectors as arrays in the order of their clients, all of one kind and shape."""
     if not all(isinstance(client, int) for client in vectors):
         raise ConfigError("clients are named by whole numbers")
-    arrays = {client: np.asarray(vectors[client]) for client in sorted(vectors)}
+    try:
+        arrays = {client: np.asarray(vectors[client]) for client in sorted(vectors)}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a vector is no array of numbers: {error}") from None
     if len(arrays) < MIN_CLIENTS:
         raise ConfigError(f"a masked sum needs {MIN_CLIENTS} clients or more, not {len(arrays)}")
     kinds = {"i" if array.dtype.kind in "iu" else array.dtype.kind for array in arrays.values()}

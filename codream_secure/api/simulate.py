@@ -8,6 +8,7 @@ from pathlib import Path
 
 from codream_secure.api.data import Data
 from codream_secure.api.execution import carry_out, resumed, started
+from codream_secure.config.bounds import MANY, Positive, checked
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -22,6 +23,7 @@ from codream_secure.runs.models import SERVER, trained_models
 
 # The partition of data that came divided; no scheme deals it.
 _PER_CLIENT = "per-client"
+_POSITIVE = f"from 1 to {MANY}"
 
 
 class SimulationResult:
@@ -122,6 +124,8 @@ def simulate(
         That of `Simulation`; `SimulationResult.privacy` reports what was really released.
     """
     given = {**options, **_data_options(data, options)}
+    if checkpoint_every is not None:
+        checkpoint_every = _checkpoints(checkpoint_every)
     dataset = data.dataset if isinstance(data, Data) else None
     progress = NoProgress() if on_step is None else _Steps(on_step)
     begin = partial(Simulation, dataset=dataset, progress=progress)
@@ -144,6 +148,13 @@ def simulate(
     if ended.unwritten is not None:
         warnings.warn(str(ended.unwritten), stacklevel=2)
     return SimulationResult(ended.summary, ended.rounds, folder, run)
+
+
+def _checkpoints(every: object) -> int:
+    try:
+        return int(checked(every, int, Positive, _POSITIVE))
+    except ValueError as error:
+        raise UserError(f"checkpoint_every must be {error}, not {every!r}") from None
 
 
 class _Steps:

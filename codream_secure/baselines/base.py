@@ -12,6 +12,18 @@ from torch import Tensor, nn
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.baselines.exchange import ModelExchange
 from codream_secure.baselines.tensors import load
+from codream_secure.config.bounds import (
+    Channels,
+    Decay,
+    Epochs,
+    Fraction,
+    Share,
+    Size,
+    StepSize,
+    Temperature,
+    Weight,
+    check_fields,
+)
 from codream_secure.data.examples import Examples
 from codream_secure.federation.members import Federation
 from codream_secure.learning.batches import BatchStream
@@ -58,31 +70,39 @@ class BaselineSettings:
         mrl_width: FedMRL's features of the common model, at most a client's own. HtFLlib: 128.
     """
 
-    local_epochs: int = 5
-    learning_rate: float = 0.03
-    momentum: float = 0.9
-    prox: float = 0.01
-    moon_weight: float = 1.0
-    moon_temperature: float = 0.5
-    generator_steps: int = 20
-    generator_weight: float = 1.0
+    local_epochs: Epochs = 5
+    learning_rate: StepSize = 0.03
+    momentum: Decay = 0.9
+    prox: Weight = 0.01
+    moon_weight: Weight = 1.0
+    moon_temperature: Temperature = 0.5
+    generator_steps: Epochs = 20
+    generator_weight: Weight = 1.0
     messenger: str = "lenet5"
-    messenger_weight: float = 1.0
-    messenger_temperature: float = 2.0
+    messenger_weight: Weight = 1.0
+    messenger_temperature: Temperature = 2.0
     messenger_mix: bool = True
-    fml_private: float = 0.5
-    fml_common: float = 0.5
-    feature_width: int = 64
-    fd_weight: float = 1.0
-    proto_weight: float = 1.0
-    head_epochs: int = 100
-    server_rate: float = 0.01
-    tgp_weight: float = 10.0
-    tgp_margin: float = 100.0
-    tgp_epochs: int = 100
-    kd_energy_first: float = 0.95
-    kd_energy_last: float = 0.98
-    mrl_width: int = 128
+    fml_private: Fraction = 0.5
+    fml_common: Fraction = 0.5
+    feature_width: Channels = 64
+    fd_weight: Weight = 1.0
+    proto_weight: Weight = 1.0
+    head_epochs: Epochs = 100
+    server_rate: StepSize = 0.01
+    tgp_weight: Weight = 10.0
+    tgp_margin: Size = 100.0
+    tgp_epochs: Epochs = 100
+    kd_energy_first: Share = 0.95
+    kd_energy_last: Share = 0.98
+    mrl_width: Channels = 128
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of bounds.
+
+        Raises:
+            UserError: which, and what it must be.
+        """
+        check_fields(self)
 
 
 # The loss of one step: takes images and labels of a minibatch, returns a scalar.

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
-from codream_secure.cli.options import tell_classes
+from codream_secure.cli.options import number, tell_classes
+from codream_secure.config import bounds
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -51,9 +52,7 @@ def audit() -> None:
 
 
 @audit.command(epilog=_EXAMPLES)
-@click.option(
-    "--examples", type=click.IntRange(1), default=100, show_default=True, help="cases per property"
-)
+@number("--examples", of=bounds.Cases, told="cases per property", default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def protocol(*, examples: int, as_json: bool) -> None:
     """Check the properties of the masking protocol, with fresh random cases.
@@ -89,14 +88,14 @@ def _line(result: "Result") -> Text:
 @audit.command(epilog=_PRIVACY_EXAMPLES)
 @click.argument("run_dir", type=Path, required=False)
 @click.option("--dataset", help="attack a federation on this data  [default: digits]")
-@click.option("--clients", type=click.IntRange(min=3), help="of that federation  [default: 10]")
-@click.option("--dp-eps", type=float, help="its epsilon  [default: 8]")
-@click.option(
+@number("--clients", of=bounds.Roster, told="of that federation  [default: 10]")
+@number("--dp-eps", of=bounds.Epsilon, told="its epsilon  [default: 8]")
+@number(
     "--shadows",
-    type=click.IntRange(min=4),
+    of=bounds.Shadows,
+    told="runs for membership inference, with DP and without",
     default=8,
     show_default=True,
-    help="runs for membership inference, with DP and without",
 )
 @click.option(
     "--only",

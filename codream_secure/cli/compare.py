@@ -12,7 +12,8 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options, tell_classes
+from codream_secure.cli.options import given_settings, number, run_options, tell_classes
+from codream_secure.config import bounds
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError, WriteError
@@ -23,7 +24,6 @@ from codream_secure.storage.folder_lock import new_folder
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
 
-_WEIGHT = click.FloatRange(0, 1e6)
 _EXAMPLES = """\b
 Examples:
   codream-secure compare --methods codream,fedavg,fedavg-secure --clients 10
@@ -52,34 +52,34 @@ Examples:
     help="what is equal: every method may spend as much of it as the first that dreams; "
     "iterations: a client's forward and backward passes, including dreaming and distillation",
 )
-@click.option(
+@number(
     "--trials",
-    type=click.IntRange(1, 5),
+    of=bounds.Trials,
     default=3,
     show_default=True,
-    help="step sizes tried for every method on validation, at a quarter of the rounds; 1: none",
+    told="step sizes tried for every method on validation, at a quarter of the rounds; 1: none",
 )
-@click.option(
+@number(
     "--target",
-    type=click.FloatRange(0, 1),
-    help="report the bytes sent when this accuracy is reached, for instance 0.85",
+    of=bounds.Fraction,
+    told="report the bytes sent when this accuracy is reached, for instance 0.85",
 )
-@click.option(
+@number(
     "--fed-epochs",
-    type=click.IntRange(1, 1000),
+    of=bounds.Epochs,
     default=5,
     show_default=True,
-    help="local epochs of the baselines in each round",
+    told="local epochs of the baselines in each round",
 )
-@click.option(
+@number(
     "--fed-lr",
-    type=click.FloatRange(0, 100, min_open=True),
+    of=bounds.StepSize,
     default=0.03,
     show_default=True,
-    help="step size of the baselines' SGD; tuning starts from it",
+    told="step size of the baselines' SGD; tuning starts from it",
 )
-@click.option("--prox", type=_WEIGHT, default=0.01, show_default=True, help="FedProx's mu")
-@click.option("--moon-weight", type=_WEIGHT, default=1.0, show_default=True, help="MOON's mu")
+@number("--prox", of=bounds.Weight, default=0.01, show_default=True, told="FedProx's mu")
+@number("--moon-weight", of=bounds.Weight, default=1.0, show_default=True, told="MOON's mu")
 @click.option(
     "--messenger",
     default="lenet5",

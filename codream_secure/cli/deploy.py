@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT
+from codream_secure.cli.options import number as number_option
+from codream_secure.config import bounds
 from codream_secure.errors import UserError
 
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -37,7 +39,7 @@ def deploy() -> None:
 
 
 @deploy.command()
-@click.option("--client", type=click.IntRange(min=0), required=True, help="number in the roster")
+@number_option("--client", of=bounds.Client, required=True, told="number in the roster")
 @click.option("--out", type=Path, default=Path("keys"), show_default=True, help="folder")
 def keys(client: int, out: Path) -> None:
     """Make a site's key pair for the malicious model, and its Flower node key.
@@ -93,7 +95,7 @@ def certificates(hosts: str, out: Path) -> None:
 @click.option("--ca", type=Path, help="the authority's certificate")
 @click.option("--roster", "roster_file", type=Path, help="file of public keys")
 @click.option("--identity", type=Path, help="this site's private key")
-@click.option("--client", type=click.IntRange(min=0), help="this site's number")
+@number_option("--client", of=bounds.Client, told="this site's number")
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def check(*, as_json: bool, **options: object) -> None:
     """Check a site before it takes part: versions, data, model, keys, the SuperLink and its TLS.
@@ -143,9 +145,11 @@ def forget(*, state: Path, yes: bool) -> None:
 
 
 @deploy.command()
-@click.option("--clients", type=click.IntRange(min=3), default=5, show_default=True)
-@click.option("--rounds", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--dream-steps", type=click.IntRange(min=0), default=2, show_default=True)
+@number_option("--clients", of=bounds.Roster, told="sites", default=5, show_default=True)
+@number_option("--rounds", of=bounds.Positive, told="rounds", default=2, show_default=True)
+@number_option(
+    "--dream-steps", of=bounds.Natural, told="steps a batch", default=2, show_default=True
+)
 @click.option("--dataset", default="digits", show_default=True)
 @click.option("--models", default="mlp", show_default=True)
 @click.option(
@@ -162,7 +166,7 @@ def forget(*, state: Path, yes: bool) -> None:
     help="data and model of a site, as in --node-config; one for every site, or none",
 )
 @click.option("--insecure", is_flag=True, help="without TLS and node keys")
-@click.option("--timeout", type=float, default=1800.0, show_default=True, help="seconds in all")
+@number_option("--timeout", of=bounds.Seconds, told="in all", default=1800.0, show_default=True)
 @click.option(
     "--out", type=Path, default=Path("codream-local"), show_default=True, help="new folder"
 )

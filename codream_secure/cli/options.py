@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec import inspect
 
 from codream_secure.config.aliases import ALIASES, current_names, option
+from codream_secure.config.bounds import bounds_of, checked
 from codream_secure.config.settings import Setting, described_default, settings
 from codream_secure.data.names import DATASET_NAMES
+from codream_secure.errors import UserError
 from codream_secure.storage.looking import is_folder
 from codream_secure.storage.toml import load_toml
 
@@ -26,6 +29,38 @@ def _as_option(setting: Setting, name: str, *, hidden: bool = False) -> Callable
     if setting.kind is bool:
         words, kind = f"{words}/--no-{words.removeprefix('--')}", bool
     return click.option(words, name, type=kind, default=None, help=help_text, hidden=hidden)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number within the bounds of a type of `config.bounds`."""
+
+    def __init__(self, allowed: Any) -> None:  # noqa: ANN401 - an annotated type
+        found = inspect.type_info(allowed)
+        self.kind = int if isinstance(found, inspect.IntType) else float
+        self.name, self.bounds = self.kind.__name__.replace("int", "integer"), bounds_of(found)
+        self._allowed = allowed
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401
+        """Return the number, or end with one line that says what it must be."""
+        number = (click.INT if self.kind is int else click.FLOAT).convert(value, param, ctx)
+        try:
+            return checked(number, self.kind, self._allowed, self.bounds)
+        except ValueError as error:
+            name = param.opts[0] if param else "it"
+            raise UserError(f"{name} must be {error}, not {number}") from None
+
+
+def number(*names: str, of: Any, told: str, **more: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Return an option that takes a number.
+
+    Args:
+        names: of the option.
+        of: its type, one of `config.bounds`.
+        told: its help, to which the bounds are added.
+        more: what `click.option` takes.
+    """
+    kind = Number(of)
+    return click.option(*names, type=kind, help=f"{told}  [{kind.bounds}]", **more)
 
 
 def run_options(without: Collection[str] = ()) -> Callable[[Command], Command]:

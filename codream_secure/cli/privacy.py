@@ -8,6 +8,8 @@ from typing import Any
 import click
 import msgspec
 
+from codream_secure.cli.options import number
+from codream_secure.config import bounds
 from codream_secure.errors import UserError
 from codream_secure.privacy.accounting import (
     Release,
@@ -24,9 +26,9 @@ from codream_secure.privacy.mechanisms import (
 from codream_secure.privacy.noise_search import noise_multiplier_for
 from codream_secure.runs.files import read_summary
 
-_delta = click.option("--delta", type=float, default=1e-5, show_default=True)
-_rate = click.option(
-    "--sampling-rate", type=float, default=1.0, show_default=True, help="Poisson rate q"
+_delta = number("--delta", of=bounds.Delta, told="delta", default=1e-5, show_default=True)
+_rate = number(
+    "--sampling-rate", of=bounds.Share, told="Poisson rate q", default=1.0, show_default=True
 )
 _json = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 
@@ -45,11 +47,13 @@ Examples:
 """
 )
 @click.argument("run_dir", type=Path, required=False)
-@click.option(
-    "--noise-multiplier", type=float, help="standard deviation of the noise over the clip"
+@number(
+    "--noise-multiplier",
+    of=bounds.NoiseMultiplier,
+    told="standard deviation of the noise over the clip",
 )
 @_rate
-@click.option("--steps", type=int, help="private steps")
+@number("--steps", of=bounds.Positive, told="private steps")
 @_delta
 @_json
 def epsilon(
@@ -104,9 +108,9 @@ Examples:
   codream-secure privacy noise --eps 1 --sampling-rate 0.05 --steps 600 --json
 """
 )
-@click.option("--eps", type=float, required=True, help="epsilon of all steps together")
+@number("--eps", of=bounds.Epsilon, required=True, told="epsilon of all steps together")
 @_rate
-@click.option("--steps", type=int, required=True, help="private steps in total")
+@number("--steps", of=bounds.Positive, required=True, told="private steps in total")
 @_delta
 @_json
 def noise(*, eps: float, sampling_rate: float, steps: int, delta: float, as_json: bool) -> None:
@@ -126,17 +130,17 @@ Examples:
   codream-secure privacy plan --clients 1000 --dims 25600 --releases 100 --eps 4 --json
 """
 )
-@click.option("--clients", type=int, required=True, help="clients that share the noise")
-@click.option("--examples", type=int, help="examples of all clients together")
-@click.option("--dims", type=int, required=True, help="numbers in one release")
-@click.option("--releases", type=int, default=1, show_default=True, help="how many there are")
-@click.option("--eps", type=float, default=8.0, show_default=True, help="epsilon of all releases")
-@click.option(
+@number("--clients", of=bounds.Roster, required=True, told="clients that share the noise")
+@number("--examples", of=bounds.Examples, told="examples of all clients together")
+@number("--dims", of=bounds.Examples, required=True, told="numbers in one release")
+@number("--releases", of=bounds.Positive, told="how many there are", default=1, show_default=True)
+@number("--eps", of=bounds.Epsilon, told="epsilon of all", default=8.0, show_default=True)
+@number(
     "--agreement",
-    type=float,
+    of=bounds.Share,
     default=1.0,
     show_default=True,
-    help="how much contributions point the same way: 1 fully, 1 / sqrt(n) not at all",
+    told="how much contributions point the same way: 1 fully, 1 / sqrt(n) not at all",
 )
 @_delta
 @_json

@@ -11,7 +11,8 @@ import click
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, run_options, tell_classes
+from codream_secure.cli.options import given_settings, number, run_options, tell_classes
+from codream_secure.config import bounds
 from codream_secure.config.early import check_early
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
@@ -52,11 +53,11 @@ Examples:
 @click.option(
     "--json", "as_json", is_flag=True, help="print summary.json on stdout and nothing else"
 )
-@click.option(
+@number(
     "--checkpoint-every",
-    type=click.IntRange(min=1),
+    of=bounds.Positive,
     metavar="K",
-    help="write a checkpoint into the results' folder after every K-th round",
+    told="write a checkpoint into the results' folder after every K-th round",
 )
 @click.option(
     "--resume",

@@ -10,28 +10,28 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from codream_secure.config.bounds import (
+    MANY,
+    Bits,
+    Channels,
+    Clip,
+    Decay,
+    Delta,
+    Epsilon,
+    Fraction,
+    Natural,
+    Pixels,
+    Positive,
+    PrivateStepSize,
+    Seed,
+    Size,
+    StepSize,
+    Temperature,
+    Weight,
+)
 from codream_secure.data.names import DATASET_NAMES
 from codream_secure.models.names import MODEL_NAMES
 from protocols.params import MAX_INPUT, MAX_STEPS
-
-# Every number has both bounds, so that no run computes with what float32 or memory cannot hold.
-_MANY = 10**7
-_LARGE = 1e6
-Natural = Annotated[int, Meta(ge=0, le=_MANY)]
-Positive = Annotated[int, Meta(ge=1, le=_MANY)]
-Bits = Annotated[int, Meta(ge=1, le=16)]
-Channels = Annotated[int, Meta(ge=1, le=4096)]
-Pixels = Annotated[int, Meta(ge=1, le=1024)]
-Weight = Annotated[float, Meta(ge=0, le=_LARGE)]
-Size = Annotated[float, Meta(gt=0, le=_LARGE)]
-StepSize = Annotated[float, Meta(gt=0, le=100)]
-# Far from the smallest float32 numbers, whose rounding no clip bounds. Both together bound their
-# product, which is the largest step of one example.
-Clip = Annotated[float, Meta(ge=1e-4, le=1e4)]
-PrivateStepSize = Annotated[float, Meta(ge=1e-6, le=100)]
-Temperature = Annotated[float, Meta(ge=0.01, le=1000)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Decay = Annotated[float, Meta(ge=0, lt=1)]  # of a running average: at 1 it would never move
 
 
 def _help(text: str) -> Meta:
@@ -61,7 +61,7 @@ class DataConfig:
             "(shares of each class, sizes differ); shards:CLASSES_PER_CLIENT"
         ),
     ] = "iid"
-    clients: Annotated[int, Meta(ge=2, le=_MANY), _help("number of clients")] = 10
+    clients: Annotated[int, Meta(ge=2, le=MANY), _help("number of clients")] = 10
     samples_per_client: Annotated[
         Positive | None,
         _help(
@@ -237,7 +237,7 @@ class LearningConfig:
         Literal["cross-entropy", "balanced"],
         _help("balanced: corrected for how many examples of each class a client has"),
     ] = "cross-entropy"
-    batch: Annotated[int, Meta(ge=2, le=_MANY), _help("local examples in a step (without DP)")] = 32
+    batch: Annotated[int, Meta(ge=2, le=MANY), _help("local examples in a step (without DP)")] = 32
     warmup_epochs: Annotated[Natural, _help("local epochs before the first round (without DP)")] = (
         20
     )
@@ -278,7 +278,7 @@ class SecureConfig:
 class PrivacyConfig:
     """Differential privacy."""
 
-    dp_eps: Annotated[Size | None, _help("total epsilon of a client; turns DP on")] = None
+    dp_eps: Annotated[Epsilon | None, _help("total epsilon of a client; turns DP on")] = None
     dp_unit: Annotated[
         Literal["example", "client"],
         _help("who is protected: one training example, or one client with all its data"),
@@ -286,7 +286,7 @@ class PrivacyConfig:
     accept_low_utility: Annotated[
         bool, _help("run --dp-unit client although the predicted noise is larger than the labels")
     ] = False
-    dp_delta: Annotated[float, Meta(gt=0, lt=1), _help("delta")] = 1e-5
+    dp_delta: Annotated[Delta, _help("delta")] = 1e-5
     dp_clip: Annotated[Clip, _help("L2 clip of one example's gradient")] = 0.5
     dp_batch: Annotated[
         Positive | None,
@@ -320,9 +320,9 @@ class PrivacyConfig:
         ),
     ] = False
     dp_noise: Annotated[
-        Literal["skellam", "gaussian"],
+        Literal["gaussian", "skellam"],
         _help("integer noise that clients add to sums before they mask them"),
-    ] = "skellam"
+    ] = "gaussian"
     noise_colluders: Annotated[
         Natural | None,
         _help(
@@ -347,7 +347,7 @@ class RunConfig:
         bool, _help("store features with the channels innermost: faster convolutions")
     ] = True
     seed: Annotated[
-        Annotated[int, Meta(ge=0, le=2**63 - 1)] | None,
+        Seed | None,
         _help(
             "seed of the run (default 0). Given explicitly under DP it also seeds the noise: "
             "for experiments only"

@@ -1,6 +1,5 @@
 """All settings of a run as the user chose them; each option; defaults that depend on others."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -8,10 +7,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
-import msgspec
 from msgspec import inspect
 
 from codream_secure.config.aliases import current_names, option
+from codream_secure.config.bounds import bounds_of, checked
 from codream_secure.config.concerns import (
     DataConfig,
     DreamConfig,
@@ -35,8 +34,6 @@ CONCERNS: Mapping[str, type[Any]] = MappingProxyType(
         "run": RunConfig,
     }
 )
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +66,11 @@ class Setting:
         Raises:
             UserError: the value has the wrong type or is out of range.
         """
-        if isinstance(value, float):
-            value = float(value)  # numpy's too
+        words = self.bounds or f"one of {', '.join(self.choices)}"
         try:
-            value = msgspec.convert(value, self.kind)
-        except msgspec.ValidationError:
-            raise self._refusal(_KINDS[self.kind], value) from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._refusal("a finite number", value)
-        try:
-            return msgspec.convert(value, self.type)
-        except msgspec.ValidationError:
-            words = self.bounds or f"one of {', '.join(self.choices)}"
-            raise self._refusal(words, value) from None
-
-    def _refusal(self, allowed: str, value: object) -> UserError:
-        return UserError(f"{option(self.name)} must be {allowed}, not {value!r}")
+            return checked(value, self.kind, self.type, words)
+        except ValueError as error:
+            raise UserError(f"{option(self.name)} must be {error}, not {value!r}") from None
 
 
 @cache
@@ -103,7 +89,7 @@ def _setting(concern: str, name: str, default: object, hint: Any) -> Setting:  #
     choices = tuple(map(str, found.values)) if isinstance(found, inspect.LiteralType) else ()
     kinds = {inspect.IntType: int, inspect.FloatType: float, inspect.BoolType: bool}
     kind = kinds.get(type(found), str)
-    return Setting(name, concern, kind, choices, default, told, _bounds(found), hint)
+    return Setting(name, concern, kind, choices, default, told, bounds_of(found), hint)
 
 
 def _described(found: inspect.Type) -> tuple[str, inspect.Type]:
@@ -114,14 +100,6 @@ def _described(found: inspect.Type) -> tuple[str, inspect.Type]:
     if isinstance(inner, inspect.UnionType):
         inner = next(one for one in inner.types if not isinstance(one, inspect.NoneType))
     return found.extra_json_schema["description"], inner
-
-
-def _bounds(found: inspect.Type) -> str:
-    """Return the range of a number in words."""
-    limits = {key: getattr(found, key, None) for key in _BOUNDS}
-    if limits["ge"] is not None and limits["le"] is not None:
-        return f"from {limits['ge']:g} to {limits['le']:g}"
-    return " and ".join(f"{_BOUNDS[k]} {v:g}" for k, v in limits.items() if v is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codream_secure.config.bounds import Client, checked
 from codream_secure.errors import UserError
 from codream_secure.sites.policy import FILE, path_of
 from codream_secure.sites.session import SiteSettings
+from protocols.params import MAX_CLIENTS
 from protocols.primitives.keys import KEY_SIZE, SigningKey
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def site_settings(
     if path := config.get("roster"):
         roster = read_roster(Path(str(path)))
     return SiteSettings(
-        client=int(str(config["client"])),
+        client=_number("client", config["client"]),
         folder=Path(str(config["state"])),
         load=partial(site_data, str(config.get("data"))),
         model=str(config["model"]) if config.get("model") else None,
@@ -63,6 +65,15 @@ def site_settings(
         roster=roster,
         node=node,
     )
+
+
+def _number(name: str, value: object) -> int:
+    try:
+        return int(checked(int(str(value)), int, Client, f"from 0 to {MAX_CLIENTS - 1}"))
+    except ValueError:
+        raise UserError(
+            f"--node-config {name}={value} must be a whole number from 0 to {MAX_CLIENTS - 1}"
+        ) from None
 
 
 def site_data(name: str) -> "Dataset":

@@ -1,8 +1,9 @@
 """Accounting of private releases: what each is, and what they cost together.
 
 Every epsilon comes from dp_accounting: from its PLD accountant, or in closed form where no batch
-is sampled. For noise that dp_accounting has no event for, Renyi DP (Mironov, CSF 2017) gives it:
-for Gaussian noise that is 7 to 15 % looser. The GDP accountant is never used, because
+is sampled. Sums with shares of discrete Gaussian noise are accounted as the continuous Gaussian
+that bounds them (docs/accounting.md). For Skellam noise, Renyi DP (Mironov, CSF 2017) gives
+epsilon; that is 7 to 15 % looser. The GDP accountant is never used, because
 it under-reports epsilon by up to 12 %.
 """
 
@@ -27,6 +28,9 @@ Unit = Literal["example", "client"]
 Accountant = Literal["pld", "rdp"]
 NoiseSource = Literal["os", "seeded"]
 
+# The sensitivity of a gradient with one parameter in the grid of `integer_gradients`.
+LEAST_L2 = 16
+
 ADJACENCY = (
     "add or remove one training example of one client; clients' data are disjoint, so the "
     "guarantee holds for each client and epsilon is the largest"
@@ -40,6 +44,8 @@ REPORT_GRID = 1e-4
 # Time and memory of the PLD accountant grow with epsilon; far below this bound epsilon protects
 # nobody any more.
 _LARGEST_EPSILON = 1000.0
+# Above this bound by Renyi DP, which is then nearly tight, PLD would take memory without end.
+_BEYOND_USE = 2 * _LARGEST_EPSILON
 # dp_accounting finds the root of the closed form to 1e-12. A thousand times as much is added, so
 # that the result is an upper bound.
 _ABOVE_ROOT = 1e-9
@@ -127,6 +133,10 @@ def dpsgd_epsilon(
         raise UserError(f"the number of private steps cannot be {steps}")
     if steps == 0:
         return 0.0
+    if sampling_rate < 1:
+        made = [training(noise_multiplier, sampling_rate, steps)]
+        if (bound := rdp_epsilon(divergences(made), delta)) > _BEYOND_USE:
+            return bound
     return epsilon_of([dpsgd_event(noise_multiplier, sampling_rate, steps)], delta, grid=grid)
 
 
@@ -144,11 +154,13 @@ def epsilon_of(events: Sequence[Any], delta: float, *, grid: float = REPORT_GRID
     """
     from dp_accounting import GaussianDpEvent, get_epsilon_gaussian  # noqa: PLC0415 - slow
 
-    if all(isinstance(event, GaussianDpEvent) for event in events):
+    noises = [event.noise_multiplier for event in events if isinstance(event, GaussianDpEvent)]
+    if 0 in noises:
+        return math.inf
+    if len(noises) == len(events):
         # Gaussian releases together are one Gaussian release: 1 / z^2 adds up. Its epsilon has a
         # closed form (Balle and Wang, ICML 2018), hundreds of times faster than a grid.
-        noises = [event.noise_multiplier for event in events]
-        signal = math.hypot(*(1 / noise for noise in noises)) if min(noises) else math.inf
+        signal = math.hypot(*(1 / noise for noise in noises))
         if signal > _MOST_SIGNAL:
             return math.inf
         root = float(get_epsilon_gaussian(1 / signal, delta))
@@ -220,9 +232,12 @@ def privacy_cost(
         return PrivacyCost(0.0, "pld", 0.0)
     rdp = rdp_epsilon(divergences(made), delta)
     events = [release.mechanism.event(release.steps) for release in made]
-    if any(event is None for event in events):
+    if rdp > _BEYOND_USE or any(event is None for event in events):
         return PrivacyCost(rdp, "rdp", rdp)
-    pld = epsilon_of(events, delta, grid=grid)
+    # The events' probabilities are within e^slack of the releases': delta(epsilon) of these is at
+    # most e^slack times delta(epsilon - 2 slack) of those.
+    slack = sum(release.steps * release.mechanism.slack for release in made)
+    pld = epsilon_of(events, delta * math.exp(-slack), grid=grid) + 2 * slack
     return PrivacyCost(pld, "pld", rdp) if pld <= rdp else PrivacyCost(rdp, "rdp", rdp)
 
 
@@ -267,8 +282,9 @@ def training_mechanism(
 ) -> Mechanism:
     """Return the mechanism of one private training step; arguments as for `training`."""
     if integers:
-        # In units of the sensitivity. A single share is one discrete Gaussian variable, whose
-        # Renyi divergence is at most that of the continuous one (Canonne, Kamath, Steinke 2020,
-        # Theorem 4): `DiscreteGaussianSum.gap` is 0.
-        return DiscreteGaussianSum(1.0, 1.0, 1, noise_multiplier**2, 1)
+        # One share, in the coarsest grid that `GradientGrid` has: one of more parameters is finer,
+        # so that less of its variance is given away. No model has 2^40 parameters.
+        return DiscreteGaussianSum(
+            LEAST_L2, LEAST_L2, 1 << 40, (noise_multiplier * LEAST_L2) ** 2, 1
+        )
     return SampledGaussian(noise_multiplier, sampling_rate)

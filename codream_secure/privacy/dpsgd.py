@@ -91,8 +91,8 @@ class _IntegerOptimizer(DPOptimizer):  # type: ignore[misc]
         One example moves the sum by at most ``grid.l2``, exactly. The noise is discrete Gaussian
         with a variance of at least (noise_multiplier * grid.l2)^2, from AES-CTR under a key of
         each step's own; its sampler is exact up to the distance that `IntegerNoise` states. At
-        full batch a step costs no more than the Gaussian mechanism does by RDP (Canonne, Kamath,
-        Steinke 2020, Theorem 4).
+        full batch a step costs what `accounting.training_mechanism` says. Proof:
+        docs/accounting.md.
     """
 
     def __init__(

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from codream_secure.privacy.accounting import LEAST_L2
+
 # The clip is _LEVELS * sqrt(parameters) integers long: if all numbers of a gradient at the clip
 # were alike, each would be 16.
-_LEVELS = 16
+_LEVELS = LEAST_L2
 
 
 @dataclass(frozen=True, slots=True)

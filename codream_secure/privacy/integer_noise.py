@@ -3,8 +3,8 @@
 The sum of r shares of Skellam noise of variance v is exactly Skellam noise of variance r v
 (Agarwal, Kairouz, Liu, The Skellam Mechanism, NeurIPS 2021). So the noise that is left after any
 number of dropouts is known and can be accounted for. The sum of discrete Gaussian shares (Canonne,
-Kamath, Steinke, NeurIPS 2020) is nearly discrete Gaussian, and the accounting charges the
-difference (`mechanisms.DiscreteGaussianSum.gap`).
+Kamath, Steinke, NeurIPS 2020) is as private as continuous Gaussian noise of slightly less
+variance (`mechanisms.DiscreteGaussianSum`).
 
 Noise is drawn from a table of exact integers: samplers in floating point leave gaps and ties in
 their output that tell which value was hidden (Mironov, CCS 2012).

@@ -15,7 +15,7 @@ from codream_secure.privacy.accounting import (
     privacy_cost,
     training_mechanism,
 )
-from codream_secure.privacy.mechanisms import Mechanism, integer_mechanism
+from codream_secure.privacy.mechanisms import LEAST_VARIANCE, Mechanism, integer_mechanism
 
 if TYPE_CHECKING:
     from codream_secure.aggregation.requests import NoiseKind
@@ -29,6 +29,8 @@ _SEARCH_GRID = 1e-3
 _COARSE_FROM = 1.0
 # No sum or model survives more noise than this, so the search ends here.
 _MOST_NOISE = 1e6
+# Where the least variance of a share is enough, no smaller multiplier changes anything.
+_LEAST_NOISE = 1e-6
 
 
 @lru_cache(maxsize=64)
@@ -122,7 +124,8 @@ def share_variance(
 
     def of_one_share(multiplier: float) -> int:
         # All shares together have the standard deviation multiplier * l2.
-        return max(1, math.ceil(multiplier**2 * l2**2 / shares))
+        least = LEAST_VARIANCE if noise == "gaussian" else 1
+        return math.ceil(max(least, multiplier**2 * l2**2 / shares))
 
     def tried(multiplier: float) -> Mechanism:
         return integer_mechanism(noise, l2, length, of_one_share(multiplier), shares)
@@ -157,14 +160,17 @@ def least_noise(
     """
     check_budget(epsilon, delta)
 
-    def overspends(noise: float) -> bool:
+    def overspends(noise: float, grid: float) -> bool:
         # Costs do not depend on the names; the unit is that of the others.
         unit = others[0].unit if others else "example"
         made = Release(name="", unit=unit, adjacency="", mechanism=mechanism(noise), steps=steps)
-        return privacy_cost([made, *others], delta).epsilon > epsilon
+        return privacy_cost([made, *others], delta, grid=grid).epsilon > epsilon
 
-    found = _search(overspends, start)
+    coarse = _SEARCH_GRID if epsilon >= _COARSE_FROM else REPORT_GRID
+    found = _search(lambda noise: overspends(noise, coarse), start)
     if found is not None:
+        while overspends(found, REPORT_GRID):
+            found *= 1 + _TOLERANCE
         return found
     if others:
         names = ", ".join(release.name for release in others)
@@ -189,7 +195,7 @@ def _search(overspends: Callable[[float], bool], start: float) -> float | None:
         if high > _MOST_NOISE:
             return None
     low = high / 2
-    while not overspends(low):
+    while low > _LEAST_NOISE and not overspends(low):
         low, high = low / 2, low
     while high / low > 1 + _TOLERANCE:
         middle = math.sqrt(low * high)

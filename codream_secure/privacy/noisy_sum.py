@@ -37,7 +37,7 @@ class NoisySum:
     l2: int
     variance: int
     cap: int
-    noise: NoiseKind = "skellam"
+    noise: NoiseKind = "gaussian"
 
     @classmethod
     def of(

@@ -65,8 +65,10 @@ def mask_input(
     if party.policy is not None:
         party.policy.check_task(task)
     active = messages.decode_set(request.active, party.batch.roster)
-    lost = _checked_lost(party, request, active)
+    peers = _checked_lost(party, request, active)
+    lost = peers.get(party.client, frozenset())
     _check_active(party, state, request.key, active, lost)
+    _check_others(party, active, peers)
     if task.step <= state.last_step:
         raise server_fault(Phase.MASKED_INPUT, "step number does not grow")
     keys = state.unused[request.key]
@@ -112,12 +114,26 @@ def _checked_inputs(task: Task, inputs: Inputs) -> list[NDArray[np.unsignedinteg
     return [inputs[section.name] for section in task.sections]
 
 
-def _checked_lost(party: Party, request: StepRequest, active: Clients) -> frozenset[int]:
-    """Return the peers that this client has lost, after the checks of SPEC 5.5 and 6.3."""
+def _checked_lost(party: Party, request: StepRequest, active: Clients) -> dict[int, frozenset[int]]:
+    """Return client -> the peers that it has lost, after the checks of SPEC 5.5 and 6.3."""
     lost = pairs.decode(request.lost, party.batch.roster)
     if not {u for pair in lost for u in pair} <= set(active):
         raise server_fault(Phase.MASKED_INPUT, "a lost pair is not active")
-    return pairs.peers(lost).get(party.client, frozenset())
+    return pairs.peers(lost)
+
+
+def _check_others(party: Party, active: Clients, lost: Mapping[int, frozenset[int]]) -> None:
+    """Complete graph: check that every active client keeps enough holders (SPEC 6.3).
+
+    The server has to leave out those that do not. If it cut one off and listed it all the same, the
+    sum would lack a client that all others believe to be in it: rules on cohorts would see no
+    difference between two sums that differ by one client (SPEC 1.6, 8.1).
+    """
+    least = party.batch.share_threshold
+    if party.batch.graph == "complete" and any(
+        len(active) - len(others) < least for others in lost.values()
+    ):
+        raise server_fault(Phase.MASKED_INPUT, "lost pairs leave an active client too few holders")
 
 
 def _check_active(

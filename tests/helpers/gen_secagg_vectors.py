@@ -335,7 +335,7 @@ _CHECKS = {
     "set_of_two_bytes": "5.4 the size of a bitmap",
     "directory_without_keys": "6.2 list length = |U1|",
     "directory_in_another_order": "6.2 own advertisement byte for byte",
-    "directory_of_unsigned_keys": "6.2 signatures of the advertisements",
+    "directory_of_unsigned_keys": "6.2 own advertisement byte for byte",
     "directory_with_one_key_twice": "6.2 signatures of the advertisements",
     "directory_with_a_forged_peer": "6.2 signatures of the advertisements",
     "lost_pair_beyond_the_roster": "5.5 k < n",
@@ -343,6 +343,7 @@ _CHECKS = {
     "lost_pairs_descending": "5.5 pairs ascend",
     "lost_pair_twice": "5.5 pairs ascend",
     "lost_pair_not_active": "6.3 both ends of a lost pair in A",
+    "another_client_cut_off": "6.3 holders of every member's shares in A",
     "too_few_holders_left": "6.3 holders of own shares in A",
     "proof_below_threshold": "6.8 t signers",
     "proof_in_another_order": "6.8 every signature on its own U3",
@@ -551,6 +552,8 @@ def bad_malicious() -> dict[str, object]:
     without_22 = b.bits(10, 13, 16, 19)
     b.down("lost_pair_not_active", mask, StepRequest(0, without_22, ((0, 4),)))
     b.down("too_few_holders_left", mask, StepRequest(0, everyone, ((0, 1), (1, 2))))
+    cut = StepRequest(0, everyone, ((0, 2), (0, 3)))
+    b.down("another_client_cut_off", mask, cut)
     b.down("survivors_without_me", confirm, SurvivorSet(others))
     b.down("survivors_below_threshold", confirm, SurvivorSet(few))
     proof = messages.decode(b.received(unmask), ConsistencyProof, batch)

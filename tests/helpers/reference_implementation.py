@@ -923,6 +923,8 @@ class Inspector:
         require(all(set(pair) <= set(members) for pair in named))
         gone = {v for pair in named if me in pair for v in pair if v != me}
         require(len((set(run.holders(me)) & set(members)) - gone) >= run.b.tau)
+        for u in members if not run.b.ring and not run.b.chosen else ():
+            require(len(members) - sum(u in pair for pair in named) >= run.b.tau)
 
     def _directory(self, me: int, members: list[int], adverts: Item) -> None:
         run = self.run

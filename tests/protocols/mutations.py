@@ -465,6 +465,10 @@ MUTATIONS = [
     # Pairs that lost each other (SPEC 6.2, 6.3)
     Mutation("own lost peers hold no shares", CLIENT_STEP,
              "present = frozenset(active) - lost", "present = frozenset(active)", LOST),
+    refusal("nobody is cut off unseen", CLIENT_STEP,
+            'party.batch.graph == "complete" and any(\n'
+            "        len(active) - len(others) < least for others in lost.values()\n    )",
+            (*tests("audit/lying"), "-k", "unseen")),
     Mutation("no share of a lost peer is given", CLIENT_STEP,
              "if u in keys.held and u not in lost}", "if u in keys.held}", LOST),
     refusal("lost pairs are active", CLIENT_STEP,

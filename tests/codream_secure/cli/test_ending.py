@@ -41,9 +41,8 @@ def test_every_call_of_the_file_layer_may_be_the_last(command):
     assert "0 findings" in run_helper("crashes.py", command, "all", "1", "0", seconds=7200)
 
 
-@pytest.mark.slow
 def test_properties_of_the_command_line():
-    run_helper("command_properties.py", "8", seconds=300)
+    run_helper("command_properties.py", "2", seconds=300)
 
 
 @pytest.mark.slow

@@ -45,7 +45,12 @@ def test_a_run_s_epsilon_is_found_again_from_what_it_released(run):
     assert [r["name"] for r in found["releases"]] == ["local training", "class means"]
     code, out, _ = run("privacy", "epsilon", "a")
     assert code == 0
-    for shown in ("local training", "Skellam", "5 together", "add or remove one training example"):
+    for shown in (
+        "local training",
+        "discrete Gaussian",
+        "5 together",
+        "add or remove one training example",
+    ):
         assert shown in out
 
 
@@ -92,12 +97,12 @@ def test_the_plan_is_printed_for_both_units(run):
         (["epsilon"], "give RUN_DIR, or --noise-multiplier"),
         (["epsilon", "nothing-here"], "is not the folder of a finished run"),
         (["epsilon", "x", "--steps", 3], "not both"),
-        (["epsilon", "--noise-multiplier", 0, "--steps", 3], "noise multiplier must be positive"),
-        (["epsilon", "--noise-multiplier", 1, "--steps", 0], "--steps must be at least 1"),
-        (["noise", "--eps", -1, "--steps", 3], "epsilon must be above 0"),
-        (["noise", "--eps", 1, "--steps", 3, "--delta", 1], "delta must be between"),
-        (["plan", "--clients", 2, "--dims", 5], "clients at least 3"),
-        (["plan", "--clients", 5, "--dims", 5, "--agreement", 0], "agreement must be above 0"),
+        (["epsilon", "--noise-multiplier", 0, "--steps", 3], "must be from 0.01 to 1000000"),
+        (["epsilon", "--noise-multiplier", 1, "--steps", 0], "must be from 1 to 10000000"),
+        (["noise", "--eps", -1, "--steps", 3], "must be from 0.000001 to 1000"),
+        (["noise", "--eps", 1, "--steps", 3, "--delta", 1], "must be above 0 and below 1"),
+        (["plan", "--clients", 2, "--dims", 5], "must be from 3 to 16384"),
+        (["plan", "--clients", 5, "--dims", 5, "--agreement", 0], "must be above 0 and at most 1"),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, says):

@@ -1,9 +1,21 @@
 """Every number has bounds on both sides, of which the command line tells."""
 
-import pytest
+import json
+import math
 
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import codream_secure as cs
+from codream_secure.baselines.base import BaselineSettings
+from codream_secure.cli.main import cli
+from codream_secure.config.bounds import plain
 from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
+from codream_secure.flower.node_config import site_settings
+from protocols import secure_sum
+from protocols.errors import ConfigError
 
 NUMBERS = [one for one in settings() if one.kind in (int, float)]
 
@@ -23,3 +35,122 @@ def test_a_number_has_bounds_on_both_sides(one):
 def test_what_floats_cannot_hold_is_refused(name, value):
     with pytest.raises(UserError, match="must be "):
         Config.from_options({name: value})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "privacy epsilon --noise-multiplier=nan --steps=1",
+        "privacy epsilon --noise-multiplier=0.001 --steps=1",
+        "privacy epsilon --noise-multiplier=1 --steps=10000001",
+        "privacy epsilon --noise-multiplier=1 --steps=1 --delta=1",
+        "privacy epsilon --noise-multiplier=1 --steps=1 --sampling-rate=0",
+        "privacy noise --eps=1001 --steps=1",
+        "privacy noise --eps=inf --steps=1",
+        "privacy plan --clients=2 --dims=1",
+        "privacy plan --clients=3 --dims=1e30",
+        "privacy plan --clients=3 --dims=1 --agreement=1.1",
+        "audit protocol --examples=0",
+        "audit privacy --shadows=10001",
+        "audit privacy --dp-eps=nan",
+        "audit privacy --clients=16385",
+        "compare --prox=-1",
+        "compare --fed-lr=101",
+        "compare --target=nan",
+        "deploy keys --client=16384",
+        "deploy local --timeout=1e300",
+        "simulate --checkpoint-every=10000001",
+    ],
+)
+def test_numbers_of_every_command_have_bounds_on_both_sides(words):
+    """Nothing is computed: the line says what the number must be."""
+    found = CliRunner().invoke(cli, words.split())
+    if isinstance(found.exception, UserError):
+        assert " must be " in str(found.exception)
+    else:
+        assert (found.exit_code, "is not a valid integer" in found.output) == (2, True)
+
+
+def test_bounds_are_plain_numbers():
+    assert [plain(x) for x in (1e7, 1e12, 0.01, 1e-6, 100, 2**63 - 1, 0.5)] == [
+        "10000000",
+        "1000000000000",
+        "0.01",
+        "0.000001",
+        "100",
+        "9223372036854775807",
+        "0.5",
+    ]
+    for one in settings():
+        assert "e+" not in one.bounds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("local_epochs", 0),
+        ("learning_rate", 1e38),
+        ("momentum", 1.0),
+        ("prox", math.nan),
+        ("mrl_width", 10**9),
+        ("kd_energy_last", 0.0),
+        ("tgp_margin", -1.0),
+        ("moon_temperature", 1e200),
+    ],
+)
+def test_numbers_of_baselines_have_bounds(name, value):
+    with pytest.raises(UserError, match=f"{name} must be"):
+        BaselineSettings(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 10**8, 1.5, "x"])
+def test_numbers_of_the_library_have_bounds(value):
+    with pytest.raises(UserError, match="checkpoint_every must be"):
+        cs.simulate("digits", checkpoint_every=value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"bits": 2.5},
+        {"bits": 25},
+        {"threshold": 2.0},
+        {"threshold": 4},
+        {"clip": math.inf},
+        {"clip": "1"},
+        {"clip": 0.0},
+        {"vectors": {c: [[1], [1, 2]] for c in range(3)}},
+    ],
+)
+def test_numbers_of_a_secure_sum_have_bounds(given):
+    vectors = {client: np.ones(2) for client in range(3)}
+    with pytest.raises(ConfigError):
+        secure_sum(**{"vectors": vectors, "clip": 1.0, **given})
+
+
+@pytest.mark.parametrize("value", ["-1", "16384", "one", "1.5"])
+def test_the_number_of_a_site_has_bounds(tmp_path, value):
+    with pytest.raises(UserError, match=r"client=.* from 0 to 16383"):
+        site_settings({"client": value, "state": str(tmp_path), "data": "digits"})
+
+
+ENDS = [
+    "privacy epsilon --noise-multiplier=0.01 --steps=10000000",
+    "privacy epsilon --noise-multiplier=0.01 --steps=10000000 --sampling-rate=0.5",
+    "privacy epsilon --noise-multiplier=1000000 --steps=1 --sampling-rate=1e-300 --delta=1e-300",
+    "privacy noise --eps=1000 --steps=10000000",
+    "privacy noise --eps=0.000001 --steps=1",
+    "privacy plan --clients=16384 --dims=1000000000000 --releases=10000000 --eps=1000",
+    "privacy plan --clients=3 --dims=1 --eps=0.000001 --agreement=1e-300",
+]
+
+
+@pytest.mark.parametrize(
+    "words", [*ENDS[:2], *(pytest.param(x, marks=pytest.mark.slow) for x in ENDS[2:])]
+)
+def test_both_ends_can_be_computed(words):
+    """A result, or one line that says why there is none."""
+    found = CliRunner().invoke(cli, [*words.split(), "--json"])
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.output, parse_constant=pytest.fail)
+    assert told

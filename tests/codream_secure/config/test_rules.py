@@ -67,7 +67,7 @@ def test_one_run_s_defaults_leave_those_of_the_next_alone():
 
 @pytest.mark.parametrize("name", ["dp_noise", "statistics_weight"])
 def test_noise_that_nobody_adds_is_refused_at_once(name):
-    value = {"dp_noise": "gaussian", "statistics_weight": 1.0}[name]
+    value = {"dp_noise": "skellam", "statistics_weight": 1.0}[name]
     with pytest.raises(UserError, match="needs masks and collaboration"):
         resolve(Config.from_options({"dp_eps": 8.0, "secure": False, name: value}))
 

@@ -7,14 +7,14 @@ from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
 
 REFUSED = [
-    ({"clients": 1}, "--clients must be from 2 to 1e+07, not 1"),
+    ({"clients": 1}, "--clients must be from 2 to 10000000, not 1"),
     ({"clients": True}, "--clients must be a whole number, not True"),
     ({"clients": 2.0}, "--clients must be a whole number, not 2.0"),
     ({"bits": 17}, "--bits must be from 1 to 16, not 17"),
     ({"dropout": -0.1}, "--dropout must be from 0 to 1, not -0.1"),
-    ({"dp_eps": 0}, "--dp-eps must be above 0 and at most 1e+06, not 0.0"),
+    ({"dp_eps": 0}, "--dp-eps must be from 0.000001 to 1000, not 0"),
     ({"dp_eps": float("inf")}, "--dp-eps must be a finite number, not inf"),
-    ({"statistics_momentum": 1}, "--statistics-momentum must be at least 0 and below 1, not 1.0"),
+    ({"statistics_momentum": 1}, "--statistics-momentum must be at least 0 and below 1, not 1"),
     ({"secure": 1}, "--secure must be true or false, not 1"),
     ({"dataset": 3}, "--dataset must be a text, not 3"),
     ({"meta": "other"}, "--meta must be one of fomaml, reptile, not 'other'"),

@@ -149,7 +149,8 @@ def test_a_run_reports_the_noise_that_was_there(tiny):
     # Six survivors, one of whom the server may know; planned for a threshold of five.
     assert plan.class_mean_shares == 5
     assert found.noise_colluders == 1
-    assert found.releases[1].mechanism.variance == 5 * plan.class_means.sum.variance
+    assert found.releases[1].mechanism.shares == 5
+    assert found.releases[1].mechanism.variance == plan.class_means.sum.variance
     assert found.epsilon == privacy_cost(found.releases, found.delta).epsilon
     assert found.epsilon <= 8.0
     assert plan.class_means_plan.planned().mechanism == plan.class_means.sum.mechanism(4)

@@ -24,7 +24,9 @@ def test_a_group_in_sums_of_everybody_is_composed_as_it_stands():
     scaled = [training(0.5, 1.0, 3), training(0.75, 1.0, 2, integers=True)]
     scaled.append(skellam(200, 1600, 40_000))
     found = group_epsilon(releases, DELTA, 4)
-    assert found == pytest.approx(privacy_cost(scaled, DELTA).epsilon, rel=1e-3)
+    # The grid of integer noise is as coarse for the group as for one, and relatively finer.
+    expected = privacy_cost(scaled, DELTA).epsilon
+    assert 0.99 * expected < found <= expected
     assert group_epsilon(releases, DELTA, 1) == privacy_cost(releases, DELTA).epsilon
 
 

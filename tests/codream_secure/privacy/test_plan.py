@@ -119,11 +119,11 @@ def test_no_request_of_a_private_run_asks_for_batch_statistics(tiny, monkeypatch
     assert all(getattr(request, "bn_weight", 0) == 0 for request in asked)
 
 
-def test_secure_noise_charges_by_rdp_and_keeps_the_budget(tiny):
+def test_secure_noise_is_charged_and_keeps_the_budget(tiny):
     simulation = Simulation(private(tiny, secure_noise=True))
     list(simulation.rounds())
     found = simulation.guarantee()
-    assert found.accountant == "rdp"
+    assert found.accountant == "pld"
     assert 7.9 < found.epsilon <= 8.0
     assert found.sampling_rate == 1
 

@@ -89,7 +89,7 @@ def test_without_a_roster_nobody_s_noise_counts(machines):
         {"variance": 1},
         {"l2": 1, "cap": 1},
         {"maximum": 100_000},
-        {"noise": "gaussian"},
+        {"noise": "skellam"},
     ],
     ids=["less noise", "another clip", "another range", "another kind"],
 )

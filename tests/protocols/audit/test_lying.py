@@ -93,6 +93,23 @@ def test_the_attacker_opens_an_input_where_the_model_does_not_hold():
         assert all(names(opened, roster) == [roster[5]] for opened in alone)
 
 
+def test_nobody_in_the_active_set_can_be_left_out_of_the_sum_unseen():
+    """The server lists a client as active and a survivor, and cuts it from all others.
+
+    Before, five of six went on, and two sums over "the same" clients differed by one (SPEC 8.1).
+    """
+    params = malicious_params(6, threshold=5)
+    server = lying(params, policy=Policy(colluders=1))
+    roster = server.batch.roster
+    cut = StepRequest(0, messages.encode_set(roster, roster), tuple((0, i) for i in range(1, 6)))
+    for u in roster[1:]:
+        assert server.request(u, cut, task_of(0), one_hot(roster, u)) is None
+    for ask in (server.survivors, server.proof):
+        for u in roster[1:]:
+            ask(u, roster)
+    assert server.attacker.opened() == []
+
+
 def test_without_the_proof_check_too_small_a_sum_opens(monkeypatch):
     """Every client is told another U3, so that the seeds of three clients come out."""
     roster = BATCH.roster
