@@ -16,7 +16,7 @@ from codream_secure.aggregation.aggregator import (
 from codream_secure.aggregation.byte_ledger import Direction
 from codream_secure.aggregation.requests import Asked
 from codream_secure.aggregation.settings import AggregationSettings, colluders
-from codream_secure.errors import UserError
+from codream_secure.config.early import check_masked
 from protocols.driver import BatchSession
 from protocols.errors import NotEnoughSurvivors
 from protocols.phases import DropSchedule, Phase
@@ -55,11 +55,7 @@ class SecureAggregator(Aggregator):
         tap: Tap | None = None,
     ) -> None:
         super().__init__(clients, settings, meters)
-        if len(settings.roster) < 3:  # noqa: PLR2004 - with two, each learns the other's input
-            raise UserError(
-                f"secure aggregation needs at least 3 clients, not {len(settings.roster)}: "
-                "with two, each learns the other's input; add clients or pass --no-secure"
-            )
+        check_masked(len(settings.roster))
         self._tap = tap
         self._request: Asked | None = None
         self._advertised: dict[int, int] = {}

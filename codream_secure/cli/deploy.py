@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ def local(*, settings: tuple[str, ...], as_json: bool, **options: object) -> Non
     for number in _ENDS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, _leave)
-    with Local(**options, more=_pairs(settings)) as running:  # type: ignore[arg-type]
+    tell = partial(click.echo, err=True)
+    with Local(**options, more=_pairs(settings), tell=tell) as running:  # type: ignore[arg-type]
         summary = running.run()
     click.echo(json.dumps(summary) if as_json else _told(summary, running.out))
 

@@ -13,12 +13,14 @@ from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from codream_secure.cli.options import given_settings, number, run_options, tell_classes
 from codream_secure.config import bounds
+from codream_secure.config.early import check_early
 from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.runs.commands import command_line
 from codream_secure.runs.formats import SUMMARY
+from codream_secure.storage.folder_lock import check_empty
 
 if TYPE_CHECKING:
     from codream_secure.api.execution import Begun
@@ -86,6 +88,9 @@ def simulate(
     else:
         # Before anything slow is imported, so that bad options are answered at once.
         config = resolve(Config.from_options(given))
+        check_early(config)
+        if out is not None:
+            check_empty(out)
         if not (quiet or as_json):
             tell_classes(config.data.dataset)
         begin = partial(_start, config, out, checkpoint_every)
@@ -120,7 +125,7 @@ def _simulate(
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from codream_secure.api.execution import carry_out  # noqa: PLC0415
     from codream_secure.privacy.client_labels import prediction  # noqa: PLC0415
-    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress, RoundLines  # noqa: PLC0415
     from codream_secure.report.table import summary_table  # noqa: PLC0415
     from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
     from codream_secure.runs.formats import compact  # noqa: PLC0415
@@ -134,8 +139,12 @@ def _simulate(
             return _interrupted_early()
         if found := prediction(simulation.config, simulation.federation.spec):
             told.print(found)
+        lines = RoundLines(told, simulation.finished_rounds, simulation.last_round)
+        lines.begin(len(simulation.federation.roster))
         with closing(folder) if folder else nullcontext():
-            ended = carry_out(simulation, folder, tensorboard=tensorboard, writing=undisturbed)
+            ended = carry_out(
+                simulation, folder, [lines], tensorboard=tensorboard, writing=undisturbed
+            )
     if ended.summary is None:
         return _interrupted_early()
     if ended.interrupted:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codream_secure.data.downloads import CLASSES, download
 from codream_secure.data.folders import read_folder
-from codream_secure.data.names import DATASET_NAMES
+from codream_secure.data.names import DATASET_NAMES, unknown
 from codream_secure.data.npz import Arrays, as_floats, read_npz
 from codream_secure.data.spec import InputSpec, Scaling
 from codream_secure.errors import UserError
@@ -92,11 +92,7 @@ def load_dataset(name: str, data_dir: Path, image_size: int | None = None) -> Da
         folder = read_folder(Path(name), image_size)
         train, test = _floats(name, "training", folder.train), _floats(name, "test", folder.test)
         return make_dataset(Path(name).resolve().name, train, test, class_names=folder.classes)
-    msg = (
-        f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)}, a path ending in .npz or a"
-        " folder of images"
-    )
-    raise UserError(msg)
+    raise unknown(name)
 
 
 def _load_named(name: str, data_dir: Path) -> Dataset:

@@ -1,6 +1,9 @@
-"""Names of the datasets. This module imports nothing, so that `--help` is fast."""
+"""Names of the datasets. This module imports no NumPy, so that `--help` is fast."""
 
+from pathlib import Path
 from typing import Final
+
+from codream_secure.errors import UserError
 
 DATASET_NAMES: Final = (
     "digits",
@@ -12,3 +15,26 @@ DATASET_NAMES: Final = (
     "cifar100",
     "pathmnist",
 )
+
+
+def check_name(name: str) -> None:
+    """Refuse what is neither a dataset's name nor the path of a file or folder that is there.
+
+    Raises:
+        UserError: there is no such dataset.
+    """
+    if name in DATASET_NAMES:
+        return
+    if name.endswith(".npz"):
+        if not Path(name).exists():
+            raise UserError(f"{name}: no such file; check the path given as dataset")
+    elif not Path(name).is_dir():
+        raise unknown(name)
+
+
+def unknown(name: str) -> UserError:
+    """Return the error of a name that no dataset has."""
+    return UserError(
+        f"unknown dataset {name!r}: use {', '.join(DATASET_NAMES)}, a path ending in .npz or a "
+        "folder of images"
+    )

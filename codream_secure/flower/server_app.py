@@ -85,7 +85,9 @@ def _run(grid: Grid, run_config: Mapping[str, Any], folder: Path, journal: Journ
     if coordinator.finished:
         log.info("going on after round %d", coordinator.finished[-1].number)
         _write(folder, coordinator)
+    log.info("waiting for %d sites to connect", config.data.clients)
     carrier.wait_for(config.data.clients, float(run_config.get("start-timeout", 120)))
+    log.info("%d sites are connected; the run begins", len(carrier.sites()))
     for one in coordinator.rounds():
         log.info("%s", _line(one))
         _write(folder, coordinator)

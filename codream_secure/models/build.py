@@ -18,7 +18,7 @@ from codream_secure.models.layers import Norm, keep_usual_layout
 from codream_secure.models.lenet import LeNet5
 from codream_secure.models.mlp import linear, mlp
 from codream_secure.models.mobilenet import MobileNetV2
-from codream_secure.models.names import MODEL_NAMES
+from codream_secure.models.names import check_name
 from codream_secure.models.resnet import Bottleneck, ResNet
 from codream_secure.models.vgg import VGG
 from codream_secure.models.wideresnet import WideResNet
@@ -79,9 +79,7 @@ def build_model(
         UserError: The name is unknown, the model cannot have this width, or a user-defined
             model cannot be made or used.
     """
-    if name not in MODEL_NAMES and not is_custom(name):
-        msg = f"unknown model {name!r}: use {', '.join(MODEL_NAMES)} or my_module:my_function"
-        raise UserError(msg)
+    check_name(name)
     if width is not None and name not in _MODELS:
         msg = f"model {name} has no width: leave it out"
         raise UserError(msg)

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from codream_secure.errors import UserError
+
 MODEL_NAMES: Final = (
     "resnet8",
     "resnet18",
@@ -22,3 +24,15 @@ MODEL_NAMES: Final = (
     "linear",
 )
 WITHOUT_NORM: Final = frozenset({"mlp", "linear"})
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is neither an architecture's nor `module:function`.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    if name not in MODEL_NAMES and ":" not in name:
+        raise UserError(
+            f"unknown model {name!r}: use {', '.join(MODEL_NAMES)} or my_module:my_function"
+        )

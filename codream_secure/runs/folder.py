@@ -37,7 +37,7 @@ from codream_secure.storage.files import (
     shorten,
     unwritable,
 )
-from codream_secure.storage.folder_lock import claim, is_empty, new_folder
+from codream_secure.storage.folder_lock import check_empty, claim, new_folder
 from codream_secure.storage.looking import is_file, is_folder
 from codream_secure.storage.toml import load_toml
 
@@ -90,10 +90,10 @@ class RunFolder:
         Raises:
             UserError: the folder holds something already, is in use or cannot be written.
         """
-        _check_empty(path)  # before a lock is put into what may be somebody's folder
+        check_empty(path)  # before a lock is put into what may be somebody's folder
         lock = claim(path)
         try:
-            _check_empty(path)
+            check_empty(path)
             replace(path / METRICS, b"")
             kept = Checkpoints.create(path, checkpoint_every) if checkpoint_every else None
         except BaseException:
@@ -276,15 +276,6 @@ class RunFolder:
             if self._checkpoints:
                 self._checkpoints.close()
             self._lock.release()
-
-
-def _check_empty(path: Path) -> None:
-    try:
-        empty = is_empty(path)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
-    if not empty:
-        raise UserError(f"--out {path} is not empty; name another folder or empty it")
 
 
 class _Ended(msgspec.Struct):

@@ -82,3 +82,17 @@ def is_empty(folder: Path) -> bool:
     return not folder.exists() or all(
         path.name == LOCK or path.name.endswith(PART) for path in folder.iterdir()
     )
+
+
+def check_empty(path: Path) -> None:
+    """Refuse a folder for the results of a run that holds something already.
+
+    Raises:
+        UserError: it does, or it cannot be read.
+    """
+    try:
+        empty = is_empty(path)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
+    if not empty:
+        raise UserError(f"--out {path} is not empty; name another folder or empty it")

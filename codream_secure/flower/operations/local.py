@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -42,6 +42,7 @@ class Local:
         insecure: run without TLS and without keys of nodes.
         timeout: seconds for everything.
         out: new folder for logs, sites' folders, keys and results.
+        tell: receives a line for whatever is waited for, and for every round.
 
     Raises:
         UserError: Flower is not installed, the folder exists, or the SuperLink did not start.
@@ -61,6 +62,7 @@ class Local:
         insecure: bool,
         timeout: float,
         out: Path,
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         if shutil.which("flower-superlink", path=search_path()) is None:
             raise UserError("Flower is not installed: pip install 'codream-secure[flower]'")
@@ -68,7 +70,7 @@ class Local:
             raise UserError(f"{out} is there already; use another --out")
         if sites and len(sites) != clients:
             raise UserError(f"{len(sites)} times --site for {clients} sites: one each, or none")
-        self.out = out.resolve()
+        self.out, self._tell = out.resolve(), tell
         self._sites, self._runs = tuple(sites), 0
         self._clients, self._insecure = clients, insecure
         self._dataset, self._malicious = dataset, threat_model == "malicious"
@@ -116,15 +118,26 @@ class Local:
         self._spawn(name, "flwr", "run", str(self.out / "app"), "here", "--stream", *more)
         process, log = self.processes[name], self.out / f"{name}.log"
         summary = self.out / "run" / "summary.json"
+        self._tell(f"waiting for {self._clients} sites to connect and train; {log} has details")
+        told = 0
         while process.poll() is None and time.monotonic() < self.until:
+            told = self._tell_rounds(summary, told)
             if _finished(summary, self._settings["rounds"]):
                 break
             if self._failed(log):
                 break
             time.sleep(0.5)
+        self._tell_rounds(summary, told)
         if not _finished(summary, self._settings["rounds"]):
             raise UserError(f"the run did not come to its end: see {log}")
         return dict(json.loads(summary.read_text(encoding="utf-8")))
+
+    def _tell_rounds(self, summary: Path, told: int) -> int:
+        """Tell of rounds that were finished; return how many there are."""
+        done = max(told, _rounds(summary))
+        for number in range(told + 1, done + 1):
+            self._tell(f"round {number} of {self._settings['rounds']} is finished")
+        return done
 
     def start_node(self, client: int) -> None:
         """Start or restart a SuperNode."""
@@ -197,6 +210,7 @@ class Local:
             self.out.mkdir(parents=True)
         except OSError as error:
             raise UserError(f"cannot make --out {self.out}: {error.strerror}") from None
+        self._tell(f"making keys of {self._clients} sites, and starting a SuperLink")
         for client in range(self._clients):
             make_keys(client, self.out / "keys")
         public = sorted((self.out / "keys").glob("*.public"))
@@ -210,6 +224,7 @@ class Local:
         if not self._insecure:
             for client in range(self._clients):
                 self._register(client)
+        self._tell(f"starting {self._clients} sites")
         for client in range(self._clients):
             self.start_node(client)
 
@@ -323,7 +338,12 @@ def _value(text: str) -> int | float | str | bool:
 
 
 def _finished(summary: Path, rounds: int) -> bool:
+    return _rounds(summary) >= rounds
+
+
+def _rounds(summary: Path) -> int:
+    """Return how many rounds a server's summary tells of; 0 while there is none."""
     try:
-        return len(json.loads(summary.read_text(encoding="utf-8"))["rounds"]) >= rounds
+        return len(json.loads(summary.read_text(encoding="utf-8"))["rounds"])
     except (OSError, ValueError, KeyError):
-        return False
+        return 0
