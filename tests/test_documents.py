@@ -77,6 +77,8 @@ QUICK_RUNS = {
 HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
 NO_DATA = "needs data that is no part of the project"
 PARSED_ONLY = {
+    "codream-secure export MODEL --onnx": "needs the extra onnx",
+    "codream-secure export my-run/models/server --onnx": "needs the extra onnx",
     "codream-secure compare": "the command as a name: the defaults take half an hour",
     "python -m benchmarks.learning.accuracy_communication --only digits_skewed": HOURS,
     "python -m benchmarks.learning.codream_results --only ceiling --seeds 1": NO_DATA,
@@ -191,6 +193,10 @@ def run_folder(example_folder, tmp_path_factory):
     for name in ("runs/A", "runs/B", "first"):
         shutil.copytree(folder / "run", folder / name)
         shutil.rmtree(folder / name / "checkpoint")
+    for name in ("MODEL", "my-run/models/server", "codream-local/site-0/model"):
+        shutil.copytree(folder / "first/models/server", folder / name)
+    for name in ("new.png", "photo.png"):
+        shutil.copy(folder / "photos/0/0.png", folder / name)
     summary = folder / "run" / "summary.json"
     summary.write_text(summary.read_text().replace('"rounds_finished": 2', '"rounds_finished": 1'))
     return folder

@@ -124,7 +124,8 @@ def carry_out(
         if folder is not None and tensorboard:
             folder.open_events()
         for _ in simulation.rounds():
-            pass
+            # Pictures and checkpoints show the last ones. All of them would fill the memory.
+            simulation.dreams = simulation.dreams[-1:]
     except KeyboardInterrupt:
         interrupted = True
     except WriteError as error:

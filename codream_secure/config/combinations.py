@@ -234,7 +234,9 @@ def check_applicable(config: Config) -> None:
     """
     reasons, values = inapplicable(config), config.options()
     for setting in settings():
-        # 0 asks for nothing, and is what `resolve` fills in where an option means nothing.
-        chosen = values[setting.name] not in (setting.default, 0)
+        # 0 asks for nothing, and is what `resolve` fills in where an option means nothing. But
+        # False (`--no-…`), which equals 0, asks for something where True is the default.
+        value = values[setting.name]
+        chosen = value != setting.default and (value is False or value != 0)
         if chosen and setting.name in reasons:
             raise UserError(f"{option(setting.name)} {reasons[setting.name]}")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from codream_secure.errors import UserError
+from codream_secure.storage.looking import is_file, is_folder
 
 DATASET_NAMES: Final = (
     "digits",
@@ -26,9 +27,9 @@ def check_name(name: str) -> None:
     if name in DATASET_NAMES:
         return
     if name.endswith(".npz"):
-        if not Path(name).exists():
+        if not is_file(Path(name)):
             raise UserError(f"{name}: no such file; check the path given as dataset")
-    elif not Path(name).is_dir():
+    elif not is_folder(Path(name)):
         raise unknown(name)
 
 

@@ -34,6 +34,10 @@ def _dreams_with(chosen: Callable[[Dreaming], bool]) -> Callable[[Summary], bool
     )
 
 
+def _common_model(summary: Summary) -> bool:
+    return summary.method == "codream-messenger"
+
+
 def _releases(summary: Summary, name: str) -> bool:
     releases = summary.privacy.releases if summary.privacy else ()
     return any(release.name == name for release in releases)
@@ -63,6 +67,7 @@ DISCLOSURES = (
         lambda summary: (
             _dreams_with(lambda chosen: chosen.dream_steps > 0)(summary)
             and not _releases(summary, "labels")
+            and not _common_model(summary)
         ),
     ),
     Disclosure(
@@ -99,6 +104,17 @@ DISCLOSURES = (
         "sets that differ by one client that client's weight (D2)",
         "every dream step",
         lambda summary: _dreams(summary) and summary.weights == "examples",
+    ),
+    Disclosure(
+        "`--method codream-messenger`: the exact sum of the survivors' quantized changes of "
+        "the common model, each after the same number of local steps. *As in all model "
+        "averaging this tells of local data*: a change follows gradients of the client's "
+        "pictures, and two sums over sets that differ by one client tell that client's change"
+        " (D1). With `--local-loss balanced` a client's gradients also depend on its class "
+        "counts. No client's own model is sent, dreams are made by the server, and no "
+        "gradient of dreams is answered",
+        "`--messenger-sums` times a round",
+        lambda summary: _common_model(summary) and summary.protocol.secure,
     ),
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
+from codream_secure.config.methods import DREAMING
 from codream_secure.privacy.accounting import Release
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.mechanisms import SampledGaussian
@@ -23,8 +24,6 @@ from codream_secure.runs.formats import (
     compact,
     pretty,
 )
-
-DREAMING = ("codream", "codream-fast", "fedmd")
 
 
 def release(name="local training"):

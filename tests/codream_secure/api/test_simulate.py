@@ -140,7 +140,6 @@ def test_a_signal_ends_training_within_a_step_and_loses_no_round(data, tmp_path,
             self.data.next()
 
     monkeypatch.setattr(PlainLearner, step, endless)
-    monkeypatch.setattr(PlainLearner, "data", property(lambda self: self._data), raising=False)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

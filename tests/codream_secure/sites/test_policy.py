@@ -223,6 +223,8 @@ SERVER_ONLY = {
     "tv_weight", "l2_weight", "latent", "generator_width", "generator_lr", "latent_lr", "meta_lr",
     "generator_decay", "generator_average", "generator_norm", "generator_reset", "dream_lr",
     "statistics_weight", "adaptive_start", "dropout", "image_size",
+    # Of a method that no site takes part in.
+    "messenger_sums", "messenger_bits", "messenger_steps",
 }  # fmt: skip
 BOUNDED = {
     "clients", "threshold", "key_steps",  # check_terms
