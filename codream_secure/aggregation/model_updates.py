@@ -1,6 +1,6 @@
 """Updates of a common model: the request for their sum, their decoded mean, and the way back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codream_secure.aggregation.aggregator import FieldSum
+from codream_secure.aggregation.byte_ledger import ByteLedger
 from codream_secure.aggregation.requests import (
     VERSION,
     ModelRequest,
@@ -96,6 +97,14 @@ def packed(number: int, bits: int, seed: int, state: Mapping[str, Tensor]) -> Mo
         tensors.append(codes.tobytes())
         ranges.append((low, step))
     return ModelState(VERSION, number, bits, tuple(tensors), tuple(ranges))
+
+
+def sent_to(clients: Iterable[int], tensors: ModelState, ledger: ByteLedger) -> bytes:
+    """Return the message with which tensors go to clients; the ledger counts it for each."""
+    message, content = encode(tensors), sum(map(len, tensors.tensors))
+    for client in clients:
+        ledger.record("broadcast", "down", len(message), client=client, payload=content)
+    return message
 
 
 def unpacked(message: ModelState, like: Mapping[str, Tensor]) -> Tensors:

@@ -22,6 +22,7 @@ from codream_secure.aggregation.model_updates import (
     model_digest,
     packed,
     scaled_update,
+    sent_to,
     unpacked,
 )
 from codream_secure.aggregation.requests import (
@@ -171,13 +172,7 @@ class ModelExchange:
             The model as clients receive it, which is rounded if it is quantized on the way.
         """
         sent = packed(number, self.method.down, self.seed, state)
-        message = encode(sent)
-        content = sum(map(len, sent.tensors))
-        for client in self.settings.roster:
-            self.meters.ledger.record(
-                "broadcast", "down", len(message), client=client, payload=content
-            )
-        self._delivered = digest(message)
+        self._delivered = digest(sent_to(self.settings.roster, sent, self.meters.ledger))
         return unpacked(sent, state)
 
     def _request(self, number: int, state: Mapping[str, Tensor]) -> ModelRequest:

@@ -30,8 +30,8 @@ MESSENGER_ONLY = (
     "messenger_bits",
     "messenger_mix",
 )
-# What only requests for gradients of dreams need, or clients that may count by examples.
-WITHOUT_MESSENGER = (
+# What only requests for gradients of dreams need.
+GRADIENTS_ONLY = (
     "bits",
     "local_steps",
     "local_size",
@@ -39,10 +39,9 @@ WITHOUT_MESSENGER = (
     "adaptive_weight",
     "adaptive_start",
     "adaptive_bits",
-    "parallel_batches",
-    "weights",
-    "weight_cap",
 )
+# The same, and what lets clients count by examples.
+WITHOUT_MESSENGER = (*GRADIENTS_ONLY, "parallel_batches", "weights", "weight_cap")
 
 
 class Rule(NamedTuple):
@@ -94,15 +93,7 @@ _RULES = (
         ("accept_low_utility",), lambda c: c.privacy.dp_unit == "client", "needs --dp-unit client"
     ),
     Rule(
-        (
-            "bits",
-            "local_steps",
-            "local_size",
-            "adaptive",
-            "adaptive_weight",
-            "adaptive_start",
-            "adaptive_bits",
-        ),
+        GRADIENTS_ONLY,
         lambda c: not c.private_clients,
         "cannot be used with --dp-unit client: no gradient is asked for",
     ),
@@ -128,12 +119,12 @@ _RULES = (
     ),
     Rule(
         MESSENGER_ONLY,
-        lambda c: c.dream.method == "codream-messenger",
+        lambda c: c.has_common_model,
         "needs --method codream-messenger",
     ),
     Rule(
         WITHOUT_MESSENGER,
-        lambda c: c.dream.method != "codream-messenger",
+        lambda c: not c.has_common_model,
         "cannot be used with --method codream-messenger: no gradient is asked for, and all clients "
         "count alike",
     ),

@@ -102,7 +102,7 @@ def _check_private_clients(config: Config) -> None:
 
 
 def _check_messenger(config: Config) -> None:
-    if config.dream.method != "codream-messenger":
+    if not config.has_common_model:
         return
     if config.private:
         raise UserError(

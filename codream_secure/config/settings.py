@@ -160,6 +160,11 @@ class Config:
         """Whether the unit of privacy is one client, so that labels alone are released."""
         return self.private and self.privacy.dp_unit == "client"
 
+    @property
+    def has_common_model(self) -> bool:
+        """Whether clients average a common model, so that no gradient of dreams is asked for."""
+        return self.dream.method == "codream-messenger"
+
 
 # -- defaults that depend on the method and on the unit of privacy ------------------------------
 

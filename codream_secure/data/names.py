@@ -28,9 +28,14 @@ def check_name(name: str) -> None:
         return
     if name.endswith(".npz"):
         if not is_file(Path(name)):
-            raise UserError(f"{name}: no such file; check the path given as dataset")
+            raise missing(name)
     elif not is_folder(Path(name)):
         raise unknown(name)
+
+
+def missing(path: Path | str) -> UserError:
+    """Return the error of a file that is not there."""
+    return UserError(f"{path}: no such file; check the path given as dataset")
 
 
 def unknown(name: str) -> UserError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.data.names import missing as missing_file
 from codream_secure.errors import UserError
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
@@ -122,7 +123,7 @@ def _read_arrays(
                     raise _error(path, text)
                 return {key: np.asarray(archive[key]) for key in keys}
     except FileNotFoundError as error:
-        raise _error(path, "no such file; check the path given as dataset") from error
+        raise missing_file(path) from error
     except MemoryError as error:
         raise _error(path, "its arrays do not fit in memory; use fewer images") from error
     except OSError as error:

@@ -163,7 +163,7 @@ class DreamGroup:
             return  # Generator weights stay on the server, so clients could not derive its dreams.
         size = sum(source.dreams().numel() for source in sources)  # one byte a pixel
         what = "starting noise, from a public seed"
-        if self.config.dream.method == "codream-messenger":
+        if self.config.has_common_model:
             what = "dreams, from the messenger and a public seed"
         for _ in self.members:
             self.aggregator.count_avoidable(what, size)
@@ -221,7 +221,7 @@ class DreamGroup:
 
     @property
     def _without_gradients(self) -> bool:
-        return bool(self.label_plan) or self.config.dream.method == "codream-messenger"
+        return bool(self.label_plan) or self.config.has_common_model
 
     @property
     def _seed(self) -> int:
@@ -273,7 +273,7 @@ def synthesis_settings(
         kd_temperature=label_temperature(config),
         weight_cap=weight_cap,
         batches=batches,
-        targeted=dream.method == "codream-messenger",
+        targeted=config.has_common_model,
     )
 
 

@@ -66,7 +66,7 @@ class AnswerRules:
             agreed=synthesis_settings(config, spec, weight_cap(config, share), batches=batches),
             shape=(dream.dreams * batches, spec.channels, spec.height, spec.width),
             adaptive=dream.adaptive != "none",
-            gradients=dream.method != "codream-messenger",
+            gradients=not config.has_common_model,
         )
 
     def check(self, request: Request) -> None:

@@ -7,9 +7,10 @@ from codream_secure.aggregation.model_updates import (
     first_scales,
     model_digest,
     packed,
+    sent_to,
     unpacked,
 )
-from codream_secure.aggregation.requests import VERSION, ModelRequest, encode
+from codream_secure.aggregation.requests import VERSION, ModelRequest
 from codream_secure.config.resolved import Resolved
 from codream_secure.errors import StepAborted
 from codream_secure.federation.members import Federation, Member
@@ -101,9 +102,8 @@ class CommonModel:
         except StepAborted:
             return False
         sent = packed(self.sums, _DOWN_BITS, self._config.run.seed or 0, mean)
-        message, content = encode(sent), sum(map(len, sent.tensors))
-        for client, member in self._members.items():
-            self._ledger.record("broadcast", "down", len(message), client=client, payload=content)
+        message = sent_to(self._members, sent, self._ledger)
+        for member in self._members.values():
             if member.client.messenger is not None:
                 member.client.messenger.receive(message)
         # The server adds what it sent, rounded as it is: its model and the clients' stay the same.

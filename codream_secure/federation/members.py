@@ -257,7 +257,7 @@ class Federation:
         return Member(c, client, self._learner(c, local, "twin"), validation)
 
     def _messenger(self, c: int, learner: Learner) -> OwnMessenger | None:
-        if self.config.dream.method != "codream-messenger" or not isinstance(learner, PlainLearner):
+        if not (self.config.has_common_model and isinstance(learner, PlainLearner)):
             return None
         common = self.model(self.config.messenger.messenger, "server")
         return OwnMessenger(self.config, learner, common, c)

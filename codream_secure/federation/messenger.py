@@ -28,8 +28,6 @@ from codream_secure.storage.checkpoint import (
 )
 from protocols.quantization import CLIP_MAX, CLIP_MIN
 
-_DOWN_BITS = 8
-
 
 class OwnMessenger:
     """A client's copy of the messenger, and which requests for its update the client answers.

@@ -33,7 +33,7 @@ def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> Pl
         device: where the model lives.
     """
     name = config.model.models.split(",")[0].strip()
-    if config.dream.method == "codream-messenger":
+    if config.has_common_model:
         name = config.messenger.messenger
     model = run_model(config, spec, name, "server", device=device)
     check_single_dreams(config, spec, {name: model})

@@ -139,7 +139,7 @@ class Server:
         has learned nothing.
         """
         dream = self._config.dream
-        if dream.method == "codream-messenger":
+        if self._config.has_common_model:
             asks = True
         elif self._config.private_clients:
             asks = number > 1

@@ -100,7 +100,7 @@ class Simulation(Run):
             plan=everybody.plan,
             per_class=everybody.per_class,
         )
-        if self.config.dream.method == "codream-messenger":
+        if self.config.has_common_model:
             self.common = CommonModel(
                 everybody, self.aggregator, self.ledger, twins=compare_independent
             )
@@ -348,7 +348,7 @@ class Simulation(Run):
         sums, plan = self._sums_per_synthesis, self.federation.plan
         class_means = plan is not None and plan.class_means is not None
         expected, kinds = self.last_round * self.config.dream.syntheses * sums, DREAMING
-        if self.config.dream.method == "codream-messenger":
+        if self.config.has_common_model:
             # One key exchange serves a round: its averages, and the labels of its dreams.
             sums = round_sums(self.config)
             expected, kinds = self.last_round * sums, kinds | {ModelRequest.__name__}

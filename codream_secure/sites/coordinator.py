@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from codream_secure.aggregation.aggregator import Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
+from codream_secure.config.resolved import Resolved
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.pixels import PixelScale
@@ -88,6 +89,14 @@ class Round:
         return RoundState(**{name: getattr(self, name) for name in RoundState.__struct_fields__})
 
 
+def _evaluates(config: Resolved, *, asked: bool | None) -> bool:
+    """Return whether sites are asked for accuracies; raise UserError if that would leak."""
+    evaluates = not config.private if asked is None else asked
+    if evaluates and config.private_clients:
+        raise UserError("evaluate cannot be used with --dp-unit client: an accuracy has no noise")
+    return evaluates
+
+
 class Coordinator(RoundLoop[Round]):
     """One run over sites.
 
@@ -136,11 +145,7 @@ class Coordinator(RoundLoop[Round]):
             raise UserError(reason)
         self._spec, self._scaling, self._share = spec, scaling, share
         self._identities, self._test, self._tell = identities, test, tell
-        self._evaluates = not self.config.private if evaluates is None else evaluates
-        if self._evaluates and self.config.private_clients:
-            raise UserError(
-                "evaluate cannot be used with --dp-unit client: an accuracy has no noise"
-            )
+        self._evaluates = _evaluates(self.config, asked=evaluates)
         self._journal = journal or Journal()
         # May refuse the budget, so it comes before the journal begins a run.
         plan = PrivacyPlan.of(self.config, share * self.config.data.clients, spec)

@@ -28,7 +28,7 @@ def unfit_for_machines(config: Config) -> str:
     """
     if not (config.secure.secure and config.dream.collaboration):
         return "over machines sums are always masked, and dreams made together"
-    if config.dream.method == "codream-messenger":
+    if config.has_common_model:
         return "--method codream-messenger can only be simulated: sites train no common model yet"
     if config.learning.weights == "examples" and not config.learning.weight_cap:
         return "over machines --weights examples needs --weight-cap: sites hold requests to it"

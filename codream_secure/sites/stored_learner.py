@@ -57,10 +57,10 @@ from codream_secure.storage.checkpoint import ClientState, Pair, decode_state, e
 from codream_secure.storage.state_folder import StateFolder
 from protocols.params import Task
 
-# Records in the site's folder: the state between two rounds; names of all requests that the session
-# has had; how many private training steps are charged.
 _log = logging.getLogger(__name__)
 
+# Records in the site's folder: the state between two rounds; names of all requests that the session
+# has had; how many private training steps are charged.
 _MODEL, _ANSWERED, _CHARGED = "model", "answered", "charged"
 # In a run without a seed: 32 secret bytes that rounding follows from, in place of the seed (SPEC
 # 7.3). A server that knew them could predict the rounding.
@@ -174,11 +174,13 @@ class StoredLearner:
             What the site contributes is then private for it as a whole, as `label_plan` says: clip,
             noise and number of sums follow from the settings that its `Allowance` was charged for.
         """
-        plan = run_label_plan(self._config, spec)
-        if plan is None or request.labels is None or request.labels.noisy is None:
+        if request.labels is None or request.labels.noisy is None:
             return
-        if self._has_answered(name_of(broadcast)):
+        if name_of(broadcast) in self._answered():
             return  # its stored answer is sent again, which is no other release
+        plan = run_label_plan(self._config, spec)
+        if plan is None:
+            return
         own = plan.share(self._settings.client)
         plan.restore(self._charged)
         own.check(request.labels.noisy)
@@ -190,11 +192,10 @@ class StoredLearner:
             RequestRefused: the process died before an answer was stored, the same was asked under
                 another number (D1), or the class means are asked for on other terms.
         """
-        name = name_of(broadcast)
-        if self._has_answered(name):
+        name, answered = name_of(broadcast), self._answered()
+        if name in answered:
             raise RequestRefused("this broadcast was answered before in this session")
-        answered = self._folder.load(_ANSWERED) or b""
-        self._folder.extend(_ANSWERED, name, len(answered) // SIZE * SIZE)
+        self._folder.extend(_ANSWERED, name, len(answered) * SIZE)
         federation, _ = self._restored()
         client = federation.members[self._settings.client].client
         client.measure = lambda: self._accuracy(federation)
@@ -208,9 +209,10 @@ class StoredLearner:
         state = encode_state(_without_model(client.state()))
         return Contribution(inputs, client.repaired, tuple(faults), state)
 
-    def _has_answered(self, name: bytes) -> bool:
-        answered = self._folder.load(_ANSWERED) or b""
-        return any(answered[at : at + SIZE] == name for at in range(0, len(answered), SIZE))
+    def _answered(self) -> list[bytes]:
+        """Return the names of all requests of the session, without one that was cut off."""
+        kept = self._folder.load(_ANSWERED) or b""
+        return [kept[at : at + SIZE] for at in range(0, len(kept) // SIZE * SIZE, SIZE)]
 
     def request(self, name: bytes) -> bytes | None:
         """Return a request for labels that the site was asked in this round, by its name."""

@@ -8,28 +8,32 @@ from codream_secure.models.trained import Description, TrainedModel, Training
 
 SPEC = InputSpec(3, 8, 6, 4)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
+TRAINING = Training(
+    method="codream",
+    dataset="photos",
+    clients=3,
+    round=2,
+    test_accuracy=0.5,
+    epsilon=None,
+    delta=None,
+    unit=None,
+)
 
 
-def kept_model(spec=SPEC):
+def kept_model(
+    spec=SPEC, *, architecture="linear", width=None, norm="batch", training=TRAINING, module=None
+):
     channels = (0.5, 0.4, 0.3)[: spec.channels], (0.2, 0.3, 0.4)[: spec.channels]
     told = Description(
         format=1,
         written_by="0",
-        architecture="linear",
-        width=None,
-        norm="batch",
+        architecture=architecture,
+        width=width,
+        norm=norm,
         spec=spec,
         scaling=Scaling(*channels),
         class_names=("a", "b", "c", "d"),
-        training=Training(
-            method="codream",
-            dataset="photos",
-            clients=3,
-            round=2,
-            test_accuracy=0.5,
-            epsilon=None,
-            delta=None,
-            unit=None,
-        ),
+        training=training,
     )
-    return TrainedModel(build_model("linear", spec, width=None, norm="batch", seed=3).eval(), told)
+    module = module or build_model(architecture, spec, width=width, norm=norm, seed=3)
+    return TrainedModel(module.eval(), told)

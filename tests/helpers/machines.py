@@ -2,8 +2,12 @@
 
 import os
 
+import msgspec
+
+from codream_secure.aggregation.decoding import decode_request
+from codream_secure.aggregation.requests import EvaluateRequest, encode
 from codream_secure.config.settings import Config
-from codream_secure.sites import wire
+from codream_secure.sites import history, wire
 from codream_secure.sites.coordinator import Coordinator
 from codream_secure.sites.dream_site import DreamSite
 from codream_secure.sites.policy import FILE
@@ -24,6 +28,17 @@ OPTIONS = {
 }
 PRIVATE = {**OPTIONS, "dp_eps": 8.0, "dp_steps": 4, "models": "mlp"}
 del PRIVATE["warmup_epochs"], PRIVATE["validation"]
+
+
+def asking(message, change):
+    """Return a message that asks for what ``change`` makes of the request; others as they are."""
+    if not isinstance(message, wire.Ask):
+        return message
+    asked = change(decode_request(message.broadcast[history.SIZE :]))
+    public = message.broadcast[: history.SIZE] + encode(asked)
+    # Accuracies have odd steps.
+    step = message.step + (message.step % 2 == 0 and isinstance(asked, EvaluateRequest))
+    return msgspec.structs.replace(message, step=step, broadcast=public)
 
 
 class Machines:
@@ -66,6 +81,15 @@ class Machines:
             if fault != "after":
                 answers[site] = answer
         return answers
+
+    def lie(self, change):
+        """Let the server send what ``change`` makes of (site, message)."""
+        carry = self.carry
+
+        def lying(messages):
+            return carry({s: wire.encode(change(s, wire.decode(m))) for s, m in messages.items()})
+
+        self.carry = lying
 
     def coordinator(self, options, **more):
         data = self.data

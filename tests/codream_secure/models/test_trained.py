@@ -5,41 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from kept_models import IMAGES, SPEC, TRAINING, kept_model
 from torch import nn
 
 from codream_secure import UserError, load_model
-from codream_secure.data.spec import InputSpec, Scaling
-from codream_secure.models.build import build_model
-from codream_secure.models.trained import Description, TrainedModel, Training
-
-SPEC = InputSpec(3, 8, 6, 4)
-IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
-TRAINING = Training(
-    method="codream",
-    dataset="photos",
-    clients=3,
-    round=2,
-    test_accuracy=0.5,
-    epsilon=None,
-    delta=None,
-    unit=None,
-)
+from codream_secure.models.trained import Training
 
 
-def make(architecture="resnet8", training=TRAINING, module=None):
-    told = Description(
-        format=1,
-        written_by="0",
-        architecture=architecture,
-        width=4 if architecture == "resnet8" else None,
-        norm="group",
-        spec=SPEC,
-        scaling=Scaling((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
-        class_names=("a", "b", "c", "d"),
-        training=training,
-    )
-    module = module or build_model("resnet8", SPEC, width=4, norm="group", seed=3)
-    return TrainedModel(module.eval(), told)
+def make(architecture="resnet8", **more):
+    width = 4 if architecture == "resnet8" else None
+    return kept_model(architecture=architecture, width=width, norm="group", **more)
 
 
 def test_probabilities_are_those_of_the_scaled_images():

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from machines import OPTIONS
+from machines import OPTIONS, asking
 
-from codream_secure.aggregation.decoding import decode_request
-from codream_secure.aggregation.requests import LabelRequest, encode
-from codream_secure.sites import history, wire
+from codream_secure.aggregation.requests import LabelRequest
+from codream_secure.sites import wire
 
 ROOT = Path(__file__).parents[3]
 # Where a site refuses, besides its own room; the protocol's refusals are in SPEC 6.6.
@@ -162,26 +161,22 @@ def test_a_temperature_singles_no_site_out(machines, temperature):
     A search for that temperature read the logit off the refusals to within 0.007.
     """
     there = machines()
-    carry = there.carry
+    refused, carry = [], there.carry
 
-    def lying(messages):
-        changed = {}
-        for site, body in messages.items():
-            message = wire.decode(body)
-            if isinstance(message, wire.Ask):
-                asked = decode_request(message.broadcast[history.SIZE :])
-                if isinstance(asked, LabelRequest):
-                    labels = msgspec.structs.replace(asked.labels, temperature=temperature)
-                    asked = msgspec.structs.replace(asked, labels=labels)
-                    public = message.broadcast[: history.SIZE] + encode(asked)
-                    message = msgspec.structs.replace(message, broadcast=public)
-            changed[site] = wire.encode(message)
-        answers = carry(changed)
-        if any(isinstance(wire.decode(m), wire.Ask) for m in changed.values()):
+    def noting(messages):
+        answers = carry(messages)
+        if any(isinstance(wire.decode(m), wire.Ask) for m in messages.values()):
             refused.append([wire.decode_answer(answers[site]).refused for site in sorted(answers)])
         return answers
 
-    refused, there.carry = [], lying
+    def hot(asked):
+        if not isinstance(asked, LabelRequest):
+            return asked
+        labels = msgspec.structs.replace(asked.labels, temperature=temperature)
+        return msgspec.structs.replace(asked, labels=labels)
+
+    there.carry = noting
+    there.lie(lambda _, message: asking(message, hot))
     options = {**OPTIONS, "rounds": 1, "dream_steps": 1, "dreams": 4}
     list(there.coordinator(options, evaluates=False).rounds())
     assert len(refused) >= 2

@@ -6,17 +6,16 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from machines import OPTIONS
+from machines import OPTIONS, asking
 
-from codream_secure.aggregation.decoding import decode_request
-from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest, encode
+from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest
 from codream_secure.config.combinations import _RULES, WITHOUT_MESSENGER, inapplicable
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config, settings
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.sites import history, site_log, wire
+from codream_secure.sites import site_log, wire
 from codream_secure.sites.run_terms import proposed, run_costs, run_label_plan, run_terms
 
 BY_SITE = {
@@ -40,22 +39,7 @@ def charged(there):
 
 def changing(there, change):
     """Let the server change every request before it is sent to sites."""
-    carry = there.carry
-
-    def lying(messages):
-        changed = {}
-        for site, body in messages.items():
-            message = wire.decode(body)
-            if isinstance(message, wire.Ask):
-                asked = change(decode_request(message.broadcast[history.SIZE :]))
-                public = message.broadcast[: history.SIZE] + encode(asked)
-                # Accuracies have odd steps.
-                step = message.step + isinstance(asked, EvaluateRequest)
-                message = msgspec.structs.replace(message, step=step, broadcast=public)
-            changed[site] = wire.encode(message)
-        return carry(changed)
-
-    there.carry = lying
+    there.lie(lambda _, message: asking(message, change))
 
 
 def test_a_run_over_machines_is_that_of_the_simulation(machines, data):
