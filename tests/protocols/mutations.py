@@ -608,7 +608,7 @@ MUTATIONS = [
     Mutation("unit: charges outlive a process", "codream_secure/sites/stored_learner.py",
              "plan.journal_shares(budget.journal)", "pass", (*UNIT, "-k", "one_sum_more")),
     Mutation("unit: an answer is given again", "codream_secure/sites/stored_learner.py",
-             "        if self._has_answered(name_of(broadcast)):\n            return  #",
+             "        if name_of(broadcast) in self._answered():\n            return  #",
              "        if False:\n            return  #", (*UNIT, "-k", "given_again")),
     Mutation("labels need their request", "codream_secure/sites/told_labels.py",
              "            raise LacksRequestsError(lacking)",
