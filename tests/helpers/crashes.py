@@ -28,9 +28,11 @@ from codream_secure.runs.formats import Summary, parse, parse_row
 from codream_secure.storage import files
 
 # What commands import within functions, imported before any fork: each would take seconds for it.
+# The first optimizer of a process imports the last one, which takes longer than a whole run here.
 for _name in ("api.execution", "compare.comparison", "report.page", "report.progress"):
     importlib.import_module(f"codream_secure.{_name}")
-importlib.import_module("sklearn.datasets")
+for _name in ("sklearn.datasets", "torch._dynamo"):
+    importlib.import_module(_name)
 
 CALLS = ("open", "write", "fsync", "ftruncate", "replace", "rename", "mkdir", "unlink")
 SIGNALS = {"kill": signal.SIGKILL} | {
