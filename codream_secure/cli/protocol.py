@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from codream_secure.cli.help import Group
 from codream_secure.errors import UserError
 from protocols.errors import ConfigError
 from protocols.graph_parameters import RingModel, RingParameters, ring_parameters
@@ -22,7 +23,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def protocol() -> None:
     """Compute figures of the masking protocol."""
 
