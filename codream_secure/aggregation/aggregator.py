@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from codream_secure.aggregation.attendance import Attendance
 from codream_secure.aggregation.byte_ledger import ByteLedger, Direction
+from codream_secure.aggregation.graph import MaskGraph
 from codream_secure.aggregation.requests import (
     VERSION,
     Asked,
@@ -175,6 +176,11 @@ class Aggregator(ABC):
         """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
         return colluders(self._settings)
 
+    @property
+    def graph(self) -> MaskGraph:
+        """Who masks with whom."""
+        return self._settings.graph
+
     def sum(self, request: Asked) -> FieldSum:
         """Ask the clients and return the sum of their answers.
 
@@ -295,8 +301,12 @@ class Aggregator(ABC):
     def _count(
         self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
     ) -> None:
-        """Count a message; inputs that hold only labels or class means have their own name."""
+        """Count a message; inputs that hold only labels or class means have their own name.
+
+        The draw of the ring counts with the keys.
+        """
         ledger = self._meters.ledger
+        phase = Phase.ADVERTISE_KEYS if phase is Phase.DRAW_GRAPH else phase
         is_input = phase is Phase.MASKED_INPUT and direction == "up"
         if not is_input or request is None:
             ledger.record(phase, direction, size, client=client)

@@ -65,6 +65,8 @@ class SecureAggregator(Aggregator):
             settings.needed,
             tap=self._carried,
             credentials=_trust(settings, kinds),
+            ring=settings.graph.ring,
+            chosen=settings.graph.chosen,
         )
 
     @property
@@ -101,8 +103,11 @@ class SecureAggregator(Aggregator):
             self._tap(phase, direction, client, message)
 
     def _note_own_entry(self, phase: Phase, direction: Direction, client: int, size: int) -> None:
-        """Count as avoidable that the key directory returns a client's own advertisement."""
-        if phase is not Phase.ADVERTISE_KEYS:
+        """Count as avoidable that the key directory returns a client's own advertisement.
+
+        Directories of sparse graphs do not.
+        """
+        if phase is not Phase.ADVERTISE_KEYS or self.graph.sparse is not None:
             return
         if direction == "up":
             self._advertised[client] = size
