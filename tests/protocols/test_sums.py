@@ -123,5 +123,5 @@ def test_the_package_imports_no_torch():
 
 def test_what_memory_cannot_hold_is_refused_before_it_is_taken():
     numbers = np.broadcast_to(np.int8(1), 1 << 50)
-    with pytest.raises(ConfigError, match="takes 48413.* GB, more than this machine has; sum one"):
+    with pytest.raises(ConfigError, match=r"takes 48413.* GB, more than this machine has; sum one"):
         secure_sum(dict.fromkeys(range(3), numbers))

@@ -1,7 +1,10 @@
 """What does not fit in memory is refused before it is taken; what fits is not."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from codream_secure.data.folders import read_folder
 from codream_secure.data.npz import check_images, read_npz
@@ -10,8 +13,7 @@ from codream_secure.runtime import memory
 
 
 def test_there_is_some_memory_and_less_than_the_machine_has():
-    with open("/proc/meminfo") as told:
-        total = int(told.readline().split()[1]) << 10
+    total = int(Path("/proc/meminfo").read_text().split()[1]) << 10
     assert 1 << 20 < memory.available() <= total
 
 
@@ -44,8 +46,6 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, limit, used, cache):
 
 
 def test_data_that_do_not_fit_are_refused_by_their_sizes(tmp_path, monkeypatch):
-    from PIL import Image
-
     images = np.zeros((6, 8, 8), np.uint8)
     np.savez(tmp_path / "d.npz", x_train=images, y_train=[0, 1] * 3, x_test=images, y_test=[0] * 6)
     for name in "ab":
