@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from codream_secure.api.data import Data
     from codream_secure.api.simulate import SimulationResult, simulate
     from codream_secure.models.trained import TrainedModel, load_model
+    from codream_secure.runs.loggers import Logger
 
 _PLACES = {
     "Data": "api.data",
+    "Logger": "runs.loggers",
     "SimulationResult": "api.simulate",
     "TrainedModel": "models.trained",
     "load_model": "models.trained",
@@ -31,6 +33,7 @@ _PLACES = {
 
 __all__ = [
     "Data",
+    "Logger",
     "SimulationResult",
     "TrainedModel",
     "UserError",

@@ -20,6 +20,7 @@ from codream_secure.models.trained import TrainedModel
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import Accuracy, Bytes, Row, Summary
+from codream_secure.runs.loggers import Logger, check_loggers, logger
 from codream_secure.runs.models import SERVER, trained_models
 
 # The partition of data that came divided; no scheme deals it.
@@ -95,6 +96,7 @@ def simulate(
     checkpoint_every: int | None = None,
     on_round: Callable[[Row], None] | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
+    loggers: Sequence[str | Logger] = (),
     **options: object,
 ) -> SimulationResult:
     """Run a whole federation on this machine: what `codream-secure simulate` does.
@@ -111,6 +113,8 @@ def simulate(
         checkpoint_every: rounds between two checkpoints in `out`.
         on_round: called with the figures of every round when it ends.
         on_step: called with an activity, how many of its steps are done, and how many it has.
+        loggers: "tensorboard" (needs `out`), "wandb", "mlflow", or objects like `Logger`: they see
+            the figures of every round. One that fails is left out, with a warning.
         options: the options of the command line, with underscores: ``clients=4, rounds=3,
             dp_eps=8``. `docs/options.md` lists them.
 
@@ -128,6 +132,9 @@ def simulate(
         That of `Simulation`; `SimulationResult.privacy` reports what was really released.
     """
     shipped = {} if preset is None else settings_of(preset)
+    check_loggers([one for one in loggers if isinstance(one, str)])
+    if out is None and resume is None and "tensorboard" in loggers:
+        raise UserError("tensorboard writes into the run's folder; name one with out")
     given = {**shipped, **options, **_data_options(data, options)}
     if checkpoint_every is not None:
         checkpoint_every = _checkpoints(checkpoint_every)
@@ -147,7 +154,9 @@ def simulate(
             where = None if out is None else partial(Path, out)
             run, folder = started(config, begin, where, checkpoint_every)
         with closing(folder) if folder else nullcontext():
-            ended = carry_out(run, folder, [] if on_round is None else [on_round])
+            place = folder.path if folder else Path()
+            made = [logger(one, place) if isinstance(one, str) else one for one in loggers]
+            ended = carry_out(run, folder, [] if on_round is None else [on_round], made)
     if ended.interrupted or ended.summary is None:
         raise KeyboardInterrupt
     if ended.unwritten is not None:
