@@ -9,8 +9,8 @@ A figure stands between two comments, which a reader of the page does not see:
 
 FILE is the name of a record without its ending: FILE.json, or else the first table of FILE.txt.
 FIELDS are names with slashes between them; `case=pixels` picks the one row of that case, and
-`case=epsilon 1&method=CoDream` the one where both hold; ` + ` adds. FORMAT is `%` (of a fraction, with
-one decimal), `%0` (with none), `kB` (of bytes), or a number of decimals.
+`case=epsilon 1&method=CoDream` the one where both hold; ` + ` adds. FORMAT is `%` (of a fraction,
+with one decimal), `%0` (with none), `kB` (of bytes), or a number of decimals.
 """
 
 import json
@@ -64,9 +64,9 @@ def _record(file: str) -> Any:  # noqa: ANN401
 
 def _table(text: str) -> list[dict[str, str]]:
     """Return the rows of the first table that the scripts of benchmarks/ printed."""
-    lines = text.split("┡")[0].splitlines()
+    lines = text.split("┡", maxsplit=1)[0].splitlines()
     names = [cell.strip() for cell in lines[-1].strip("┃").split("┃")]
-    body = text.split("┩\n", 1)[1].split("└")[0].splitlines()
+    body = text.split("┩\n", 1)[1].split("└", maxsplit=1)[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in body]
     return [dict(zip(names, row, strict=True)) for row in cells]
 
