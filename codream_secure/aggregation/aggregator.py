@@ -56,11 +56,13 @@ class FieldSum:
         totals: integer sums by section name, uint32, flat.
         count: number of clients in the sum.
         sections: length and quantization of each section.
+        verified: clients that have themselves verified who is in the sum, and answered.
     """
 
     totals: Mapping[str, NDArray[np.uint32]]
     count: int
     sections: tuple[Section, ...]
+    verified: frozenset[int] = frozenset()
 
     def quantizer(self, name: str) -> Quantizer:
         """Return the quantizer that clients use for a section."""

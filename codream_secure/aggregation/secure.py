@@ -58,6 +58,7 @@ class SecureAggregator(Aggregator):
         check_masked(len(settings.roster))
         self._tap = tap
         self._request: Asked | None = None
+        self._unmasking: set[int] = set()
         self._advertised: dict[int, int] = {}
         self._session = BatchSession(
             session,
@@ -84,7 +85,7 @@ class SecureAggregator(Aggregator):
         self._session.prepare(steps, attempts)
 
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
-        self._request = call.request
+        self._request, self._unmasking = call.request, set()
         task = call.task
         try:
             result = self._session.step(inputs, task, drops, renew=renew)
@@ -92,11 +93,16 @@ class SecureAggregator(Aggregator):
             # Attendance follows aborted steps too, and then repeats the error of the protocol.
             with contextlib.suppress(NotEnoughSurvivors):
                 self._attendance.finish_step(drops, renews=bool(renew))
-        return FieldSum(result.totals, len(result.survivors), task.sections)
+        return FieldSum(
+            result.totals, len(result.survivors), task.sections, frozenset(self._unmasking)
+        )
 
     def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
         self._count(phase, direction, client, len(message), self._request)
         self._note_own_entry(phase, direction, client, len(message))
+        if phase is Phase.UNMASKING and direction == "up":
+            # Its session gives shares only for a survivor set that it has checked.
+            self._unmasking.add(client)
         if self._tap is not None:
             self._tap(phase, direction, client, message)
 
