@@ -56,6 +56,11 @@ class RingParameters:
         """The two numbers that sessions take."""
         return Ring(self.k, self.t)
 
+    @property
+    def log2_unsafe(self) -> float:
+        """log2 of a bound on the probability that the server learns more than the sum."""
+        return _log2_sum(self.log2_exposed, self.log2_split)
+
 
 def ring_parameters(
     n: int,
@@ -149,6 +154,11 @@ class ChosenParameters:
     def chosen(self) -> Chosen:
         """The two numbers that sessions take."""
         return Chosen(self.k, self.t)
+
+    @property
+    def log2_unsafe(self) -> float:
+        """log2 of a bound on the probability that the server learns more than the sum."""
+        return self.log2_split
 
 
 def chosen_parameters(

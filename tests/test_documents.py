@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import codream_secure.api.compare
 import codream_secure.cli.simulate
 from codream_secure.cli.main import cli
-from codream_secure.compare import comparison
 from codream_secure.config.combinations import inapplicable
 from codream_secure.config.methods import parse_method
 from codream_secure.config.rules import resolve
@@ -235,7 +235,7 @@ def execute(command, folder):
 class Planned:
     """In place of `Comparison`: asks for every cell's settings and runs none."""
 
-    def __init__(self, plan, folder, *, progress):
+    def __init__(self, plan, folder, *, dataset, progress):
         for name in plan.methods:
             plan.config(parse_method(name), plan.seeds[0])
         raise SystemExit(0)
@@ -289,7 +289,7 @@ def check_program(command, monkeypatch):
         return
     context = chosen.make_context(chosen.name, words)
     monkeypatch.setattr(codream_secure.cli.simulate, "_simulate", lambda *_, **__: 0)
-    monkeypatch.setattr(comparison, "Comparison", Planned)
+    monkeypatch.setattr(codream_secure.api.compare, "Comparison", Planned)
     if chosen.name in ("simulate", "compare") and not context.params.get("only_sizes"):
         refused = command == "codream-secure simulate --clients 2"  # as the page says
         with pytest.raises(UserError if refused else SystemExit) as done:

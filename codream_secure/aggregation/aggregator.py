@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from codream_secure.aggregation.attendance import Attendance
 from codream_secure.aggregation.byte_ledger import ByteLedger, Direction
+from codream_secure.aggregation.graph import MaskGraph
 from codream_secure.aggregation.requests import (
     VERSION,
     Asked,
@@ -56,13 +57,11 @@ class FieldSum:
         totals: integer sums by section name, uint32, flat.
         count: number of clients in the sum.
         sections: length and quantization of each section.
-        verified: clients that have themselves verified who is in the sum, and answered.
     """
 
     totals: Mapping[str, NDArray[np.uint32]]
     count: int
     sections: tuple[Section, ...]
-    verified: frozenset[int] = frozenset()
 
     def quantizer(self, name: str) -> Quantizer:
         """Return the quantizer that clients use for a section."""
@@ -116,6 +115,7 @@ class Aggregator(ABC):
     Attributes:
         aborted_steps: steps that came to no sum.
         unanswered_requests: how often a client refused a request.
+        verified: the clients that have verified for themselves who is in the last sum.
         published: called with every encoded `SoftLabels` that clients are sent.
     """
 
@@ -132,6 +132,7 @@ class Aggregator(ABC):
         self.aborted_steps = 0
         self.unanswered_requests = 0
         self._earlier_round_trips = 0
+        self.verified: set[int] = set()
         self.published: Callable[[bytes], None] = lambda _: None
 
     @property
@@ -176,6 +177,11 @@ class Aggregator(ABC):
     def colluders(self) -> int:
         """n_C: how many clients may be on the server's side (SPEC 1.2, 1.6)."""
         return colluders(self._settings)
+
+    @property
+    def graph(self) -> MaskGraph:
+        """Who masks with whom."""
+        return self._settings.graph
 
     def sum(self, request: Asked) -> FieldSum:
         """Ask the clients and return the sum of their answers.
@@ -297,8 +303,12 @@ class Aggregator(ABC):
     def _count(
         self, phase: Phase, direction: Direction, client: int, size: int, request: Asked | None
     ) -> None:
-        """Count a message; inputs that hold only labels or class means have their own name."""
+        """Count a message; inputs that hold only labels or class means have their own name.
+
+        The draw of the ring counts with the keys.
+        """
         ledger = self._meters.ledger
+        phase = Phase.ADVERTISE_KEYS if phase is Phase.DRAW_GRAPH else phase
         is_input = phase is Phase.MASKED_INPUT and direction == "up"
         if not is_input or request is None:
             ledger.record(phase, direction, size, client=client)

@@ -58,7 +58,6 @@ class SecureAggregator(Aggregator):
         check_masked(len(settings.roster))
         self._tap = tap
         self._request: Asked | None = None
-        self._unmasking: set[int] = set()
         self._advertised: dict[int, int] = {}
         self._session = BatchSession(
             session,
@@ -66,6 +65,8 @@ class SecureAggregator(Aggregator):
             settings.needed,
             tap=self._carried,
             credentials=_trust(settings, kinds),
+            ring=settings.graph.ring,
+            chosen=settings.graph.chosen,
         )
 
     @property
@@ -85,7 +86,7 @@ class SecureAggregator(Aggregator):
         self._session.prepare(steps, attempts)
 
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
-        self._request, self._unmasking = call.request, set()
+        self._request, self.verified = call.request, set()
         task = call.task
         try:
             result = self._session.step(inputs, task, drops, renew=renew)
@@ -93,22 +94,23 @@ class SecureAggregator(Aggregator):
             # Attendance follows aborted steps too, and then repeats the error of the protocol.
             with contextlib.suppress(NotEnoughSurvivors):
                 self._attendance.finish_step(drops, renews=bool(renew))
-        return FieldSum(
-            result.totals, len(result.survivors), task.sections, frozenset(self._unmasking)
-        )
+        return FieldSum(result.totals, len(result.survivors), task.sections)
 
     def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
         self._count(phase, direction, client, len(message), self._request)
         self._note_own_entry(phase, direction, client, len(message))
         if phase is Phase.UNMASKING and direction == "up":
             # Its session gives shares only for a survivor set that it has checked.
-            self._unmasking.add(client)
+            self.verified.add(client)
         if self._tap is not None:
             self._tap(phase, direction, client, message)
 
     def _note_own_entry(self, phase: Phase, direction: Direction, client: int, size: int) -> None:
-        """Count as avoidable that the key directory returns a client's own advertisement."""
-        if phase is not Phase.ADVERTISE_KEYS:
+        """Count as avoidable that the key directory returns a client's own advertisement.
+
+        Directories of sparse graphs do not.
+        """
+        if phase is not Phase.ADVERTISE_KEYS or self.graph.sparse is not None:
             return
         if direction == "up":
             self._advertised[client] = size

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codream_secure.aggregation.graph import COMPLETE, MaskGraph
 from codream_secure.runtime.seeds import derive_seed
 from protocols.params import default_threshold
 from protocols.phases import DropSchedule, Phase, ThreatModel, round_phases
@@ -26,6 +27,7 @@ class AggregationSettings:
         dropout: probability, 0..1, that a client fails in a step, and likewise in a key exchange;
             the round in which it fails is uniform.
         seed: of the dropouts.
+        graph: who masks with whom.
     """
 
     roster: tuple[int, ...]
@@ -36,6 +38,7 @@ class AggregationSettings:
     expected_steps: int | None = None
     dropout: float = 0.0
     seed: int = 0
+    graph: MaskGraph = COMPLETE
 
     @property
     def needed(self) -> int:
@@ -70,5 +73,10 @@ class AggregationSettings:
 
 
 def colluders(settings: AggregationSettings) -> int:
-    """Return n_C, the number of clients that may collude with the server (D9)."""
-    return most_colluders(len(settings.roster), settings.needed, settings.threat_model)
+    """Return n_C, the number of clients that may collude with the server (D9).
+
+    A sparse graph bears as many as it was made for.
+    """
+    most = most_colluders(len(settings.roster), settings.needed, settings.threat_model)
+    sparse = settings.graph.sparse
+    return most if sparse is None else min(most, sparse.corrupt)

@@ -231,7 +231,7 @@ class ModelExchange:
         except StepAborted:
             self.aborted += 1
             raise
-        for client in answer.verified:
+        for client in self.aggregator.verified:
             sides[client].verified(answer.count)
         return answer
 

@@ -2,35 +2,56 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import click
 
+from codream_secure.aggregation.graph import COMPLETE_UP_TO
+from codream_secure.cli.help import Group
 from codream_secure.errors import UserError
 from protocols.errors import ConfigError
-from protocols.graph_parameters import RingModel, RingParameters, ring_parameters
+from protocols.graph_parameters import (
+    ChosenParameters,
+    RingModel,
+    RingParameters,
+    chosen_parameters,
+    ring_parameters,
+)
 
-NOTE = "for sessions with a Ring; simulate uses the complete graph"
+_Found = RingParameters | ChosenParameters
 _MALICIOUS = "malicious"
-_COMPLETE_UP_TO = 100
 
 
 _EXAMPLES = """\b
 Examples:
   codream-secure protocol parameters --clients 1000 --corrupt 0.1 --dropouts 0.1
-  codream-secure protocol parameters --clients 500 --corrupt 0.3 --dropouts 0.05 --json
+  codream-secure protocol parameters --clients 1000 --threat-model malicious --json
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def protocol() -> None:
     """Compute figures of the masking protocol."""
 
 
 @protocol.command(epilog=_EXAMPLES)
 @click.option("--clients", type=int, required=True, help="number of clients, 3 to 16384")
-@click.option("--corrupt", type=float, required=True, help="fraction that may collude, 0 to 1")
-@click.option("--dropouts", type=float, required=True, help="fraction that may drop out, 0 to 1")
+@click.option(
+    "--corrupt",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="fraction that may collude, 0 to 1; a third has no sparse graph",
+)
+@click.option(
+    "--dropouts",
+    type=float,
+    default=0.05,
+    show_default=True,
+    help="fraction that may drop out, 0 to 1",
+)
 @click.option(
     "--sigma",
     type=int,
@@ -67,52 +88,60 @@ def parameters(
     threat_model: str,
     as_json: bool,
 ) -> None:
-    """Print the degree k and the threshold t of a sparse graph (k-regular ring, SecAgg+)."""
-    if threat_model == _MALICIOUS:
-        raise UserError(
-            "no k-regular ring is safe against a malicious server, since it chooses who drops out; "
-            "use the complete graph"
-        )
+    """Print degree k and threshold t of the sparse graph of a threat model.
+
+    It is the ring (SecAgg+), and against a malicious server the graph that clients choose
+    themselves.
+    """
+    make: Callable[..., _Found] = chosen_parameters
+    if threat_model != _MALICIOUS:
+        make = partial(ring_parameters, model=RingModel(threat_model))
     try:
-        found = ring_parameters(
-            clients,
-            corrupt=corrupt,
-            dropouts=dropouts,
-            sigma=sigma,
-            eta=eta,
-            model=RingModel(threat_model),
-            steps=steps,
-        )
+        found = make(clients, corrupt=corrupt, dropouts=dropouts, sigma=sigma, eta=eta, steps=steps)
     except ConfigError as error:
         raise UserError(str(error)) from None
     if as_json:
-        asked = {"clients": clients, "sigma": sigma, "eta": eta, "steps": steps}
-        json.dump(asked | {"threat_model": threat_model} | _figures(found), sys.stdout)
+        told = {"clients": clients, "sigma": sigma, "eta": eta, "steps": steps}
+        json.dump(told | {"threat_model": threat_model} | _figures(found), sys.stdout)
         click.echo()
     else:
         click.echo(_text(clients, found))
 
 
-def _figures(found: RingParameters) -> dict[str, object]:
+def _graph(found: _Found) -> str:
+    return "ring" if isinstance(found, RingParameters) else "chosen"
+
+
+def _figures(found: _Found) -> dict[str, object]:
     figures = asdict(found)
-    probabilities = {
-        name.removeprefix("log2_"): 2.0 ** figures.pop(name)
-        for name in ("log2_exposed", "log2_split", "log2_stuck")
-    }
-    return figures | {"failure_probabilities": probabilities, "note": NOTE}
+    logs = [name for name in figures if name.startswith("log2_")]
+    chances = {name.removeprefix("log2_"): 2.0 ** figures.pop(name) for name in logs}
+    return figures | {"graph": _graph(found), "failure_probabilities": chances}
 
 
-def _text(clients: int, found: RingParameters) -> str:
+def _text(clients: int, found: _Found) -> str:
+    if isinstance(found, RingParameters):
+        first = f"k = {found.k} neighbours, t = {found.t} shares rebuild a secret"
+        chances = {
+            "some honest client's neighbours can open its input": found.log2_exposed,
+            "the honest clients fall apart into several sums": found.log2_split,
+            "some client has too few live neighbours": found.log2_stuck,
+        }
+    else:
+        first = f"k = {found.k} clients that each chooses, t = {found.t} of them rebuild a secret"
+        chances = {
+            "an input is opened, or fewer than half of the honest are summed": found.log2_split,
+            "some client has too few live holders of its shares": found.log2_stuck,
+            "all corrupt clients choose the same one, which is then left out": found.log2_flooded,
+        }
     lines = [
-        f"k = {found.k} neighbours, t = {found.t} shares rebuild a secret",
+        first,
         f"counted: {found.corrupt} corrupt, {found.dropouts} dropping out of {clients}",
         "probability that",
-        f"  some honest client's neighbours can open its input  {_power(found.log2_exposed)}",
-        f"  the honest clients fall apart into several sums     {_power(found.log2_split)}",
-        f"  some client has too few live neighbours             {_power(found.log2_stuck)}",
-        NOTE,
+        *(f"  {what:65}{_power(log2)}" for what, log2 in chances.items()),
+        f"codream-secure simulate --graph {_graph(found)} runs on such a graph",
     ]
-    if clients <= _COMPLETE_UP_TO:
+    if clients <= COMPLETE_UP_TO:
         lines.append("with so few clients the complete graph costs little and needs no such bounds")
     return "\n".join(lines)
 

@@ -191,9 +191,14 @@ _RULES = (
     ),
     Rule(("weight_cap",), lambda c: c.learning.weights == "examples", "needs --weights examples"),
     Rule(
-        ("threat_model",),
+        ("threat_model", "graph"),
         lambda c: c.secure.secure,
         "cannot be used with --no-secure",
+    ),
+    Rule(
+        ("graph_corrupt", "graph_silent"),
+        lambda c: c.secure.graph != "complete",
+        "needs --graph ring, chosen or auto",
     ),
     Rule(
         ("rejoin",),
@@ -201,7 +206,7 @@ _RULES = (
         "needs --threat-model malicious; else clients may always be back",
     ),
     Rule(
-        ("threat_model", "threshold", "key_steps", "dropout"),
+        ("threat_model", "threshold", "key_steps", "dropout", "graph"),
         lambda c: c.dream.collaboration,
         "cannot be used with --no-collaboration: nothing is aggregated",
     ),

@@ -275,6 +275,20 @@ class SecureConfig:
     dropout: Annotated[
         Fraction, _help("probability that a client fails in one step, and in one key exchange")
     ] = 0.0
+    graph: Annotated[
+        Literal["complete", "ring", "chosen", "auto"],
+        _help(
+            "who masks with whom: complete: all; ring: few neighbours (semi-honest); chosen: few "
+            "that each client chooses itself (malicious); auto: complete up to 100 clients, then a "
+            "sparse one if one is safe"
+        ),
+    ] = "complete"
+    graph_corrupt: Annotated[
+        Fraction, _help("ring, chosen: share of clients that may work for the server")
+    ] = 0.05
+    graph_silent: Annotated[
+        Fraction, _help("ring, chosen: share of clients that may fall silent")
+    ] = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

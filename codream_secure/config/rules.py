@@ -38,6 +38,7 @@ def resolve(config: Config) -> Resolved:
     _check_flips(config)
     _check_private_clients(config)
     _check_messenger(config)
+    _check_graph(config)
     model = dataclasses.replace(config.model, models=models_of(config))
     if model.norm == "auto" and any_norm(config):
         model = dataclasses.replace(model, norm="group" if config.private_training else "batch")
@@ -115,6 +116,23 @@ def _check_messenger(config: Config) -> None:
         raise UserError(
             "--dream-optimizer avg cannot be used with --method codream-messenger: no client moves "
             "dreams"
+        )
+
+
+def _check_graph(config: Config) -> None:
+    """Refuse a graph that protects nobody in the run's threat model, or under its noise."""
+    graph, malicious = config.secure.graph, config.secure.threat_model == "malicious"
+    if graph == "ring" and malicious:
+        raise UserError(
+            "--graph ring is not safe against a server that chooses who drops out: use --graph "
+            "chosen or complete with --threat-model malicious"
+        )
+    if graph == "chosen" and not malicious:
+        raise UserError("--graph chosen needs --threat-model malicious: else use --graph ring")
+    if graph == "chosen" and config.private:
+        raise UserError(
+            "--graph chosen cannot be used with --dp-eps: a server can leave clients, and with "
+            "them their noise, out of a sum unseen; use --graph complete"
         )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from codream_secure.aggregation.aggregator import Aggregator, Meters
 from codream_secure.aggregation.byte_ledger import ByteLedger
+from codream_secure.aggregation.graph import mask_graph
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset, load_dataset
@@ -188,15 +189,17 @@ class Run(RoundLoop[Measurement]):
     ) -> AggregationSettings:
         """Return who takes part in sums; the arguments are those of `AggregationSettings`."""
         secure = self.config.secure
+        steps = secure.key_steps or key_steps
         return AggregationSettings(
             roster=self.federation.roster,
             threshold=secure.threshold,
             threat_model=secure.threat_model,
             rejoin=secure.rejoin,
-            key_steps=secure.key_steps or key_steps,
+            key_steps=steps,
             expected_steps=expected_steps,
             dropout=secure.dropout,
             seed=self._seed,
+            graph=mask_graph(self.config, steps),
         )
 
 

@@ -13,7 +13,7 @@ from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SampledGaussian
 from codream_secure.report.text import percent, size
 from codream_secure.runs.comparison_format import ComparisonResult, Means, PlanRecord
-from codream_secure.runs.formats import Bytes, Summary
+from codream_secure.runs.formats import Bytes, Graph, Summary
 from codream_secure.runs.sizes_format import RoundSizes
 
 _Rows = list[tuple[str, str]]
@@ -123,6 +123,18 @@ def _fedavg(sizes: Bytes) -> str:
     return f"{size(one_way)} each way: {who} sends less"
 
 
+def _graph(found: Graph) -> str:
+    """Return which graph masks took, for whom it was made, and why it was taken."""
+    why = f" (auto: {found.why})" if found.why else ""
+    if found.neighbours is None:
+        return f"{found.name}{why}"
+    unsafe = "0" if found.unsafe_log2 is None else f"at most 2^{found.unsafe_log2:g}"
+    return (
+        f"{found.name}{why}: k = {found.neighbours}, t = {found.needed}, for {found.corrupt} "
+        f"corrupt and {found.silent} silent; probability that it protects less: {unsafe}"
+    )
+
+
 def _protocol_rows(s: Summary) -> _Rows:
     found, dreaming = s.protocol, s.dreaming
     if dreaming and not dreaming.collaboration:
@@ -134,6 +146,8 @@ def _protocol_rows(s: Summary) -> _Rows:
         else "IN THE CLEAR (--no-secure): the server sees every client's input"
     )
     rows = [("aggregation", how)]
+    if (graph := found.graph) and (graph.name != "complete" or graph.why):
+        rows.append(("  graph", _graph(graph)))
     if found.round_trips_per_step is not None:
         trips = f"{found.round_trips_per_step:.2f}"
         if found.secure:

@@ -77,6 +77,28 @@ class Dreaming(Record, frozen=True):
     rolled_back: int
 
 
+class Graph(Record, frozen=True):
+    """Who masked with whom; beyond ``name`` and ``why`` None on the complete graph.
+
+    Attributes:
+        name: complete, ring or chosen.
+        why: why `auto` took it; empty where the user named it.
+        neighbours: k, of every client (chosen: whom each chose).
+        needed: how many of their shares rebuild a seed.
+        corrupt, silent: numbers of clients that these were made for.
+        unsafe_log2: log2 of a bound on the probability, for one key exchange, that privacy fails;
+            None: it cannot.
+    """
+
+    name: str
+    why: str
+    neighbours: int | None
+    needed: int | None
+    corrupt: int | None
+    silent: int | None
+    unsafe_log2: float | None
+
+
 class Protocol(Record, frozen=True):
     """Settings and cost of the sums; where a baseline sums nothing by the protocol, they are None.
 
@@ -89,6 +111,7 @@ class Protocol(Record, frozen=True):
         aborted_steps: sums that too few clients stayed in.
         completed_share: fraction of the steps that came to a sum.
         unanswered_requests: answers that a client refused.
+        graph: who masked with whom; None: nobody, or the run is older than the choice.
     """
 
     secure: bool
@@ -102,6 +125,7 @@ class Protocol(Record, frozen=True):
     aborted_steps: int | None
     completed_share: float | None
     unanswered_requests: int | None
+    graph: Graph | None = None
 
 
 class Bytes(Record, frozen=True):

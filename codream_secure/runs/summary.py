@@ -1,10 +1,12 @@
 """Makes the records of a run: its `Summary`, and a `Row` a round."""
 
+import math
 from dataclasses import asdict
 
 import msgspec
 from torch import nn
 
+from codream_secure.aggregation.graph import MaskGraph
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
 from codream_secure.runs.formats import (
@@ -12,6 +14,7 @@ from codream_secure.runs.formats import (
     Accuracy,
     Bytes,
     Dreaming,
+    Graph,
     Protocol,
     Row,
     Seconds,
@@ -93,6 +96,7 @@ def _protocol(run: Run) -> Protocol:
         threat_model=run.config.secure.threat_model if run.masked else None,
         threshold=None if found is None else found.threshold,
         colluders=None if found is None else found.colluders,
+        graph=_graph(found.graph) if found is not None and run.masked else None,
         round_trips=rounds if found is None else found.round_trips,
         round_trips_per_step=None if found is None else found.round_trips_per_step,
         key_exchanges=None if found is None else found.key_exchanges,
@@ -100,6 +104,21 @@ def _protocol(run: Run) -> Protocol:
         aborted_steps=None if found is None else found.aborted_steps,
         completed_share=None if found is None else found.completed_share,
         unanswered_requests=None if found is None else found.unanswered_requests,
+    )
+
+
+def _graph(found: MaskGraph) -> Graph:
+    """Return what is recorded of a graph."""
+    sparse = found.sparse
+    unsafe = -math.inf if sparse is None else sparse.log2_unsafe
+    return Graph(
+        name=found.name,
+        why=found.why,
+        neighbours=None if sparse is None else sparse.k,
+        needed=None if sparse is None else sparse.t,
+        corrupt=None if sparse is None else sparse.corrupt,
+        silent=None if sparse is None else sparse.dropouts,
+        unsafe_log2=round(unsafe, 1) if math.isfinite(unsafe) else None,
     )
 
 

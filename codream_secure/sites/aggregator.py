@@ -60,6 +60,7 @@ class RemoteAggregator(Aggregator):
             threshold=settings.needed,
             threat_model=settings.threat_model,
             identities=identities,
+            chosen=settings.graph.chosen,
             rejoin=settings.rejoin,
         )
         self._sites, self._journal, self._record = sites, journal, record

@@ -4,7 +4,7 @@ from codream_secure.sites.policy import SitePolicy
 from codream_secure.sites.session import Session, SiteSettings
 from codream_secure.sites.wire import Batch
 from protocols.client.states import Party
-from protocols.params import BatchParams
+from protocols.params import BatchParams, Chosen
 from protocols.policy import Policy
 
 
@@ -19,6 +19,7 @@ def batch_of(session: Session, batch: Batch) -> BatchParams:
         threshold=terms.threshold,
         threat_model=terms.threat_model,
         identities=session.identities,
+        chosen=None if terms.chosen is None else Chosen(*terms.chosen),
     )
 
 

@@ -74,6 +74,11 @@ def check_terms(policy: SitePolicy, terms: Terms) -> None:
         raise RequestRefused(
             f"threshold {threshold} of {n} is too low: this site counts on up to {wanted} colluders"
         )
+    if terms.chosen is not None and terms.colluders < wanted:
+        raise RequestRefused(
+            f"--graph chosen is made for {terms.colluders} colluders of {n}, and this site counts "
+            f"on up to {wanted}: its policy's colluders"
+        )
     policy.check("threshold", threshold, "min_cohort")
     policy.check("the steps of a key exchange", terms.key_steps, "max_key_steps")
     if model == "malicious" and terms.rejoin and not policy.rejoin:

@@ -3,6 +3,7 @@
 import math
 
 from codream_secure.aggregation.aggregator import DREAMING
+from codream_secure.aggregation.graph import mask_graph
 from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest
 from codream_secure.aggregation.settings import AggregationSettings, colluders
 from codream_secure.config.aliases import option
@@ -32,11 +33,23 @@ def unfit_for_machines(config: Config) -> str:
         return "--method codream-messenger can only be simulated: sites train no common model yet"
     if config.learning.weights == "examples" and not config.learning.weight_cap:
         return "over machines --weights examples needs --weight-cap: sites hold requests to it"
-    if config.private_clients and config.secure.threat_model != "malicious":
+    if config.secure.graph in ("ring", "auto"):
+        return (
+            f"--graph {config.secure.graph} can only be simulated: over machines a run names "
+            "--graph complete or chosen, since sites hold it to that"
+        )
+    return _unfit_by_site(config) if config.private_clients else ""
+
+
+def _unfit_by_site(config: Config) -> str:
+    """Return why a run with the site as the unit of privacy cannot go over machines."""
+    if config.secure.threat_model != "malicious":
         return (
             "--dp-unit client needs --threat-model malicious over machines: without a roster a "
             "server invents the clients whose noise is counted"
         )
+    if config.run.seed is not None:
+        return "--dp-unit client takes no --seed over machines: the server would know the noise"
     return ""
 
 
@@ -52,20 +65,23 @@ def aggregation_settings(config: Resolved, *, evaluates: bool) -> AggregationSet
     sums = 1 if config.private_clients else dream.sums_per_synthesis
     per_round = dream.syntheses * sums + evaluates
     class_means = bool(config.private_training and config.privacy.statistics_eps)
+    key_steps = secure.key_steps or per_round
     return AggregationSettings(
         roster=tuple(range(config.data.clients)),
         threshold=secure.threshold,
         threat_model=secure.threat_model,
         rejoin=secure.rejoin,
-        key_steps=secure.key_steps or per_round,
+        key_steps=key_steps,
         expected_steps=dream.rounds * per_round + class_means,
         seed=config.run.seed or 0,
+        graph=mask_graph(config, key_steps),
     )
 
 
 def run_terms(config: Resolved) -> Terms:
     """Return the terms on which a site takes part in the run's sums."""
     settings = aggregation_settings(config, evaluates=True)
+    chosen = settings.graph.chosen
     kinds = {*DREAMING, EvaluateRequest.__name__}
     if config.private_clients:
         # Nothing else has noise: models are trained without, so that an accuracy would leak.
@@ -78,6 +94,7 @@ def run_terms(config: Resolved) -> Terms:
         key_steps=settings.key_steps,
         rejoin=settings.rejoin,
         kinds=tuple(sorted(kinds)),
+        chosen=None if chosen is None else (chosen.degree, chosen.threshold),
     )
 
 

@@ -64,7 +64,10 @@ class SiteSettings:
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What the protocol's client must know of a session; `protocols.policy.Policy` enforces it."""
+    """What the protocol's client must know of a session; `protocols.policy.Policy` enforces it.
+
+    ``chosen``: k and τ of the graph that sites choose themselves; None: the complete graph.
+    """
 
     clients: int
     threshold: int
@@ -73,6 +76,7 @@ class Terms(msgspec.Struct, frozen=True):
     key_steps: int
     rejoin: bool
     kinds: tuple[str, ...]
+    chosen: tuple[int, int] | None = None
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -49,7 +49,7 @@ def after(run, rounds):
 
 
 def parameters(run):
-    return torch.cat([p.flatten() for p in tensors_of(run.baseline.descent.model).values()])
+    return torch.cat([p.flatten() for p in tensors_of(run.baseline.model).values()])
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -75,7 +75,7 @@ def test_a_round_of_fedavg_is_the_mean_of_its_clients(tiny):
     run = build(tiny, "fedavg", models="mlp")
     after(run, 1)
     trained = [tensors_of(model) for model in run.baseline.locals.values()]
-    for name, value in tensors_of(run.baseline.descent.model).items():
+    for name, value in tensors_of(run.baseline.model).items():
         mean = torch.stack([t[name] for t in trained]).mean(dim=0)
         assert torch.allclose(value, mean, atol=1e-6)
 
@@ -265,15 +265,13 @@ def test_distributed_dpsgd_without_a_budget_is_refused(tiny):
 
 def test_of_several_architectures_centralized_trains_the_first(tiny):
     run = after(build(tiny, "centralized", models="linear,mlp"), 1)
-    assert not any(
-        isinstance(layer, torch.nn.ReLU) for layer in run.baseline.descent.model.modules()
-    )
+    assert not any(isinstance(layer, torch.nn.ReLU) for layer in run.baseline.model.modules())
     assert run.observer.history[0].server is not None
 
 
 def test_bytes_are_those_of_the_encoded_messages(tiny):
     run = after(build(tiny, "fedavg", models="linear"), 2)
-    tensors = tuple(v.numpy().tobytes() for v in tensors_of(run.baseline.descent.model).values())
+    tensors = tuple(v.numpy().tobytes() for v in tensors_of(run.baseline.model).values())
     up = len(msgspec.msgpack.encode(ModelUpdate(VERSION, 1, tensors, 1)))
     down = len(encode(ModelState(VERSION, 1, 32, tensors)))
     request = len(encode(ModelRequest(VERSION, 1, bytes(32), (), (), 32)))

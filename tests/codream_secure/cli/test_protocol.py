@@ -1,6 +1,7 @@
 """`codream-secure protocol parameters`: what it prints, and one line for bad input."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -30,7 +31,7 @@ def test_prints_degree_threshold_probabilities_and_what_they_are_for(run):
     assert (code, err) == (0, "")
     assert "k = 52 neighbours, t = 28 shares" in out
     assert out.count("<= 2^-") == 3
-    assert "simulate uses the complete graph" in out
+    assert "simulate --graph ring" in out
 
 
 def test_json_holds_the_same_figures(run):
@@ -43,7 +44,7 @@ def test_json_holds_the_same_figures(run):
     chances = found["failure_probabilities"]
     assert max(chances["exposed"], chances["split"]) <= 2**-40
     assert 0 < chances["stuck"] <= 2**-30
-    assert "simulate uses the complete graph" in found["note"]
+    assert found["graph"] == "ring"
 
 
 def test_sigma_eta_and_steps_count(run):
@@ -53,10 +54,21 @@ def test_sigma_eta_and_steps_count(run):
     assert json.loads(run(*ASK, *values, "--steps", "64")[1])["k"] > 70
 
 
+def test_a_malicious_server_takes_the_graph_that_clients_choose(run):
+    asked = ["--clients", "1000", "--threat-model", "malicious"]
+    assert "k = 114 clients that each chooses, t = 89 of them" in run(*asked)[1]
+    found = json.loads(run(*asked, "--json")[1])
+    assert (found["k"], found["t"], found["graph"]) == (114, 89, "chosen")
+    assert (found["corrupt"], found["dropouts"]) == (50, 50)
+    chances = found["failure_probabilities"]
+    assert chances["split"] <= 2**-40
+    assert max(chances["stuck"], chances["flooded"]) <= 2**-30
+
+
 def test_impossible_failures_are_zero(run):
     code, out, _ = run("--clients", "10", "--corrupt", "0", "--dropouts", "0.1")
     assert code == 0
-    assert "its input  0\n" in out
+    assert re.search("its input +0\n", out)
     assert "complete graph costs little" in out
 
 
@@ -69,7 +81,7 @@ def test_impossible_failures_are_zero(run):
         (["--sigma", "0"], "sigma: 0 is outside"),
         (["--steps", "0"], "at least one"),
         (["--corrupt", "0.4", "--dropouts", "0.4", "--threat-model", "equivocating"], "no ring"),
-        (["--threat-model", "malicious"], "chooses who drops out"),
+        (["--threat-model", "malicious", "--corrupt", "0.34"], "a third corrupt has no sparse"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(run, arguments, message):

@@ -21,6 +21,11 @@ LINES = {
     "the malicious model": ("", OPTIONS | {"threat_model": "semi-honest"}, "not set up for the"),
     "exactly the public keys": ("", OPTIONS | {"clients": 5, "threshold": 4}, "roster"),
     "a threshold that bears": ("", OPTIONS | {"threshold": 2}, "too low"),
+    "a sparse graph that bears": (
+        "colluders = 1",
+        OPTIONS | {"graph": "chosen", "graph_corrupt": 0.0, "graph_silent": 0.0},
+        "made for 0 colluders of 4, and this site counts on up to 1",
+    ),
     "sums over at least": ("min_cohort = 4", OPTIONS, "min_cohort = 4"),
     "cohorts that only shrink": ("", OPTIONS | {"rejoin": True}, "does not allow rejoining"),
     "differential privacy": (EPSILON, PRIVATE | {"seed": 3}, "with a seed"),

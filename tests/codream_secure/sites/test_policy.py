@@ -227,7 +227,7 @@ SERVER_ONLY = {
     "messenger_sums", "messenger_bits", "messenger_steps",
 }  # fmt: skip
 BOUNDED = {
-    "clients", "threshold", "key_steps",  # check_terms
+    "clients", "threshold", "key_steps", "graph_corrupt", "graph_silent",  # check_terms
     "dp_eps", "dp_delta", "statistics_eps", "noise_colluders",  # allowance
     "validation", "prior_correction", "dp_warmup", "kd_period", "seed",  # harmless in their range
 }  # fmt: skip

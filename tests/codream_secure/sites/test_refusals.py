@@ -29,6 +29,7 @@ FILES = (
 # By the public fact: how each text begins; {} stands for what it quotes.
 REFUSALS = {
     "the operator's policy": {
+        "--graph chosen is made for {} colluders of {}, and this site",
         "a delta of {}",
         "a site that was out is back for the {}th time, and this site",
         "an epsilon of {}",

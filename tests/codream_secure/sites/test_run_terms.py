@@ -15,7 +15,8 @@ from codream_secure.config.settings import Config, settings
 from codream_secure.data.spec import InputSpec
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.sites import site_log, wire
+from codream_secure.sites import coordinator, site_log, wire
+from codream_secure.sites import run_terms as run_terms_module
 from codream_secure.sites.run_terms import proposed, run_costs, run_label_plan, run_terms
 
 BY_SITE = {
@@ -42,7 +43,23 @@ def changing(there, change):
     there.lie(lambda _, message: asking(message, change))
 
 
-def test_a_run_over_machines_is_that_of_the_simulation(machines, data):
+def test_a_seed_that_makes_the_noise_known_is_refused_always(machines, monkeypatch):
+    """The attack: the server sends a seed, and can compute every site's share of the noise."""
+    with pytest.raises(UserError, match="the server would know the noise"):
+        machines(malicious=True).coordinator(BY_SITE | {"seed": 3})
+    # A server without that check: the sites, whose policy has no epsilon, refuse on their own.
+    monkeypatch.setattr(coordinator, "unfit_for_machines", lambda _: "")
+    there = machines(malicious=True)
+    with pytest.raises(UserError, match="0 of 4 sites can take part"):
+        list(there.coordinator(BY_SITE | {"seed": 3, "rounds": 1}).rounds())
+    assert sum("the server would know the noise" in line for line in there.told) == 4
+    assert charged(there) == [False] * 4
+
+
+def test_a_run_over_machines_is_that_of_the_simulation(machines, data, monkeypatch):
+    # Only with a seed, which sites refuse, do both draw the same noise.
+    for module in (coordinator, run_terms_module):
+        monkeypatch.setattr(module, "unfit_for_machines", lambda _: "")
     options = BY_SITE | {"seed": 3, "validation": 0.0}
     there = machines(malicious=True)
     rounds = list(there.coordinator(options).rounds())
@@ -126,7 +143,7 @@ def accuracy(asked):
         ({"threshold": 4, "noise_colluders": 1}, {}, "and 2 must be reckoned with"),
         ({"dp_eps": 20.0}, {}, "would have spent epsilon 20, and it allows 10"),
         ({"rounds": 2000}, {}, "max_rounds"),
-        ({"seed": 3}, {}, "with a seed the server knows this site's noise"),
+        ({"seed": 3}, {}, "the server would know the noise"),
         ({"dp_unit": "example", "models": "mlp"}, {}, "--dp-unit client"),
     ],
     ids=lambda value: str(value)[:30],
