@@ -49,8 +49,7 @@ from codream_secure.federation.run import Run
 from codream_secure.federation.run_models import warn_of_size
 from codream_secure.learning.compute import Work
 from codream_secure.learning.schedule import round_rate
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.runtime.parallel import one_core_each
 
 _FAMILIES: dict[str, type[Baseline]] = {
@@ -166,7 +165,7 @@ class BaselineRun(Run):
         return dataclasses.asdict(self.settings)
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget of the method's own releases; None without DP."""
         return self.baseline.budget
 

@@ -27,8 +27,7 @@ from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import NoProgress, Progress, RoundLoop
 from codream_secure.learning.compute import Work
 from codream_secure.privacy.guarantee import Guarantee
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import Weights
 
@@ -152,7 +151,7 @@ class Run(RoundLoop[Measurement]):
         return {name: _weights_of(model) for name, model in models.items()}
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
         return self.federation.budget
 
