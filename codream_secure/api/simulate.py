@@ -9,6 +9,7 @@ from pathlib import Path
 from codream_secure.api.data import Data
 from codream_secure.api.execution import carry_out, resumed, started
 from codream_secure.config.bounds import MANY, Positive, checked
+from codream_secure.config.presets import preset as settings_of
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
@@ -85,8 +86,9 @@ class SimulationResult:
 
 
 def simulate(
-    data: Data | str | Path = "digits",
+    data: Data | str | Path | None = None,
     *,
+    preset: str | None = None,
     models: str | Sequence[Source] | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
@@ -98,7 +100,9 @@ def simulate(
     """Run a whole federation on this machine: what `codream-secure simulate` does.
 
     Args:
-        data: a dataset's name, the path of an .npz file or of a folder of images, or a `Data`.
+        data: a dataset's name, the path of an .npz file or of a folder of images, or a `Data`;
+            None: the preset's, or the digits.
+        preset: settings that go together, as `codream-secure presets` shows them; `options` win.
         models: architectures, dealt to the clients in turn. Names, or functions that return an
             `nn.Module` (from an `InputSpec` if they have a parameter), or modules, from whose
             weights every client then starts.
@@ -123,7 +127,8 @@ def simulate(
     Guarantee:
         That of `Simulation`; `SimulationResult.privacy` reports what was really released.
     """
-    given = {**options, **_data_options(data, options)}
+    shipped = {} if preset is None else settings_of(preset)
+    given = {**shipped, **options, **_data_options(data, options)}
     if checkpoint_every is not None:
         checkpoint_every = _checkpoints(checkpoint_every)
     dataset = data.dataset if isinstance(data, Data) else None
@@ -175,10 +180,14 @@ class _Steps:
         self._tell(self._activity, self._done, self._total)
 
 
-def _data_options(data: Data | str | Path, options: Mapping[str, object]) -> dict[str, object]:
+def _data_options(
+    data: Data | str | Path | None, options: Mapping[str, object]
+) -> dict[str, object]:
     """Return the settings that follow from the data."""
     if "dataset" in options:
         raise UserError("dataset cannot be given as an option; give it as the first argument")
+    if data is None:
+        return {}
     if not isinstance(data, Data):
         return {"dataset": str(data)}
     found: dict[str, object] = {"dataset": data.dataset.name}
@@ -190,4 +199,5 @@ def _data_options(data: Data | str | Path, options: Mapping[str, object]) -> dic
     clients = len(data.dataset.client_rows)
     if options.get("clients", clients) != clients:
         raise UserError(f"clients must be {clients} for this data, or left out")
-    return {**found, "clients": clients, "partition": _PER_CLIENT}
+    # A preset may have said otherwise.
+    return {**found, "clients": clients, "partition": _PER_CLIENT, "samples_per_client": None}

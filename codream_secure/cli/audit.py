@@ -15,6 +15,7 @@ from rich.text import Text
 
 from codream_secure.audit.findings import Finding, PrivacyAudit, violated
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
+from codream_secure.cli.help import Group
 from codream_secure.cli.options import number, tell_classes
 from codream_secure.config import bounds
 from codream_secure.config.aliases import option
@@ -46,7 +47,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Check on this machine that the promises hold."""
 

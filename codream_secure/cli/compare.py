@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, number, run_options, tell_classes
+from codream_secure.cli.help import Command
+from codream_secure.cli.options import (
+    given_settings,
+    number,
+    run_options,
+    sources,
+    tell_classes,
+)
 from codream_secure.config import bounds
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
@@ -31,9 +39,11 @@ Examples:
   codream-secure compare --methods codream,fedavg-secure-8bit --match bytes --target 0.85
   codream-secure compare --methods codream,scaffold --out mine      (again: goes on)
 """
+_OTHERS = cloup.OptionGroup("Other methods, and tuning")
+_DISPLAY = cloup.OptionGroup("Sizes alone, and display")
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
 @click.option(
     "--methods",
     default="codream,codream-fast,fedavg,fedavg-secure,independent",
@@ -55,6 +65,7 @@ Examples:
 )
 @number(
     "--trials",
+    group=_OTHERS,
     of=bounds.Trials,
     default=3,
     show_default=True,
@@ -67,6 +78,7 @@ Examples:
 )
 @number(
     "--fed-epochs",
+    group=_OTHERS,
     of=bounds.Epochs,
     default=5,
     show_default=True,
@@ -74,30 +86,42 @@ Examples:
 )
 @number(
     "--fed-lr",
+    group=_OTHERS,
     of=bounds.StepSize,
     default=0.03,
     show_default=True,
     told="step size of the baselines' SGD; tuning starts from it",
 )
-@number("--prox", of=bounds.Weight, default=0.01, show_default=True, told="FedProx's mu")
-@number("--moon-weight", of=bounds.Weight, default=1.0, show_default=True, told="MOON's mu")
-@click.option(
+@number(
+    "--prox", of=bounds.Weight, default=0.01, show_default=True, group=_OTHERS, told="FedProx's mu"
+)
+@number(
+    "--moon-weight",
+    of=bounds.Weight,
+    default=1.0,
+    show_default=True,
+    group=_OTHERS,
+    told="MOON's mu",
+)
+@cloup.option(
     "--messenger",
+    group=_OTHERS,
     default="lenet5",
     show_default=True,
     help="architecture of the small common model that codream-messenger, messenger, fml, fedkd and "
     "fedmrl train beside the clients' own",
 )
-@click.option(
+@cloup.option(
     "--sizes",
     "only_sizes",
     is_flag=True,
+    group=_DISPLAY,
     help="train nothing: print the bytes of a round at the paper's shapes, and the model size "
     "above which dreams are smaller (4 clients, 5 batches of 256 dreams of 3x32x32, 2 bits; change "
     "them with --clients, --dreams, --dream-batches, --bits, --dream-steps); --out for a picture",
 )
 @run_options(without=("method", "seed", "label_last_step", "messenger"))
-@click.option("--config", "config_file", type=Path, help="TOML file with settings of runs")
+@sources
 @click.option(
     "--out",
     type=Path,
@@ -105,7 +129,7 @@ Examples:
     "[default: comparisons/<time>]",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the result as JSON and nothing else")
-@click.option("--quiet", is_flag=True, help="no progress display and no table")
+@cloup.option("--quiet", is_flag=True, group=_DISPLAY, help="no progress display and no table")
 def compare(
     *,
     methods: str,
@@ -118,6 +142,7 @@ def compare(
     prox: float,
     moon_weight: float,
     messenger: str,
+    preset: str | None,
     config_file: Path | None,
     out: Path | None,
     only_sizes: bool,
@@ -128,7 +153,7 @@ def compare(
     """Run several methods on the same data, at equal cost, and compare them."""
     from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
 
-    given = given_settings(options, config_file)
+    given = given_settings(options, config_file, preset)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
         return

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT
+from codream_secure.cli.help import Group
 from codream_secure.cli.options import number as number_option
 from codream_secure.config import bounds
 from codream_secure.errors import UserError
@@ -33,7 +34,7 @@ Examples:
 """
 
 
-@click.group(epilog=_EXAMPLES)
+@click.group(cls=Group, epilog=_EXAMPLES)
 def deploy() -> None:
     """Run over several machines with Flower's SuperLink and SuperNodes."""
 

@@ -13,6 +13,7 @@ from codream_secure.cli.compare import compare
 from codream_secure.cli.deploy import deploy
 from codream_secure.cli.exit_codes import EXIT_BAD_INPUT, EXIT_FAULT, EXIT_INTERRUPTED
 from codream_secure.cli.predict import export, predict
+from codream_secure.cli.presets import presets
 from codream_secure.cli.privacy import privacy
 from codream_secure.cli.protocol import protocol
 from codream_secure.cli.report import report
@@ -76,6 +77,7 @@ cli.add_command(compare)
 cli.add_command(deploy)
 cli.add_command(report)
 cli.add_command(runs)
+cli.add_command(presets)
 cli.add_command(predict)
 cli.add_command(export)
 

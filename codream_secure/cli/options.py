@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 from msgspec import inspect
 
 from codream_secure.config.aliases import ALIASES, current_names, option
 from codream_secure.config.bounds import bounds_of, checked
+from codream_secure.config.presets import PRESETS, preset
 from codream_secure.config.settings import Setting, described_default, settings
 from codream_secure.data.names import DATASET_NAMES
 from codream_secure.errors import UserError
@@ -18,8 +20,23 @@ from codream_secure.storage.toml import load_toml
 
 Command = Callable[..., None]
 
+# These come first in the help; the other settings stand in groups.
+_FIRST = ("dataset", "clients", "partition", "models", "method", "rounds", "dp_eps", "seed")
+_TITLES = {
+    "data": "Data",
+    "model": "Models",
+    "dream": "Dreams",
+    "learning": "Learning",
+    "messenger": "Common model (codream-messenger)",
+    "secure": "Sums under masks",
+    "privacy": "Differential privacy",
+    "run": "Computing",
+}
 
-def _as_option(setting: Setting, name: str, *, hidden: bool = False) -> Callable[[Any], Any]:
+
+def _as_option(
+    setting: Setting, name: str, group: cloup.OptionGroup | None, *, hidden: bool = False
+) -> Callable[[Any], Any]:
     help_text = setting.help
     default = described_default(setting)
     told = [f"default: {default}" if default else "", setting.bounds]
@@ -28,7 +45,9 @@ def _as_option(setting: Setting, name: str, *, hidden: bool = False) -> Callable
     words, kind = option(name), click.Choice(setting.choices) if setting.choices else setting.kind
     if setting.kind is bool:
         words, kind = f"{words}/--no-{words.removeprefix('--')}", bool
-    return click.option(words, name, type=kind, default=None, help=help_text, hidden=hidden)
+    return cloup.option(
+        words, name, type=kind, default=None, help=help_text, hidden=hidden, group=group
+    )
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]
@@ -57,16 +76,16 @@ def number(*names: str, of: Any, told: str, **more: Any) -> Callable[[Any], Any]
         names: of the option.
         of: its type, one of `config.bounds`.
         told: its help, to which the bounds are added.
-        more: what `click.option` takes.
+        more: what `cloup.option` takes.
     """
     kind = Number(of)
-    return click.option(*names, type=kind, help=f"{told}  [{kind.bounds}]", **more)
+    return cloup.option(*names, type=kind, help=f"{told}  [{kind.bounds}]", **more)
 
 
 def run_options(without: Collection[str] = ()) -> Callable[[Command], Command]:
     """Return a decorator that gives a command every setting of a run as an option.
 
-    Old names of settings are options too, which ``--help`` does not show.
+    Old names of settings are options too, which no help shows.
 
     Args:
         without: names of settings that the command fixes itself.
@@ -74,29 +93,55 @@ def run_options(without: Collection[str] = ()) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         old_names = {new: old for old, new in ALIASES.items()}
+        groups = {concern: cloup.OptionGroup(title) for concern, title in _TITLES.items()}
         for setting in reversed(settings()):
             if setting.name in without:
                 continue
+            group = None if setting.name in _FIRST else groups[setting.concern]
             if old := old_names.get(setting.name):
-                command = _as_option(setting, old, hidden=True)(command)
-            command = _as_option(setting, setting.name)(command)
+                command = _as_option(setting, old, group, hidden=True)(command)
+            command = _as_option(setting, setting.name, group)(command)
         return command
 
     return decorate
 
 
-def given_settings(options: Mapping[str, object], config_file: Path | None) -> dict[str, object]:
-    """Return the settings that the user gave; the command line wins over the file.
+def sources(command: Command) -> Command:
+    """Give a command the options that name settings kept elsewhere: a preset and a file."""
+    command = click.option(
+        "--config",
+        "config_file",
+        type=Path,
+        help="TOML file with options as keys, underscores for dashes; the command line wins",
+    )(command)
+    return click.option(
+        "--preset",
+        type=click.Choice(PRESETS),
+        help="settings that go together (`codream-secure presets` shows them); a file and the "
+        "command line win",
+    )(command)
+
+
+def given_settings(
+    options: Mapping[str, object], config_file: Path | None, preset_name: str | None = None
+) -> dict[str, object]:
+    """Return the settings that the user gave; the command line wins over the file, that over all.
 
     An old name of an option is replaced by the current one, with a note on stderr.
+
+    Args:
+        options: of the command line, by name; None stands for "not given".
+        config_file: TOML with more of them.
+        preset_name: a preset with more of them.
 
     Raises:
         UserError: the file cannot be read, or an option is given under both of its names.
     """
     tell = partial(click.echo, err=True)
+    shipped = preset(preset_name) if preset_name else {}
     from_file = current_names(load_toml(config_file) if config_file else {}, tell)
     chosen = current_names({k: v for k, v in options.items() if v is not None}, tell)
-    return from_file | chosen
+    return shipped | from_file | chosen
 
 
 _NAMED = 20  # classes in a line

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from codream_secure.cli.help import Command
 from codream_secure.errors import UserError
 
 _EXAMPLES = """\b
@@ -18,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("model", type=Path)
 @click.argument("files", type=Path, nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="print a line of JSON for each image")
@@ -45,7 +46,7 @@ def predict(model: Path, files: tuple[Path, ...], *, as_json: bool) -> None:
             click.echo(f"{place}  {one.name}  {one.probability:.1%}")
 
 
-@click.command(epilog=_EXPORT_EXAMPLES)
+@click.command(cls=Command, epilog=_EXPORT_EXAMPLES)
 @click.argument("model", type=Path)
 @click.option("--onnx", "kind", flag_value="onnx", help="write ONNX (needs the extra onnx)")
 @click.option("--torchscript", "kind", flag_value="torchscript", help="write TorchScript")

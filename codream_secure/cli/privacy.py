@@ -8,6 +8,7 @@ from typing import Any
 import click
 import msgspec
 
+from codream_secure.cli.help import Group
 from codream_secure.cli.options import number
 from codream_secure.config import bounds
 from codream_secure.errors import UserError
@@ -33,7 +34,7 @@ _rate = number(
 _json = click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 
 
-@click.group()
+@click.group(cls=Group)
 def privacy() -> None:
     """Compute figures of differential privacy."""
 

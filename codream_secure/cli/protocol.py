@@ -9,6 +9,7 @@ from functools import partial
 import click
 
 from codream_secure.aggregation.graph import COMPLETE_UP_TO
+from codream_secure.cli.help import Group
 from codream_secure.errors import UserError
 from protocols.errors import ConfigError
 from protocols.graph_parameters import (
@@ -30,7 +31,7 @@ Examples:
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def protocol() -> None:
     """Compute figures of the masking protocol."""
 

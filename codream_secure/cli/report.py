@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from codream_secure.cli.help import Command
 from codream_secure.cli.runs import headline
 
 _PAGE = "report.html"
@@ -18,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("run_dirs", metavar="RUN_DIR...", type=Path, nargs=-1, required=True)
 @click.option(
     "--out",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codream_secure.cli.help import Command
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("folder", type=Path, default=Path("runs"))
 @click.option("--json", "as_json", is_flag=True, help="print JSON and nothing else")
 def runs(folder: Path, *, as_json: bool) -> None:

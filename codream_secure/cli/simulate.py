@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from codream_secure.cli.ending import end_like_interrupt, undisturbed
 from codream_secure.cli.exit_codes import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from codream_secure.cli.options import given_settings, number, run_options, tell_classes
+from codream_secure.cli.help import Command
+from codream_secure.cli.options import (
+    given_settings,
+    number,
+    run_options,
+    sources,
+    tell_classes,
+)
 from codream_secure.config import bounds
 from codream_secure.config.early import check_early
 from codream_secure.config.resolved import Resolved
@@ -37,16 +45,12 @@ Examples:
   codream-secure simulate --checkpoint-every 1 --out run
   codream-secure simulate --resume run
 """
+_FILES = cloup.OptionGroup("Files and display")
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
+@sources
 @run_options()
-@click.option(
-    "--config",
-    "config_file",
-    type=Path,
-    help="TOML file with options as keys, underscores for dashes; the command line wins",
-)
 @click.option(
     "--out", type=Path, help="folder for the results, new or empty  [default: runs/<time>-<name>]"
 )
@@ -57,6 +61,7 @@ Examples:
     "--checkpoint-every",
     of=bounds.Positive,
     metavar="K",
+    group=_FILES,
     told="write a checkpoint into the results' folder after every K-th round",
 )
 @click.option(
@@ -64,11 +69,15 @@ Examples:
     type=Path,
     help="folder of an interrupted run with a checkpoint: resume it with the same settings",
 )
-@click.option(
-    "--tensorboard", is_flag=True, help="also write TensorBoard's event files into the folder"
+@cloup.option(
+    "--tensorboard",
+    is_flag=True,
+    group=_FILES,
+    help="also write TensorBoard's event files into the folder",
 )
-@click.option("--quiet", is_flag=True, help="no progress display and no table")
+@cloup.option("--quiet", is_flag=True, group=_FILES, help="no progress display and no table")
 def simulate(
+    preset: str | None,
     config_file: Path | None,
     out: Path | None,
     checkpoint_every: int | None,
@@ -80,7 +89,7 @@ def simulate(
     **options: object,
 ) -> None:
     """Run a whole federation on this machine."""
-    given = given_settings(options, config_file)
+    given = given_settings(options, config_file, preset)
     if resume is not None and out is not None:
         raise UserError("--out cannot be used with --resume: results go where the run began")
     if resume is not None:

@@ -1,6 +1,7 @@
-"""Old names of options, which keep working for one release."""
+"""Old names of options, which keep working for one release, and names that others use."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 
 from codream_secure.errors import UserError
 
@@ -8,10 +9,52 @@ from codream_secure.errors import UserError
 # the command line, TOML files, run folders and Flower's run config all look here.
 ALIASES: dict[str, str] = {"side_by_side": "parallel_batches"}
 
+# What other programs call an option, and what it may be here. Suggested, never taken.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "alpha": ("partition",),
+    "arch": ("models",),
+    "architecture": ("models",),
+    "architectures": ("models",),
+    "batch_size": ("batch",),
+    "config_file": ("config",),
+    "data": ("dataset",),
+    "delta": ("dp_delta",),
+    "eps": ("dp_eps",),
+    "epsilon": ("dp_eps",),
+    "epochs": ("local_epochs", "warmup_epochs"),
+    "gpu": ("device",),
+    "lr": ("learning_rate",),
+    "max_grad_norm": ("dp_clip",),
+    "model": ("models",),
+    "momentum": ("optimizer",),
+    "noise_multiplier": ("dp_eps",),
+    "num_clients": ("clients",),
+    "num_rounds": ("rounds",),
+    "n_clients": ("clients",),
+    "output": ("out",),
+    "output_dir": ("out",),
+    "strategy": ("method",),
+    "algorithm": ("method",),
+    "temperature": ("kd_temperature",),
+    "verbose": ("quiet",),
+    "wd": ("weight_decay",),
+}
+
 
 def option(name: str) -> str:
     """Return how an option is written on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def near(name: str, known: Collection[str]) -> list[str]:
+    """Return names of options that somebody may have meant, the likeliest first; three at most.
+
+    Args:
+        name: what was written, with underscores.
+        known: the names that there are.
+    """
+    named = [one for one in _ELSEWHERE.get(name, ()) if one in known]
+    return named or get_close_matches(name, sorted(known), n=3)
 
 
 def current_names(

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from msgspec import inspect
 
-from codream_secure.config.aliases import current_names, option
+from codream_secure.config.aliases import current_names, near, option
 from codream_secure.config.bounds import bounds_of, checked
 from codream_secure.config.concerns import (
     DataConfig,
@@ -132,10 +131,10 @@ class Config:
         values: dict[str, dict[str, Any]] = {concern: {} for concern in CONCERNS}
         for name, value in current_names(options).items():
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                meant = f"did you mean {near[0]!r}? " if near else ""
+                meant = " or ".join(map(repr, near(name, known)))
+                ask = f"did you mean {meant}? " if meant else ""
                 raise UserError(
-                    f"unknown setting {name!r}; {meant}see codream-secure simulate --help"
+                    f"unknown setting {name!r}; {ask}see codream-secure simulate --help-all"
                 )
             if value is not None:
                 values[known[name].concern][name] = known[name].checked(value)

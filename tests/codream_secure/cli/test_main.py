@@ -44,7 +44,7 @@ def test_version_and_help(run):
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("codream-secure, version ")
-    code, out, _ = run("simulate", "--help")
+    code, out, _ = run("simulate", "--help-all")
     assert code == 0
     text = re.sub(r"\s+", " ", out)
     assert ", ".join(DATASET_NAMES) in text

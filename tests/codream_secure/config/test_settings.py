@@ -18,7 +18,7 @@ REFUSED = [
     ({"secure": 1}, "--secure must be true or false, not 1"),
     ({"dataset": 3}, "--dataset must be a text, not 3"),
     ({"meta": "other"}, "--meta must be one of fomaml, reptile, not 'other'"),
-    ({"colour": "red"}, "unknown setting 'colour'; see codream-secure simulate --help"),
+    ({"colour": "red"}, "unknown setting 'colour'; see codream-secure simulate --help-all"),
 ]
 
 
