@@ -17,26 +17,41 @@ from codream_secure._version import __version__
 from codream_secure.errors import UserError
 
 if TYPE_CHECKING:
+    from codream_secure.api.audit import audit_privacy
+    from codream_secure.api.compare import compare_methods
     from codream_secure.api.data import Data
+    from codream_secure.api.report import Report, write_report
     from codream_secure.api.simulate import SimulationResult, simulate
     from codream_secure.models.trained import TrainedModel, load_model
+    from codream_secure.runs.loggers import Logger
 
+# compare, audit and report are rooms of this package, so their functions have longer names.
 _PLACES = {
     "Data": "api.data",
+    "Report": "api.report",
+    "Logger": "runs.loggers",
     "SimulationResult": "api.simulate",
     "TrainedModel": "models.trained",
+    "audit_privacy": "api.audit",
+    "compare_methods": "api.compare",
     "load_model": "models.trained",
     "simulate": "api.simulate",
+    "write_report": "api.report",
 }
 
 __all__ = [
     "Data",
+    "Logger",
+    "Report",
     "SimulationResult",
     "TrainedModel",
     "UserError",
     "__version__",
+    "audit_privacy",
+    "compare_methods",
     "load_model",
     "simulate",
+    "write_report",
 ]
 
 

@@ -27,6 +27,8 @@ _BITS = 16
 # The largest integer that a sum can have and still fit the largest field, 2^32 - 5 (SPEC 2.3).
 _LARGEST_SUM = (1 << 32) - 6
 _NAME = "values"
+# Bytes of memory for one number: of each client, and beside them (measured).
+_OF_A_CLIENT, _OF_ALL = 8, 19
 
 
 def secure_sum(
@@ -78,7 +80,8 @@ def secure_sum(
         integers, float64 for floats.
 
     Raises:
-        ConfigError: the arguments do not fit each other, or an integer is too large.
+        ConfigError: the arguments do not fit each other, an integer is too large, or this machine
+            has less memory than the sum takes.
         NotEnoughSurvivors: fewer clients than the threshold stayed.
     """
     total, _ = _summed(
@@ -140,6 +143,7 @@ def _summed(
     if not set(silent) <= set(arrays):
         raise ConfigError("silent names a client that has no vector; leave it out")
     roster = tuple(arrays)
+    _check_memory(arrays[roster[0]].size, len(roster))
     code = _code(arrays, clip, bits)
     credentials = _credentials(roster, entropy) if malicious else None
     first = arrays[roster[0]]
@@ -190,6 +194,18 @@ def _checked(vectors: Mapping[int, ArrayLike]) -> dict[int, NDArray[Any]]:
     if 0 in shapes.pop():
         raise ConfigError("vectors must not be empty")
     return arrays
+
+
+def _check_memory(length: int, clients: int) -> None:
+    """Refuse a sum that takes more memory than this machine has, before any is taken."""
+    needed = length * (_OF_A_CLIENT * clients + _OF_ALL)
+    try:
+        np.empty(needed, np.uint8)  # nothing is written to it, so that it takes no memory itself
+    except MemoryError:
+        raise ConfigError(
+            f"summing {clients} vectors of {length} numbers takes {needed / 1e9:.1f} GB, more than "
+            "this machine has; sum one part of the vectors after the other"
+        ) from None
 
 
 def _code(arrays: Mapping[int, NDArray[Any]], clip: float | None, bits: int | None) -> Quantizer:

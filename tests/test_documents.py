@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -21,9 +22,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import codream_secure.api.compare
 import codream_secure.cli.simulate
 from codream_secure.cli.main import cli
-from codream_secure.compare import comparison
 from codream_secure.config.combinations import inapplicable
 from codream_secure.config.methods import parse_method
 from codream_secure.config.rules import resolve
@@ -235,7 +236,7 @@ def execute(command, folder):
 class Planned:
     """In place of `Comparison`: asks for every cell's settings and runs none."""
 
-    def __init__(self, plan, folder, *, progress):
+    def __init__(self, plan, folder, *, dataset, progress):
         for name in plan.methods:
             plan.config(parse_method(name), plan.seeds[0])
         raise SystemExit(0)
@@ -289,7 +290,7 @@ def check_program(command, monkeypatch):
         return
     context = chosen.make_context(chosen.name, words)
     monkeypatch.setattr(codream_secure.cli.simulate, "_simulate", lambda *_, **__: 0)
-    monkeypatch.setattr(comparison, "Comparison", Planned)
+    monkeypatch.setattr(codream_secure.api.compare, "Comparison", Planned)
     if chosen.name in ("simulate", "compare") and not context.params.get("only_sizes"):
         refused = command == "codream-secure simulate --clients 2"  # as the page says
         with pytest.raises(UserError if refused else SystemExit) as done:
@@ -412,18 +413,20 @@ def test_every_claim_of_codream_names_code_and_a_test_that_are_there():
         assert not named[1] or f"def {named[1]}(" in source, f"{claim}: {named}"
 
 
-def test_the_readme_lists_every_dataset_and_architecture():
+def test_the_guide_lists_every_dataset_and_architecture():
+    guide = (ROOT / "docs" / "data-and-models.md").read_text(encoding="utf-8")
     for name in (*DATASET_NAMES, *MODEL_NAMES):
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in guide, name
 
 
-def test_the_readme_s_own_model_can_be_used(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n# my_module\.py[^\n]*\n(.*?)```", README, flags=re.DOTALL)
-    (tmp_path / "my_module.py").write_text(code)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_module", raising=False)
-    build_model("my_module:my_function", InputSpec(3, 8, 8, 4), seed=0)
-    monkeypatch.delitem(sys.modules, "my_module")
+def test_every_figure_that_names_its_record_is_as_recorded():
+    """`python docs/fill_figures.py` writes them."""
+    filled = runpy.run_path(str(ROOT / "docs" / "fill_figures.py"))["filled"]
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert filled(text) == text, page
+    assert filled(README.replace(" %<!--/f-->", " ?<!--/f-->")) == README
+    assert README.count("<!--f ") >= 8
 
 
 def test_benchmarks_readme_names_every_script():

@@ -115,6 +115,7 @@ class Aggregator(ABC):
     Attributes:
         aborted_steps: steps that came to no sum.
         unanswered_requests: how often a client refused a request.
+        verified: the clients that have verified for themselves who is in the last sum.
         published: called with every encoded `SoftLabels` that clients are sent.
     """
 
@@ -131,6 +132,7 @@ class Aggregator(ABC):
         self.aborted_steps = 0
         self.unanswered_requests = 0
         self._earlier_round_trips = 0
+        self.verified: set[int] = set()
         self.published: Callable[[bytes], None] = lambda _: None
 
     @property

@@ -86,7 +86,7 @@ class SecureAggregator(Aggregator):
         self._session.prepare(steps, attempts)
 
     def _aggregate(self, call: Call, inputs: Inputs, drops: DropSchedule, renew: int) -> FieldSum:
-        self._request = call.request
+        self._request, self.verified = call.request, set()
         task = call.task
         try:
             result = self._session.step(inputs, task, drops, renew=renew)
@@ -99,6 +99,9 @@ class SecureAggregator(Aggregator):
     def _carried(self, phase: Phase, direction: Direction, client: int, message: bytes) -> None:
         self._count(phase, direction, client, len(message), self._request)
         self._note_own_entry(phase, direction, client, len(message))
+        if phase is Phase.UNMASKING and direction == "up":
+            # Its session gives shares only for a survivor set that it has checked.
+            self.verified.add(client)
         if self._tap is not None:
             self._tap(phase, direction, client, message)
 

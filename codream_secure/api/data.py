@@ -16,6 +16,8 @@ Channels = Literal["first", "last"]
 # Two examples to train on, which BatchNorm needs, and as many to set aside for validation.
 _LEAST_OF_A_CLIENT = 4
 _COLOUR_AXES = 4
+# The partition of data that came divided; no scheme deals it.
+_PER_CLIENT = "per-client"
 
 
 @runtime_checkable
@@ -152,6 +154,37 @@ class Data:
         ends = np.cumsum([len(labels) for _, labels in found])
         rows = tuple(np.split(np.arange(ends[-1], dtype=np.int64), ends[:-1]))
         return cls(replace(dataset, client_rows=rows))
+
+
+def options_of(
+    data: "Data | str | Path | None", options: Mapping[str, object]
+) -> dict[str, object]:
+    """Return the settings that follow from the data.
+
+    Args:
+        data: as `simulate` takes it.
+        options: that were given beside it.
+
+    Raises:
+        UserError: an option contradicts the data.
+    """
+    if "dataset" in options:
+        raise UserError("dataset cannot be given as an option; give it as the first argument")
+    if data is None:
+        return {}
+    if not isinstance(data, Data):
+        return {"dataset": str(data)}
+    found: dict[str, object] = {"dataset": data.dataset.name}
+    if not data.dataset.client_rows:
+        return found
+    for name in ("partition", "samples_per_client"):
+        if options.get(name) is not None:
+            raise UserError(f"{name} cannot be used with Data.per_client, which deals nothing")
+    clients = len(data.dataset.client_rows)
+    if options.get("clients", clients) != clients:
+        raise UserError(f"clients must be {clients} for this data, or left out")
+    # A preset may have said otherwise.
+    return {**found, "clients": clients, "partition": _PER_CLIENT, "samples_per_client": None}
 
 
 def _checked(

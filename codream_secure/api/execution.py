@@ -15,6 +15,7 @@ from codream_secure.report.page import write_report
 from codream_secure.report.pictures import draw_pictures
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import Row, Summary
+from codream_secure.runs.loggers import Following, Logger
 from codream_secure.runs.summary import row_of, summarise
 
 Begin = Callable[[Config], Simulation]
@@ -95,8 +96,8 @@ def carry_out(
     simulation: Simulation,
     folder: RunFolder | None,
     on_round: Sequence[Callable[[Row], None]] = (),
+    loggers: Sequence[Logger] = (),
     *,
-    tensorboard: bool = False,
     writing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Ended:
     """Run the rounds that are left, and write all files of whatever was reached.
@@ -105,24 +106,25 @@ def carry_out(
         simulation: new or restored.
         folder: where files are written; None: nowhere.
         on_round: called with the figures of every round when it ends.
-        tensorboard: whether event files are written too.
+        loggers: follow the run too; one that fails is left out from then on.
         writing: makes the context in which the last files are written.
 
     Raises:
+        UserError: a logger cannot begin.
         WriteError: nothing can be written, and no round was finished.
     """
     rows = [] if folder is None else folder.rows()
     hooks = simulation.after_round
     hooks.append(lambda found: rows.append(row_of(simulation, found)))
     if folder is not None:
-        hooks.append(lambda found: folder.record(rows[-1], found))
-    hooks += [partial(_tell, hook, rows) for hook in on_round]
+        hooks.append(lambda _: folder.record(rows[-1]))
+    following = Following(list(loggers))
+    hooks += [partial(_tell, hook, rows) for hook in (following.log, *on_round)]
     if folder is not None:
         hooks.append(lambda _: folder.checkpoint(simulation))
     interrupted, unwritten = False, None
+    following.begin(_name(simulation, folder), simulation.config.options())
     try:
-        if folder is not None and tensorboard:
-            folder.open_events()
         for _ in simulation.rounds():
             # Pictures and checkpoints show the last ones. All of them would fill the memory.
             simulation.dreams = simulation.dreams[-1:]
@@ -132,14 +134,16 @@ def carry_out(
         if not simulation.finished_rounds:
             raise
         unwritten = error
+    finally:
+        following.end()
     if not simulation.finished_rounds:
-        return Ended(None, (), interrupted, unwritten)
+        return Ended(None, (), interrupted, unwritten or following.failed)
     with writing():
         summary = summarise(simulation)
         if folder is not None:
             unwritten = unwritten or _finish(simulation, folder, summary)
             rows = folder.rows() or rows
-    return Ended(summary, tuple(rows), interrupted, unwritten)
+    return Ended(summary, tuple(rows), interrupted, unwritten or following.failed)
 
 
 def _finish(simulation: Simulation, folder: RunFolder, summary: Summary) -> WriteError | None:
@@ -161,6 +165,13 @@ def _finish(simulation: Simulation, folder: RunFolder, summary: Summary) -> Writ
         except WriteError as error:
             unwritten = unwritten or error
     return unwritten
+
+
+def _name(simulation: Simulation, folder: RunFolder | None) -> str:
+    """Return a name for the run, for whoever lists many."""
+    if folder is not None:
+        return folder.path.name
+    return f"{simulation.config.dream.method}-{simulation.config.data.dataset}"
 
 
 def _tell(hook: Callable[[Row], None], rows: Sequence[Row], _: object) -> None:

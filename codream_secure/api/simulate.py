@@ -1,29 +1,28 @@
 """`simulate`: a whole federation on this machine, as a function."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 
-from codream_secure.api.data import Data
+from codream_secure.api.data import Data, options_of
 from codream_secure.api.execution import carry_out, resumed, started
+from codream_secure.api.steps import OnStep, progress_of
 from codream_secure.config.bounds import MANY, Positive, checked
 from codream_secure.config.presets import preset as settings_of
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
-from codream_secure.federation.rounds import NoProgress
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.custom import Source, given_models
 from codream_secure.models.trained import TrainedModel
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.folder import RunFolder
 from codream_secure.runs.formats import Accuracy, Bytes, Row, Summary
+from codream_secure.runs.loggers import Logger, check_loggers, logger
 from codream_secure.runs.models import SERVER, trained_models
 
-# The partition of data that came divided; no scheme deals it.
-_PER_CLIENT = "per-client"
 _POSITIVE = f"from 1 to {MANY}"
 
 
@@ -94,7 +93,8 @@ def simulate(
     resume: str | Path | None = None,
     checkpoint_every: int | None = None,
     on_round: Callable[[Row], None] | None = None,
-    on_step: Callable[[str, int, int], None] | None = None,
+    on_step: OnStep | None = None,
+    loggers: Sequence[str | Logger] = (),
     **options: object,
 ) -> SimulationResult:
     """Run a whole federation on this machine: what `codream-secure simulate` does.
@@ -111,6 +111,8 @@ def simulate(
         checkpoint_every: rounds between two checkpoints in `out`.
         on_round: called with the figures of every round when it ends.
         on_step: called with an activity, how many of its steps are done, and how many it has.
+        loggers: "tensorboard" (needs `out`), "wandb", "mlflow", or objects like `Logger`: they see
+            the figures of every round. One that fails is left out, with a warning.
         options: the options of the command line, with underscores: ``clients=4, rounds=3,
             dp_eps=8``. `docs/options.md` lists them.
 
@@ -128,12 +130,14 @@ def simulate(
         That of `Simulation`; `SimulationResult.privacy` reports what was really released.
     """
     shipped = {} if preset is None else settings_of(preset)
-    given = {**shipped, **options, **_data_options(data, options)}
+    check_loggers([one for one in loggers if isinstance(one, str)])
+    if out is None and resume is None and "tensorboard" in loggers:
+        raise UserError("tensorboard writes into the run's folder; name one with out")
+    given = {**shipped, **options, **options_of(data, options)}
     if checkpoint_every is not None:
         checkpoint_every = _checkpoints(checkpoint_every)
     dataset = data.dataset if isinstance(data, Data) else None
-    progress = NoProgress() if on_step is None else _Steps(on_step)
-    begin = partial(Simulation, dataset=dataset, progress=progress)
+    begin = partial(Simulation, dataset=dataset, progress=progress_of(on_step))
     if resume is not None and out is not None:
         raise UserError("out cannot be used with resume: results go where the run began")
     named = [name.strip() for name in models.split(",")] if isinstance(models, str) else models
@@ -147,7 +151,9 @@ def simulate(
             where = None if out is None else partial(Path, out)
             run, folder = started(config, begin, where, checkpoint_every)
         with closing(folder) if folder else nullcontext():
-            ended = carry_out(run, folder, [] if on_round is None else [on_round])
+            place = folder.path if folder else Path()
+            made = [logger(one, place) if isinstance(one, str) else one for one in loggers]
+            ended = carry_out(run, folder, [] if on_round is None else [on_round], made)
     if ended.interrupted or ended.summary is None:
         raise KeyboardInterrupt
     if ended.unwritten is not None:
@@ -160,44 +166,3 @@ def _checkpoints(every: object) -> int:
         return int(checked(every, int, Positive, _POSITIVE))
     except ValueError as error:
         raise UserError(f"checkpoint_every must be {error}, not {every!r}") from None
-
-
-class _Steps:
-    """A `Progress` that tells a function how far each activity is."""
-
-    def __init__(self, tell: Callable[[str, int, int], None]) -> None:
-        self._tell = tell
-        self._activity, self._done, self._total = "", 0, 0
-
-    def start(self, activity: str, total: int) -> None:
-        """Tell that an activity begins."""
-        self._activity, self._done, self._total = activity, 0, total
-        self._tell(activity, 0, total)
-
-    def advance(self) -> None:
-        """Tell that one more of its steps is done."""
-        self._done += 1
-        self._tell(self._activity, self._done, self._total)
-
-
-def _data_options(
-    data: Data | str | Path | None, options: Mapping[str, object]
-) -> dict[str, object]:
-    """Return the settings that follow from the data."""
-    if "dataset" in options:
-        raise UserError("dataset cannot be given as an option; give it as the first argument")
-    if data is None:
-        return {}
-    if not isinstance(data, Data):
-        return {"dataset": str(data)}
-    found: dict[str, object] = {"dataset": data.dataset.name}
-    if not data.dataset.client_rows:
-        return found
-    for name in ("partition", "samples_per_client"):
-        if options.get(name) is not None:
-            raise UserError(f"{name} cannot be used with Data.per_client, which deals nothing")
-    clients = len(data.dataset.client_rows)
-    if options.get("clients", clients) != clients:
-        raise UserError(f"clients must be {clients} for this data, or left out")
-    # A preset may have said otherwise.
-    return {**found, "clients": clients, "partition": _PER_CLIENT, "samples_per_client": None}

@@ -28,8 +28,7 @@ from codream_secure.federation.members import Federation
 from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.compute import Work
 from codream_secure.models.tensors import load
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.runtime.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ class Baseline(ABC):
         return None
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
         return self.parties.federation.budget
 

@@ -6,41 +6,26 @@ client adds its share of integer noise, and masks hide everything but the total 
 Steinke, ICML 2021).
 """
 
-import math
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from codream_secure.baselines.base import Baseline, Parties
 from codream_secure.config.resolved import PrivateRun
 from codream_secure.errors import StepAborted
 from codream_secure.models.tensors import load, tensors_of
-from codream_secure.privacy.accounting import EXAMPLES
-from codream_secure.privacy.integer_gradients import GradientGrid, gradient_sum
-from codream_secure.privacy.release_plan import Released, ReleasePlan
-
-# The sum of a client with more examples than this many even shares may be cut off at a public
-# bound, which costs no privacy.
-_SHARES = 4
-# lr = min(_RATE, _OVER_NOISE / noise) / clip, where `noise` is that of the mean gradient times
-# sqrt(pixels): what a step adds to the input of a unit of the first layer. _MOMENTUM is that of
-# SGD; _AVERAGED is the part of the last steps whose models are averaged. Public constants, chosen
-# on validation folds of the digits' and of MNIST's training part.
-_RATE, _OVER_NOISE = 8.0, 0.27
-_MOMENTUM, _AVERAGED = 0.7, 0.25
+from codream_secure.privacy.integer_gradients import gradient_sum
+from codream_secure.privacy.noisy_descent import NoisyDescent, gradient_grid, released_gradients
+from codream_secure.privacy.sum_plan import Part, SumPlan
 
 
 class DistributedDpSgd(Baseline):
     """One model that the server moves along noisy sums of gradients.
 
     At the end everybody holds the mean of the last models, all of which every client received.
-    The mean keeps what the steps have in common and averages out noise and overshooting.
 
     Guarantee:
-        At most ``dp_steps`` sums over clients are released, each with the noise of `ReleasePlan`;
+        At most ``dp_steps`` sums over clients are released, each with the noise of `SumPlan`;
         one example changes a sum by at most the clip, up to floating point (`gradient_sum`).
         Everything else is post-processing.
     """
@@ -50,30 +35,17 @@ class DistributedDpSgd(Baseline):
         config, everybody = parties.federation.config, parties.federation
         if everybody.plan is None or not isinstance(config, PrivateRun):
             raise ValueError("no privacy was asked for")
-        self.model = parties.new_model()
-        self._local = {c: everybody.private_copy(self.model) for c in parties.clients}
-        self._sizes = [p.numel() for p in self.model.parameters()]
-        self._grid = GradientGrid(sum(self._sizes), config.privacy.dp_clip)
-        self.plan = ReleasePlan(
-            config,
-            Released(
-                name="summed gradients",
-                unit="example",
-                adjacency=EXAMPLES,
-                length=self._grid.parameters,
-                l2=self._grid.l2,
-                clip=config.privacy.dp_clip,
-                largest=_SHARES * everybody.share * self._grid.l2,
-            ),
-            config.privacy.dp_steps,
-        )
-        self._sides = {c: self.plan.share(c) for c in parties.clients}
+        model, privacy = parties.new_model(), config.privacy
+        self._local = {c: everybody.private_copy(model) for c in parties.clients}
+        self._grid = gradient_grid(model, privacy.dp_clip)
+        kind = released_gradients(self._grid, everybody.share)
+        self.plan = SumPlan(config, [Part(released=kind, sums=privacy.dp_steps, share=1.0)])
+        self._sides = {c: self.plan.side(c) for c in parties.clients}
         self._schedule = everybody.plan
-        rate = config.privacy.dp_lr or self._rate(everybody.share * len(parties.clients))
-        self._optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=rate * (1 - _MOMENTUM), momentum=_MOMENTUM
+        self.descent = NoisyDescent(
+            model, self._grid, privacy.dp_steps, everybody.share * len(parties.clients)
         )
-        self._mean = AveragedModel(self.model)
+        self.descent.set_rate(privacy.dp_lr, self.plan.noise_multiplier, everybody.spec)
 
     def client_models(self) -> dict[int, nn.Module]:
         """Return the one model, once per client."""
@@ -81,22 +53,23 @@ class DistributedDpSgd(Baseline):
 
     def server_model(self) -> nn.Module:
         """Return the mean of the last models once there is one, else the model itself."""
-        return self._mean.module if self._mean.n_averaged else self.model
+        return self.descent.result()
 
     @property
-    def budget(self) -> ReleasePlan:
+    def budget(self) -> SumPlan:
         """The budget of the noisy sums; no client takes private steps of its own."""
         return self.plan
 
     def round(self, number: int) -> None:
         """Take the round's share of the steps; each is one sum and one new model for all."""
         for _ in range(self._schedule.even_steps(number)):
-            if self.plan.reserve():
-                self._step(number)
+            self._step(number)
 
     def _step(self, number: int) -> None:
-        exchange, state = self.parties.exchange, tensors_of(self.model)
-        index = self.plan.charged
+        if (terms := self.plan.next_terms()) is None:
+            return
+        exchange, descent = self.parties.exchange, self.descent
+        state, index = tensors_of(descent.model), self.plan.charged
 
         def compute(client: int) -> NDArray[np.int64]:
             data, party = self.parties.federation.examples(client), self.parties.clients[client]
@@ -105,22 +78,11 @@ class DistributedDpSgd(Baseline):
             return gradient_sum(self._local[client], data.x, data.y, self._grid)
 
         try:
-            answer = exchange.noisy_sum((number, index), state, self._sides, compute)
+            answer = exchange.noisy_sum((number, index), state, terms, self._sides, compute)
         except StepAborted:
             return
         self.plan.released(answer.count)
-        total = self.plan.terms.decode(answer.totals["gradient"], answer.count)
-        examples = answer.count * self.parties.federation.share
-        mean = torch.from_numpy((total / (self._grid.scale * examples)).astype(np.float32))
-        for p, part in zip(self.model.parameters(), torch.split(mean, self._sizes), strict=True):
-            p.grad = part.reshape(p.shape).to(p.device)
-        self._optimizer.step()
-        load(self.model, exchange.deliver(number, tensors_of(self.model)))
-        if index > (1 - _AVERAGED) * self.plan.total:
-            self._mean.update_parameters(self.model)
-
-    def _rate(self, examples: int) -> float:
-        spec = self.parties.federation.spec
-        pixels = spec.channels * spec.height * spec.width
-        noise = self.plan.noise_multiplier / examples * math.sqrt(pixels)  # in units of the clip
-        return min(_RATE, _OVER_NOISE / noise) / self._grid.clip
+        total = terms.decode(answer.totals["gradient"], answer.count)
+        descent.step(total, answer.count / len(self._sides))
+        load(descent.model, exchange.deliver(number, tensors_of(descent.model)))
+        descent.average(index)

@@ -37,8 +37,9 @@ from codream_secure.baselines.clear import ModelUpdate
 from codream_secure.config.methods import Method
 from codream_secure.errors import RequestRefused, StepAborted
 from codream_secure.models.tensors import Tensors, float_bytes, zeros
-from codream_secure.privacy.noisy_sum import noisy_terms
-from codream_secure.privacy.release_plan import NoisyReleases
+from codream_secure.privacy.noisy_descent import NAME
+from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
+from codream_secure.privacy.sum_plan import OwnSums
 from codream_secure.runtime.parallel import in_parallel
 from codream_secure.runtime.seeds import derive_bytes
 from protocols.phases import Phase
@@ -78,7 +79,7 @@ class ModelExchange:
     _delivered: bytes = field(init=False, default=b"")
     _scales: dict[str, float] = field(init=False, default_factory=dict)
     _compute: Compute | None = field(init=False, default=None)
-    _noisy: tuple[Mapping[int, NoisyReleases], Callable[[int], NDArray[np.int64]]] | None = field(
+    _noisy: tuple[Mapping[int, OwnSums], Callable[[int], NDArray[np.int64]]] | None = field(
         init=False, default=None
     )
 
@@ -205,7 +206,8 @@ class ModelExchange:
         self,
         position: tuple[int, int],
         state: Mapping[str, Tensor],
-        sides: Mapping[int, NoisyReleases],
+        terms: NoisySum,
+        sides: Mapping[int, OwnSums],
         compute: Callable[[int], NDArray[np.int64]],
     ) -> FieldSum:
         """Return the sum of the clients' integer vectors, each with its share of noise.
@@ -213,6 +215,7 @@ class ModelExchange:
         Args:
             position: the round, and the number of the sum in the run, from 1.
             state: the tensors that clients start from.
+            terms: of the sum.
             sides: each client's noise and budget.
             compute: returns a client's vector, int64.
 
@@ -222,13 +225,15 @@ class ModelExchange:
         if self.aggregator is None:
             raise ValueError("noisy sums need masks")
         self._noisy = sides, compute
-        terms = noisy_terms(next(iter(sides.values())).terms)
-        request = GradientRequest(VERSION, *position, self._model_digest(state), terms)
+        asked = GradientRequest(VERSION, *position, self._model_digest(state), noisy_terms(terms))
         try:
-            return self.aggregator.sum(request)
+            answer = self.aggregator.sum(asked)
         except StepAborted:
             self.aborted += 1
             raise
+        for client in self.aggregator.verified:
+            sides[client].verified(answer.count)
+        return answer
 
     def answer(self, client: int, broadcast: bytes, step: int) -> dict[str, NDArray[np.uint32]]:
         """Compute one client's answer to a request; it leaves the client masked.
@@ -269,7 +274,7 @@ class ModelExchange:
         if self._noisy is None:
             raise RequestRefused("no noisy sums in this method")
         sides, compute = self._noisy
-        sides[client].take(request.sum)
+        sides[client].take(NAME, request.sum)
         return sides[client].codes(compute(client), step, asked)
 
     @staticmethod

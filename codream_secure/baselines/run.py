@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,11 +46,10 @@ from codream_secure.errors import UserError
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
+from codream_secure.federation.run_models import warn_of_size
 from codream_secure.learning.compute import Work
 from codream_secure.learning.schedule import round_rate
-from codream_secure.models.build import parameter_count
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.runtime.parallel import one_core_each
 
 _FAMILIES: dict[str, type[Baseline]] = {
@@ -131,8 +129,9 @@ class BaselineRun(Run):
         parties = Parties(self.federation, settings, self.exchange, self._meters, self._clients)
         with one_core_each():
             self.baseline = _FAMILIES[method.family](parties)
-        if method.family in WITH_MESSENGER:
-            _warn_of_size(settings.messenger, self.baseline)
+        common = self.baseline.server_model()
+        if method.family in WITH_MESSENGER and common is not None:
+            warn_of_size(settings.messenger, common, self.baseline.client_models())
 
     @property
     def last_round(self) -> None:
@@ -166,7 +165,7 @@ class BaselineRun(Run):
         return dataclasses.asdict(self.settings)
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget of the method's own releases; None without DP."""
         return self.baseline.budget
 
@@ -210,18 +209,6 @@ def _check_privacy(config: Config, method: Method) -> None:
         raise UserError(f"{PRIVATE_SUMS} needs --dp-eps; without it, fedavg-secure")
     if config.private_clients:
         raise UserError(f"{method.name}: not available with --dp-unit client; codream is")
-
-
-def _warn_of_size(messenger: str, baseline: Baseline) -> None:
-    """Warn of a common model that is larger than every private one: it should be the small one."""
-    common = baseline.server_model()
-    largest = max(map(parameter_count, baseline.client_models().values()))
-    if common is not None and (size := parameter_count(common)) > largest:
-        warnings.warn(
-            f"--messenger {messenger} is larger than every client's own model: "
-            f"{4 * size:,} bytes each way as float32, the largest of theirs {4 * largest:,}",
-            stacklevel=2,
-        )
 
 
 def _without_class_means(config: Resolved) -> Resolved:

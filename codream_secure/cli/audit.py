@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,20 +12,13 @@ import click
 import msgspec
 from rich.text import Text
 
-from codream_secure.audit.findings import Finding, PrivacyAudit, violated
+from codream_secure.audit.attacked import attacked
 from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
 from codream_secure.cli.help import Group
 from codream_secure.cli.options import number, tell_classes
 from codream_secure.config import bounds
-from codream_secure.config.aliases import option
-from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.report.text import stderr, stdout
-from codream_secure.runs.formats import pretty
-from codream_secure.storage.files import replace
-from codream_secure.storage.folder_lock import claimed
-from codream_secure.storage.looking import is_file
-from codream_secure.storage.toml import load_toml
 
 if TYPE_CHECKING:
     from protocols.audit.run import Result
@@ -126,19 +118,23 @@ def privacy(
     Exit codes: 0 no claim is refuted; 1 one is; 2 bad input.
     """
     given = {"dataset": dataset, "clients": clients, "dp_eps": dp_eps}
-    config = _attacked(run_dir, {k: v for k, v in given.items() if v is not None})
-    folder, began = out or run_dir, time.perf_counter()
-    with nullcontext() if folder is None else claimed(folder):
-        found = _audit(config, only, shadows, folder, quiet=as_json)
-        result = PrivacyAudit(
-            findings=found,
-            violated=violated(found),
-            config=config.options(),
+    config = attacked(run_dir, {k: v for k, v in given.items() if v is not None})
+    if not as_json:
+        tell_classes(config.data.dataset)
+    # torch takes seconds to import: only now, so that --help and bad options answer at once.
+    from codream_secure.api.audit import carry_out  # noqa: PLC0415
+    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
+
+    with LiveProgress(stderr(quiet=as_json)) as progress:
+        result = carry_out(
+            config,
+            None,
+            parts=only,
             shadows=shadows,
-            seconds=round(time.perf_counter() - began, 1),
+            out=out or run_dir,
+            run=run_dir,
+            progress=progress,
         )
-        if folder is not None:
-            _write(result, folder, page=folder == run_dir)
     if as_json:
         click.echo(msgspec.json.encode(result).decode())
     else:
@@ -146,54 +142,3 @@ def privacy(
 
         stdout().print(audit_table(result))
     sys.exit(EXIT_CLAIM_FAILED if result.violated else 0)
-
-
-def _audit(
-    config: Config, parts: tuple[str, ...], shadows: int, folder: Path | None, *, quiet: bool
-) -> list[Finding]:
-    # torch takes seconds to import: only now, so that --help and bad options answer at once.
-    from codream_secure.audit import everything  # noqa: PLC0415
-    from codream_secure.data.datasets import load_dataset  # noqa: PLC0415
-    from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
-
-    chosen = config.data
-    if not quiet:
-        tell_classes(chosen.dataset)
-    data = load_dataset(chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size)
-    with LiveProgress(stderr(quiet=quiet)) as progress:
-        return everything.run(
-            config,
-            data,
-            parts=parts or tuple(everything.PARTS),
-            shadows=shadows,
-            folder=None if folder is None else folder / "audit-shadows",
-            start=progress.start,
-            advance=progress.advance,
-        )
-
-
-def _write(result: PrivacyAudit, folder: Path, *, page: bool) -> None:
-    """Write audit.json; ``page``: the folder is a run's, whose page shows the audit."""
-    replace(folder / "audit.json", pretty(result))
-    if page:
-        from codream_secure.report.page import write_report  # noqa: PLC0415
-
-        write_report(folder)
-
-
-def _attacked(run_dir: Path | None, given: dict[str, object]) -> Config:
-    """Return the configuration of the federation that is attacked.
-
-    Raises:
-        UserError: there is no such run, or options that contradict it.
-    """
-    if run_dir is None:
-        return Config.from_options({"models": "mlp", "seed": 0, "dp_eps": 8.0, **given})
-    if given:
-        raise UserError(
-            f"{option(min(given))} cannot be used with RUN_DIR: the run says what is attacked"
-        )
-    if not is_file(run_dir / "config.toml"):
-        raise UserError(f"{run_dir} is not the folder of a run")
-    options = Config.from_options(load_toml(run_dir / "config.toml")).options()
-    return Config.from_options({**options, "seed": options["seed"] or 0})

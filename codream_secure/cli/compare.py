@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from codream_secure.cli.options import (
 from codream_secure.config import bounds
 from codream_secure.config.aliases import option
 from codream_secure.config.settings import Config
-from codream_secure.errors import UserError, WriteError
+from codream_secure.errors import UserError
 from codream_secure.runs.comparison_folder import compare_command
 from codream_secure.runs.formats import compact, pretty
 from codream_secure.storage.folder_lock import new_folder
@@ -184,48 +183,33 @@ def compare(
 
 def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
     """Run all cells that are not finished, print the result, and return the exit code."""
-    from codream_secure.compare.comparison import Comparison  # noqa: PLC0415 - slow to import
-    from codream_secure.report.page import PAGE, write_report  # noqa: PLC0415
+    from codream_secure.api.compare import carry_out  # noqa: PLC0415 - slow to import
+    from codream_secure.report.page import PAGE  # noqa: PLC0415
     from codream_secure.report.progress import LiveProgress  # noqa: PLC0415
     from codream_secure.report.table import comparison_table  # noqa: PLC0415
     from codream_secure.report.text import stderr, stdout  # noqa: PLC0415
-    from codream_secure.runs.formats import compact  # noqa: PLC0415
 
     end_like_interrupt()
-    code, told = 0, ""
-    with (
-        LiveProgress(stderr(quiet=quiet or as_json)) as progress,
-        closing(Comparison(plan, folder, progress=progress)) as comparison,
-    ):
-        try:
-            comparison.run()
-        except KeyboardInterrupt:
-            again = compare_command(plan.record(), folder)
-            code, told = EXIT_INTERRUPTED, f"interrupted; go on with: {again}"
-        except WriteError as error:
-            told = f"error: {error}"
-        with undisturbed():
-            result = comparison.found()
-            done = any(row.mean for row in result.rows)
-            try:
-                comparison.result()
-                if done:
-                    write_report(folder)
-            except WriteError as error:
-                told = told or f"error: {error}"
-    if told:
-        click.echo(told, err=True)
+    with LiveProgress(stderr(quiet=quiet or as_json)) as progress:
+        ended = carry_out(plan, folder, None, progress, undisturbed)
+    if ended.interrupted:
+        again = compare_command(plan.record(), folder)
+        click.echo(f"interrupted; go on with: {again}", err=True)
+    elif ended.unwritten:
+        click.echo(f"error: {ended.unwritten}", err=True)
     if as_json:
-        click.echo(compact(result))
-    elif done and not quiet:
+        click.echo(compact(ended.result))
+    elif ended.any_done and not quiet:
         console = stdout()
-        console.print(comparison_table(result))
+        console.print(comparison_table(ended.result))
         if (folder / PAGE).is_file():
             console.print(f"written to {folder}, the page is {PAGE}", soft_wrap=True)
-    if told and not code:
-        code = EXIT_INCOMPLETE if done else EXIT_BAD_INPUT
-    failed = any(cell.failed for row in result.rows for cell in row.cells.values())
-    return code or (EXIT_INCOMPLETE if failed else 0)
+    if ended.interrupted:
+        return EXIT_INTERRUPTED
+    if ended.unwritten:
+        return EXIT_INCOMPLETE if ended.any_done else EXIT_BAD_INPUT
+    failed = any(cell.failed for row in ended.result.rows for cell in row.cells.values())
+    return EXIT_INCOMPLETE if failed else 0
 
 
 _SHAPE = {

@@ -1,8 +1,6 @@
 """`codream-secure report`: one page about run folders."""
 
 import json
-import shlex
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -29,35 +27,17 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="print what the page says, as JSON")
 def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> None:
     """Write one page about a run or several; a comparison's folder stands for all its runs."""
-    from codream_secure.report import drawing  # noqa: F401, PLC0415 - a bad matplotlibrc is told
-    from codream_secure.report.page import write_page  # noqa: PLC0415 - matplotlib is slow
-    from codream_secure.runs.comparison_folder import is_comparison, is_run  # noqa: PLC0415
-    from codream_secure.runs.reading import read_all  # noqa: PLC0415
-    from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
+    from codream_secure.api.report import write_report  # noqa: PLC0415 - matplotlib is slow
 
-    runs = read_all(run_dirs)
-    path = out or (run_dirs[0] / _PAGE if len(run_dirs) == 1 else Path(_PAGE))
-    ours = is_run(path.parent) or is_comparison(path.parent)
-    with claimed(path.parent) if ours else nullcontext():
-        answer = write_page(run_dirs, path, _command(run_dirs, out))
+    page = write_report(*run_dirs, out=out)
     if as_json:
         told = {
-            "page": str(path),
-            "question": answer.question,
-            "answer": list(answer.sentences),
-            "runs": [headline(run) for run in runs],
+            "page": str(page.path),
+            "question": page.question,
+            "answer": list(page.sentences),
+            "runs": [headline(run) for run in page.runs],
         }
         click.echo(json.dumps(told))
     else:
-        click.echo("\n".join(answer.sentences))
-        click.echo(f"written to {path}")
-
-
-def _command(run_dirs: tuple[Path, ...], out: Path | None) -> str:
-    """Return the command that makes one folder again, or the page of several."""
-    from codream_secure.runs.comparison_folder import rerun  # noqa: PLC0415
-
-    if len(run_dirs) == 1:
-        return rerun(run_dirs[0])
-    words = ["codream-secure", "report", *map(str, run_dirs)]
-    return shlex.join([*words, "--out", str(out)] if out else words)
+        click.echo("\n".join(page.sentences))
+        click.echo(f"written to {page.path}")

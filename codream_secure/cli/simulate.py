@@ -1,7 +1,7 @@
 """`codream-secure simulate`: a whole federation on this machine."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.runs.commands import command_line
 from codream_secure.runs.formats import SUMMARY
+from codream_secure.runs.loggers import check_loggers, logger
 from codream_secure.storage.folder_lock import check_empty
 
 if TYPE_CHECKING:
@@ -75,6 +76,18 @@ _FILES = cloup.OptionGroup("Files and display")
     group=_FILES,
     help="also write TensorBoard's event files into the folder",
 )
+@cloup.option(
+    "--wandb",
+    is_flag=True,
+    group=_FILES,
+    help="also log to Weights & Biases (WANDB_MODE=offline: on this machine)",
+)
+@cloup.option(
+    "--mlflow",
+    is_flag=True,
+    group=_FILES,
+    help="also log to MLflow (MLFLOW_TRACKING_URI says where)",
+)
 @cloup.option("--quiet", is_flag=True, group=_FILES, help="no progress display and no table")
 def simulate(
     preset: str | None,
@@ -85,11 +98,16 @@ def simulate(
     *,
     as_json: bool,
     tensorboard: bool,
+    wandb: bool,
+    mlflow: bool,
     quiet: bool,
     **options: object,
 ) -> None:
     """Run a whole federation on this machine."""
     given = given_settings(options, config_file, preset)
+    flags = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
+    loggers = [name for name, wanted in flags.items() if wanted]
+    check_loggers(loggers)
     if resume is not None and out is not None:
         raise UserError("--out cannot be used with --resume: results go where the run began")
     if resume is not None:
@@ -103,7 +121,7 @@ def simulate(
         if not (quiet or as_json):
             tell_classes(config.data.dataset)
         begin = partial(_start, config, out, checkpoint_every)
-    sys.exit(_simulate(begin, as_json=as_json, tensorboard=tensorboard, quiet=quiet))
+    sys.exit(_simulate(begin, loggers, as_json=as_json, quiet=quiet))
 
 
 def _start(
@@ -129,7 +147,7 @@ def _go_on(
 
 
 def _simulate(
-    begin: "Callable[[Progress], Begun]", *, as_json: bool, tensorboard: bool, quiet: bool
+    begin: "Callable[[Progress], Begun]", loggers: Sequence[str], *, as_json: bool, quiet: bool
 ) -> int:
     # torch takes seconds to import: only now, so that --help and bad options answer at once.
     from codream_secure.api.execution import carry_out  # noqa: PLC0415
@@ -151,9 +169,9 @@ def _simulate(
         lines = RoundLines(told, simulation.finished_rounds, simulation.last_round)
         lines.begin(len(simulation.federation.roster))
         with closing(folder) if folder else nullcontext():
-            ended = carry_out(
-                simulation, folder, [lines], tensorboard=tensorboard, writing=undisturbed
-            )
+            where = folder.path if folder else Path()
+            made = [logger(name, where) for name in loggers]
+            ended = carry_out(simulation, folder, [lines], made, writing=undisturbed)
     if ended.summary is None:
         return _interrupted_early()
     if ended.interrupted:

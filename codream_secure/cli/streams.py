@@ -8,8 +8,10 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -58,8 +60,9 @@ def guard() -> None:
     """Make standard output and error of this process such streams.
 
     Characters that a terminal lacks become question marks. A stream that was closed before the
-    program began goes nowhere.
+    program began goes nowhere. A warning of this package is one line, without its source.
     """
+    warnings.formatwarning = _one_line
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -68,6 +71,22 @@ def guard() -> None:
             if name == "stdout":
                 stream.reconfigure(errors="replace")
             setattr(sys, name, Guarded(stream, _tell if name == "stdout" else _nothing))
+
+
+_format = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Format a warning: for users one line, for developers what Python shows."""
+    if category is UserWarning and "codream_secure" in Path(filename).parts:
+        return f"warning: {message}\n"
+    return _format(message, category, filename, lineno, line)
 
 
 def _tell(reason: str) -> None:

@@ -141,7 +141,7 @@ class Comparison:
             with closing(RunFolder.create(path)) as folder:
                 run = self._build(name, seed, factor)
                 folder.start(run)
-                run.after_round.append(lambda found: folder.record(row_of(run, found), found))
+                run.after_round.append(lambda found: folder.record(row_of(run, found)))
                 for _ in self._budget(name, seed).limited(run):
                     pass
                 draw_pictures(run, path)

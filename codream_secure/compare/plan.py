@@ -103,8 +103,15 @@ def _of(method: Method) -> dict[str, object]:
 
 
 def as_match(name: str) -> Match:
-    """Return the match that a word on the command line names."""
-    return next(kind for kind in get_args(Match) if kind == name)
+    """Return the match that a word names.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    for kind in get_args(Match):
+        if kind == name:
+            return kind  # type: ignore[no-any-return]
+    raise UserError(f"match must be one of {', '.join(get_args(Match))}, not {name!r}")
 
 
 MAX_ROUNDS = 1000

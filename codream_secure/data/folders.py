@@ -21,7 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from codream_secure.data.npz import FEWER
 from codream_secure.errors import UserError
+from codream_secure.runtime import memory
 from codream_secure.storage.folder_lock import LOCK
 
 ENDINGS: Final = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
@@ -74,8 +76,12 @@ def read_folder(root: Path, size: int | None) -> ImageFolder:
     """
     shape = None if size is None else (size, size)
     train, test, classes = _listed(root)
-    images = _same_channels([read_image(path, shape) for path, _ in train + test])
-    _check_sizes(root, [path for path, _ in train + test], images)
+    paths = [path for path, _ in train + test]
+    first = read_image(paths[0], shape)
+    # Each image by itself, and all of them in one array.
+    memory.require(2 * len(paths) * first.size, f"{root}: reading its {len(paths)} images", FEWER)
+    images = _same_channels([first, *(read_image(path, shape) for path in paths[1:])])
+    _check_sizes(root, paths, images)
     pixels = np.stack(images).transpose(0, 3, 1, 2)
     labels = np.array([label for _, label in train + test], dtype=np.int64)
     cut = len(train)

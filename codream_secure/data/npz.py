@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from codream_secure.data.names import missing as missing_file
 from codream_secure.errors import UserError
+from codream_secure.runtime import memory
 
+FEWER: Final = "use fewer or smaller images"
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
 _IMAGES: Final = ("images", "x_test")
 MAX_CHANNELS: Final = 4
@@ -121,6 +123,7 @@ def _read_arrays(
                 if missing:
                     text = f"no array {', '.join(missing)}; it must hold {', '.join(keys)}"
                     raise _error(path, text)
+                _check_size(path, archive.zip, keys)
                 return {key: np.asarray(archive[key]) for key in keys}
     except FileNotFoundError as error:
         raise missing_file(path) from error
@@ -132,6 +135,14 @@ def _read_arrays(
     except _FORMAT_ERRORS as error:
         text = "damaged, or holds Python objects; write plain arrays with numpy.savez"
         raise _error(path, text) from error
+
+
+def _check_size(path: Path, archive: zipfile.ZipFile | None, keys: Sequence[str]) -> None:
+    """Refuse arrays that do not fit in memory, by the sizes that the file's directory gives."""
+    if archive is not None:
+        sizes = {info.filename: info.file_size for info in archive.infolist()}
+        found = sum(sizes.get(f"{key}.npy", sizes.get(key, 0)) for key in keys)
+        memory.require(found, f"{path}: reading it", FEWER)
 
 
 def check_images(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -161,7 +172,11 @@ def as_floats(source: Path | str, key: str, array: NDArray[Any]) -> NDArray[np.f
     """
     pixels = np.ascontiguousarray(array)
     if pixels.dtype == np.uint8:
-        return pixels.astype(np.float32) / np.float32(255)
+        what = f"{source}: {key} of shape {array.shape} as floats"
+        memory.require(pixels.size * np.dtype(np.float32).itemsize, what, FEWER)
+        floats = pixels.astype(np.float32)
+        floats /= np.float32(255)
+        return floats
     if pixels.dtype.kind != "f":
         text = f"{key} has type {array.dtype}; store pixels as uint8, or as floats in [0, 1]"
         raise _error(source, text)

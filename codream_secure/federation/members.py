@@ -33,8 +33,7 @@ from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearne
 from codream_secure.models.custom import is_custom
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.client_labels import label_plan
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan, PrivacyPlan
 from codream_secure.runtime.seeds import derive_bytes, derive_seed, generator
 from codream_secure.storage.checkpoint import MemberState
 
@@ -156,7 +155,7 @@ class Federation:
         return build_student(self.config, self.spec, self.device)
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
         return self.label_plan or self.plan
 

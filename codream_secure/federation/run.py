@@ -22,12 +22,12 @@ from codream_secure.data.datasets import Dataset, load_dataset
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.members import Federation
+from codream_secure.federation.memory import check_memory
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import NoProgress, Progress, RoundLoop
 from codream_secure.learning.compute import Work
 from codream_secure.privacy.guarantee import Guarantee
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.runtime.stopwatch import Stopwatch
 from codream_secure.storage.checkpoint import Weights
 
@@ -94,6 +94,14 @@ class Run(RoundLoop[Measurement]):
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
         )
         _check_threshold(config)
+        dealt = config.data.clients * (config.data.samples_per_client or len(data.y_train))
+        check_memory(
+            config,
+            data.spec,
+            min(dealt, len(data.y_train)) + len(data.y_test),
+            device,
+            averages=not self.makes_dreams,
+        )
         self.federation = Federation(config, data, device, keep)
         self.observer = self.federation.observer()
         self.ledger = ByteLedger(self.federation.roster)
@@ -143,7 +151,7 @@ class Run(RoundLoop[Measurement]):
         return {name: _weights_of(model) for name, model in models.items()}
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
         return self.federation.budget
 

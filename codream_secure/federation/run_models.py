@@ -1,5 +1,6 @@
 """The models of a run, and their learners without DP, built from its settings."""
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from codream_secure.data.spec import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.learning.batches import BatchStream
 from codream_secure.learning.learner import PlainLearner
-from codream_secure.models.build import build_model
+from codream_secure.models.build import build_model, parameter_count
 from codream_secure.models.custom import is_custom
 from codream_secure.models.layers import Norm, takes_channels_last
 from codream_secure.models.trial import trains_on_one, try_model
@@ -62,6 +63,23 @@ def check_single_dreams(config: Resolved, spec: InputSpec, models: Mapping[str, 
                 f"model {name} cannot learn from one dream at a time: {reason}; use {wanted} 2 or "
                 "more, or a model without such a layer"
             )
+
+
+def warn_of_size(name: str, common: nn.Module, own: Mapping[int, nn.Module]) -> None:
+    """Warn of a common model that is larger than every client's own: it should be the small one.
+
+    Args:
+        name: of the common model's architecture.
+        common: the model that is averaged.
+        own: the clients' own models, by client.
+    """
+    size, largest = parameter_count(common), max(map(parameter_count, own.values()))
+    if size > largest:
+        warnings.warn(
+            f"--messenger {name} is larger than every client's own model: "
+            f"{4 * size:,} bytes each way as float32, the largest of theirs {4 * largest:,}",
+            stacklevel=2,
+        )
 
 
 def run_model(

@@ -27,7 +27,7 @@ from codream_secure.federation.members import Member
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
-from codream_secure.federation.run_models import check_single_dreams
+from codream_secure.federation.run_models import check_single_dreams, warn_of_size
 from codream_secure.federation.server import Server
 from codream_secure.learning.acquisition import acquire
 from codream_secure.learning.compute import Work
@@ -101,6 +101,8 @@ class Simulation(Run):
             per_class=everybody.per_class,
         )
         if self.config.has_common_model:
+            name, model = self.config.messenger.messenger, everybody.student.model
+            warn_of_size(name, model, everybody.client_models())
             self.common = CommonModel(
                 everybody, self.aggregator, self.ledger, twins=compare_independent
             )

@@ -105,6 +105,19 @@ def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], 
     return partial(build, width=default if width is None else width, norm=norm)
 
 
+def blueprint(
+    name: str, spec: InputSpec, *, width: int | None = None, norm: Norm = "batch"
+) -> nn.Module:
+    """Return a model without numbers, on the meta device; a user-defined one is built as it is.
+
+    The arguments are those of `build_model`, which has checked that they fit.
+    """
+    if is_custom(name):
+        return build_model(name, spec, seed=0)
+    with torch.device("meta"):
+        return _builder(name, width, norm)(spec)
+
+
 def parameter_count(model: nn.Module) -> int:
     """Return how many trainable numbers a model has, without BatchNorm's running statistics."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from codream_secure.aggregation.requests import NoiseKind
 
 # r^2 of docs/accounting.md: the variance that is given away for the bound on sums of shares.
-_ROUNDING = 4.0
+ROUNDING = 4.0
 # The least variance of a share for that bound.
-LEAST_VARIANCE = 2 * _ROUNDING
+LEAST_VARIANCE = 2 * ROUNDING
 # h of docs/accounting.md, 1.0e-34: how far the sum of exp(-(k - y)^2 / (2 r^2)) over all integers k
 # is from a constant, whatever y is.
-_GAP = 2.0001 * math.exp(-2 * math.pi**2 * _ROUNDING)
+_GAP = 2.0001 * math.exp(-2 * math.pi**2 * ROUNDING)
 
 
 class _Mechanism(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -113,7 +113,7 @@ class DiscreteGaussianSum(_Mechanism, frozen=True, tag="discrete gaussian sum"):
         """Standard deviation of the continuous noise that bounds the sum, over ``l2``; 0: none."""
         if self.shares < 1 or self.variance < LEAST_VARIANCE:
             return 0.0
-        return math.sqrt(self.shares * self.variance - _ROUNDING) / self.l2
+        return math.sqrt(self.shares * self.variance - ROUNDING) / self.l2
 
     @property
     def slack(self) -> float:

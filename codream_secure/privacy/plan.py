@@ -18,6 +18,7 @@ from codream_secure.privacy.class_means import ClassMeanTerms, released
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.noise_search import noise_multiplier_for
 from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.sum_plan import SumPlan
 from codream_secure.runtime.seeds import derive_bytes, derive_seed
 
 if TYPE_CHECKING:
@@ -217,3 +218,7 @@ class PrivacyPlan(PrivacyBudget):
             clip=self._settings.dp_clip,
             noise_colluders=means.colluders if means else None,
         )
+
+
+# Whatever a run charges its private releases to.
+AnyPlan = PrivacyPlan | ReleasePlan | SumPlan

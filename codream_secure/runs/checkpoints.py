@@ -5,8 +5,7 @@ from typing import Protocol, Self
 
 from codream_secure.errors import UserError
 from codream_secure.federation.run import Run
-from codream_secure.privacy.plan import PrivacyPlan
-from codream_secure.privacy.release_plan import ReleasePlan
+from codream_secure.privacy.plan import AnyPlan
 from codream_secure.storage.checkpoint import RunState, decode, encode
 from codream_secure.storage.state_folder import StateFolder
 
@@ -23,7 +22,7 @@ class Resumable(Protocol):
         """Rounds that have ended."""
 
     @property
-    def budget(self) -> PrivacyPlan | ReleasePlan | None:
+    def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
 
     def state(self, *, checkpoint_every: int) -> RunState:

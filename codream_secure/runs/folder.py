@@ -2,9 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import msgspec
 from filelock import FileLock
@@ -12,7 +11,6 @@ from filelock import FileLock
 from codream_secure.config.rules import resolve, to_toml
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
-from codream_secure.federation.observer import Measurement
 from codream_secure.federation.run import Run
 from codream_secure.runs.checkpoints import Checkpoints, Resumable, has_checkpoint
 from codream_secure.runs.formats import (
@@ -27,7 +25,6 @@ from codream_secure.runs.formats import (
 )
 from codream_secure.runs.models import trained_models
 from codream_secure.runs.summary import row_of
-from codream_secure.runs.tensorboard import open_events, write_events
 from codream_secure.storage.files import (
     append,
     clean,
@@ -40,10 +37,6 @@ from codream_secure.storage.files import (
 from codream_secure.storage.folder_lock import check_empty, claim, new_folder
 from codream_secure.storage.looking import is_file, is_folder
 from codream_secure.storage.toml import load_toml
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
-
 
 # The page about a run is the last thing that is written: `report.page.PAGE`.
 _MODELS, _PAGE = "models", "report.html"
@@ -77,7 +70,6 @@ class RunFolder:
         self.path = path
         self._lock = lock
         self._checkpoints = checkpoints
-        self._events: SummaryWriter | None = None
 
     @classmethod
     def create(cls, path: Path, *, checkpoint_every: int | None = None) -> Self:
@@ -199,27 +191,9 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self._metrics} is damaged ({error})") from None
 
-    def open_events(self) -> None:
-        """Write TensorBoard's event files from now on.
-
-        Raises:
-            UserError: TensorBoard is not installed.
-        """
-        self._events = open_events(self.path)
-
-    def record(self, row: Row, measurement: Measurement) -> None:
-        """Append the round that has just ended to metrics.jsonl.
-
-        Args:
-            row: of the round (`runs.summary.row_of`).
-            measurement: of the same round, for TensorBoard.
-        """
+    def record(self, row: Row) -> None:
+        """Append the round that has just ended (`runs.summary.row_of`) to metrics.jsonl."""
         append(self._metrics, compact(row) + "\n")
-        if self._events:
-            try:
-                write_events(self._events, measurement, row)
-            except OSError as error:
-                raise unwritable(self.path, error) from None
 
     def checkpoint(self, run: Resumable) -> None:
         """Write a checkpoint if one is due; call it after `record`.
@@ -268,14 +242,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process resume the run."""
-        try:
-            if self._events:
-                with suppress(OSError):  # what it could not write was told when it was written
-                    self._events.close()
-        finally:
-            if self._checkpoints:
-                self._checkpoints.close()
-            self._lock.release()
+        if self._checkpoints:
+            self._checkpoints.close()
+        self._lock.release()
 
 
 class _Ended(msgspec.Struct):

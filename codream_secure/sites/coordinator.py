@@ -6,7 +6,7 @@ Whoever carries messages (Flower's grid, or a test) passes one function that doe
 
 import hashlib
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Self
 
 import msgspec
@@ -234,6 +234,8 @@ class Coordinator(RoundLoop[Round]):
         self._greet()
         self._lessons.catch_up()
         finished = self._dream(number)
+        if self.finished:  # the dreams of all rounds would fill the memory
+            self.finished[-1] = replace(self.finished[-1], dreams=())
         self.finished.append(finished)
         self._save()
         if number == self.last_round:

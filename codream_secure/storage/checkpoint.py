@@ -82,6 +82,15 @@ class CommonState(_State, frozen=True):
     sums: int
 
 
+class DescentState(_State, frozen=True):
+    """A model that moves along noisy sums, the mean of its last states, and its momentum."""
+
+    model: Weights
+    mean: Weights
+    averaged: int
+    optimizer: OptimizerState
+
+
 class ClientState(_State, frozen=True):
     """``memory``: means and variances for R_bn, by layer. ``answered``: broadcast digests (D1)."""
 

@@ -27,9 +27,7 @@ READERS = {
     "federation/run.py",
     "federation/simulation.py",
     "report/pictures.py",
-    "runs/folder.py",
     "runs/summary.py",
-    "runs/tensorboard.py",
 }
 
 

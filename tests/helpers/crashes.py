@@ -28,9 +28,11 @@ from codream_secure.runs.formats import Summary, parse, parse_row
 from codream_secure.storage import files
 
 # What commands import within functions, imported before any fork: each would take seconds for it.
+# The first optimizer of a process imports the last one, which takes longer than a whole run here.
 for _name in ("api.execution", "compare.comparison", "report.page", "report.progress"):
     importlib.import_module(f"codream_secure.{_name}")
-importlib.import_module("sklearn.datasets")
+for _name in ("sklearn.datasets", "torch._dynamo"):
+    importlib.import_module(_name)
 
 CALLS = ("open", "write", "fsync", "ftruncate", "replace", "rename", "mkdir", "unlink")
 SIGNALS = {"kill": signal.SIGKILL} | {
@@ -58,18 +60,18 @@ class Layer:
 
         def call(*args, **more):
             self.count += 1
-            if self.at and self.count >= self.at:
-                self._meet(name, real, args)
-            return real(*args, **more)
+            half = self._meet(name, real, args) if self.at and self.count >= self.at else None
+            return real(*args, **more) if half is None else half
 
         return call
 
     def _meet(self, name, real, args):
+        """Let the fault happen; return how much was written if the call goes on after it."""
         if self.fault in SIGNALS:
             if self.count == self.at:
-                if name == "write":
-                    real(args[0], args[1][: len(args[1]) // 2])
+                half = real(args[0], args[1][: len(args[1]) // 2]) if name == "write" else None
                 os.kill(os.getpid(), SIGNALS[self.fault])
+                return half
         elif self.fault == "full":
             if name == "write":
                 real(args[0], args[1][: len(args[1]) // 2])
@@ -77,9 +79,10 @@ class Layer:
             if name in ("write", "mkdir") or creates:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         elif name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR):
-            return
+            pass
         elif name in ("open", "mkdir", "replace", "rename", "unlink"):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return None
 
 
 def call(words, told, *, at=0, fault="kill", prepare=None):

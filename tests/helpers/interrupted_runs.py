@@ -31,7 +31,7 @@ def play(simulation, folder, stop_after=None):
     """Run the rounds that are left as the command line does, without its pictures."""
     with closing(folder):
         for measurement in simulation.rounds():
-            folder.record(row_of(simulation, measurement), measurement)
+            folder.record(row_of(simulation, measurement))
             folder.checkpoint(simulation)
             if measurement.round == stop_after:
                 break

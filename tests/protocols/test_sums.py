@@ -119,3 +119,9 @@ def test_the_two_functions_take_the_same_arguments():
 def test_the_package_imports_no_torch():
     code = "import protocols, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_memory_cannot_hold_is_refused_before_it_is_taken():
+    numbers = np.broadcast_to(np.int8(1), 1 << 50)
+    with pytest.raises(ConfigError, match=r"takes 48413.* GB, more than this machine has; sum one"):
+        secure_sum(dict.fromkeys(range(3), numbers))

@@ -236,7 +236,7 @@ BAD = [
     (["--config", "nowhere.toml"], "cannot read nowhere.toml"),
     (["--device", "tpu"], "tpu"),
     (["--method", "magic"], "magic"),
-    (["--no-such-option"], "No such option"),
+    (["--no-such-option"], "no option --no-such-option; see"),
 ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from codream_secure.cli import streams
 from codream_secure.cli.streams import Guarded
 
 FULL = Path("/dev/full")
@@ -26,6 +27,13 @@ def command(words, where, **options):
         timeout=120,
         **given,
     )
+
+
+def test_a_warning_of_the_package_is_one_line():
+    told = streams._one_line(UserWarning("too large"), UserWarning, streams.__file__, 3)
+    assert told == "warning: too large\n"
+    of_others = streams._one_line(UserWarning("odd"), UserWarning, "/lib/other.py", 3)
+    assert "other.py:3: UserWarning: odd" in of_others
 
 
 @pytest.fixture

@@ -47,6 +47,11 @@ def test_masks_change_nothing_but_bytes(tiny):
     assert masked.ledger.per_client("up") > clear.ledger.per_client("up")
 
 
+def test_a_messenger_that_is_larger_than_every_own_model_is_told_of(tiny):
+    with pytest.warns(UserWarning, match="--messenger mlp is larger.*: [0-9,]+ bytes each way"):
+        Simulation(tiny(**COMMON | {"models": "linear"}))
+
+
 def _pairs(one, other):
     first, second = one.weights(), other.weights()
     assert first.keys() == second.keys() == {*(f"client-{c}" for c in range(5)), "server"}
@@ -97,7 +102,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_same_end(tiny):
 
 def test_a_checkpoint_of_another_method_is_refused(tiny):
     state = Simulation(tiny(models="linear", samples_per_client=60)).state(checkpoint_every=1)
-    other = Simulation(tiny(**COMMON | {"models": "linear"}))
+    other = Simulation(tiny(**COMMON | {"models": "linear", "messenger": "linear"}))
     with pytest.raises((ValueError, KeyError, RuntimeError)):
         other.restore(state)
 
