@@ -172,12 +172,8 @@ class Client:
                 return self._quantized(self._labels(request), request, step)
             case LabelRequest():
                 return self._answer_noisy_labels(request, step, digest(broadcast))
-            case StatisticsRequest() | GradientRequest() if self.noisy is not None:
-                return self._answer_noisy(self.noisy, request, step, digest(broadcast))
-            case GradientRequest():
-                raise RequestRefused("no noisy gradients in this run")
-            case StatisticsRequest():
-                return self._answer_statistics()
+            case StatisticsRequest() | GradientRequest():
+                return self._answer_sum(request, step, digest(broadcast))
             case EvaluateRequest():
                 return self._answer_evaluation()
             case ModelRequest():
@@ -288,10 +284,10 @@ class Client:
         integers = grid.integers(stack, rotation(request), key)
         return {"labels": releases.codes(integers, step, seen)}
 
-    def _answer_noisy(
-        self, noisy: OwnNoisySums, request: NoisyRequest, step: int, asked: bytes
-    ) -> SectionCodes:
+    def _answer_sum(self, request: NoisyRequest, step: int, asked: bytes) -> SectionCodes:
         """Return a clipped sum over the client's examples, with its share of noise."""
+        if (noisy := self.noisy) is None:
+            return self._answer_statistics()
         try:
             vector = noisy.vector(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
