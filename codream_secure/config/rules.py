@@ -1,6 +1,7 @@
 """Fill in the defaults that depend on other settings; the result is a type of its own."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import tomli_w
@@ -57,6 +58,25 @@ def resolve(config: Config) -> Resolved:
     private = ResolvedDp(**{**_fields(config.privacy), "statistics_eps": chosen})
     data = dataclasses.replace(config.data, validation=0.0)
     return PrivateRun(**{**parts, "privacy": private, "data": data})
+
+
+def with_default_method(given: Mapping[str, object]) -> Mapping[str, object]:
+    """Return options with the method that `simulate` takes where none is named.
+
+    Under example-level DP that is codream-messenger, whose sums over everybody cost each client
+    least. Where an option is given that it does not have, it is codream, as without DP.
+
+    Args:
+        given: values by name; None stands for "not given".
+    """
+    if given.get("method") is not None or given.get("dp_eps") is None:
+        return given
+    tried = {**given, "method": "codream-messenger"}
+    try:
+        resolve(Config.from_options(tried))
+    except UserError:
+        return given
+    return tried
 
 
 def _fields(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass; not deep, as `asdict`

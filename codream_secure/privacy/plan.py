@@ -217,6 +217,7 @@ class PrivacyPlan(PrivacyBudget):
             sampling_rate=self.sampling_rate,
             clip=self._settings.dp_clip,
             noise_colluders=means.colluders if means else None,
+            threshold=means.threshold if means else 0,
         )
 
 

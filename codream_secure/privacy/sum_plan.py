@@ -307,11 +307,12 @@ class SumPlan(PrivacyBudget):
             unit=kind.unit,
             adjacency=kind.adjacency,
             seed=self.seed,
-            steps=self.charged,
+            steps=max(0, self.charged - sum(part.sums for part in self.parts[:-1])),
             noise_multiplier=self.noise_multiplier,
             sampling_rate=1.0,
             clip=kind.clip,
             noise_colluders=self.colluders,
+            threshold=self._least + self.colluders,
         )
 
     # -- checkpoints ---------------------------------------------------------------------------

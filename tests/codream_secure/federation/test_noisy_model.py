@@ -14,7 +14,7 @@ from codream_secure.aggregation.requests import (
     ModelRequest,
     encode,
 )
-from codream_secure.config.rules import resolve
+from codream_secure.config.rules import resolve, with_default_method
 from codream_secure.config.settings import Config
 from codream_secure.errors import RequestRefused, UserError
 from codream_secure.federation.simulation import Simulation
@@ -192,6 +192,22 @@ def test_what_means_nothing_is_refused(options, says):
 def test_class_means_that_leave_nothing_are_refused(tiny):
     with pytest.raises(UserError, match="leaves nothing of --dp-eps"):
         Simulation(tiny(**PRIVATE, statistics_eps=4.0))
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"dp_eps": 8.0}, "codream-messenger"),
+        ({"dp_eps": 8.0, "models": "lenet5,linear", "dropout": 0.1}, "codream-messenger"),
+        ({"dp_eps": 8.0, "method": "codream"}, "codream"),
+        ({"dp_eps": 8.0, "dp_batch": 20}, None),
+        ({"dp_eps": 8.0, "secure": False}, None),
+        ({"dp_eps": 8.0, "dp_unit": "client"}, None),
+        ({"clients": 4}, None),
+    ],
+)
+def test_the_method_that_simulate_takes_where_none_is_named(given, method):
+    assert with_default_method(given).get("method") == method
 
 
 def test_it_is_refused_over_machines(tiny):
