@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Two processes, each with one thread, for two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: simulate test test-slow integration lint audit clean
+.PHONY: simulate test test-slow integration lint audit docs clean
 
 simulate: $(VENV)/.installed
 	$(BIN)/codream-secure simulate --clients 10 --dp-eps 8
@@ -31,6 +31,11 @@ test-slow: $(VENV)/.installed-test
 audit: $(VENV)/.installed-test
 	HYPOTHESIS_PROFILE=audit $(BIN)/python -m pytest tests/protocols -m ""
 	$(BIN)/python tests/protocols/mutations.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m mkdocs --version >/dev/null 2>&1 || $(PIP) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo written to build/site; open build/site/index.html
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ from codream_secure.cli.exit_codes import EXIT_CLAIM_FAILED
 from codream_secure.cli.help import Group
 from codream_secure.cli.options import number, tell_classes
 from codream_secure.config import bounds
+from codream_secure.config.early import check_early
+from codream_secure.config.rules import resolve
 from codream_secure.errors import UserError
 from codream_secure.report.text import stderr, stdout
 
@@ -119,6 +121,7 @@ def privacy(
     """
     given = {"dataset": dataset, "clients": clients, "dp_eps": dp_eps}
     config = attacked(run_dir, {k: v for k, v in given.items() if v is not None})
+    check_early(resolve(config))
     if not as_json:
         tell_classes(config.data.dataset)
     # torch takes seconds to import: only now, so that --help and bad options answer at once.

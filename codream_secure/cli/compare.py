@@ -22,6 +22,7 @@ from codream_secure.cli.options import (
 )
 from codream_secure.config import bounds
 from codream_secure.config.aliases import option
+from codream_secure.config.early import check_methods, check_names
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.runs.comparison_folder import compare_command
@@ -150,14 +151,17 @@ def compare(
     **options: object,
 ) -> None:
     """Run several methods on the same data, at equal cost, and compare them."""
-    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
-
     given = given_settings(options, config_file, preset)
     if only_sizes:
         _sizes(given, out, as_json=as_json, quiet=quiet)
         return
+    names, numbers = tuple(name.strip() for name in methods.split(",")), _numbers(seeds)
+    config = Config.from_options(given)
+    check_names(config)
+    check_methods(names, config)
     from codream_secure.baselines.base import BaselineSettings  # noqa: PLC0415 - imports torch
     from codream_secure.compare.plan import Plan, as_match  # noqa: PLC0415
+    from codream_secure.report import drawing  # noqa: F401, PLC0415 - fails now, not later
 
     baselines = BaselineSettings(
         local_epochs=fed_epochs,
@@ -167,8 +171,8 @@ def compare(
         messenger=messenger,
     )
     plan = Plan(
-        methods=tuple(name.strip() for name in methods.split(",")),
-        seeds=_numbers(seeds),
+        methods=names,
+        seeds=numbers,
         options=given,
         settings=baselines,
         match=as_match(match),
@@ -176,7 +180,7 @@ def compare(
         target=target,
     )
     if not (quiet or as_json):
-        tell_classes(Config.from_options(given).data.dataset)
+        tell_classes(config.data.dataset)
     folder = out or new_folder(Path("comparisons") / time.strftime("%Y%m%d-%H%M%S"))
     sys.exit(_compare(plan, folder, as_json=as_json, quiet=quiet))
 

@@ -27,6 +27,9 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="print what the page says, as JSON")
 def report(run_dirs: tuple[Path, ...], out: Path | None, *, as_json: bool) -> None:
     """Write one page about a run or several; a comparison's folder stands for all its runs."""
+    from codream_secure.runs.reading import read_all  # noqa: PLC0415
+
+    read_all(run_dirs)  # what is wrong with a folder is told before anything slow is loaded
     from codream_secure.api.report import write_report  # noqa: PLC0415 - matplotlib is slow
 
     page = write_report(*run_dirs, out=out)

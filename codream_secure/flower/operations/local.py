@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from codream_secure.config.early import check_options
 from codream_secure.errors import UserError
 from codream_secure.flower.operations.credentials import make_certificates, make_keys, write_roster
 from codream_secure.flower.operations.processes import (
@@ -71,7 +72,7 @@ class Local:
         if sites and len(sites) != clients:
             raise UserError(f"{len(sites)} times --site for {clients} sites: one each, or none")
         self.out, self._tell = out.resolve(), tell
-        self._sites, self._runs = tuple(sites), 0
+        self._sites, self._runs, self._port = tuple(sites), 0, 0
         self._clients, self._insecure = clients, insecure
         self._dataset, self._malicious = dataset, threat_model == "malicious"
         self.until = time.monotonic() + timeout
@@ -89,8 +90,8 @@ class Local:
             "out": str(self.out / "run"),
             "resume": False,
         }
+        check_options(self._settings)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._port = 0
 
     def __enter__(self) -> Self:
         try:
