@@ -30,6 +30,9 @@ test-slow: $(VENV)/.installed-test
 
 audit: $(VENV)/.installed-test
 	HYPOTHESIS_PROFILE=audit $(BIN)/python -m pytest tests/protocols -m ""
+	$(BIN)/python -m pytest tests/codream_secure/sites tests/codream_secure/audit/test_differences.py \
+		tests/codream_secure/flower/test_carrier.py tests/codream_secure/flower/test_mean.py \
+		tests/codream_secure/flower/test_secure_mod.py -m ""
 	$(BIN)/python tests/protocols/mutations.py
 
 docs: $(VENV)/.installed

@@ -104,7 +104,9 @@ class Simulation(Run):
         )
         if self.config.has_common_model:
             name, model = self.config.common_architecture, everybody.student.model
-            warn_of_size(name, model, everybody.client_models())
+            if self.config.messenger.messenger or not self.config.has_noisy_model:
+                # Under DP the default is small because noise grows with size, not to save bytes.
+                warn_of_size(name, model, everybody.client_models())
             if self.config.has_noisy_model:
                 self.common = NoisyModel(
                     everybody,
