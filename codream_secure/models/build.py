@@ -110,8 +110,12 @@ def blueprint(
 ) -> nn.Module:
     """Return a model without numbers, on the meta device; a user-defined one is built as it is.
 
-    The arguments are those of `build_model`, which has checked that they fit.
+    The arguments are those of `build_model`.
+
+    Raises:
+        UserError: there is no such model.
     """
+    check_name(name)
     if is_custom(name):
         return build_model(name, spec, seed=0)
     with torch.device("meta"):
