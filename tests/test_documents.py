@@ -65,14 +65,9 @@ SLOW = {
     "codream-secure audit protocol --examples 1000",
     "python -m benchmarks.paper.tables --quick --only table2",
 }
-QUICK_RUNS = {
-    *EXIT_CODES,
-    "codream-secure simulate --dataset my-images.npz --models linear --rounds 1",
-    (
-        "codream-secure simulate --models my_module:my_function,mlp --clients 4 "
-        "--samples-per-client 60 --rounds 1"
-    ),
-}
+QUICK_RUNS = set(EXIT_CODES)
+# Pages whose Python code takes more than some seconds.
+SLOW_PAGES = {"api", "data-and-models"}
 
 # Never run: only whether the options exist and go together is checked.
 HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"
@@ -321,7 +316,13 @@ def test_completion_prints_a_script_for_every_shell(shell, example_folder):
 # docs/auditing.md is not here: tests/protocols/test_documents_of_the_audit.py runs its block, and
 # compares what it prints.
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem != "auditing"], ids=lambda page: page.stem
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW_PAGES else ())
+        for page in PAGES
+        if page.stem != "auditing"
+    ],
+    ids=lambda page: page.stem,
 )
 def test_every_python_block_of_the_documents_runs(page, tmp_path):
     scripts = []

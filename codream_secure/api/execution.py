@@ -128,28 +128,37 @@ def carry_out(
     hooks += [partial(_tell, hook, rows) for hook in (following.log, *on_round)]
     if folder is not None:
         hooks.append(lambda _: folder.checkpoint(simulation))
-    interrupted, unwritten = False, None
     following.begin(_name(simulation, folder), simulation.config.options())
     try:
-        for _ in simulation.rounds():
-            # Pictures and checkpoints show the last ones. All of them would fill the memory.
-            simulation.dreams = simulation.dreams[-1:]
-    except KeyboardInterrupt:
-        interrupted = True
-    except WriteError as error:
-        if not simulation.finished_rounds:
-            raise
-        unwritten = error
+        end = _run_rounds(simulation)
     finally:
         following.end()
+    interrupted = isinstance(end, KeyboardInterrupt)
+    unwritten = end if isinstance(end, WriteError) else None
+    fault = None if interrupted else end
     if not simulation.finished_rounds:
-        return Ended(None, (), interrupted, unwritten or following.failed)
+        if fault is not None:
+            raise fault
+        return Ended(None, (), interrupted, following.failed)
     with writing():
         summary = summarise(simulation)
         if folder is not None:
             unwritten = unwritten or _finish(simulation, folder, summary)
             rows = folder.rows() or rows
+    if fault is not None and not isinstance(fault, WriteError):
+        raise fault
     return Ended(summary, tuple(rows), interrupted, unwritten or following.failed)
+
+
+def _run_rounds(simulation: Simulation) -> BaseException | None:
+    """Run the rounds that are left; return what ended them before their time."""
+    try:
+        for _ in simulation.rounds():
+            # Pictures and checkpoints show the last ones. All of them would fill the memory.
+            simulation.dreams = simulation.dreams[-1:]
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - the caller raises it again
+        return error
+    return None
 
 
 def _finish(simulation: Simulation, folder: RunFolder, summary: Summary) -> WriteError | None:

@@ -21,7 +21,7 @@ _MODE = 0o600
 _DEEPEST = 40  # frames of one error that are written; the others of a recursion say the same
 
 
-def report(error: Exception, names: Sequence[str]) -> str:
+def report(error: BaseException, names: Sequence[str]) -> str:
     """Write the details of a fault into a file, and return the line that says where they are.
 
     The file goes into the current folder, or else into the folder for temporary files.
@@ -41,7 +41,7 @@ def report(error: Exception, names: Sequence[str]) -> str:
     return f"error: a fault of codream-secure itself ({type(error).__name__}); details are {where}"
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that this machine has too little memory."""
     if isinstance(error, MemoryError):
         return True

@@ -124,7 +124,9 @@ def _run(words: list[str], *, debug: bool) -> int:
         if isinstance(error.__cause__ or error, KeyboardInterrupt):
             click.echo("interrupted; what was written is whole", err=True)
         code = EXIT_INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the last place: what comes here is our fault
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the last place: what comes here is our fault
         if crash.out_of_memory(error):
             click.echo(_NO_MEMORY, err=True)
         else:

@@ -79,13 +79,7 @@ def build_model(
         UserError: The name is unknown, the model cannot have this width, or a user-defined
             model cannot be made or used.
     """
-    check_name(name)
-    if width is not None and name not in _MODELS:
-        msg = f"model {name} has no width: leave it out"
-        raise UserError(msg)
-    if width is not None and width < 1:
-        msg = f"model {name} cannot have width {width}: leave it out or use a positive one"
-        raise UserError(msg)
+    _check(name, width)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Import before seeding: an imported module may draw random numbers itself.
         build = _builder(name, width, norm)
@@ -94,6 +88,16 @@ def build_model(
         model = build(spec)
     keep_usual_layout(model)
     return model
+
+
+def _check(name: str, width: int | None) -> None:
+    check_name(name)
+    if width is not None and name not in _MODELS:
+        msg = f"model {name} has no width: leave it out"
+        raise UserError(msg)
+    if width is not None and width < 1:
+        msg = f"model {name} cannot have width {width}: leave it out or use a positive one"
+        raise UserError(msg)
 
 
 def _builder(name: str, width: int | None, norm: Norm) -> Callable[[InputSpec], nn.Module]:
@@ -110,12 +114,9 @@ def blueprint(
 ) -> nn.Module:
     """Return a model without numbers, on the meta device; a user-defined one is built as it is.
 
-    The arguments are those of `build_model`.
-
-    Raises:
-        UserError: there is no such model.
+    Arguments and errors are those of `build_model`.
     """
-    check_name(name)
+    _check(name, width)
     if is_custom(name):
         return build_model(name, spec, seed=0)
     with torch.device("meta"):

@@ -154,7 +154,9 @@ def _in_current_folder(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"model {name}: {error}") from error
-    except (Exception, SystemExit) as error:  # user code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # user code may raise anything, SystemExit too
         text = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise UserError(f"model {name} raised {type(error).__name__}: {text}") from error
     finally:

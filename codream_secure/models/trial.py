@@ -6,7 +6,7 @@ running statistics and torch's random state stay as they were.
 
 import copy
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -22,6 +22,8 @@ from codream_secure.storage.checkpoint import decode_state, encode_state
 
 _BATCH = 3
 _STEPS = 2  # the second finds what the first left behind, such as a graph that was freed
+# Tensors and layers that torch itself keeps in a module.
+_OWN = ("_parameters", "_buffers", "_modules")
 _FIXED = 0  # seed of layers that draw, such as dropout
 
 
@@ -79,7 +81,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     except Exception as error:  # user code may raise anything
         for name, layer in model.named_modules():
             for attribute, value in vars(layer).items():
-                if isinstance(value, Tensor) and not value.is_leaf:
+                if attribute not in _OWN and _keeps_graph(value):
                     raise UserError(
                         f"{_called(name)} keeps a tensor of its last batch in {attribute!r}, so "
                         f"that it cannot be copied; store {attribute}.detach() or nothing"
@@ -87,6 +89,19 @@ def copy_of(model: nn.Module) -> nn.Module:
         raise UserError(
             f"it cannot be copied ({_shortened(error)}); copy.deepcopy of it must work"
         ) from error
+
+
+def _keeps_graph(value: object) -> bool:
+    """Tell whether a value is a tensor with its graph, or holds one in lists, sets or dicts."""
+    if isinstance(value, Tensor):
+        return not value.is_leaf
+    if isinstance(value, Mapping):
+        return any(map(_keeps_graph, value.values()))
+    return (
+        isinstance(value, Collection)
+        and not isinstance(value, str | bytes)
+        and any(map(_keeps_graph, value))
+    )
 
 
 def _check_state(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """What tests of the learning side share: tiny federations that run in a second."""
 
+import base64
 import os
 import sys
 from functools import partial
@@ -7,6 +8,7 @@ from functools import partial
 import pytest
 import run_folders
 from machines import Machines
+from matplotlib.figure import Figure
 
 from codream_secure.cli.main import entry_point
 from codream_secure.config.settings import Config
@@ -35,6 +37,23 @@ def _one_thread():
 def _no_waiting_for_the_disk(monkeypatch):
     """No test cuts the power; what a failing `fsync` does is tested by exchanging it again."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+_DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+def _save_nothing(_figure, buffer, *, format, **_):  # noqa: A002 - matplotlib's name
+    buffer.write(_DOT if format == "png" else "<svg></svg>")
+
+
+@pytest.fixture(autouse=True)
+def _no_drawing(request, monkeypatch):
+    """Most tests of whole runs do not look at pictures, which take longer than a tiny run."""
+    drawn = "report" in request.path.parent.parts or request.node.get_closest_marker("pictures")
+    if not drawn:
+        monkeypatch.setattr(Figure, "savefig", _save_nothing)
 
 
 @pytest.fixture

@@ -34,35 +34,11 @@ def restart_node(running, site):
         time.sleep(0.2)
 
 
-class App(Local):
-    """Like `Local`, with an app folder instead of the CoDream run.
-
-    Args:
-        source: the app folder; it is copied.
-        out: new folder.
-        components: (serverapp, clientapp), to run others than its pyproject names.
-        node: by client, more words of its node configuration.
-        superlink: more options of the SuperLink.
-        proxies: by client, what its SuperNode talks to instead of the SuperLink.
-        quick: SuperNodes look for messages five times a second; Flower's look every 3 seconds.
-    """
-
-    def __init__(
-        self, source, out, *, clients=3, components=None, settings=None, node=None,
-        superlink=(), proxies=None, malicious=False, insecure=False, quick=True, timeout=600.0,
-    ):  # fmt: skip
-        super().__init__(
-            clients=clients, rounds=1, dream_steps=1, dataset="none", models="none",
-            threat_model="malicious" if malicious else "semi-honest", more={},
-            insecure=insecure, timeout=timeout, out=out,
-        )  # fmt: skip
-        self._source, self._components = source, components
-        self._settings = settings or {}
-        self._node, self._superlink, self._proxies = node or {}, list(superlink), proxies or {}
-        self._quick = quick
+class QuickLocal(Local):
+    """`Local` with SuperNodes that look for messages five times a second, not every 3 seconds."""
 
     def _spawn(self, name, program, *arguments):
-        if self._quick and program == "flower-supernode":
+        if program == "flower-supernode":
             program = str(self._quick_supernode())
         super()._spawn(name, program, *arguments)
 
@@ -72,6 +48,32 @@ class App(Local):
             path.write_text(QUICK.format(python=sys.executable))
             path.chmod(0o700)
         return path
+
+
+class App(QuickLocal):
+    """Like `Local`, with an app folder instead of the CoDream run.
+
+    Args:
+        source: the app folder; it is copied.
+        out: new folder.
+        components: (serverapp, clientapp), to run others than its pyproject names.
+        node: by client, more words of its node configuration.
+        superlink: more options of the SuperLink.
+        proxies: by client, what its SuperNode talks to instead of the SuperLink.
+    """
+
+    def __init__(
+        self, source, out, *, clients=3, components=None, settings=None, node=None,
+        superlink=(), proxies=None, malicious=False, insecure=False, timeout=600.0,
+    ):  # fmt: skip
+        super().__init__(
+            clients=clients, rounds=1, dream_steps=1, dataset="none", models="none",
+            threat_model="malicious" if malicious else "semi-honest", more={},
+            insecure=insecure, timeout=timeout, out=out,
+        )  # fmt: skip
+        self._source, self._components = source, components
+        self._settings = settings or {}
+        self._node, self._superlink, self._proxies = node or {}, list(superlink), proxies or {}
 
     def _write_app(self):
         app = self.out / "app"

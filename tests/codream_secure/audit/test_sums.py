@@ -29,7 +29,7 @@ def wrapped(codes, terms, clients, threshold):
     return masked_sum(codes, terms, clients, threshold) % (terms.maximum + 1)
 
 
-@pytest.mark.parametrize("noise", ["skellam", "gaussian"])
+@pytest.mark.parametrize("noise", [pytest.param("skellam", marks=pytest.mark.slow), "gaussian"])
 def test_right_sums_hold_for_every_number_of_survivors(noise):
     found = audit_sums(noise, repeats=4)
     assert [one.survivors for one in found] == [3, 4, 5]
@@ -53,6 +53,7 @@ def test_a_planted_wrapped_modulus_is_found():
     assert not any(one.holds for one in audit_sums("skellam", repeats=2, total=wrapped))
 
 
+@pytest.mark.slow
 def test_noise_that_is_off_is_proven_by_epsilon_too():
     def silent(terms, vector, _key, _client):
         return (vector.clip(-terms.cap, terms.cap) + terms.offset).astype(np.uint32)

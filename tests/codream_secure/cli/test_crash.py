@@ -1,10 +1,14 @@
 """A fault of the program's own: exit code 70, one line, and a file without data."""
 
+import json
+
 import pytest
 
 from codream_secure.cli import crash
 from codream_secure.cli.main import cli
 from codream_secure.errors import UserError
+from codream_secure.federation.simulation import Simulation
+from codream_secure.models.trained import load_model
 
 QUOTED = "patient Müller 4711"
 
@@ -85,3 +89,27 @@ def test_a_site_that_does_not_pass_its_check_has_not_the_code_of_an_audit(run):
     code, out, _ = run("deploy", "check", "--data", "nothing.npz")
     assert code == 2
     assert "WRONG" in out
+
+
+def test_what_is_no_exception_is_a_fault_too(run, broken):
+    broken(BaseException(QUOTED))
+    code, _, err = run("runs")
+    assert (code, err.count("\n")) == (70, 1)
+
+
+def test_a_fault_in_a_round_loses_none_of_the_rounds_before(run, tmp_path, monkeypatch):
+    whole = Simulation.round
+
+    def fails(simulation, number):
+        if number == 2:
+            raise IndexError(QUOTED)
+        return whole(simulation, number)
+
+    monkeypatch.setattr(Simulation, "round", fails)
+    words = ["--clients=3", "--samples-per-client=20", "--rounds=3", "--dreams=4", "--quiet"]
+    words += ["--dream-steps=1", "--kd-epochs=1", "--warmup-epochs=1", "--models=linear"]
+    code, _, err = run("simulate", *words, "--out", tmp_path / "o")
+    assert (code, "IndexError" in err, err.count("\n")) == (70, True, 1)
+    assert load_model(tmp_path / "o/models/client-0")
+    code, out, _ = run("runs", tmp_path / "o", "--json")
+    assert (code, json.loads(out)[0]["rounds_finished"]) == (0, 1)

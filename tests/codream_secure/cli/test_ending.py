@@ -30,7 +30,7 @@ def run_helper(name, *arguments, seconds):
 
 
 def test_a_sample_of_ends_leaves_nothing_lost():
-    told = run_helper("crashes.py", "simulate", "kill,full", "45", "25", seconds=300)
+    told = run_helper("crashes.py", "simulate", "kill,full", "1000", "40", seconds=300)
     assert "0 findings" in told
     assert int(told.split()[0]) >= 2
 

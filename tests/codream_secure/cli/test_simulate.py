@@ -63,6 +63,7 @@ def test_json_is_the_summary_and_nothing_else(run, tmp_path):
     assert json.loads((tmp_path / "run/summary.json").read_text()) == summary
 
 
+@pytest.mark.pictures
 def test_the_run_folder_holds_what_is_needed_to_look_and_to_rerun(run, tmp_path):
     # A model with convolutions, which are trained in a layout that files do not have.
     model = ("--models", "resnet8", "--samples-per-client", "60")

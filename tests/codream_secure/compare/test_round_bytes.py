@@ -77,6 +77,7 @@ def test_the_models_have_the_sizes_of_the_reference():
         assert sum(tensor_sizes(model, SPEC)) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
+@pytest.mark.pictures
 def test_the_command_prints_the_sizes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(round_bytes, "MODELS", ("resnet18", "wrn40-1"))
     small = ["--dreams", "4", "--dream-batches", "1", "--dream-steps", "2"]

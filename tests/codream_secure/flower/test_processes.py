@@ -12,13 +12,12 @@ import time
 import msgspec
 import numpy as np
 import pytest
-from app_processes import restart_node
+from app_processes import QuickLocal, restart_node
 
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import load_dataset
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.flower.operations.local import Local
 from codream_secure.sites.journal import StepRecord
 from codream_secure.sites.wire import protocol_step
 
@@ -40,7 +39,7 @@ def local(out, *, clients=3, rounds=2, more=None, **options):
         "more": SMALL | (more or {}),
         "out": out,
     }
-    return Local(**(asked | options))
+    return QuickLocal(**(asked | options))
 
 
 def digests_of_a_simulation(summary):

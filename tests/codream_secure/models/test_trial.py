@@ -65,6 +65,20 @@ class Caches(_Model):
         return h
 
 
+class CachesAll(_Model):
+    """Sibling: in a list of a nested layer, put there by a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(self.first)
+        self.first[0].seen = {"all": []}
+        self.first[0].register_forward_hook(_keep)
+
+
+def _keep(layer, _, out):
+    layer.seen["all"].append(out)
+
+
 class Remembers(_Model):
     """Sibling: a state that is carried from batch to batch, with its graph."""
 
@@ -160,6 +174,7 @@ REFUSED = {
     TwoOutputs: "output is a tuple, not a tensor",
     NamedOutputs: "output is a dict, not a tensor",
     Caches: "in 'seen', so that it cannot be copied; store seen.detach",
+    CachesAll: "layer 'first.0' keeps a tensor of its last batch in 'seen'",
     Remembers: "training step raised RuntimeError",
     ExtraState: "puts a dict into its state_dict",
     ForgetsScale: "logits change when its state is stored",

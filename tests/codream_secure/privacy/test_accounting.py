@@ -35,7 +35,7 @@ KNOWN = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("q", [1.0, 0.3, 0.05])
-@pytest.mark.parametrize("noise", [0.7, 2.0, 8.0])
+@pytest.mark.parametrize("noise", [pytest.param(0.7, marks=pytest.mark.slow), 2.0, 8.0])
 @pytest.mark.parametrize("steps", [1, 60])
 def test_the_bound_by_rdp_is_never_below_that_by_pld(q, noise, steps):
     found = privacy_cost([training(noise, q, steps)], DELTA)

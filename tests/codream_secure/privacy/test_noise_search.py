@@ -10,14 +10,14 @@ from codream_secure.privacy.accounting import dpsgd_epsilon, privacy_cost, train
 from codream_secure.privacy.noise_search import noise_multiplier_for
 
 
-@pytest.mark.parametrize("q", [1.0, 0.5, 0.1])
+@pytest.mark.parametrize("q", [1.0, 0.5, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_the_noise_meets_the_budget_and_wastes_less_than_one_percent(q, epsilon):
     sigma = noise_multiplier_for(epsilon, DELTA, q, 40)
     assert 0.99 * epsilon < dpsgd_epsilon(sigma, q, 40, DELTA) <= epsilon
 
 
-@pytest.mark.parametrize("q", [1.0, 0.01])
+@pytest.mark.parametrize("q", [1.0, pytest.param(0.01, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("epsilon", [0.05, 0.9, 8.0])
 def test_noise_is_neither_too_little_nor_wasted(epsilon, q):
     """A coarse grid once made the noise for a small epsilon several times too large."""

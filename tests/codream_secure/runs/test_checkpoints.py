@@ -86,7 +86,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Run by `make test-slow`: what they add to the others is small.
+RARE = {"parallel batches", "semi-honest, dropout", "in the clear, dropout"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in RARE else ()) for n in METHODS]
+)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tiny, tmp_path, arrays, name):
     config = tiny(**{"rounds": 3, "dataset": arrays, **METHODS[name]})
     whole = begin(config, tmp_path / "whole")

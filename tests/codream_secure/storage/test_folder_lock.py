@@ -9,7 +9,7 @@ from codream_secure.errors import UserError
 from codream_secure.runs.folder import RunFolder
 from codream_secure.storage.folder_lock import claim, claimed, is_empty, new_folder
 
-COUNT = 60
+COUNT = 20
 
 
 def _work(base, barrier, results):
