@@ -39,7 +39,8 @@ def audit_privacy(
         run: folder of a run, whose settings are attacked; its page then shows the audit.
         data: without `run`: what the federation trains on. None: the digits.
         shadows: runs for membership inference, with DP and without.
-        only: parts of the audit: "sums", "steps", "one-run", "membership", "inversion".
+        only: parts of the audit: "sums", "steps", "one-run", "membership", "inversion",
+            "differences".
         out: folder for audit.json and the shadows' results; None: that of the run, or none.
         on_step: called with an activity, how many of its steps are done, and how many it has.
         options: without `run`: settings of the federation, such as `clients` and `dp_eps`.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codream_secure.audit.differences import audit_differences, dream_request_of
 from codream_secure.audit.findings import Finding
 from codream_secure.audit.inversion import Inversion, audit_inversion, resemblance
 from codream_secure.audit.membership import VICTIMS, audit_membership
@@ -17,9 +18,6 @@ from codream_secure.audit.training import audit_steps
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
 from codream_secure.data.datasets import Dataset
-from codream_secure.dreaming.group import synthesis_settings
-from codream_secure.dreaming.sources import PixelDreams
-from codream_secure.dreaming.synthesis import Clips, DreamSynthesis
 from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.federation.simulation import Simulation
 from codream_secure.runtime.parallel import one_core_each
@@ -30,6 +28,7 @@ PARTS = {
     "one-run": "one private training with canaries, white box",
     "membership": "who was trained on (LiRA)",
     "inversion": "pictures from gradients (DLG)",
+    "differences": "one client's gradient from sums whose cohorts differ by it (D1)",
 }
 ONE_RUN_BUDGETS = (1.0, 2.0, float("inf"))
 _PRIVACY = (
@@ -76,7 +75,7 @@ def run(
 def _steps(part: str, config: Config, shadows: int) -> int:
     if part == "membership":
         return shadows * (2 if config.private else 1)
-    return {"sums": 2, "steps": 1, "one-run": len(ONE_RUN_BUDGETS), "inversion": 1}[part]
+    return {"sums": 2, "steps": 1, "one-run": len(ONE_RUN_BUDGETS)}.get(part, 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,6 +98,8 @@ def _rows(part: str, subject: _Subject) -> Iterator[Finding]:
         yield from _one_run(subject.dataset, subject.advance)
     elif part == "membership":
         yield from _membership(subject)
+    elif part == "differences":
+        yield from _differences(subject)
     else:
         yield from _inversion(subject)
 
@@ -198,6 +199,25 @@ def _inversion(subject: _Subject) -> Iterator[Finding]:
     subject.advance()
 
 
+def _differences(subject: _Subject) -> Iterator[Finding]:
+    if subject.config.private_clients:
+        subject.advance()
+        return  # no gradient is ever sent
+    simulation = Simulation(subject.config, dataset=subject.dataset, compare_independent=False)
+    list(simulation.rounds())
+    for one in audit_differences(simulation):
+        sums = "one sum" if one.sums == 1 else f"{one.sums} sums"
+        yield Finding(
+            part="differences",
+            what=f"{one.bits} bits, {sums} without a client, dreams {one.distance:g} RMS apart",
+            found=f"correlation {one.correlation:.2f} with its gradient",
+            claimed="",
+            holds=None,
+            figures=dataclasses.asdict(one),
+        )
+    subject.advance()
+
+
 def _dream_gradients(config: Config, dataset: Dataset) -> list[Inversion]:
     """Return how much dream gradients of client 0, after a run, resemble its pictures."""
     if config.private_clients:
@@ -214,16 +234,6 @@ def _dream_gradients(config: Config, dataset: Dataset) -> list[Inversion]:
 
 def _gradient_of(simulation: Simulation, teacher: Teacher) -> Tensor:
     everybody = simulation.federation
-    draw = torch.Generator().manual_seed(0)
-    start = everybody.scale.from_pixels(simulation.dreams[-1].pixels)
-    synthesis = DreamSynthesis(
-        PixelDreams(start, everybody.scale, optimizer="adam", lr=0.1),
-        everybody.scale,
-        synthesis_settings(simulation.config, everybody.spec, 0),
-        clips=Clips(),
-        noise=draw,
-        position=(1, 0),
-    )
-    request = synthesis.dream_request()
+    request = dream_request_of(simulation)
     values = dream_contribution(teacher, everybody.scale, request)["gradient"]
     return torch.from_numpy(values.astype(np.float32)).reshape(request.shape)

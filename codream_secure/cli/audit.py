@@ -95,7 +95,7 @@ def _line(result: "Result") -> Text:
 @click.option(
     "--only",
     multiple=True,
-    type=click.Choice(["sums", "steps", "one-run", "membership", "inversion"]),
+    type=click.Choice(["sums", "steps", "one-run", "membership", "inversion", "differences"]),
     help="a part of the audit; may be given again  [default: all]",
 )
 @click.option(

@@ -31,6 +31,7 @@ from codream_secure.storage.folder_lock import new_folder
 
 if TYPE_CHECKING:
     from codream_secure.compare.plan import Plan
+    from codream_secure.runs.comparison_format import ComparisonResult
 
 _EXAMPLES = """\b
 Examples:
@@ -201,6 +202,8 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
         click.echo(f"interrupted; go on with: {again}", err=True)
     elif ended.unwritten:
         click.echo(f"error: {ended.unwritten}", err=True)
+    elif not ended.any_done:
+        _tell_failures(ended.result)  # there is no table that would say so
     if as_json:
         click.echo(compact(ended.result))
     elif ended.any_done and not quiet:
@@ -214,6 +217,12 @@ def _compare(plan: "Plan", folder: Path, *, as_json: bool, quiet: bool) -> int:
         return EXIT_INCOMPLETE if ended.any_done else EXIT_BAD_INPUT
     failed = any(cell.failed for row in ended.result.rows for cell in row.cells.values())
     return EXIT_INCOMPLETE if failed else 0
+
+
+def _tell_failures(result: "ComparisonResult") -> None:
+    for row in result.rows:
+        for reason in sorted({cell.failed for cell in row.cells.values() if cell.failed}):
+            click.echo(f"{row.method} failed: {reason}", err=True)
 
 
 _SHAPE = {

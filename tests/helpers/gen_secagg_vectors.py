@@ -7,6 +7,7 @@ A change of any value is a change of the protocol: see SPEC.md. `vectors/README.
 files.
 """
 
+import dataclasses
 import hashlib
 import json
 import sys
@@ -28,7 +29,7 @@ from protocols import context, messages, signing
 from protocols.client.session import ClientSession
 from protocols.client.step import statement
 from protocols.driver import BatchSession, DropSchedule, run_aggregation
-from protocols.errors import DecodeError, RemoteProtocolError
+from protocols.errors import CryptoError, DecodeError, PolicyError, RemoteProtocolError
 from protocols.messages import (
     Advertisement,
     BundleDelivery,
@@ -47,12 +48,14 @@ from protocols.messages import (
     SurvivorSet,
     UnmaskShares,
 )
-from protocols.params import AggregationParams, BatchParams, Chosen, Ring, Section
+from protocols.params import AggregationParams, BatchParams, Chosen, Ring, Section, Task
 from protocols.phases import OPEN_BUNDLES, Phase, Stage
-from protocols.primitives import prg
+from protocols.policy import Policy
+from protocols.primitives import prg, shamir
 from protocols.primitives.field import PrimeField
 from protocols.primitives.keys import hkdf
 from protocols.quantization import Quantizer, next_clip
+from protocols.seeds import Kind, SeedSlot
 from protocols.signing import Credentials
 
 FOLDER = Path(__file__).parents[1] / "protocols" / "vectors"
@@ -303,6 +306,146 @@ def lost() -> dict[str, object]:
     return {**head, "steps": described, **recorder.result()}
 
 
+def growth() -> dict[str, object]:
+    """Two steps in which clients fall silent, and a server that then takes all back in."""
+    keys = [malicious_params(7, ("g", 3, 4), step=5 + i) for i in range(3)]
+    drops: list[Drops] = [{10: Phase.MASKED_INPUT}, {28: Phase.CONSISTENCY}, {}]
+    found = batch(list(zip(keys, drops, strict=True)))
+    everyone = messages.encode_set(keys[0].roster, keys[0].roster)
+    cases = [
+        ("grown_since_u3", 1, ME, "6.3 A within U3 of the last step"),
+        # Client 28 was never told who survived the second step.
+        ("grown_since_a", 2, 28, "6.3 A within A of the last step"),
+    ]
+    return found | {
+        "growth": [
+            {
+                "name": f"bad_{name}",
+                "after": after,
+                "client": client,
+                "bytes": messages.encode(StepRequest(after, everyone)).hex(),
+                "error": "RemoteProtocolError",
+                "check": check,
+            }
+            for name, after, client, check in cases
+        ]
+    }
+
+
+def policy() -> dict[str, object]:
+    """Proposals, and what the policy of a client refuses of them (SPEC 2.4)."""
+    usual = {"min_clients": 3, "colluders": 1, "min_honest": 2, "max_steps": 8, "sigma": 40}
+    usual |= {"max_input": 255, "max_length": 10, "min_clip": 0.5, "max_clip": 2.0}
+    usual |= {"kinds": ["gradient"], "first_step": 5}
+    asked = {"threat_model": "malicious", "M": 8, "n": 7, "threshold": 5, "chosen": None}
+    asked |= {"members": 7, "step": 5, "kind": "gradient", "sections": [[4, 255, 1.0], [6, 1, 2.0]]}
+    changes: list[tuple[dict[str, object], dict[str, object]]] = [
+        ({}, {}),
+        ({}, {"threat_model": "semi-honest"}),
+        ({}, {"M": 9}),
+        ({"min_clients": 8}, {}),
+        ({"colluders": 4}, {}),
+        ({"colluders": 3}, {}),
+        ({"colluders": 2}, {"members": 7}),
+        ({"colluders": 2, "min_honest": 4}, {}),
+        ({"min_clients": 6}, {"members": 5}),
+        ({"colluders": 2}, {"n": 9, "threshold": 6, "members": 9}),
+        ({"colluders": 2}, {"n": 9, "threshold": 6, "members": 10}),
+        ({}, {"step": 4}),
+        ({}, {"kind": "labels"}),
+        ({"kinds": None}, {"kind": "labels"}),
+        ({}, {"sections": [[4, 256, 1.0]]}),
+        ({}, {"sections": [[4, 255, 1.0], [7, 1, 1.0]]}),
+        ({}, {"sections": [[4, 255, 0.25]]}),
+        ({}, {"sections": [[4, 255, 2.5]]}),
+        ({"colluders": 3}, {"n": 40, "threshold": 27, "members": 40, "chosen": [16, 14]}),
+        ({"colluders": 3}, {"n": 40, "threshold": 27, "members": 40, "chosen": [14, 12]}),
+        ({"colluders": 2}, {"n": 40, "threshold": 27, "members": 40, "chosen": [14, 12]}),
+        (
+            {"colluders": 2, "sigma": 60},
+            {"n": 40, "threshold": 27, "members": 40, "chosen": [14, 12]},
+        ),
+    ]
+    cases = [(usual | bound, asked | changed) for bound, changed in changes]
+    return {
+        "cases": [
+            {"policy": bounds, "proposed": proposed, "refused": _refused(bounds, proposed)}
+            for bounds, proposed in cases
+        ]
+    }
+
+
+def proposal(bounds, proposed) -> tuple[Policy, BatchParams, Task]:
+    """What a case of policy.json stands for."""
+    malicious = proposed["threat_model"] == "malicious"
+    params = (malicious_params if malicious else make_params)(
+        proposed["n"],
+        threshold=proposed["threshold"],
+        step=proposed["step"],
+        kind=proposed["kind"],
+        chosen=Chosen(*proposed["chosen"]) if proposed["chosen"] else None,
+        sections=tuple(
+            Section(name=str(i), length=length, maximum=maximum, clip=clip)
+            for i, (length, maximum, clip) in enumerate(proposed["sections"])
+        ),
+    )
+    kinds = bounds["kinds"] if bounds["kinds"] is None else frozenset(bounds["kinds"])
+    own = Policy(**{**bounds, "kinds": kinds})
+    return own, dataclasses.replace(params.batch, steps=proposed["M"]), params.task
+
+
+def _refused(bounds, proposed) -> str | None:
+    """What is refused first: the batch, the number of members, the task; None: nothing is."""
+    own, batch, task = proposal(bounds, proposed)
+    checks = {
+        "batch": lambda: own.check_batch(batch),
+        "members": lambda: own.check_members(batch, proposed["members"]),
+        "task": lambda: own.check_task(task),
+    }
+    for what, check in checks.items():
+        try:
+            check()
+        except PolicyError:
+            return what
+    return None
+
+
+def wrong_shares() -> dict[str, object]:
+    """Shares of one seed of which some are wrong: the seed and who is named (SPEC 3.7)."""
+    slot = SeedSlot(bytes(range(32)), 13, 2, Kind.SELF_MASK)
+    seed = hashlib.sha256(b"seed").digest()
+    cases = []
+    for holders, threshold, wrong in [
+        (5, 4, ()),
+        (5, 4, (2,)),  # one share to spare: the search finds it
+        (9, 5, (1, 4)),  # two of four to spare: decoded
+        (9, 5, (1, 2, 3, 4)),  # the search finds what decoding does not
+        (7, 3, (1, 2, 7)),
+        (6, 5, (1, 2)),  # too many
+        (4, 5, ()),  # too few
+    ]:
+        dealt = slot.split(seed, threshold, range(1, 10))
+        shares = {x: dealt[x] for x in range(1, holders + 1)}
+        for x in wrong:
+            value = int.from_bytes(shares[x], "big")
+            shares[x] = ((value + x) % shamir.P).to_bytes(32, "big")
+        try:
+            found, named = slot.recover(shares, threshold, slot.commit(seed))
+            result = {"seed": found.hex(), "wrong": sorted(named)}
+        except CryptoError:
+            result = {"seed": None, "wrong": []}
+        listed = {str(x): share.hex() for x, share in shares.items()}
+        cases.append({"threshold": threshold, "shares": listed, **result})
+    return {
+        "off0": slot.off0.hex(),
+        "client": slot.client,
+        "key": slot.key,
+        "purpose": str(slot.kind),
+        "commitment": slot.commit(seed).hex(),
+        "cases": cases,
+    }
+
+
 # What every upload must survive, by the end of its name; and what must be checked, by name.
 _DAMAGE = {
     "prefix": "5.2 one encoding of each message",
@@ -371,6 +514,7 @@ _CHECKS = {
     "few_members": "6.2 |U1| >= t",
     "too_few_chosen_in_u1": "6.2 tau of those that u chose in U1",
     "directory_without_me": "6.2 u in U1",
+    "neighbour_outside_u1": "6.2 neighbours within U1 without u",
     "list_changed_on_the_way": "6.2 signatures of the advertisements",
     "list_of_a_peer_too_long": "6.2 a list has k members",
     "neighbour_that_did_not_choose": "6.2 every other neighbour's list has u",
@@ -639,6 +783,10 @@ class BadChosen(Bad):
         inside = messages.decode(data, Signed, self.params.batch).body
         return messages.decode(inside, ChosenAdvertisement, self.params.batch)
 
+    def calls_me(self, data: bytes) -> bool:
+        """Tell whether the sender of an advertisement chose the client concerned."""
+        return ME in messages.decode_set(self.body(data).chosen, self.params.roster)
+
     def adverts(self) -> None:
         phase, whole, own = Phase.ADVERTISE_KEYS, self.advert, self.own
         self.damage(phase)
@@ -672,6 +820,10 @@ class BadChosen(Bad):
         self.down("few_members", phase, shown(sent, self.bits(*roster[:4])))
         some = {u: data for u, data in sent.items() if u in self.least}
         self.down("too_few_chosen_in_u1", phase, shown(some, self.bits(*self.least)))
+        # U1 without one that chose me: all other checks still hold.
+        caller = next(u for u, data in sent.items() if self.calls_me(data))
+        outside = self.bits(*(u for u in roster if u != caller))
+        self.down("neighbour_outside_u1", phase, shown(sent, outside))
         without_me = self.bits(*(u for u in roster if u != ME))
         self.down("directory_without_me", phase, shown(sent, without_me))
         peer = own[0]
@@ -804,15 +956,18 @@ VECTORS = {
     "chosen.json": chosen,
     "chosen_batch.json": chosen_steps,
     "expansion.json": expansion,
+    "growth.json": growth,
     "lost.json": lost,
     "malicious.json": malicious,
     "malicious_batch.json": malicious_steps,
+    "policy.json": policy,
     "quantization.json": quantization,
     "ring.json": ring,
     "ring_batch.json": ring_steps,
     "small_ring.json": small_ring,
     "wide.json": wide,
     "widths.json": widths,
+    "wrong_shares.json": wrong_shares,
 }
 
 

@@ -3,8 +3,7 @@
 Written from SPEC.md and sharing no code with `protocols/`: sections are cited where they are
 implemented, and where both agree, SPEC.md said enough. Only ciphers, curves, hashes and signatures
 come from a library. `Reference` yields every message of an honest run with dropouts; `Inspector`
-says with which error a party must refuse a message. Not here: the client's policy (2.4), search
-among wrong shares (3.7) and the ledger (6.7).
+says with which error a party must refuse a message. Not here: the ledger (6.7).
 """
 
 import hashlib
@@ -13,6 +12,8 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import combinations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -327,6 +328,7 @@ class Reference:
         self.lost: set[tuple[int, int]] = set()
         self.survivors: list[int] | None = None
         self.key_step = -1
+        self.told: dict[int, list[int]] = {}  # client: U3 of its last step, or A (6.3)
 
     # SPEC 1.4
 
@@ -565,6 +567,7 @@ class Reference:
                 for s in step.sections
             ]
             self.up("masked_input", u, [0x14, j, packed], bound)
+        self.told |= dict.fromkeys(senders, self.active)
         u3 = self.survivors = self._rebuildable(senders)
         survivor_set: list[Item] = [0x15, self.bits(u3)]
         self.down("masked_input", u3, lambda _: survivor_set)
@@ -612,6 +615,7 @@ class Reference:
         self, j: int, u3: list[int], agreed: bytes, stays: Callable[..., bool]
     ) -> list[int]:
         u4 = [u for u in u3 if stays(u, "consistency")]
+        self.told |= dict.fromkeys(u4, u3)
         signed: dict[int, Item] = {
             u: self.up("consistency", u, [0x19, j], agreed)[-64:] for u in u4
         }
@@ -691,6 +695,98 @@ def next_clip(maximum: int, clip: float, mean: list[float], count: int) -> float
     spread = math.sqrt(max(0.0, sum(x * x for x in mean) / len(mean) - rounding))
     wanted = min(max(2 * math.sqrt(count) * spread, clip / 2), 2 * clip)
     return min(max(wanted, 2.0**-20), 2.0**20)
+
+
+# -- 2.4 policy, 8.8 ---------------------------------------------------------------------------
+
+
+def refused_by(policy: dict, asked: dict) -> str | None:
+    """What a policy refuses first: the batch, |U1|, the task; None: nothing."""
+    t, colluders = asked["threshold"], policy["colluders"]
+    batch = [
+        asked["threat_model"] == "malicious",
+        asked["M"] <= policy["max_steps"],
+        asked["n"] >= policy["min_clients"],
+        t - colluders >= policy["min_honest"],
+    ]
+    if asked["chosen"]:
+        split = split_bound(asked["n"], colluders, *asked["chosen"])
+        batch.append(split <= Fraction(1, 2 ** policy["sigma"]))
+    if not all(batch):
+        return "batch"
+    members = asked["members"]
+    if members < policy["min_clients"] or 2 * t <= members + colluders:
+        return "members"
+    sections = asked["sections"]
+    task = [
+        asked["step"] >= policy["first_step"],
+        policy["kinds"] is None or asked["kind"] in policy["kinds"],
+        sum(length for length, _, _ in sections) <= policy["max_length"],
+        all(maximum <= policy["max_input"] for _, maximum, _ in sections),
+        all(policy["min_clip"] <= clip <= policy["max_clip"] for _, _, clip in sections),
+    ]
+    return None if all(task) else "task"
+
+
+def split_bound(n: int, corrupt: int, k: int, tau: int) -> Fraction:
+    """SPEC 8.8, exactly."""
+    total, every = Fraction(0), math.comb(n - 1, k)
+    for a in range(1, (n - corrupt) // 2 + 1):
+        marked = a - 1 + corrupt
+        ways = sum(
+            math.comb(marked, i) * math.comb(n - 1 - marked, k - i)
+            for i in range(max(0, 2 * tau - k), k + 1)
+        )
+        total += math.comb(n - corrupt, a) * Fraction(ways, every) ** a
+    return total
+
+
+# -- 3.7 wrong shares --------------------------------------------------------------------------
+
+
+def recovered(
+    shares: dict[int, int], tau: int, commitment: bytes, name: tuple[bytes, ...]
+) -> tuple[bytes, list[int]]:
+    """The seed and the x of the wrong shares, of one doubtful seed alone."""
+
+    def fit(given: dict[int, int]) -> bytes | None:
+        if len(given) < tau:
+            return None
+        seed = interpolate(dict(sorted(given.items())[:tau])).to_bytes(32, "big")
+        return seed if d("commitment", *name, seed) == commitment else None
+
+    if seed := fit(shares):
+        return seed, []
+    right = {x: shares[x] for x in shares if x not in errors(shares, tau)}
+    if seed := fit(right):
+        return seed, sorted(set(shares) - set(right))
+    tried: set[tuple[int, ...]] = set()
+    for out in range(len(shares) - tau + 1):
+        for gone in combinations(sorted(shares), out):
+            chosen = tuple(x for x in sorted(shares) if x not in gone)[:tau]
+            if chosen in tried or len(tried) == 512:
+                continue
+            tried.add(chosen)
+            if seed := fit({x: shares[x] for x in chosen}):
+                dealt = shares_of(int.from_bytes(seed, "big"), tau, name, shares)
+                wrong = [x for x, y in zip(shares, dealt, strict=True) if shares[x] != y]
+                return seed, sorted(wrong)
+    raise RefusedError("SeedLost")
+
+
+def errors(values: dict[int, int], tau: int) -> set[int]:
+    """Where the values differ from the one polynomial that is near enough, by trying them all."""
+    for some in combinations(sorted(values), tau) if len(values) > tau else ():
+        known = {x: values[x] for x in some}
+        far = {x for x in values if value_at(known, x) != values[x]}
+        if len(far) <= (len(values) - tau) // 2:
+            return far
+    return set()
+
+
+def value_at(known: dict[int, int], x: int) -> int:
+    """The polynomial through some points, at x: `interpolate`, moved by x."""
+    return known[x] if x in known else interpolate({u - x: y for u, y in known.items()})
 
 
 # -- negative cases ----------------------------------------------------------------------------
@@ -905,6 +1001,7 @@ class Inspector:
                 require(isinstance(values[0], int) and values[0] < b.steps)
                 self._lost(me, members, values[2])
                 require(set(members) <= set(run.u2) and run.held_by(me, members) >= b.tau)
+                require(not b.malicious or set(members) <= set(run.told.get(me, members)))
             case "unmasking" if b.malicious:
                 if b.chosen:
                     require(set(members) <= set(run.holders(me)) & set(run.active))

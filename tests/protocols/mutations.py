@@ -609,7 +609,7 @@ MUTATIONS = [
     ),
     refusal("epsilon: no seed", "codream_secure/sites/allowance.py",
             'options.get("seed") is not None',
-            ("tests/codream_secure/sites/test_deployment_table.py",)),
+            ("tests/codream_secure/sites/test_deployment_table.py", "-k", "protects_less")),
     Mutation("unit: labels alone", "codream_secure/sites/run_terms.py",
              "        kinds = {LabelRequest.__name__}", "        pass",
              (*UNIT, "-k", "accuracies or counts_for")),

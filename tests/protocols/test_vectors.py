@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -186,6 +187,7 @@ FIRED = {
     "6.2 signatures of the advertisements": "signature is not valid",
     "6.2 tau of those that u chose in U1": "too few of the chosen advertised keys",
     "6.2 the commitments that were advertised": "commitments are not those advertised",
+    "6.2 neighbours within U1 without u": "a neighbour advertised no keys",
     "6.2 u in U1": "own keys missing or changed",
     "6.2 |U1| >= t": "fewer keys than the threshold",
     "6.3 both ends of a lost pair in A": "a lost pair is not active",
@@ -418,6 +420,71 @@ def test_the_reference_quantizes_alike(case):
 def test_the_reference_follows_the_clip_alike(case):
     clip = reference.next_clip(case["maximum"], case["clip"], case["mean"], case["count"])
     assert clip == pytest.approx(case["next"], rel=1e-12)
+
+
+def refuse() -> dict[str, np.ndarray]:
+    raise AssertionError("nothing may be computed")
+
+
+@pytest.mark.parametrize("case", FILES["growth.json"]["growth"], ids=str_or_name)
+def test_a_cohort_that_grows_is_refused_by_both_after_the_steps_before(case):
+    vector, data = FILES["growth.json"], bytes.fromhex(case["bytes"])
+    keys = signing_keys(vector["roster"])
+    session = BatchSession(
+        bytes.fromhex(vector["session"]),
+        tuple(vector["roster"]),
+        vector["threshold"],
+        entropy=fixed_entropy(bytes.fromhex(vector["seed"])),
+        credentials=Credentials(keys),
+    )
+    session.prepare(vector["M"])
+    run, params = parties(vector), parameters(vector)
+    run.exchange_keys({})
+    for step in vector["steps"][: case["after"]]:
+        inputs, drops = by_client(step["inputs"]), by_client(step["drops"])
+        arrays = {u: {k: np.array(v, np.uint32) for k, v in x.items()} for u, x in inputs.items()}
+        task = replace(params.task, step=step["step"])
+        session.step(arrays, task, DropSchedule({u: Phase(p) for u, p in drops.items()}))
+        run.run_step(described(step), inputs, drops)
+    run.key_step += 1
+    due = vector["steps"][case["after"]]
+    with pytest.raises(reference.RefusedError, match=f"^{case['error']}$"):
+        reference.Inspector(run, described(due)).client("masked_input", case["client"], data)
+    client = session._clients[0][case["client"]]
+    with pytest.raises(
+        getattr(errors, case["error"]), match="missed the last step is active again"
+    ):
+        client.masked_input(data, replace(params.task, step=due["step"]), refuse)
+
+
+@pytest.mark.parametrize("case", FILES["policy.json"]["cases"], ids=lambda c: str(c["refused"]))
+def test_the_reference_refuses_what_the_policy_does(case):
+    assert reference.refused_by(case["policy"], case["proposed"]) == case["refused"]
+
+
+def test_every_part_of_a_policy_refuses_something():
+    cases = FILES["policy.json"]["cases"]
+    assert {case["refused"] for case in cases} == {None, "batch", "members", "task"}
+    assert cases[0]["refused"] is None
+
+
+@pytest.mark.parametrize("case", FILES["wrong_shares.json"]["cases"])
+def test_the_reference_finds_the_same_seed_and_names_the_same_clients(case):
+    vector = FILES["wrong_shares.json"]
+    name = (
+        bytes.fromhex(vector["off0"]),
+        reference.u64(vector["client"]),
+        reference.u64(vector["key"]),
+        vector["purpose"].encode(),
+    )
+    shares = {int(x): int(share, 16) for x, share in case["shares"].items()}
+    given = (shares, case["threshold"], bytes.fromhex(vector["commitment"]), name)
+    if case["seed"] is None:
+        with pytest.raises(reference.RefusedError, match="SeedLost"):
+            reference.recovered(*given)
+        return
+    seed, wrong = reference.recovered(*given)
+    assert (seed.hex(), wrong) == (case["seed"], case["wrong"])
 
 
 def test_every_negative_case_names_the_section_whose_check_refuses_it():

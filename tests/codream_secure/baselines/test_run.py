@@ -9,6 +9,7 @@ from torch import nn
 
 from codream_secure.aggregation.decoding import decode_model_request
 from codream_secure.aggregation.requests import VERSION, ModelRequest, ModelState, encode
+from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.baselines.avgkd import targets
 from codream_secure.baselines.base import BaselineSettings, Representation
 from codream_secure.baselines.clear import ModelUpdate
@@ -330,3 +331,24 @@ def test_a_request_for_a_model_that_makes_no_sense_is_refused(request_):
         decode_model_request(encode(request_))
     with pytest.raises(RequestRefused):
         decode_model_request(encode(REQUEST)[:-1])
+
+
+def test_two_sums_of_weights_tell_a_client_s_number_of_examples(tiny, monkeypatch):
+    """What SECURITY says of `fedavg-secure` by examples: no noise hides the sum of weights."""
+    told, original = [], SecureAggregator.sum
+
+    def total(self, request):
+        found = original(self, request)
+        told.append(int(found.totals["weight"][0]))
+        return found
+
+    monkeypatch.setattr(SecureAggregator, "sum", total)
+    run = build(tiny, "fedavg-secure", weights="examples", partition="dirichlet-labels:1")
+    run.round(1)
+
+    def away(_broadcast, _step):
+        raise RequestRefused("away")
+
+    monkeypatch.setitem(run.aggregator._clients, 0, away)
+    run.round(2)
+    assert told[0] - told[1] == run.exchange.weights[0]

@@ -264,3 +264,11 @@ def test_under_a_budget_the_schedule_follows_what_is_spent(tiny):
     for _ in Budget("rounds", 4).limited(run):
         pass
     assert rates == pytest.approx([1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
+
+
+def test_where_every_cell_fails_the_reasons_are_told(run):
+    methods = ["--methods", "fedavg,fedprox", "--models", "linear,mlp", "--trials", "1"]
+    code, out, err = run("compare", *COMMAND, *methods, "--out", "cmp")
+    assert (code, out) == (3, "")
+    told = [line for line in err.splitlines() if "one architecture" in line]
+    assert [line.split()[:2] for line in told] == [["fedavg", "failed:"], ["fedprox", "failed:"]]

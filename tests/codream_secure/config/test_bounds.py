@@ -2,10 +2,12 @@
 
 import json
 import math
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec import inspect
 
 import codream_secure as cs
 from codream_secure.baselines.base import BaselineSettings
@@ -14,6 +16,7 @@ from codream_secure.config.bounds import plain
 from codream_secure.config.settings import Config, settings
 from codream_secure.errors import UserError
 from codream_secure.flower.node_config import site_settings
+from codream_secure.sites.policy import SitePolicy
 from protocols import secure_sum
 from protocols.errors import ConfigError
 
@@ -154,3 +157,64 @@ def test_both_ends_can_be_computed(words):
     assert found.exit_code == 0, found.output
     told = json.loads(found.output, parse_constant=pytest.fail)
     assert told
+
+
+POLICY = {
+    field: found
+    for field, allowed in get_type_hints(SitePolicy, include_extras=True).items()
+    if isinstance(found := inspect.type_info(allowed), inspect.IntType | inspect.FloatType)
+}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_numbers_of_a_policy_have_bounds_on_both_sides_and_reach_them(name):
+    found = POLICY[name]
+    # With the other end of a pair at its own bound, so that something lies between them.
+    other = {"min": "max", "max": "min"}.get(name[:3], "")
+    widest = {}
+    if pair := POLICY.get(f"{other}{name[3:]}"):
+        widest[f"{other}{name[3:]}"] = pair.le if other == "max" else (pair.ge or 1e-300)
+    low = found.ge if found.ge is not None else 1e-300
+    high = found.le if found.le is not None else 1 - 1e-12
+    for value in (low, high):
+        kept = SitePolicy.of({**widest, name: value})
+        assert getattr(kept, name) == value
+    for value in (low - 1, high + 1, math.nan if isinstance(found, inspect.FloatType) else 0.5):
+        with pytest.raises(UserError, match=name):
+            SitePolicy.of({**widest, name: value})
+
+
+@pytest.mark.parametrize("client", [0, 16383])
+def test_both_ends_of_a_site_s_number_make_keys(client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["deploy", "keys", "--client", str(client), "--out", str(tmp_path / "keys")]
+    found = CliRunner().invoke(cli, words)
+    assert found.exit_code == 0, found.output
+
+
+TINY = "--clients=3 --samples-per-client=20 --rounds=1 --dreams=4 --models=linear --quiet"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"compare {TINY} --methods=fedprox --fed-lr=100 --prox=1000000 --trials=1 --fed-epochs=1",
+        pytest.param(
+            f"compare {TINY} --methods=fedprox --fed-lr=1e-300 --prox=0 --trials=5 --fed-epochs=1",
+            marks=pytest.mark.slow,
+        ),
+        *(
+            pytest.param(
+                f"audit privacy --clients=3 --shadows=4 --only=membership --dp-eps={end}",
+                marks=pytest.mark.slow,
+            )
+            for end in ("1000", "0.000001")
+        ),
+        pytest.param("audit protocol --examples=1", marks=pytest.mark.slow),
+    ],
+)
+def test_both_ends_of_commands_that_train_end_well(words, run, tmp_path):
+    where = ("--out", tmp_path / "o") if words.startswith("compare") else ()
+    code, _, err = run(*words.split(), *where)
+    assert code in (0, 2, 3), err
+    assert code != 2 or err.count("error: ") == 1

@@ -8,6 +8,8 @@ from machines import OPTIONS
 
 from codream_secure.aggregation.requests import (
     EvaluateRequest,
+    NoisyTerms,
+    StatisticsRequest,
 )
 from codream_secure.cli.main import cli
 from codream_secure.errors import RequestRefused, UserError
@@ -62,7 +64,16 @@ def test_counters_make_no_other_content_and_one_pixel_does():
     again = msgspec.structs.replace(labels, round=2, batch=5)
     assert contents.of_request(again) == contents.of_request(labels)
     assert contents.of_request(labels) != contents.of_request(DREAMS)
+
+
+def test_accuracies_and_sums_with_noise_are_no_content():
+    """What SECURITY says of them: every session may ask them again, within their own limits."""
     assert contents.of_request(EvaluateRequest(3, 1)) == b""
+    noise = NoisyTerms(32, 9, 4, 3, 255, "skellam")
+    labels = label_request()
+    noisy = msgspec.structs.replace(labels.labels, noisy=noise)
+    assert contents.of_request(msgspec.structs.replace(labels, labels=noisy)) == b""
+    assert contents.of_request(StatisticsRequest(3, (1, 8, 8, 10), noise)) == b""
 
 
 def test_a_full_record_refuses_and_forgets_nothing_by_itself(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,9 @@ from codream_secure.sites.dream_site import DreamSite
 from codream_secure.sites.journal import Journal
 from codream_secure.sites.sums import RemoteSums
 
+BY_SITE = {k: v for k, v in OPTIONS.items() if k not in ("seed", "validation")}
+BY_SITE |= {"models": "linear", "dp_eps": 8.0, "dp_unit": "client", "accept_low_utility": True}
+BY_SITE |= {"threat_model": "malicious"}
 SMALL = {**OPTIONS, "clients": 3, "models": "linear", "dream_steps": 1, "dreams": 4}
 
 
@@ -182,6 +185,32 @@ def test_between_rounds_it_is_as_if_nothing_had_happened(tmp_path, machines, opt
     for name, value in coordinator.server.student.model.state_dict().items():
         assert (value == student[name]).all()
     assert coordinator.aggregator.aborted_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "when"),
+    [
+        (22, "after"),
+        *(
+            pytest.param(at, when, marks=pytest.mark.slow)
+            for at, when in [(10, "before"), (18, "after"), (22, "before"), (26, "after")]
+        ),
+    ],
+)
+def test_with_sites_as_the_unit_a_killed_server_gets_no_more_than_was_planned(
+    tmp_path, data, at, when
+):
+    """No site answers one noisy sum more than ε counts, and none twice with other noise."""
+    there = Machines(tmp_path / "sites", data, malicious=True)
+    coordinator, died = run_with_a_crash(there, tmp_path / "out", BY_SITE, at, when)
+    assert died
+    check_keys_of_steps(there)
+    assert [one.number for one in coordinator.finished] == [1, 2]
+    assert coordinator.label_plan.charged == 2
+    assert coordinator.label_plan.guarantee().epsilon <= 8.0
+    for site in range(4):
+        assert (there.folder / f"site-{site}" / "charged").read_bytes() in (b"1", b"2")
+    assert sum(len(one.dreams) for one in coordinator.finished) >= 1
 
 
 def test_in_the_middle_of_a_round_sums_are_taken_from_the_journal(tmp_path, machines):
