@@ -81,7 +81,7 @@ def measured(folder: Path, clients: int, model: str) -> dict[str, Any]:
         "kB down": summary["bytes"]["per_client_down"] / 1000,
         "peak MiB": used.ru_maxrss / MIB,
         "CPU s": used.ru_utime + used.ru_stime,
-        "of it masking s": summary["seconds"]["secure_aggregation"],
+        "masking wall s": summary["seconds"]["secure_aggregation"],
         "wall s": time.perf_counter() - began,
     }
 

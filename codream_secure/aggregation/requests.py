@@ -252,7 +252,7 @@ class EvaluateRequest(
 Request = DreamRequest | LabelRequest
 Asked = Request | ModelRequest | GradientRequest | StatisticsRequest | EvaluateRequest
 # What is asked of a client that has a part in dreams, or in the common model beside them.
-AskedOfClient = Request | StatisticsRequest | EvaluateRequest | ModelRequest
+AskedOfClient = Request | StatisticsRequest | EvaluateRequest | ModelRequest | GradientRequest
 
 
 def encode(message: Asked | SoftLabels | ModelState) -> bytes:

@@ -1,5 +1,6 @@
 """One run from its first round to its last file, for the command line and for Python alike."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -55,8 +56,13 @@ def started(
 
     Raises:
         UserError: the settings cannot be run, or the folder cannot be used.
+
+    Warns:
+        UserWarning: something about the data is suspicious.
     """
     simulation = begin(config)
+    for told in simulation.doubts:
+        warnings.warn(told, stacklevel=3)
     if out is None:
         return simulation, None
     folder = RunFolder.create(out(), checkpoint_every=checkpoint_every)

@@ -11,7 +11,7 @@ from codream_secure.api.execution import carry_out, resumed, started
 from codream_secure.api.steps import OnStep, progress_of
 from codream_secure.config.bounds import MANY, Positive, checked
 from codream_secure.config.presets import preset as settings_of
-from codream_secure.config.rules import resolve
+from codream_secure.config.rules import resolve, with_default_method
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
@@ -147,7 +147,7 @@ def simulate(
         if resume is not None:
             run, folder = resumed(Path(resume), given, begin, checkpoint_every)
         else:
-            config = resolve(Config.from_options(given))
+            config = resolve(Config.from_options(with_default_method(given)))
             where = None if out is None else partial(Path, out)
             run, folder = started(config, begin, where, checkpoint_every)
         with closing(folder) if folder else nullcontext():

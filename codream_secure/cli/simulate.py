@@ -23,7 +23,7 @@ from codream_secure.cli.options import (
 from codream_secure.config import bounds
 from codream_secure.config.early import check_early
 from codream_secure.config.resolved import Resolved
-from codream_secure.config.rules import resolve
+from codream_secure.config.rules import resolve, with_default_method
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.runs.commands import command_line
@@ -114,7 +114,7 @@ def simulate(
         begin = partial(_go_on, given, resume, checkpoint_every)
     else:
         # Before anything slow is imported, so that bad options are answered at once.
-        config = resolve(Config.from_options(given))
+        config = resolve(Config.from_options(with_default_method(given)))
         check_early(config)
         if out is not None:
             check_empty(out)

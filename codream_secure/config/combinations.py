@@ -40,6 +40,17 @@ GRADIENTS_ONLY = (
     "adaptive_start",
     "adaptive_bits",
 )
+# What clients do that are asked for nothing but noisy sums.
+WITHOUT_NOISE = (
+    "dp_batch",
+    "dp_warmup",
+    "secure_noise",
+    "statistics_weight",
+    "labels",
+    "label_bits",
+    "label_clip",
+    "label_weighting",
+)
 # The same, and what lets clients count by examples.
 WITHOUT_MESSENGER = (*GRADIENTS_ONLY, "parallel_batches", "weights", "weight_cap")
 
@@ -121,6 +132,17 @@ _RULES = (
         MESSENGER_ONLY,
         lambda c: c.has_common_model,
         "needs --method codream-messenger",
+    ),
+    Rule(
+        (*MESSENGER_ONLY[1:], *WITHOUT_NOISE),
+        lambda c: not c.has_noisy_model,
+        "cannot be used with --method codream-messenger and --dp-eps: noisy sums train the common "
+        "model, and it labels",
+    ),
+    Rule(
+        ("keep_models_home",),
+        lambda c: c.has_noisy_model,
+        "needs --method codream-messenger with --dp-eps: elsewhere clients' models are asked",
     ),
     Rule(
         WITHOUT_MESSENGER,

@@ -340,6 +340,13 @@ class PrivacyConfig:
         Literal["gaussian", "skellam"],
         _help("integer noise that clients add to sums before they mask them"),
     ] = "gaussian"
+    keep_models_home: Annotated[
+        bool,
+        _help(
+            "codream-messenger: clients' own models, which never leave, also learn from own data "
+            "without noise; only what leaves a client is private then"
+        ),
+    ] = False
     noise_colluders: Annotated[
         Natural | None,
         _help(

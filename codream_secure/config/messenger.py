@@ -13,9 +13,12 @@ class MessengerConfig:
     """Which common model clients average, how often, and how it and their own models learn."""
 
     messenger: Annotated[
-        str,
-        Meta(description="architecture of codream-messenger's common model"),
-    ] = "lenet5"
+        str | None,
+        Meta(
+            description="architecture of codream-messenger's common model (default: lenet5, mlp "
+            "under DP)"
+        ),
+    ] = None
     messenger_sums: Annotated[
         Positive, Meta(description="how often a round averages the common model")
     ] = 10

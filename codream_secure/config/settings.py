@@ -164,6 +164,16 @@ class Config:
         """Whether clients average a common model, so that no gradient of dreams is asked for."""
         return self.dream.method == "codream-messenger"
 
+    @property
+    def has_noisy_model(self) -> bool:
+        """Whether the common model is trained by noisy sums over everybody's examples."""
+        return self.has_common_model and self.private_training
+
+    @property
+    def common_architecture(self) -> str:
+        """The architecture of the common model; under DP a small one, which noise hurts less."""
+        return self.messenger.messenger or ("mlp" if self.private else "lenet5")
+
 
 # -- defaults that depend on the method and on the unit of privacy ------------------------------
 
@@ -196,6 +206,13 @@ _PRIVATE = _PLAIN | {
     "bn_weight": 0.0,
     "prior_correction": 0.0,
 }
+# The transfer set of the common model under DP: images around the class means, and noise.
+_NOISY_MESSENGER = _PRIVATE | {
+    "rounds": 2,
+    "dreams": 512,
+    "dream_batches": 4,
+    "dream_steps": 0,
+}
 # Chosen in the same way (table "client level"). Zero steps: on the digits, dreams that only the
 # server's student moves were worse queries than the noise that they start from.
 _PRIVATE_CLIENTS = {
@@ -214,6 +231,8 @@ def constants(config: Config) -> Mapping[str, float]:
     """Return the defaults of this method and this unit of privacy, by the option's name."""
     if config.private_clients:
         return _PLAIN | _PRIVATE_CLIENTS
+    if config.has_noisy_model:
+        return _NOISY_MESSENGER
     fast = _BY_METHOD[config.dream.method]
     if config.learning.local_loss == "balanced":
         # These logits are corrected for class frequencies already, in training.

@@ -196,6 +196,19 @@ class DreamSynthesis:
         stride = request.local.count * request.local.size / request.clip
         self.rolled_back += not self._source.descend(gradient, stride)
 
+    @torch.no_grad()
+    def label_by_student(self, temperature: float) -> LabelledDreams:
+        """Return the dreams with the student's soft labels: no client is asked.
+
+        Args:
+            temperature: of the labels.
+        """
+        if self._student is None:
+            raise ValueError("there is no student")
+        pixels = self._pixels()
+        logits = self._student(self._scale.from_pixels(pixels))
+        return LabelledDreams(pixels, (logits / temperature).softmax(dim=1).cpu())
+
     def label(self, aggregator: Aggregator) -> LabelledDreams | None:
         """Request labels of the finished dreams; return None if all attempts were aborted."""
         if self._label_plan:

@@ -13,6 +13,7 @@ from codream_secure.aggregation.requests import (
     AskedOfClient,
     DreamRequest,
     EvaluateRequest,
+    GradientRequest,
     LabelRequest,
     LabelTerms,
     ModelRequest,
@@ -30,6 +31,7 @@ from codream_secure.dreaming.teacher import Teacher, dream_contribution
 from codream_secure.errors import RequestRefused
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.messenger import OwnMessenger
+from codream_secure.federation.noisy_messenger import NoisyRequest, OwnNoisySums
 from codream_secure.learning.learner import Learner
 from codream_secure.privacy.class_means import OwnClassMeans
 from codream_secure.privacy.label_grid import LabelGrid, rotation
@@ -66,6 +68,7 @@ class Client:
         examples: how many training examples it has; its weight where weights are asked for.
         adjustment: added to its teacher's logits; never given under DP (see `logit_adjustment`).
         messenger: its copy of the common model; None: it answers no request for one.
+        noisy: its part in noisy sums for the common model; with it, it answers nothing else.
 
     Attributes:
         teacher: the frozen copy.
@@ -88,8 +91,10 @@ class Client:
         examples: int = 1,
         adjustment: Tensor | None = None,
         messenger: OwnMessenger | None = None,
+        noisy: OwnNoisySums | None = None,
     ) -> None:
         self.learner = learner
+        self.noisy = noisy
         self.messenger = messenger
         self._scale = scale
         self._rounding_seed = rounding_seed
@@ -142,6 +147,8 @@ class Client:
         seen = digest(broadcast)
         if seen in self._answered:
             raise RequestRefused("this broadcast was answered before in this session")
+        if isinstance(request, GradientRequest | StatisticsRequest) and self.noisy is not None:
+            self.noisy.check(request)
         if isinstance(request, LabelRequest) and request.labels.noisy is not None:
             self._charge_noisy(request, request.labels.noisy)
         self._answered.add(seen)
@@ -165,8 +172,8 @@ class Client:
                 return self._quantized(self._labels(request), request, step)
             case LabelRequest():
                 return self._answer_noisy_labels(request, step, digest(broadcast))
-            case StatisticsRequest():
-                return self._answer_statistics()
+            case StatisticsRequest() | GradientRequest():
+                return self._answer_sum(request, step, digest(broadcast))
             case EvaluateRequest():
                 return self._answer_evaluation()
             case ModelRequest():
@@ -174,6 +181,13 @@ class Client:
 
     def _check(self, request: AskedOfClient) -> None:
         """Raise RequestRefused for a request outside the rules, or on unknown terms."""
+        if self.noisy is not None:
+            # The own model may have seen data without noise: nothing of it is ever told.
+            if not isinstance(request, GradientRequest | StatisticsRequest):
+                raise RequestRefused("this run asks for noisy sums alone")
+            return
+        if isinstance(request, GradientRequest):
+            raise RequestRefused("no noisy gradients in this run")
         if isinstance(request, DreamRequest | LabelRequest):
             self._rules.check(request)
         elif isinstance(request, StatisticsRequest):
@@ -269,6 +283,18 @@ class Client:
         stack = found.astype(np.float64) + (0.5 - 1 / classes)
         integers = grid.integers(stack, rotation(request), key)
         return {"labels": releases.codes(integers, step, seen)}
+
+    def _answer_sum(self, request: NoisyRequest, step: int, asked: bytes) -> SectionCodes:
+        """Return a clipped sum over the client's examples, with its share of noise."""
+        if (noisy := self.noisy) is None:
+            return self._answer_statistics()
+        try:
+            vector = noisy.vector(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not show
+            self.failed(error)
+            vector = None  # its share of noise stays in the sum: the noise of the sum counts on it
+        name = "gradient" if isinstance(request, GradientRequest) else "statistics"
+        return {name: noisy.codes(request, vector, step, asked)}
 
     def _answer_statistics(self) -> SectionCodes:
         """Return class sums of the client's own examples, with its share of noise."""

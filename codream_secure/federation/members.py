@@ -26,14 +26,17 @@ from codream_secure.errors import UserError
 from codream_secure.federation.answer_rules import AnswerRules
 from codream_secure.federation.client import Client
 from codream_secure.federation.messenger import OwnMessenger
+from codream_secure.federation.noisy_messenger import OwnNoisySums
 from codream_secure.federation.observer import Observer
 from codream_secure.federation.run_models import build_student, plain_learner, run_model
 from codream_secure.learning.batches import BatchStream, local_stream
 from codream_secure.learning.learner import Learner, PlainLearner, PrivateLearner
 from codream_secure.models.custom import is_custom
-from codream_secure.privacy.class_means import OwnClassMeans
+from codream_secure.privacy.class_means import OwnClassMeans, released
 from codream_secure.privacy.client_labels import label_plan
+from codream_secure.privacy.noisy_descent import gradient_grid, released_gradients
 from codream_secure.privacy.plan import AnyPlan, PrivacyPlan
+from codream_secure.privacy.sum_plan import SumPlan, sums_of_messenger
 from codream_secure.runtime.seeds import derive_bytes, derive_seed, generator
 from codream_secure.storage.checkpoint import MemberState
 
@@ -100,6 +103,7 @@ class Federation:
         share: training examples of a client if they were dealt evenly; public.
         plan: the private releases under example-level DP; None: there are none.
         label_plan: the noisy sums of labels under client-level DP; None: there are none.
+        sum_plan: the noisy sums that train the common model; None: it has none.
         all_parts: rows of the training part by client, those left out included.
 
     Raises:
@@ -145,6 +149,7 @@ class Federation:
             if isinstance(config, PrivateRun) and config.private_clients
             else None
         )
+        self.sum_plan = self._sum_plan()
         self._local: dict[int, Examples] = {}
         built = self.roster if only is None else (only,)
         self.members = {c: self._member(c, parts[c]) for c in built}
@@ -157,7 +162,16 @@ class Federation:
     @property
     def budget(self) -> AnyPlan | None:
         """The budget that private releases are charged to; None without DP."""
-        return self.label_plan or self.plan
+        return self.sum_plan or self.label_plan or self.plan
+
+    def _sum_plan(self) -> SumPlan | None:
+        """Return the plan of the noisy sums that train the common model; None without it."""
+        config = self.config
+        if not (isinstance(config, PrivateRun) and config.has_noisy_model):
+            return None
+        grid = gradient_grid(self.private_copy(self.student.model), config.privacy.dp_clip)
+        kinds = released_gradients(grid, self.share), released(self.spec, self.share)
+        return sums_of_messenger(config, *kinds)
 
     @property
     def per_class(self) -> float:
@@ -252,14 +266,26 @@ class Federation:
             examples=len(rows),
             adjustment=self._adjustment(local),
             messenger=self._messenger(c, learner),
+            noisy=self._noisy(c, local),
         )
         return Member(c, client, self._learner(c, local, "twin"), validation)
 
     def _messenger(self, c: int, learner: Learner) -> OwnMessenger | None:
-        if not (self.config.has_common_model and isinstance(learner, PlainLearner)):
+        if self.config.has_noisy_model or not self.config.has_common_model:
             return None
-        common = self.model(self.config.messenger.messenger, "server")
+        if not isinstance(learner, PlainLearner):
+            return None
+        common = self.model(self.config.common_architecture, "server")
         return OwnMessenger(self.config, learner, common, c)
+
+    def _noisy(self, c: int, local: Examples) -> OwnNoisySums | None:
+        if self.sum_plan is None:
+            return None
+        common = self.private_copy(self.student.model)
+        clip = self.config.privacy.dp_clip
+        return OwnNoisySums(
+            self.sum_plan.side(c), common, local, self.scale, spec=self.spec, clip=clip
+        )
 
     def _statistics(self, c: int, local: Examples) -> OwnClassMeans | None:
         if not (self.plan and self.plan.class_means):
@@ -278,11 +304,20 @@ class Federation:
         Both start from the same weights if the seed determines them.
         """
         name, learning = self.model_names[c], self.config.learning
+        if self.config.has_noisy_model and (role == "client" or self._at_home):
+            # Its model is asked for nothing. It learns from public images, and from own data only
+            # if it never leaves.
+            data = self.local_batches(c, role) if self._at_home else None
+            return plain_learner(self.config, self.model(name, c), data)
         if self.plan:
             model = self.model(name, c, seeded=self.plan.seed is not None)
             trainer = self._trainer(self.plan, model, role, c)
             return PrivateLearner(trainer, (local.x, local.y), learning.learning_rate)
         return plain_learner(self.config, self.model(name, c), self.local_batches(c, role))
+
+    @property
+    def _at_home(self) -> bool:
+        return self.config.privacy.keep_models_home
 
     def _trainer(self, plan: PrivacyPlan, model: nn.Module, role: str, c: int) -> "PrivateTrainer":
         from codream_secure.privacy.model_checks import check_private_step  # noqa: PLC0415 - opacus is slow

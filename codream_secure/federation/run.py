@@ -19,6 +19,7 @@ from codream_secure.aggregation.graph import mask_graph
 from codream_secure.aggregation.settings import AggregationSettings
 from codream_secure.config.resolved import Resolved
 from codream_secure.data.datasets import Dataset, load_dataset
+from codream_secure.data.doubts import doubts
 from codream_secure.dreaming.synthesis import LabelledDreams
 from codream_secure.errors import UserError
 from codream_secure.federation.members import Federation
@@ -60,6 +61,7 @@ class Run(RoundLoop[Measurement]):
             it. Empty for methods that do not dream.
         unlabelled_rounds: rounds of a dreaming method that brought no labelled batch.
         resumed: how often the run was continued from a checkpoint.
+        doubts: what is suspicious about the data, in sentences.
         budget_spent: share of its budget that the run has spent, 0 to 1, kept by whoever ends it
             when a budget is spent; None: the number of rounds is known.
 
@@ -93,6 +95,7 @@ class Run(RoundLoop[Measurement]):
         data = dataset or load_dataset(
             chosen.dataset, Path(chosen.data_dir), image_size=chosen.image_size
         )
+        self.doubts = doubts(data)
         _check_threshold(config)
         dealt = config.data.clients * (config.data.samples_per_client or len(data.y_train))
         check_memory(

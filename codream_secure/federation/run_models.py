@@ -35,7 +35,7 @@ def build_student(config: Resolved, spec: InputSpec, device: torch.device) -> Pl
     """
     name = config.model.models.split(",")[0].strip()
     if config.has_common_model:
-        name = config.messenger.messenger
+        name = config.common_architecture
     model = run_model(config, spec, name, "server", device=device)
     check_single_dreams(config, spec, {name: model})
     return plain_learner(config, model, None)

@@ -3,6 +3,7 @@
 Read `Simulation.round` first: it is one round from beginning to end.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +15,7 @@ from torch import nn
 
 from codream_secure.aggregation.aggregator import DREAMING, Aggregator
 from codream_secure.aggregation.plain import PlainAggregator
-from codream_secure.aggregation.requests import ModelRequest
+from codream_secure.aggregation.requests import GradientRequest, ModelRequest, StatisticsRequest
 from codream_secure.aggregation.secure import SecureAggregator
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config
@@ -24,6 +25,7 @@ from codream_secure.errors import UserError
 from codream_secure.federation.common_model import CommonModel, round_sums
 from codream_secure.federation.groups import dream_groups
 from codream_secure.federation.members import Member
+from codream_secure.federation.noisy_model import NoisyModel
 from codream_secure.federation.observer import Measurement
 from codream_secure.federation.rounds import Progress
 from codream_secure.federation.run import Run
@@ -89,7 +91,7 @@ class Simulation(Run):
         by_name = {everybody.model_names[c]: m for c, m in everybody.client_models().items()}
         check_single_dreams(self.config, everybody.spec, by_name)
         self._reported_weights: dict[str, Weights] | None = None
-        self.common: CommonModel | None = None
+        self.common: CommonModel | NoisyModel | None = None
         self.aggregator = self._aggregator(tap)
         self.groups = dream_groups(everybody, self.aggregator)
         self.server = Server(
@@ -101,11 +103,22 @@ class Simulation(Run):
             per_class=everybody.per_class,
         )
         if self.config.has_common_model:
-            name, model = self.config.messenger.messenger, everybody.student.model
-            warn_of_size(name, model, everybody.client_models())
-            self.common = CommonModel(
-                everybody, self.aggregator, self.ledger, twins=compare_independent
-            )
+            name, model = self.config.common_architecture, everybody.student.model
+            if self.config.messenger.messenger or not self.config.has_noisy_model:
+                # Under DP the default is small because noise grows with size, not to save bytes.
+                warn_of_size(name, model, everybody.client_models())
+            if self.config.has_noisy_model:
+                self.common = NoisyModel(
+                    everybody,
+                    self.server,
+                    self.aggregator,
+                    self.ledger,
+                    twins=compare_independent,
+                )
+            else:
+                self.common = CommonModel(
+                    everybody, self.aggregator, self.ledger, twins=compare_independent
+                )
 
     # -- the run ---------------------------------------------------------------------------
 
@@ -117,6 +130,10 @@ class Simulation(Run):
     def prepare(self) -> None:
         """Release class means and train every client, unless a checkpoint was restored."""
         if self.finished_rounds:
+            return
+        if isinstance(self.common, NoisyModel):
+            with self.stopwatch.measure("local_training"):
+                self.common.begin(self._progress)
             return
         self._release_class_means()
         with self.stopwatch.measure("local_training"):
@@ -194,7 +211,11 @@ class Simulation(Run):
         done = self.budget_spent
         if self.common is not None:
             done = self.common.done(number, done)
-        settings = acquisition_settings(self.config, everybody.plan, everybody.share, number, done)
+        # With noisy sums no learner spends budget of its own.
+        plan = None if everybody.sum_plan else everybody.plan
+        settings = acquisition_settings(self.config, plan, everybody.share, number, done)
+        if self.config.has_noisy_model and not self.config.privacy.keep_models_home:
+            settings = dataclasses.replace(settings, order="two-stage", local_steps=0)
         buffers = {c: group.buffer for group in self.groups for c in group.members}
 
         def learn(member: Member) -> None:
@@ -238,7 +259,8 @@ class Simulation(Run):
             unlabelled_rounds=self.unlabelled_rounds,
             bytes=self.ledger.state(),
             stopwatch=self.stopwatch.state(),
-            common=None if self.common is None else self.common.state(),
+            common=self.common.state() if isinstance(self.common, CommonModel) else None,
+            noisy=self.common.state() if isinstance(self.common, NoisyModel) else None,
         )
 
     def _class_means(self) -> StatisticsState | None:
@@ -271,10 +293,13 @@ class Simulation(Run):
         for c, member in everybody.members.items():
             member.restore(state.members[c])
         self.server.restore(state.student, state.groups)
-        if (self.common is None) != (state.common is None):
+        kept = state.common or state.noisy
+        if (self.common is None) != (kept is None):
             raise ValueError("a run with a common model is none without")
-        if self.common is not None and state.common is not None:
+        if isinstance(self.common, CommonModel) and state.common is not None:
             self.common.restore(state.common)
+        if isinstance(self.common, NoisyModel) and state.noisy is not None:
+            self.common.restore(state.noisy, charged)
         self.observer.restore(state.history)
         self._reported_weights = state.reported
         if state.last_dreams is not None:
@@ -285,7 +310,7 @@ class Simulation(Run):
         self.resumed = state.resumed + 1
         if everybody.label_plan:
             everybody.label_plan.restore(charged)
-        elif everybody.plan:
+        elif everybody.plan and not everybody.sum_plan:
             self._restore_private_training(everybody.plan, state, charged)
 
     def _restore_private_training(self, plan: PrivacyPlan, state: RunState, charged: int) -> None:
@@ -347,13 +372,17 @@ class Simulation(Run):
     def _aggregator(self, tap: Tap | None) -> Aggregator:
         """Return the aggregator of all clients."""
         answers = {c: member.client.answer for c, member in self.federation.members.items()}
-        sums, plan = self._sums_per_synthesis, self.federation.plan
+        everybody = self.federation
+        sums, plan = self._sums_per_synthesis, everybody.plan
         class_means = plan is not None and plan.class_means is not None
         expected, kinds = self.last_round * self.config.dream.syntheses * sums, DREAMING
         if self.config.has_common_model:
             # One key exchange serves a round: its averages, and the labels of its dreams.
             sums = round_sums(self.config)
             expected, kinds = self.last_round * sums, kinds | {ModelRequest.__name__}
+            if everybody.sum_plan is not None:
+                sums, expected = everybody.sum_plan.total, everybody.sum_plan.total
+                kinds = frozenset({StatisticsRequest.__name__, GradientRequest.__name__})
         settings = self._aggregation_settings(sums, expected + class_means)
         if self.config.secure.secure and self._collaborates:
             session = os.urandom(32)

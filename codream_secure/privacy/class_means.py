@@ -116,9 +116,21 @@ def contribution(
         ``terms.sum.l2`` in the Euclidean norm. With `NoisySum.codes` the sum of all clients is
         private as `NoisySum.mechanism` says.
     """
+    return terms.sum.codes(class_sums(images, labels, terms), key)
+
+
+def class_sums(
+    images: NDArray[np.float64], labels: NDArray[np.int64], terms: ClassMeanTerms
+) -> NDArray[np.int64]:
+    """Return one client's clipped sums without noise; arguments as for `contribution`.
+
+    Guarantee:
+        Adding or removing one example changes the integers by at most ``terms.sum.l2`` in the
+        Euclidean norm. Test: tests/codream_secure/privacy/test_class_means.py.
+    """
     total = np.zeros((terms.shape[0], terms.pixels + 2), np.int64)
     np.add.at(total, labels, _integers(images.reshape(-1, terms.pixels), terms))
-    return terms.sum.codes(total.ravel(), key)
+    return total.ravel()
 
 
 def _integers(pixels: NDArray[np.float64], terms: ClassMeanTerms) -> NDArray[np.int64]:

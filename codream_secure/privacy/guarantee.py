@@ -15,7 +15,12 @@ from codream_secure.privacy.accounting import (
     privacy_cost,
     rdp_epsilon,
 )
-from codream_secure.privacy.mechanisms import Mechanism, SampledGaussian
+from codream_secure.privacy.mechanisms import (
+    DiscreteGaussianSum,
+    Mechanism,
+    SampledGaussian,
+    SkellamSum,
+)
 
 # Sizes of the groups that a guarantee tells an epsilon for.
 GROUPS = (2, 3, 5)
@@ -38,6 +43,9 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         groups: epsilon at the same delta of so many units together; None: no finite bound is
             found.
         releases: what was released.
+        colluding: epsilon at the same delta if so many clients tell the server their noise, for
+            0 up to one less than the threshold; None: no finite bound is found. Empty where no
+            noise is shared.
     """
 
     unit: Unit
@@ -54,6 +62,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     noise_colluders: int | None
     groups: dict[int, float | None]
     releases: tuple[Release, ...]
+    colluding: dict[int, float | None] = {}
 
     @classmethod
     def of(
@@ -69,6 +78,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         sampling_rate: float,
         clip: float,
         noise_colluders: int | None,
+        threshold: int = 0,
     ) -> "Guarantee":
         """Return what releases guarantee together; arguments as the attributes.
 
@@ -83,6 +93,7 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             sampling_rate: as the attribute.
             clip: as the attribute.
             noise_colluders: as the attribute.
+            threshold: clients that every sum has at least; 0: no noise is shared.
         """
         found = privacy_cost(releases, delta)
         return cls(
@@ -100,7 +111,38 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             noise_colluders=noise_colluders,
             groups=group_epsilons(releases, delta),
             releases=releases,
+            colluding=colluding_epsilons(releases, delta, noise_colluders or 0, threshold),
         )
+
+
+def colluding_epsilons(
+    releases: Sequence[Release], delta: float, counted: int, threshold: int
+) -> dict[int, float | None]:
+    """Return epsilon for every number of clients, below the threshold, that tell their noise.
+
+    Args:
+        releases: with as many secret shares as there are if ``counted`` clients tell theirs.
+        delta: of the result, in (0, 1).
+        counted: how many colluders the releases count on.
+        threshold: clients that every sum has at least.
+    """
+    found: dict[int, float | None] = {}
+    if any(isinstance(release.mechanism, SkellamSum) for release in releases):
+        return found  # it stores the variance of all shares together
+    for colluders in range(threshold):
+        told = [_with_shares(release, counted - colluders) for release in releases]
+        epsilon = privacy_cost(told, delta).epsilon
+        found[colluders] = epsilon if math.isfinite(epsilon) else None
+    return found
+
+
+def _with_shares(release: Release, more: int) -> Release:
+    """Return a release with so many more secret shares of noise, if its noise is shared."""
+    found = release.mechanism
+    if not isinstance(found, DiscreteGaussianSum) or release.name == "local training":
+        return release
+    mechanism = msgspec.structs.replace(found, shares=found.shares + more)
+    return msgspec.structs.replace(release, mechanism=mechanism)
 
 
 def group_epsilons(releases: Sequence[Release], delta: float) -> dict[int, float | None]:

@@ -109,8 +109,8 @@ class PrivacyPlan(PrivacyBudget):
     @staticmethod
     def _class_means_plan(config: PrivateRun, share: int, spec: InputSpec) -> ReleasePlan | None:
         privacy = config.privacy
-        if not privacy.statistics_eps:
-            return None
+        if not privacy.statistics_eps or config.has_noisy_model:
+            return None  # noisy sums of a common model have a plan of their own
         if privacy.dp_eps <= privacy.statistics_eps:
             raise UserError(
                 f"--statistics-eps {privacy.statistics_eps:g} leaves nothing of --dp-eps "
@@ -217,6 +217,7 @@ class PrivacyPlan(PrivacyBudget):
             sampling_rate=self.sampling_rate,
             clip=self._settings.dp_clip,
             noise_colluders=means.colluders if means else None,
+            threshold=means.threshold if means else 0,
         )
 
 

@@ -149,6 +149,11 @@ class ReleasePlan(PrivacyBudget):
         self._sides: list[NoisyReleases] = []
 
     @property
+    def threshold(self) -> int:
+        """Clients that every sum has at least."""
+        return self._planned_shares + self.colluders
+
+    @property
     def noise_multiplier(self) -> float:
         """Planned standard deviation of a sum's noise, divided by the sensitivity."""
         return math.sqrt(self._planned_shares * self.terms.variance) / self.terms.l2
@@ -227,6 +232,7 @@ class ReleasePlan(PrivacyBudget):
             sampling_rate=1.0,
             clip=self.released_kind.clip,
             noise_colluders=self.colluders,
+            threshold=self.threshold,
         )
 
 

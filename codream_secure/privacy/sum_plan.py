@@ -307,11 +307,12 @@ class SumPlan(PrivacyBudget):
             unit=kind.unit,
             adjacency=kind.adjacency,
             seed=self.seed,
-            steps=self.charged,
+            steps=max(0, self.charged - sum(part.sums for part in self.parts[:-1])),
             noise_multiplier=self.noise_multiplier,
             sampling_rate=1.0,
             clip=kind.clip,
             noise_colluders=self.colluders,
+            threshold=self._least + self.colluders,
         )
 
     # -- checkpoints ---------------------------------------------------------------------------
@@ -379,3 +380,29 @@ def _mechanism(terms: NoisySum, shares: int) -> DiscreteGaussianSum:
 
 def _signal(terms: NoisySum, shares: int) -> float:
     return signal_of(_mechanism(terms, shares))
+
+
+def sums_of_messenger(config: PrivateRun, gradients: Released, means: Released) -> SumPlan:
+    """Return the plan of the noisy sums that train a common model.
+
+    Args:
+        config: of the run. ``statistics_eps`` is what class means would cost alone.
+        gradients: what a sum of gradients releases.
+        means: what the class means release.
+
+    Raises:
+        UserError: class means leave nothing for gradients, or as `SumPlan`.
+    """
+    privacy, parts = config.privacy, []
+    share = 0.0
+    if privacy.statistics_eps:
+        if privacy.statistics_eps >= privacy.dp_eps:
+            raise UserError(
+                f"--statistics-eps {privacy.statistics_eps:g} leaves nothing of --dp-eps "
+                f"{privacy.dp_eps:g} for training; give it less, or 0"
+            )
+        delta = privacy.dp_delta
+        share = most_signal(privacy.statistics_eps, delta) / most_signal(privacy.dp_eps, delta)
+        parts.append(Part(released=means, sums=1, share=share))
+    parts.append(Part(released=gradients, sums=privacy.dp_steps, share=1 - share))
+    return SumPlan(config, parts)

@@ -74,7 +74,11 @@ DISCLOSURES = (
         "the exact sum of the survivors' quantized labels of the finished dreams (with "
         "`--label-last-step`: of the last step's dreams, together with that step's gradients)",
         "every batch",
-        lambda summary: _dreams(summary) and not _releases(summary, "labels"),
+        lambda summary: (
+            _dreams(summary)
+            and not _releases(summary, "labels")
+            and not (_common_model(summary) and summary.privacy)
+        ),
     ),
     Disclosure(
         "with `--dp-unit client`: the sum of the survivors' labels of dreams that no client was "
@@ -114,7 +118,7 @@ DISCLOSURES = (
         "counts. No client's own model is sent, dreams are made by the server, and no "
         "gradient of dreams is answered",
         "`--messenger-sums` times a round",
-        lambda summary: _common_model(summary) and summary.protocol.secure,
+        lambda summary: _common_model(summary) and summary.protocol.secure and not summary.privacy,
     ),
     Disclosure(
         "`fedavg-secure` and the other averaging baselines under masks: the exact sum of the "

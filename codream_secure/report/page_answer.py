@@ -136,7 +136,33 @@ def _guarantee(group: Group) -> str:
     told += f" at δ = {first.delta:g}" if first.delta is not None else ""
     if first.seeded_noise:
         told += "; but the noise came from the seed, and whoever knows that removes it"
-    return f"{told}."
+    return f"{told}.{_colluding(first)}{_route(first)}"
+
+
+def _colluding(run: RecordedRun) -> str:
+    """Return what epsilon is if some clients tell the server their share of the noise."""
+    if not run.colluding:
+        return ""
+    known = [f"{n}: {'none' if e is None else f'{e:.3g}'}" for n, e in run.colluding.items()]
+    return f" ε by the number of clients that tell the server their noise: {', '.join(known)}."
+
+
+def _route(run: RecordedRun) -> str:
+    """Return which of the two private routes was taken, and what it costs beside the other."""
+    if run.unit == "one client":
+        return ""
+    if run.method == "codream-messenger":
+        return (
+            " Noisy sums over everybody trained a common model, and clients learn from it: all of "
+            "the noise is shared, so that colluders weaken all that was learned; --method codream "
+            "trains each client under noise of its own, at a cost in accuracy."
+        )
+    if run.method == "codream":
+        return (
+            " Each client trained under noise of its own, which needs no trust in others and costs "
+            "accuracy; --method codream-messenger learns from noisy sums over everybody."
+        )
+    return ""
 
 
 def _about_several(groups: Sequence[Group]) -> Iterable[str]:

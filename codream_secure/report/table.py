@@ -67,6 +67,8 @@ def _privacy_rows(s: Summary) -> _Rows:
         ("  noise source", privacy.noise_source),
         ("  several of them together", _groups(privacy.groups)),
     ]
+    if privacy.colluding:
+        rows.append(("  if clients tell their noise", _groups(privacy.colluding)))
     if privacy.noise_source == "seeded":
         rows.append(("  WARNING", "experiment only: whoever knows the seed can remove the noise"))
     return rows

@@ -33,6 +33,8 @@ def _described(run: Run, name: str) -> Description:
     reported, guarantee = run.observer.reported(), run.guarantee()
     if guarantee is not None and guarantee.unit == "client" and client is not None:
         guarantee = None  # a client's own model is trained on its own data without noise
+    if run.config.privacy.keep_models_home and client is not None:
+        guarantee = None  # the same, and it never left its client
     accuracy = None
     if reported is not None:
         accuracy = reported.server if client is None else reported.clients[client]

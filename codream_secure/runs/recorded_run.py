@@ -287,6 +287,11 @@ class RecordedRun:
         return "one client" if privacy and privacy.unit == "client" else "one training example"
 
     @property
+    def colluding(self) -> Mapping[int, float | None]:
+        """Epsilon by how many clients tell the server their noise; empty where none is shared."""
+        return self._privacy.colluding if self._privacy else {}
+
+    @property
     def seeded_noise(self) -> bool:
         """Whether whoever knows the seed can remove the noise."""
         privacy = self._privacy

@@ -152,16 +152,18 @@ def proposed(message: Hello) -> tuple[Session, dict[str, object], Costs | None]:
         for name, value in config.options().items():
             if message.options.get(name) != value:
                 raise RequestRefused(f"{option(name)} is not what the run's settings resolve to")
+        # Before anything that takes longer with more clients, as a sparse graph's parameters do.
+        clients = config.data.clients
+        if message.identities and len(message.identities) != clients:
+            raise RequestRefused(
+                f"a run of {clients} sites, and the roster has {len(message.identities)}"
+            )
         terms = run_terms(config)
         if min(message.spec) < 1:
             raise RequestRefused(f"no images have the shape {message.spec}")
         costs = run_costs(config, InputSpec(*message.spec))
     except UserError as error:  # about the server's words alone
         raise RequestRefused(str(error)) from None
-    if message.identities and len(message.identities) != terms.clients:
-        raise RequestRefused(
-            f"a run of {terms.clients} sites, and the roster has {len(message.identities)}"
-        )
     session = Session(
         session=message.session,
         options=message.options,

@@ -91,6 +91,18 @@ class DescentState(_State, frozen=True):
     optimizer: OptimizerState
 
 
+class NoisyState(_State, frozen=True):
+    """The common model under DP: part, variance and secret shares of every noisy sum, and so on.
+
+    ``sent``: models that were sent. ``means``: class means; None: none were released.
+    """
+
+    made: list[tuple[int, int, int]]
+    sent: int
+    descent: DescentState
+    means: Tensor | None
+
+
 class ClientState(_State, frozen=True):
     """``memory``: means and variances for R_bn, by layer. ``answered``: broadcast digests (D1)."""
 
@@ -191,6 +203,7 @@ class RunState(_State, frozen=True):
         statistics: None if no class means were requested.
         bytes: of encoded messages.
         common: None if clients average no common model.
+        noisy: None unless the common model is trained by noisy sums.
     """
 
     format: int
@@ -209,6 +222,7 @@ class RunState(_State, frozen=True):
     bytes: LedgerState
     stopwatch: StopwatchState
     common: CommonState | None = None
+    noisy: NoisyState | None = None
 
 
 def encode_state(state: msgspec.Struct) -> bytes:

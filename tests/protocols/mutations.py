@@ -596,7 +596,7 @@ MUTATIONS = [
             ("no seed, whatever the policy", "sites/run_terms",
              "config.run.seed is not None", "makes_the_noise_known"),
             ("as many sites as the roster", "sites/run_terms",
-             "message.identities and len(message.identities) != terms.clients", "inflated"),
+             "message.identities and len(message.identities) != clients", "inflated"),
             ("noise for the colluders", "sites/allowance",
              "chosen is not None and not (isinstance(chosen, int) and chosen >= colluders)",
              "inflated"),

@@ -36,6 +36,7 @@ def test_noise_and_epsilon_are_each_other_s_inverse(run):
 
 def test_a_run_s_epsilon_is_found_again_from_what_it_released(run):
     tiny = ("--clients", 4, "--rounds", 1, "--models", "mlp", "--dreams", 4, "--dream-steps", 1)
+    tiny += ("--method", "codream")
     code, out, err = run("simulate", *tiny, "--dp-eps", 8, "--dp-steps", 3, "--json", "--out", "a")
     assert code == 0, err
     reported = json.loads(out)["privacy"]

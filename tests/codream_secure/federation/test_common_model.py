@@ -215,7 +215,6 @@ def test_the_schedule_falls_from_sum_to_sum(tiny):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"dp_eps": 8.0}, "no noise"),
         ({"collaboration": False}, "--no-collaboration"),
         ({"weights": "examples"}, "--weights"),
         ({"bits": 2}, "--bits"),

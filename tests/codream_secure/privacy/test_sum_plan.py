@@ -206,3 +206,16 @@ class TestOwnSums:
 def test_colluders_tell_their_noise_and_it_does_not_count():
     few, many = plan_of(2.0, noise_colluders=0), plan_of(2.0, noise_colluders=3)
     assert many.next_terms().variance > few.next_terms().variance
+
+
+def test_a_guarantee_tells_what_colluders_cost():
+    plan = plan_of(2.0)
+    spend(plan)
+    found = plan.guarantee()
+    assert list(found.colluding) == list(range(7))
+    assert found.colluding[1] == pytest.approx(found.epsilon)
+    assert list(found.colluding.values()) == sorted(found.colluding.values())
+    # As if those who tell had sent no noise at all: 10 - 6 shares are left.
+    noise = [(r.steps, 4 * r.mechanism.variance - 4, r.mechanism.l2) for r in found.releases]
+    signal = sum(steps * l2**2 / variance for steps, variance, l2 in noise)
+    assert found.colluding[6] == pytest.approx(get_epsilon_gaussian(signal**-0.5, DELTA))

@@ -3,8 +3,10 @@
 import pytest
 from machines import OPTIONS
 
+from codream_secure.config.rules import resolve
+from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
-from codream_secure.sites import wire
+from codream_secure.sites import run_terms, wire
 from protocols.messages import ChosenDirectory
 
 RUN = {
@@ -54,3 +56,13 @@ def test_only_graphs_that_sites_can_hold_a_run_to_go_over_machines(machines, gra
     model = "semi-honest" if graph == "ring" else "malicious"
     with pytest.raises(UserError, match=f"--graph {graph} can only be simulated"):
         machines().coordinator(RUN | {"graph": graph, "threat_model": model})
+
+
+def test_another_number_of_clients_is_refused_before_a_graph_is_computed(machines, monkeypatch):
+    """The attack: parameters for 16,384 clients take a site seconds, for one message."""
+    there = machines(malicious=True, sites=8)
+    monkeypatch.setattr(run_terms, "mask_graph", pytest.fail)
+    options = resolve(Config.from_options(RUN | {"clients": 16_384})).options()
+    hello = wire.Hello(wire.VERSION, bytes(32), options, (1, 8, 8, 10), there.roster, bytes(32))
+    told = wire.decode_answer(there.carry({0: wire.encode(hello)})[0]).refused
+    assert "a run of 16384 sites, and the roster has 8" in told
