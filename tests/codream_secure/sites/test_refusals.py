@@ -102,6 +102,8 @@ REFUSALS = {
         "no common model in this run",
         "no images have the shape {}",
         "no masked input can answer this: {}",
+        "no noisy gradients in this run",
+        "this run asks for noisy sums alone",
         "not a canonical request of this version",
         "not a request: {}",
         "not summed labels: {}",
