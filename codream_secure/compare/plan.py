@@ -70,8 +70,11 @@ class Plan:
     def _options(self, method: Method, seed: int) -> dict[str, object]:
         unused = self._unused(method)
         options = {name: value for name, value in self.options.items() if name not in unused}
-        if method.family == "codream-messenger":
-            options["messenger"] = self.settings.messenger
+        chosen = self.settings.messenger
+        if method.family == "codream-messenger" and (
+            options.get("dp_eps") is None or chosen != BaselineSettings().messenger
+        ):  # under DP its own default is smaller
+            options["messenger"] = chosen
         return options | _of(method) | {"seed": seed}
 
     def _unused(self, method: Method) -> set[str]:
