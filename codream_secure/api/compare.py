@@ -16,7 +16,7 @@ from codream_secure.config.presets import preset as settings_of
 from codream_secure.data.datasets import Dataset
 from codream_secure.errors import WriteError
 from codream_secure.federation.rounds import Progress
-from codream_secure.models.custom import Source, given_models
+from codream_secure.models.custom import Source, given_models, listed
 from codream_secure.report import drawing  # noqa: F401 - a bad matplotlibrc is told at once
 from codream_secure.report.page import write_report
 from codream_secure.runs.comparison_format import ComparisonResult, Match
@@ -51,7 +51,7 @@ def compare_methods(
     trials: int = 3,
     target: float | None = None,
     preset: str | None = None,
-    models: str | Sequence[Source] | None = None,
+    models: str | Source | Sequence[Source] | None = None,
     out: str | Path | None = None,
     on_step: OnStep | None = None,
     fed_epochs: int = 5,
@@ -102,8 +102,7 @@ def compare_methods(
         messenger=messenger,
     )
     dataset = data.dataset if isinstance(data, Data) else None
-    named = _names(models) if isinstance(models, str) else models
-    with given_models(named or ()) as names, _folder(out) as folder:
+    with given_models(listed(models)) as names, _folder(out) as folder:
         if names:
             given["models"] = ",".join(names)
         plan = Plan(

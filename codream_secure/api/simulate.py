@@ -15,7 +15,7 @@ from codream_secure.config.rules import resolve, with_default_method
 from codream_secure.config.settings import Config
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
-from codream_secure.models.custom import Source, given_models
+from codream_secure.models.custom import Source, given_models, listed
 from codream_secure.models.trained import TrainedModel
 from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.runs.folder import RunFolder
@@ -88,7 +88,7 @@ def simulate(
     data: Data | str | Path | None = None,
     *,
     preset: str | None = None,
-    models: str | Sequence[Source] | None = None,
+    models: str | Source | Sequence[Source] | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -140,8 +140,7 @@ def simulate(
     begin = partial(Simulation, dataset=dataset, progress=progress_of(on_step))
     if resume is not None and out is not None:
         raise UserError("out cannot be used with resume: results go where the run began")
-    named = [name.strip() for name in models.split(",")] if isinstance(models, str) else models
-    with given_models(named or ()) as names:
+    with given_models(listed(models)) as names:
         if names:
             given["models"] = ",".join(names)
         if resume is not None:

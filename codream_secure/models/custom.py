@@ -93,6 +93,17 @@ def given_models(models: Sequence[Source]) -> Iterator[tuple[str, ...]]:
             del _given[name]
 
 
+def listed(models: str | Source | Sequence[Source] | None) -> tuple[Source, ...]:
+    """Return models as a tuple: of names with commas, of one model or function, or of several."""
+    if models is None:
+        return ()
+    if isinstance(models, str):
+        return tuple(name.strip() for name in models.split(","))
+    if isinstance(models, nn.Module) or callable(models):
+        return (models,)
+    return tuple(models)
+
+
 def _taking_spec(model: Source) -> Callable[[InputSpec], object]:
     """Return a function from a spec to a model."""
     if isinstance(model, nn.Module):

@@ -10,6 +10,7 @@ from codream_secure.data import InputSpec
 from codream_secure.errors import UserError
 from codream_secure.federation.simulation import Simulation
 from codream_secure.models.build import build_model
+from codream_secure.models.custom import listed
 
 SPEC = InputSpec(1, 8, 8, 10)
 
@@ -179,3 +180,12 @@ def test_a_module_that_is_another_one_or_ends_the_program(tmp_path, monkeypatch,
     (tmp_path / f"{name}.py").write_text(text)
     with pytest.raises(UserError, match=says):
         build_model(f"{name}:model", InputSpec(1, 8, 8, 10), seed=0)
+
+
+def test_one_model_needs_no_list():
+    net = nn.Linear(2, 2)
+    for one in (net, nn.Linear, "mlp"):
+        assert listed(one) == (one,)
+    assert listed("mlp, lenet5") == ("mlp", "lenet5")
+    assert listed([net, "mlp"]) == (net, "mlp")
+    assert listed(None) == ()
