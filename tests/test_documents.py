@@ -58,6 +58,7 @@ EXIT_CODES = {
 # QUICK_RUNS and what only prints help.
 SLOW = {
     "codream-secure audit protocol",
+    "codream-secure predict codream-local/site-0/model photo.png",
     "codream-secure audit privacy",
     "codream-secure audit privacy --only sums --only one-run",
     "codream-secure audit privacy runs/private --shadows 4",
@@ -67,7 +68,7 @@ SLOW = {
 }
 QUICK_RUNS = set(EXIT_CODES)
 # Pages whose Python code takes more than some seconds.
-SLOW_PAGES = {"api", "data-and-models"}
+SLOW_PAGES = {"accounting", "api", "data-and-models"}
 
 # Never run: only whether the options exist and go together is checked.
 HOURS, RECORDS = "takes hours, or half of one", "rewrites benchmarks/results/"

@@ -16,7 +16,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_TORCH = (
-    *("click", "cryptography", "filelock", "hypothesis", "msgspec", "numpy", "rich", "tomli-w"),
+    *("click", "cloup", "cryptography", "filelock", "hypothesis", "msgspec", "numpy"),
+    *("rich", "tomli-w"),
 )
 SUM = """
 import sys

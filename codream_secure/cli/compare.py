@@ -237,8 +237,11 @@ _SHAPE = {
 
 def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print the bytes of a round; if there is a folder, write them and a picture into it."""
-    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
+    # First, and alone: it says what is wrong with a matplotlibrc, which the others' imports read.
     from codream_secure.report.drawing import own_settings  # noqa: PLC0415
+
+    Config.from_options(given)
+    from codream_secure.compare.round_bytes import draw_crossover, round_sizes  # noqa: PLC0415
     from codream_secure.report.pictures import draw_or_warn  # noqa: PLC0415
     from codream_secure.report.table import sizes_table  # noqa: PLC0415
     from codream_secure.report.text import stdout  # noqa: PLC0415
@@ -246,7 +249,6 @@ def _sizes(given: Mapping[str, Any], out: Path | None, *, as_json: bool, quiet: 
     from codream_secure.storage.files import replace  # noqa: PLC0415
     from codream_secure.storage.folder_lock import claimed  # noqa: PLC0415
 
-    Config.from_options(given)
     if unused := set(given) - set(_SHAPE):
         raise UserError(f"{option(min(unused))} cannot be used with --sizes: nothing is trained")
     shape = Shape(**{_SHAPE[name]: value for name, value in given.items()})

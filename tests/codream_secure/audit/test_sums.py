@@ -49,6 +49,7 @@ def test_a_planted_fault_in_the_noise_of_sums_is_found(fault):
     assert not any(one.holds for one in audit_sums("skellam", repeats=4, codes=fault))
 
 
+@pytest.mark.slow
 def test_a_planted_wrapped_modulus_is_found():
     assert not any(one.holds for one in audit_sums("skellam", repeats=2, total=wrapped))
 

@@ -72,7 +72,9 @@ def test_prototypes_are_means_over_the_owners_of_a_class(tiny):
     np.testing.assert_allclose(found.rows, mean, atol=1e-6)
 
 
-@pytest.mark.parametrize("partition", ["iid", "dirichlet:0.3"])
+@pytest.mark.parametrize(
+    "partition", [pytest.param("iid", marks=pytest.mark.slow), "dirichlet:0.3"]
+)
 def test_masks_change_nothing_but_bytes(tiny, partition):
     options = {"models": "mlp,resnet8", "width": 4, "partition": partition}
     assert_masks_change_nothing(tiny, "fedproto", options)

@@ -157,7 +157,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Run by `make test-slow`: the others have their parts.
+RARE = {"fedadam", "parallel batches", "both weights", "period", "fast"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in RARE else ()) for n in METHODS]
+)
 def test_every_method_gives_the_same_bits_with_masks_and_without(tiny, name):
     options = {**SMALL, "width": 4, "rounds": 2, "dropout": 0.1, **METHODS[name]}
     masked, with_masks = run(tiny(**options), compare_independent=False)

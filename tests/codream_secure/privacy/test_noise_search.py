@@ -58,6 +58,7 @@ def test_noise_computed_for_one_round_would_overspend_over_three():
     assert dpsgd_epsilon(right, 0.5, total, DELTA) <= 8
 
 
+@pytest.mark.slow
 def test_rounds_accounted_together_are_one_run():
     """Three rounds of 20 with the noise of 60 end at the budget, not at three times it."""
     sigma = noise_multiplier_for(8.0, DELTA, 0.5, 60)

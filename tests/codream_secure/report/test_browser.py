@@ -91,8 +91,14 @@ def folders(write_run):
     ]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("width", "several"),
+    [
+        (390, True),
+        (1280, False),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in ((390, False), (1280, True))),
+    ],
+)
 def test_nothing_sticks_out_and_nothing_is_fetched(look, folders, tmp_path, width, several):
     chosen = folders if several else folders[:1]
     write_page(chosen, tmp_path / "page.html", f"codream-secure report {'folder ' * 80}")

@@ -65,9 +65,9 @@ def test_a_backend_that_matplotlib_does_not_know(write_run, tmp_path):
     "command",
     [
         ("simulate", "--clients", "3", "--rounds", "1", "--out", "it"),
-        ("compare", "--out", "it"),
+        pytest.param(("compare", "--out", "it"), marks=pytest.mark.slow),
         ("compare", "--sizes", "--out", "it"),
-        ("report", "one"),
+        pytest.param(("report", "one"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )

@@ -87,7 +87,12 @@ METHODS = {
 
 
 # Run by `make test-slow`: what they add to the others is small.
-RARE = {"parallel batches", "semi-honest, dropout", "in the clear, dropout"}
+RARE = {
+    "fomaml, local steps, weights",
+    "parallel batches",
+    "semi-honest, dropout",
+    "in the clear, dropout",
+}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,13 @@ import pytest
 from machines import OPTIONS, asking
 
 from codream_secure.aggregation.requests import EvaluateRequest, LabelRequest
-from codream_secure.config.combinations import _RULES, WITHOUT_MESSENGER, inapplicable
+from codream_secure.config.combinations import (
+    _RULES,
+    MESSENGER_ONLY,
+    WITHOUT_MESSENGER,
+    WITHOUT_NOISE,
+    inapplicable,
+)
 from codream_secure.config.rules import resolve
 from codream_secure.config.settings import Config, settings
 from codream_secure.data.spec import InputSpec
@@ -276,7 +282,8 @@ def test_a_site_refuses_options_that_break_any_rule_alone():
                 proposal(options | {name: value})
         broken |= {rule for rule in _RULES if not rule.applies(config)}
     # A run with a common model cannot go over machines at all.
-    assert broken == {rule for rule in _RULES if rule.names != WITHOUT_MESSENGER}
+    apart = (WITHOUT_MESSENGER, (*MESSENGER_ONLY[1:], *WITHOUT_NOISE))
+    assert broken == {rule for rule in _RULES if rule.names not in apart}
 
 
 @pytest.mark.parametrize(

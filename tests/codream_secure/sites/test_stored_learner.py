@@ -89,7 +89,7 @@ def test_the_sites_accuracy_is_a_mean_that_came_out_of_a_masked_sum(machines, da
     assert mean == pytest.approx(simulation.observer.history[-1].clients_mean, abs=1e-4)
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_under_dp_sites_tell_nothing_of_test_data_of_their_own(machines, whole):
     there = machines()
     real = there.settings
