@@ -120,8 +120,18 @@ def simulate(
             check_empty(out)
         if not (quiet or as_json):
             tell_classes(config.data.dataset)
+            _tell_method(given, config)
         begin = partial(_start, config, out, checkpoint_every)
     sys.exit(_simulate(begin, loggers, as_json=as_json, quiet=quiet))
+
+
+def _tell_method(given: Mapping[str, object], config: Resolved) -> None:
+    """Say so where an option that was given leads to another method than the default under DP."""
+    unnamed = given.get("method") is None and config.private and not config.private_clients
+    if unnamed and not config.has_noisy_model:
+        click.echo(
+            "--method codream is used: an option that was given belongs to it alone", err=True
+        )
 
 
 def _start(

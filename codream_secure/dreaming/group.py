@@ -229,7 +229,7 @@ class DreamGroup:
     ) -> torch.Tensor:
         """Return images around the class means and as many of uniform noise, scaled.
 
-        The mixture was chosen on validation folds of the digits' training part.
+        The mixture was tried on one or two validation folds of the digits' training part alone.
         """
         drawn = torch.rand(shape, generator=noise)
         if self.images is not None:

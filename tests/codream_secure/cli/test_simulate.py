@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from codream_secure.cli import simulate
 from codream_secure.runs.formats import Summary
 
 TINY = [
@@ -116,6 +117,16 @@ def test_a_seeded_private_run_is_labelled_an_experiment(run):
     assert code == 0
     assert "seeded" in out
     assert "experiment only" in out
+
+
+@pytest.mark.parametrize(("batch", "told"), [((), False), (("--dp-batch", 20), True)])
+def test_an_option_that_leads_to_another_method_than_the_default_is_told_of(
+    run, monkeypatch, batch, told
+):
+    monkeypatch.setattr(simulate, "_simulate", lambda *_, **__: 0)
+    code, _, err = run("simulate", "--dp-eps", 8, *batch)
+    assert code == 0
+    assert ("--method codream is used" in err) == told
 
 
 def test_a_private_run_reports_its_guarantee(run):
