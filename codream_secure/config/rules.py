@@ -22,7 +22,7 @@ from codream_secure.errors import UserError
 # rest is for training, whose noise would otherwise grow without bound.
 _MOST_FOR_MEANS, _MOST_OF_BUDGET = 4.0, 0.9
 # With a common model class means would cost this part of epsilon alone: about a fifth of what the
-# budget allows in (sensitivity / noise)^2. Tried on one or two validation folds of the digits alone.
+# budget allows in (sensitivity / noise)^2. Tried on one or two folds of the digits alone.
 _MEANS_BESIDE_MESSENGER = 0.4
 
 
