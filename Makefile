@@ -20,7 +20,7 @@ simulate: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pip check
 	$(PYTEST)
-	$(BIN)/python -m pytest tests/codream_secure/flower/test_processes.py -m integration -k short
+	$(BIN)/python -m pytest tests/codream_secure/flower/test_sums_processes.py -m integration -k short
 
 integration: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m integration

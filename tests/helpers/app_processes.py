@@ -67,7 +67,7 @@ class App(QuickLocal):
         superlink=(), proxies=None, malicious=False, insecure=False, timeout=600.0,
     ):  # fmt: skip
         super().__init__(
-            clients=clients, rounds=1, dream_steps=1, dataset="none", models="none",
+            clients=clients, rounds=1, dream_steps=1, dataset="digits", models="linear",
             threat_model="malicious" if malicious else "semi-honest", more={},
             insecure=insecure, timeout=timeout, out=out,
         )  # fmt: skip

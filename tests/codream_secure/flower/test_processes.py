@@ -1,6 +1,6 @@
 """Flower's own SuperLink and SuperNodes, as processes on the loopback interface.
 
-`make test` runs the short one; `make integration` all.
+All of it is for `make integration`; `make test` runs a short sum (test_sums_processes.py).
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def processes_gone(running):
     return all(process.poll() is not None for process in running)
 
 
-def test_short_run_over_tls_gives_the_dreams_of_a_simulation(tmp_path):
+def test_a_run_over_tls_gives_the_dreams_of_a_simulation(tmp_path):
     # Every message starts a process: one that need not load scikit-learn for its digits, which
     # takes as long as PyTorch, and few of them.
     data = load_dataset("digits", tmp_path)

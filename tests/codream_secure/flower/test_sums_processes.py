@@ -1,6 +1,6 @@
 """Sums alone over Flower's own processes on 127.0.0.1, with TLS and node keys: faults and growth.
 
-All of it is for `make integration`. Every test prints its time limit, and ends its processes by
+`make test` runs the short one; `make integration` all. Every test prints its time limit, and ends its processes by
 their ids.
 """
 
@@ -77,6 +77,13 @@ def check(row, survivors, length=LENGTH):
     assert row["survivors"] == survivors, row
     total = np.sum([vector(s, row["step"], length).astype(np.uint64) for s in survivors], axis=0)
     assert row["digest"] == digest(total)
+
+
+def test_a_short_sum_over_tls_is_exact(tmp_path):
+    # Flower starts a process for every message, which takes seconds: a sum has few messages.
+    with Sums(tmp_path / "run", clients=3, steps=1, settings={"gate": ""}) as app:
+        app.begin()
+        check(app.wait_for_rows(1)[0], [0, 1, 2])
 
 
 # Whose input is in the sum when it dies there.
