@@ -38,7 +38,9 @@ class OwnNoisySums:
     Guarantee:
         Everything that it returns is a vector of clipped integers with this client's share of
         noise, charged to the account before it is computed. One example changes the vector by at
-        most the sensitivity of its kind (`class_sums`, `gradient_sum`); see `OwnSums.take`. Test:
+        most the sensitivity of its kind (`class_sums`, `gradient_sum`), for gradients up to what
+        floating point does to the others in its chunk (`integer_gradients`); see `OwnSums.take`.
+        Test:
         tests/codream_secure/federation/test_noisy_model.py.
     """
 

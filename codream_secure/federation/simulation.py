@@ -68,7 +68,10 @@ class Simulation(Run):
         DP-SGD steps and, once, by the class means, whose noise is that of all clients together
         (`privacy.class_means`); the noise of both was computed for their total. Dreams, labels
         and distillation are post-processing. With ``dp_unit`` client, noisy sums of labels are
-        all that leaves the clients (`privacy.client_labels`). `guarantee` reports what was really
+        all that leaves the clients (`privacy.client_labels`). With codream-messenger, noisy sums
+        of class means and of gradients of the common model are all that does
+        (`privacy.sum_plan`); clients that train alone for comparison, and own models under
+        ``keep_models_home``, are outside of it. `guarantee` reports what was really
         released.
     """
 

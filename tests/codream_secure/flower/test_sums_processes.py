@@ -1,7 +1,7 @@
 """Sums alone over Flower's own processes on 127.0.0.1, with TLS and node keys: faults and growth.
 
-`make test` runs the short one; `make integration` all. Every test prints its time limit, and ends its processes by
-their ids.
+`make test` runs the short one; `make integration` all. Every test prints its time limit, and ends
+its processes by their ids.
 """
 
 import datetime as dt

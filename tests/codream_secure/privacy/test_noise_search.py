@@ -69,7 +69,7 @@ def test_rounds_accounted_together_are_one_run():
 
 
 @pytest.mark.parametrize(("epsilon", "part"), [(1.0, 0.85), (2.0, 1.7), (8.0, 2.0)])
-@pytest.mark.parametrize("q", [1.0, 0.4])
+@pytest.mark.parametrize("q", [1.0, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_training_fits_beside_other_releases(epsilon, part, q):
     other = skellam(129, 1040, skellam_variance(part, 129, 1040))
     noise = noise_multiplier_for(epsilon, DELTA, q, 40, (other,))
