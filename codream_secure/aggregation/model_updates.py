@@ -127,6 +127,18 @@ def unpacked(message: ModelState, like: Mapping[str, Tensor]) -> Tensors:
     return found
 
 
+def received(data: bytes, like: Mapping[str, Tensor]) -> Tensors:
+    """Return the tensors that a server sent to a client, in the form of ``like``.
+
+    Raises:
+        RequestRefused: the message is malformed, or does not hold such tensors, or not finite ones.
+    """
+    found = unpacked(decode_model_state(data), like)
+    if not all(bool(value.isfinite().all()) for value in found.values()):
+        raise RequestRefused("a number of the common model is not finite")
+    return found
+
+
 def decode_model_state(data: bytes) -> ModelState:
     """Decode a message as a client does that is sent a model.
 

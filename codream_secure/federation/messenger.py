@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from codream_secure.aggregation.model_updates import (
-    decode_model_state,
     model_digest,
+    received,
     scaled_update,
-    unpacked,
 )
 from codream_secure.aggregation.requests import ModelRequest
 from codream_secure.config.resolved import Resolved
 from codream_secure.errors import RequestRefused
 from codream_secure.learning.learner import PlainLearner, build_optimizer
 from codream_secure.learning.pair import Pair
-from codream_secure.models.tensors import Tensors, add, difference, load, tensors_of
+from codream_secure.models.tensors import add, difference, fitting, load, tensors_of
 from codream_secure.runtime.seeds import generator
 from codream_secure.storage.checkpoint import (
     MessengerState,
@@ -97,10 +96,7 @@ class OwnMessenger:
         Raises:
             RequestRefused: it is malformed, or not for such a model.
         """
-        change = unpacked(decode_model_state(message), self._common)
-        if not all(bool(value.isfinite().all()) for value in change.values()):
-            raise RequestRefused("a number of the messenger is not finite")
-        self._common = add(self._common, change)
+        self._common = add(self._common, received(message, self._common))
 
     def state(self) -> MessengerState:
         """Return what a checkpoint stores."""
@@ -117,13 +113,7 @@ class OwnMessenger:
         Raises:
             ValueError: the state belongs to another model.
         """
-        self._common = _fitting(state.common, self._common)
+        self._common = fitting(state.common, self._common)
         restore_optimizer(self._pair.optimizers[1], state.optimizer)
         self._pair.draw.set_state(state.draw)
         self._answered = state.answered
-
-
-def _fitting(found: Tensors, like: Tensors) -> Tensors:
-    if found.keys() != like.keys() or any(found[n].shape != v.shape for n, v in like.items()):
-        raise ValueError("the messenger of another run")
-    return {name: found[name].to(value.device) for name, value in like.items()}

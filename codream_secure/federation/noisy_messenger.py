@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from codream_secure.aggregation.model_updates import decode_model_state, model_digest, unpacked
+from codream_secure.aggregation.model_updates import model_digest, received
 from codream_secure.aggregation.requests import GradientRequest, StatisticsRequest
 from codream_secure.data.examples import Examples
 from codream_secure.data.pixels import PixelScale
@@ -105,7 +105,4 @@ class OwnNoisySums:
         Raises:
             RequestRefused: it is malformed, or not for such a model.
         """
-        state = unpacked(decode_model_state(message), self._common)
-        if not all(bool(value.isfinite().all()) for value in state.values()):
-            raise RequestRefused("a number of the common model is not finite")
-        self._common = state
+        self._common = received(message, self._common)

@@ -26,6 +26,17 @@ def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 value.copy_(tensors[name])
 
 
+def fitting(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tensors:
+    """Return restored tensors on the device of those that they replace.
+
+    Raises:
+        ValueError: their names or shapes differ.
+    """
+    if found.keys() != like.keys() or any(found[n].shape != v.shape for n, v in like.items()):
+        raise ValueError("the state of another model")
+    return {name: found[name].to(value.device) for name, value in like.items()}
+
+
 def difference(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Tensors:
     """Return after - before, tensor by tensor."""
     return {name: after[name] - before[name] for name in before}

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from codream_secure.data.spec import InputSpec
-from codream_secure.models.tensors import Tensors, load, tensors_of
+from codream_secure.models.tensors import fitting, load, tensors_of
 from codream_secure.privacy.accounting import EXAMPLES
 from codream_secure.privacy.integer_gradients import GradientGrid
 from codream_secure.privacy.release_plan import Released
@@ -128,13 +128,6 @@ class NoisyDescent:
             ValueError, RuntimeError, KeyError: the state belongs to another model.
         """
         for module, found in ((self.model, state.model), (self._mean.module, state.mean)):
-            _load_like(module, found)
+            load(module, fitting(found, tensors_of(module)))
         self._mean.n_averaged.fill_(state.averaged)
         restore_optimizer(self._optimizer, state.optimizer)
-
-
-def _load_like(module: nn.Module, found: Tensors) -> None:
-    like = tensors_of(module)
-    if found.keys() != like.keys() or any(found[n].shape != v.shape for n, v in like.items()):
-        raise ValueError("the state of another model")
-    load(module, {name: found[name].to(value.device) for name, value in like.items()})

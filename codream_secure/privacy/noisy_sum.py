@@ -18,6 +18,7 @@ from codream_secure.errors import UserError
 from codream_secure.privacy.integer_noise import IntegerNoise
 from codream_secure.privacy.mechanisms import DiscreteGaussianSum, SkellamSum, integer_mechanism
 from protocols.params import MAX_INPUT
+from protocols.primitives.keys import hkdf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,24 @@ class NoisySum:
         kept = vector.clip(-self.cap, self.cap)
         noise = IntegerNoise.of(self.noise, self.variance).draw(self.length, key)
         return (kept + noise + self.offset).astype(np.uint32)
+
+    def answer(
+        self, vector: NDArray[np.int64], secret: bytes, step: int, request: bytes
+    ) -> NDArray[np.uint32]:
+        """Return one client's part of the sum that a request asks for.
+
+        Args:
+            vector: as for `codes`.
+            secret: 32 bytes of this client, from which the noise of all its sums is derived.
+            step: of the protocol.
+            request: digest of the request that is answered.
+
+        Guarantee:
+            As `codes`. The same request in the same step gets the same noise, so that a message
+            that is sent again has the same bytes. Every other request gets other noise, so that
+            the difference of two answers never shows vectors without noise.
+        """
+        return self.codes(vector, hkdf(secret, "noise", step.to_bytes(8, "big"), request))
 
     def decode(self, totals: NDArray[np.uint32], count: int) -> NDArray[np.float64]:
         """Return the noisy sum of ``count`` clients' vectors, float64, shape (length,)."""

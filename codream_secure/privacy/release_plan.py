@@ -19,7 +19,6 @@ from codream_secure.privacy.guarantee import Guarantee
 from codream_secure.privacy.noise_search import share_variance
 from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.runtime.seeds import derive_bytes
-from protocols.primitives.keys import hkdf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +78,8 @@ class NoisyReleases:
             raise RequestRefused(f"all {self.budget.total} noisy sums are spent")
 
     def codes(self, vector: NDArray[np.int64], step: int, request: bytes) -> NDArray[np.uint32]:
-        """Return the vector with this client's share of noise for one protocol step.
-
-        Args:
-            vector: as for `NoisySum.codes`.
-            step: of the protocol.
-            request: digest of the request that is answered.
-
-        Guarantee:
-            As `NoisySum.codes`. The same request in the same step gets the same noise, so that a
-            message that is sent again has the same bytes. Every other request gets other noise,
-            so that the difference of two answers never shows vectors without noise.
-        """
-        key = hkdf(self.key, "noise", step.to_bytes(8, "big"), request)
-        return self.terms.codes(vector, key)
+        """Return `NoisySum.answer` to one request, under these terms and this key."""
+        return self.terms.answer(vector, self.key, step, request)
 
 
 class ReleasePlan(PrivacyBudget):

@@ -23,7 +23,6 @@ from codream_secure.privacy.noisy_sum import NoisySum, noisy_terms
 from codream_secure.privacy.release_plan import Released, noise_colluders, secret_shares
 from codream_secure.privacy.sum_filter import SumFilter, most_signal, signal_of, variance_for
 from codream_secure.runtime.seeds import derive_bytes
-from protocols.primitives.keys import hkdf
 
 # Noise is sized anew only where it would change by more than this: tables of noise take seconds.
 _CHANGE = 1.05
@@ -107,20 +106,10 @@ class OwnSums:
         self._asked = kind, terms
 
     def codes(self, vector: NDArray[np.int64], step: int, request: bytes) -> NDArray[np.uint32]:
-        """Return the vector with this client's share of noise for the sum that was taken.
-
-        Args:
-            vector: as for `NoisySum.codes`.
-            step: of the protocol.
-            request: digest of the request that is answered.
-
-        Guarantee:
-            As `NoisySum.codes`; every request has noise of its own, see `NoisyReleases.codes`.
-        """
+        """Return `NoisySum.answer` to a request, under the terms of the sum that was taken."""
         if self._asked is None:
             raise ValueError("no sum was taken")
-        key = hkdf(self.key, "noise", step.to_bytes(8, "big"), request)
-        return self._asked[1].codes(vector, key)
+        return self._asked[1].answer(vector, self.key, step, request)
 
     def verified(self, survivors: int) -> None:
         """Note how many clients are in the sum that was taken, as the own session verified."""
